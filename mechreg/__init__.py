@@ -1,0 +1,46 @@
+"""mechreg: how much of the attention update to a token is predicted by the updates to the tokens before it.
+
+Every public name is loaded on first use, so that ``import mechreg`` costs nothing and a notebook that only
+reads frames never imports torch.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "load_model": "models",
+    "describe_model": "models",
+    "read_corpus": "corpus",
+    "tokenize": "corpus",
+    "extract_norms": "norms",
+    "check_model": "check",
+    "add_lags": "lags",
+    "fit_lagged": "fits",
+    "lstsq_check": "fits",
+    "LaggedFits": "fits",
+    "plot_norms": "charts",
+    "plot_betas": "charts",
+    "save_chart": "charts",
+    "write_report": "report",
+    "Spec": "spec",
+    "read_spec": "spec",
+    "run": "run",
+    "MechregError": "schema",
+    "InputError": "schema",
+    "SchemaError": "schema",
+    "ModelError": "schema",
+    "NumericalError": "schema",
+}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mechreg' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mechreg.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,209 @@
+"""Lagged columns that never cross a window, and lags across layers."""
+
+import re
+from collections.abc import Iterable
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, NumericalError, require
+
+_OWN_COLUMN = re.compile(r"log_norm|lag\d+|below(_lag\d+)?")
+
+
+def add_lags(
+    norms: pd.DataFrame, *, lags: Iterable[int] = (1, 2), skip: int = 1, below: Iterable[int] = ()
+) -> pd.DataFrame:
+    """Return the norm frame with the log of every norm and the logs of the norms before it.
+
+    Parameters
+    ----------
+    norms : pandas.DataFrame
+        A norm frame: model, hook, layer, doc, window, position, norm, and ``head`` where hooks are per head;
+        rows in any order. All positions of each window must be there, so lags come before any filter on rows.
+    lags : iterable of int
+        How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
+    skip : int
+        So many first positions of each window are neither an outcome nor a lag (their ``log_norm`` is NaN).
+    below : iterable of int
+        Tokens back in the layer below: 0 adds ``below`` (same token, one layer down), 1 adds ``below_lag1``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A new frame with the same rows in the same order, plus ``log_norm`` (natural logarithm) and its lags,
+        all float64; NaN where a window has no such token. A document of n tokens in one window has n - 3
+        complete rows with ``lags=(1, 2), skip=1``.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, a bad option, or positions of a window that are not 0, 1, 2, ...
+    NumericalError
+        A norm without a logarithm (zero, negative, NaN, infinite): model, hook, layer, doc, position.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": "d", "window": 0,
+    ...                       "position": range(4), "norm": np.exp([9.0, 0.0, 1.0, 2.0])})
+    >>> add_lags(norms)[["log_norm", "lag1", "lag2"]]
+       log_norm  lag1  lag2
+    0       NaN   NaN   NaN
+    1       0.0   NaN   NaN
+    2       1.0   0.0   NaN
+    3       2.0   1.0   0.0
+    """
+    lags = _whole_numbers(lags, name="lags", least=1, example="(1, 2)")
+    below = _whole_numbers(below, name="below", least=0, example="(0, 1)")
+    if not lags:
+        raise InputError("lags must name at least one lag, for example lags=(1, 2); got none.")
+    if not _is_whole(skip) or skip < 0:
+        raise InputError(f"skip must be a whole number, 0 or more (1 drops position 0); got {skip!r}.")
+    require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="add_lags")
+
+    lag_names = {f"lag{lag}": lag for lag in lags}
+    below_names = {"below" if lag == 0 else f"below_lag{lag}": lag for lag in below}
+    names = {"log_norm", *lag_names, *below_names}
+    stale = [str(name) for name in norms.columns if _OWN_COLUMN.fullmatch(str(name)) and name not in names]
+    if stale:  # they were made with another skip=, maybe
+        raise InputError(
+            f"add_lags would leave the columns {stale} of an earlier call; give it the norm frame itself."
+        )
+
+    group_keys = [*GROUP_KEYS, "head"] if "head" in norms.columns else [*GROUP_KEYS]
+    position = _position(norms)
+    window = _codes(norms, [*group_keys, "doc", "window"])
+    order = np.lexsort((position, window))
+    _require_whole_windows(norms, window[order], position[order], order)
+
+    log_norm = np.where(position < skip, np.nan, _log(norms))
+    columns = {"log_norm": log_norm}
+    for name, lag in lag_names.items():
+        columns[name] = _shift(log_norm, lag, window, order)
+    if below:
+        down = _one_layer_down(norms, log_norm, position)
+        for name, lag in below_names.items():
+            columns[name] = _shift(down, lag, window, order)
+    return norms.assign(**columns)
+
+
+def _shift(
+    values: Float[np.ndarray, " rows"],
+    lag: int,
+    window: Int[np.ndarray, " rows"],
+    order: Int[np.ndarray, " rows"],
+) -> Float[np.ndarray, " rows"]:
+    """Return each row's value ``lag`` positions before; ``order`` sorts by window, then position."""
+    if lag == 0:
+        return values
+    now, before = order[lag:], order[:-lag]
+    shifted = np.full(len(values), np.nan)
+    # Windows have no gaps, so the row `lag` rows up is `lag` positions back as long as it is the same window.
+    shifted[now] = np.where(window[now] == window[before], values[before], np.nan)
+    return shifted
+
+
+def _one_layer_down(
+    norms: pd.DataFrame, log_norm: Float[np.ndarray, " rows"], position: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, " rows"]:
+    """Return each row's log norm at the same token in the layer numbered one less, or NaN."""
+    if "head" in norms.columns:
+        raise InputError(
+            "below= needs one norm a token and layer, and head 3 of a layer is not head 3 of the next; "
+            "leave below= out for per-head hooks."
+        )
+    if not pd.api.types.is_integer_dtype(norms["layer"]):
+        raise InputError(f"below= needs whole numbers as 'layer'; the column is {norms['layer'].dtype}.")
+    layer = norms["layer"].to_numpy(dtype="int64")
+    stack = _codes(norms, ["model", "hook", "doc", "window"])
+    order = np.lexsort((layer, position, stack))
+    up, down = order[1:], order[:-1]
+    is_below = (stack[up] == stack[down]) & (position[up] == position[down]) & (layer[up] == layer[down] + 1)
+    if not is_below.any():
+        have = np.unique(layer).tolist()
+        raise InputError(f"below= needs neighbouring layers; the frame has only {have}. Extract all layers.")
+    found = np.full(len(log_norm), np.nan)
+    found[up] = np.where(is_below, log_norm[down], np.nan)
+    return found
+
+
+def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+    """Return the natural logarithm of every norm, or say where it has none."""
+    norm = norms["norm"].to_numpy(dtype="float64", na_value=np.nan)
+    bad = ~(np.isfinite(norm) & (norm > 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise NumericalError(
+            f"add_lags needs the logarithm of every norm; the norm is {norm[row]} at {_where(norms, row)} "
+            f"({int(bad.sum())} such rows). Look at that text with this model before you leave it out."
+        )
+    return np.log(norm)
+
+
+def _position(norms: pd.DataFrame) -> Int[np.ndarray, " rows"]:
+    """Return the positions as int64."""
+    if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
+        raise InputError(
+            f"add_lags needs whole numbers as 'position'; the column is {norms['position'].dtype}"
+            f"{' with missing values' if norms['position'].isna().any() else ''}."
+        )
+    return norms["position"].to_numpy(dtype="int64")
+
+
+def _codes(norms: pd.DataFrame, keys: list[str]) -> Int[np.ndarray, " rows"]:
+    """Return one number for every distinct combination of the key columns."""
+    for key in keys:
+        if norms[key].isna().any():  # pandas' groups would leave such rows out without a word
+            raise InputError(f"add_lags needs a value of {key!r} in every row; some are missing.")
+    return norms.groupby(keys, observed=True, sort=False).ngroup().to_numpy(dtype="int64")
+
+
+def _require_whole_windows(
+    norms: pd.DataFrame,
+    window: Int[np.ndarray, " rows"],
+    position: Int[np.ndarray, " rows"],
+    order: Int[np.ndarray, " rows"],
+) -> None:
+    """Check that every window's positions are 0, 1, 2, ...; window and position come sorted."""
+    if not len(window):
+        return
+    first = np.r_[True, window[1:] != window[:-1]]
+    step = np.diff(position, prepend=-1)
+    twice = ~first & (step == 0)
+    if twice.any():
+        raise InputError(
+            f"add_lags needs every position of a window once; twice: {_where(norms, int(order[twice.argmax()]))}. "
+            "Was a frame concatenated with itself, or a 'head' column dropped?"
+        )
+    wrong = np.where(first, position != 0, step != 1)
+    if wrong.any():
+        at = int(wrong.argmax())
+        came = f"starts at {position[at]}" if first[at] else f"goes from {position[at - 1]} to {position[at]}"
+        raise InputError(
+            f"add_lags needs the positions 0, 1, 2, ... of every window; it {came} at "
+            f"{_where(norms, int(order[at]))}. Add lags before you filter rows."
+        )
+
+
+def _where(norms: pd.DataFrame, row: int) -> str:
+    """Return the place of a row in words."""
+    keys = [key for key in (*GROUP_KEYS, "head", *TOKEN_KEYS) if key in norms.columns]
+    return ", ".join(f"{key} {norms[key].iloc[row]}" for key in keys)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _whole_numbers(values: Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:
+    """Return the option as a tuple of distinct whole numbers."""
+    wanted = f"{name} must be distinct whole numbers, {least} or more, for example {name}={example}"
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InputError(f"{wanted}; got {values!r}.")
+    given = tuple(values)
+    if not all(_is_whole(value) and value >= least for value in given) or len(set(given)) < len(given):
+        raise InputError(f"{wanted}; got {given!r}.")
+    return tuple(int(value) for value in given)

@@ -1,0 +1,29 @@
+"""The miniatures: five small trained GPT-2s and a demo corpus that ship with the package."""
+
+from pathlib import Path
+
+NAMES = ("mini-s", "mini-m", "mini-l", "mini-s-b", "mini-m-b")
+DEMO_CORPUS = Path(__file__).parent / "demo.jsonl"
+
+
+def folder(name: str) -> Path:
+    """Return the Hugging Face folder of a miniature: config, float16 safetensors and tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+
+    Raises
+    ------
+    ValueError
+        There is no such miniature; the message lists those there are.
+
+    Examples
+    --------
+    >>> folder("mini-s").name
+    'mini-s'
+    """
+    if name not in NAMES:
+        raise ValueError(f"There is no miniature {name!r}; there are {', '.join(NAMES)}.")
+    return Path(__file__).parent / name

@@ -1,0 +1,173 @@
+"""Names and dtypes of every column, the checks that a frame has them, and the error types."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
+    import pandas as pd
+
+
+class MechregError(Exception):
+    """Anything that mechreg refuses; the command line shows its one sentence and exits with 2."""
+
+
+class InputError(MechregError, ValueError):
+    """An argument, file or text that cannot be used as it is; the message says what to do."""
+
+
+class SchemaError(InputError):
+    """A frame without the columns that a step needs."""
+
+
+class ModelError(MechregError, RuntimeError):
+    """A model that cannot be loaded, or whose hook points do not behave as they must."""
+
+
+class NumericalError(MechregError, ArithmeticError):
+    """A number that must not be used: NaN, infinite, or a logarithm of zero."""
+
+
+# Where a window's tokens are; joined with TOKEN_KEYS a norm is at home.
+TOKEN_KEYS = ("doc", "window", "position")
+GROUP_KEYS = ("model", "hook", "layer")
+
+DOCUMENT_COLUMNS = {"doc": "str", "text": "str", "source": "str"}
+TOKEN_COLUMNS = {"doc": "str", "window": "int32", "position": "int32", "token_id": "int32", "token": "str"}
+NORM_COLUMNS = {
+    "model": "category",
+    "hook": "category",
+    "layer": "int16",
+    "depth": "float64",
+    "doc": "category",
+    "window": "int32",
+    "position": "int32",
+    "token_id": "int32",
+    "norm": "float32",
+}
+COEFFICIENT_COLUMNS = {
+    "model": "str",
+    "hook": "str",
+    "layer": "int64",
+    "depth": "float64",
+    "term": "str",
+    "estimate": "float64",
+    "std_error": "float64",
+    "statistic": "float64",
+    "df": "float64",
+    "p_value": "float64",
+    "conf_low": "float64",
+    "conf_high": "float64",
+    "p_adjusted": "float64",
+    "n": "int64",
+    "n_docs": "int64",
+    "n_dropped": "int64",
+    "r_squared": "float64",
+    "adj_r_squared": "float64",
+    "cov_type": "str",
+}
+STATISTICS_COLUMNS = {
+    "model": "str",
+    "hook": "str",
+    "layer": "int64",
+    "depth": "float64",
+    "n": "int64",
+    "n_docs": "int64",
+    "r_squared": "float64",
+    "adj_r_squared": "float64",
+    "f_statistic": "float64",
+    "f_p_value": "float64",
+    "aic": "float64",
+    "bic": "float64",
+    "residual_sd": "float64",
+    "breusch_godfrey": "float64",
+    "breusch_godfrey_p": "float64",
+    "breusch_pagan": "float64",
+    "breusch_pagan_p": "float64",
+    "jarque_bera": "float64",
+    "jarque_bera_p": "float64",
+    "durbin_watson": "float64",
+}
+
+# A model whose weights were processed carries it in its name, so that no join, file or chart can lose it.
+FOLDED_SUFFIX = "[folded]"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
+    """Check that a frame has the columns that a step needs.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+    columns : iterable of str
+    who : str
+        The public function that asks; it opens the message.
+
+    Raises
+    ------
+    SchemaError
+        Names the first column that is missing, the columns there are, and the nearest name.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> require(pd.DataFrame({"norms": [1.0]}), ["norm"], who="add_lags")
+    Traceback (most recent call last):
+    mechreg.schema.SchemaError: add_lags needs the column 'norm'; the frame has ['norms']. Did you mean 'norms'?
+    """
+    if not hasattr(frame, "columns"):
+        raise SchemaError(f"{who} needs a pandas DataFrame; got {type(frame).__name__}.")
+    for column in columns:
+        if column not in frame.columns:
+            have = [str(name) for name in frame.columns]
+            raise SchemaError(
+                f"{who} needs the column {column!r}; the frame has {have}.{did_you_mean(column, have)}"
+            )
+
+
+def require_option(value: object, options: Sequence[str], *, name: str) -> None:
+    """Check that a named option has one of its values.
+
+    Raises
+    ------
+    InputError
+        Lists the right values.
+
+    Examples
+    --------
+    >>> require_option("crv2", ("crv1", "crv3"), name="cov")
+    Traceback (most recent call last):
+    mechreg.schema.InputError: cov must be one of 'crv1', 'crv3'; got 'crv2'. Did you mean 'crv3'?
+    """
+    if value not in options:
+        listed = ", ".join(repr(option) for option in options)
+        hint = did_you_mean(value, options) if isinstance(value, str) else ""
+        raise InputError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+
+
+def require_one_processing(models: Iterable[str], *, who: str) -> None:
+    """Check that raw and folded weights are not compared with each other.
+
+    Raises
+    ------
+    InputError
+        Folding centres W_O, which changes attn_out norms by several percent: such models are not comparable.
+
+    Examples
+    --------
+    >>> require_one_processing(["gpt2", "gpt2-xl"], who="fit_lagged")
+    """
+    names = sorted({str(name) for name in models})
+    folded = [name for name in names if name.endswith(FOLDED_SUFFIX)]
+    if folded and len(folded) < len(names):
+        raw = [name for name in names if name not in folded]
+        raise InputError(
+            f"{who} got models of processing='raw' ({', '.join(raw)}) and 'folded' ({', '.join(folded)}), "
+            "whose norms are not comparable; reload them with the same processing=."
+        )
