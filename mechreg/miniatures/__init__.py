@@ -4,6 +4,7 @@ from pathlib import Path
 
 NAMES = ("mini-s", "mini-m", "mini-l", "mini-s-b", "mini-m-b")
 DEMO_CORPUS = Path(__file__).parent / "demo.jsonl"
+DEMO_SPEC = Path(__file__).parent / "demo.toml"
 
 
 def folder(name: str) -> Path:

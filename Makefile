@@ -1,0 +1,56 @@
+# make demo: the study on the models that ship, offline.  make test: lint, types and all tests.
+# Both make their own environment first; PYTHON names the Python that it is made from.
+PYTHON ?= python3
+VENV ?= .venv
+VENV4 ?= .venv-tl4
+# One thread a test worker: two workers on two cores are faster than one with two threads.
+PYTEST = -m pytest -n 2 --jaxtyping-packages=mechreg,beartype.beartype
+
+.PHONY: demo test test-slow test-tl4 lint format figures bench clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/mechreg demo
+
+test: lint
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m slow
+
+# The model layer against the newest TransformerLens 4, which has no HookedTransformer.
+test-tl4: $(VENV4)/.ready
+	OMP_NUM_THREADS=1 $(VENV4)/bin/python $(PYTEST) -m "models and not slow"
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Run every analysis and draw its figures anew.
+figures: $(VENV)/.ready
+	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
+
+# On a machine that does nothing else.
+bench: $(VENV)/.ready
+	$(VENV)/bin/python analyses/benchmarks/extraction.py
+
+# torch first and by name: asked for by another package, pip may take a newer build of several gigabytes.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+$(VENV4)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV4)
+	$(VENV4)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(VENV4)/bin/python -m pip install --quiet --editable ".[test]" "transformer-lens>=4,<5"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV4) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,147 @@
+"""The verbs of the command line; everything heavy is imported by the verb that needs it."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mechreg import __version__
+from mechreg.schema import InputError, MechregError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command and return its exit code: 0 done, 1 a check failed, 2 refused.
+
+    Examples
+    --------
+    >>> main(["inspect", "no-such-folder/x/y"])
+    2
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.verb is None:
+        parser.print_help()
+        return 0
+    logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
+    try:
+        return args.verb(args)
+    except MechregError as error:
+        if args.debug:
+            raise
+        print(f"mechreg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "mechreg: interrupted; what was written is kept, and the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mechreg",
+        description="Is the attention update to a token predicted by the updates to the tokens before it?",
+        epilog="Start with: mechreg demo",
+    )
+    parser.add_argument("--version", action="version", version=f"mechreg {__version__}")
+    parser.set_defaults(verb=None, debug=False)
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def verb(name: str, function: object, text: str, example: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, epilog=f"Example: {example}")
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        made.set_defaults(verb=function)
+        return made
+
+    def running(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
+        made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        made.add_argument("--batch-tokens", type=int, help="tokens in a batch")
+
+    run = verb(
+        "run", _run, "Carry out a spec: norms, fits, tables, figures, report.", "mechreg run spec.toml"
+    )
+    run.add_argument("spec", type=Path, help="a TOML file")
+    running(run)
+    running(verb("demo", _demo, "Run the study on the models and texts that ship, offline.", "mechreg demo"))
+
+    def loading(made: argparse.ArgumentParser) -> None:
+        made.add_argument("model", help="a hub name, a folder, or a miniature such as mini-s")
+        made.add_argument("--backend", default="auto", help="auto, hooked or bridge")
+        made.add_argument("--revision", help="branch, tag or commit on the hub")
+
+    inspect = verb(
+        "inspect",
+        _inspect,
+        "Show a model's architecture, and a text's tokens.",
+        'mechreg inspect mini-s --text "Hello"',
+    )
+    loading(inspect)
+    inspect.add_argument("--text", help="a text whose tokens are listed")
+    check = verb(
+        "check",
+        _check,
+        "Check every number of a model against raw Hugging Face hooks.",
+        "mechreg check mini-s",
+    )
+    loading(check)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mechreg.spec import read_spec
+
+    return _carry_out(args, read_spec(args.spec))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from mechreg import miniatures
+    from mechreg.spec import read_spec
+
+    return _carry_out(args, read_spec(miniatures.DEMO_SPEC))
+
+
+def _carry_out(args: argparse.Namespace, spec: object) -> int:
+    import pandas as pd
+
+    from mechreg.report import answer, result_table
+    from mechreg.run import run
+
+    options = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
+    folder = run(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+    results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
+    print(results.to_string(index=False, float_format="{:.3f}".format))
+    print()
+    print("\n".join(answer(results)))
+    problems = pd.read_csv(folder / "problems.csv")
+    if len(problems):
+        print(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
+    print(f"Report: {folder / 'report.html'}")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from mechreg.corpus import tokenize
+    from mechreg.models import describe_model, load_model
+
+    if args.text is not None and not args.text.strip():
+        raise InputError("--text is empty; give a text to tokenize.")
+    model = load_model(args.model, backend=args.backend, revision=args.revision)
+    print(describe_model(model))
+    if args.text is not None:
+        tokens = tokenize(model, [args.text])
+        table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
+        print(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
+        print(table.rename_axis("index").reset_index().to_string(index=False))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from mechreg.check import check_model
+    from mechreg.models import load_model
+
+    table = check_model(load_model(args.model, backend=args.backend, revision=args.revision))
+    print(table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(index=False))
+    return 0 if table["passed"].all() else 1

@@ -1,0 +1,186 @@
+"""A run: everything the design promises is in the folder, and it is what the public functions give by hand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mechreg as mr
+from mechreg import run as run_module
+from mechreg import store
+from mechreg.schema import InputError, ModelError
+from mechreg.spec import Spec
+
+TEXTS = [
+    {"doc": f"doc-{i}", "source": source, "text": text * 3}
+    for i, (source, text) in enumerate(
+        [
+            ("sea", "The old ship lay in the harbour and nobody knew when it would sail again. "),
+            ("sea", "Waves came and went; the captain counted them, as he had done for years. "),
+            ("land", "In the village they baked bread on Fridays, and the children waited outside. "),
+            ("land", "A road led up the hill, past the mill, to a house with a red door. "),
+            ("sky", "Clouds gathered over the plain, and by the evening there was rain at last. "),
+        ]
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*TEXTS, {"doc": "nothing", "text": " "}]))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def spec(corpus):
+    return Spec(models=("mini-s", "mini-m"), corpus=corpus, name="small")
+
+
+@pytest.fixture(scope="module")
+def folder(spec, tmp_path_factory):
+    return mr.run(spec, out=tmp_path_factory.mktemp("out") / "run", progress=False)
+
+
+def test_the_folder_holds_what_the_design_promises(folder):
+    for name in ("spec.toml", "provenance.json", "coefficients.parquet", "coefficients.csv", "statistics.csv",
+                 "problems.csv", "summaries.txt", "report.html", "figures/norms.svg", "figures/betas.svg",
+                 "figures/betas.html", "figures/betas.json", "figures/betas.png"):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    assert not list(folder.rglob(".tmp-*"))
+
+
+def test_its_numbers_are_those_of_the_functions_by_hand(folder, spec):
+    documents = mr.read_corpus(spec.corpus)
+    norms = mr.extract_norms(list(spec.models), documents, progress=False)
+    fits = mr.fit_lagged(mr.add_lags(norms, lags=(1, 2), skip=1), "log_norm ~ lag1 + lag2")
+    written = pd.read_parquet(folder / "coefficients.parquet")
+    pd.testing.assert_frame_equal(written, fits.coefficients)
+    stored = pd.concat(
+        [store.read_norm_shard(path) for path in sorted((folder / "norms").rglob("*.parquet"))]
+    )
+    keys = ["model", "layer", "doc", "window", "position"]
+    left, right = (
+        f.astype({"model": "str", "doc": "str"}).set_index(keys)["norm"].sort_index() for f in (stored, norms)
+    )
+    pd.testing.assert_series_equal(left, right)
+
+
+def test_the_provenance_has_hashes_and_counts(folder):
+    facts = json.loads((folder / "provenance.json").read_text())
+    small, medium = facts["models"]
+    assert small["weights_sha256"] != medium["weights_sha256"]
+    assert small["tokenizer_sha256"] == medium["tokenizer_sha256"]
+    assert small["tokens"] == medium["tokens"] > 100
+    assert (small["processing"], small["prepend_bos"], small["dtype"]) == ("raw", False, "float32")
+    assert facts["corpus"]["documents"] == 6
+    assert facts["corpus"]["left_out"] == 1
+
+
+def test_the_summaries_are_statsmodels_own(folder):
+    text = (folder / "summaries.txt").read_text()
+    assert text.count("OLS Regression Results") == 4 + 6
+    assert "model mini-m  hook attn_out  layer 5" in text
+
+
+def test_the_document_that_could_not_be_used_is_named(folder):
+    assert pd.read_csv(folder / "problems.csv").to_dict("records") == [
+        {"doc": "nothing", "problem": "whitespace"}
+    ]
+
+
+def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch):
+    before = (folder / "coefficients.csv").read_bytes()
+    monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("made again"))
+    mr.run(spec, out=folder, progress=False)
+    assert (folder / "coefficients.csv").read_bytes() == before
+
+
+def test_after_an_interruption_only_what_is_missing_is_made(spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "SHARD_TOKENS", 100)  # several shards a model
+    whole = mr.run(spec, out=tmp_path / "whole", progress=False)
+    shards = sorted(path.relative_to(whole) for path in (whole / "norms").rglob("*.parquet"))
+    assert len(shards) >= 4
+    extract, made = run_module.extract_norms, []
+
+    def dying(*args, **options):
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(1)
+        return extract(*args, **options)
+
+    monkeypatch.setattr(run_module, "extract_norms", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mr.run(spec, out=tmp_path / "cut", progress=False)
+    monkeypatch.setattr(run_module, "extract_norms", lambda *a, **o: made.append(1) or extract(*a, **o))
+    cut = mr.run(spec, out=tmp_path / "cut", progress=False)
+    assert len(made) == len(shards)
+    for name in ("coefficients.csv", "statistics.csv", "figures/betas.svg"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    for path in shards:
+        assert (cut / path).read_bytes() == (whole / path).read_bytes()
+
+
+@pytest.mark.parametrize("minimum", [1, 7, 30, 10_000])
+def test_shards_are_whole_documents_of_at_least_so_many_tokens(monkeypatch, minimum):
+    monkeypatch.setattr(run_module, "SHARD_TOKENS", minimum)
+    lengths = [5, 1, 12, 3, 3, 3, 20]
+    tokens = pd.DataFrame(
+        {"doc": np.repeat([f"d{i}" for i in range(7)], lengths), "row": range(sum(lengths))}
+    )
+    shards = list(run_module._shards(tokens.astype({"doc": "category"})))
+    assert np.concatenate([shard["row"] for shard in shards]).tolist() == list(range(sum(lengths)))
+    assert all(len(shard) >= minimum for shard in shards[:-1])
+    assert sum(shard["doc"].nunique() for shard in shards) == 7
+
+
+def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_path):
+    spec = Spec(
+        models=("mini-s",),
+        corpus=corpus,
+        name="below",
+        formula="log_norm ~ lag1 + below_lag1 + C(source)",
+        cov="hc3",
+    )
+    folder = mr.run(spec, out=tmp_path / "run", progress=False)
+    table = pd.read_csv(folder / "coefficients.csv")
+    assert sorted(table["layer"].unique()) == [1, 2, 3]  # nothing is below the first
+    documents = mr.read_corpus(corpus)
+    lagged = mr.add_lags(mr.extract_norms("mini-s", documents, progress=False), below=(1,))
+    lagged = lagged.merge(documents[["doc", "source"]].astype({"doc": "category"}), on="doc")
+    by_hand = mr.fit_lagged(lagged[lagged["layer"] > 0], spec.formula, cov="hc3").coefficients
+    np.testing.assert_allclose(table["estimate"], by_hand["estimate"], rtol=1e-9)
+    assert "C(source)[T.sea]" in table["term"].tolist()
+
+
+def test_several_hooks_and_heads(corpus, tmp_path):
+    spec = Spec(
+        models=("mini-s",), corpus=corpus, hooks=("attn_out", "z", "mlp_out"), formula="log_norm ~ lag1"
+    )
+    folder = mr.run(spec, out=tmp_path / "run", progress=False)
+    table = pd.read_csv(folder / "coefficients.csv")
+    heads = table[table["hook"] == "z"]
+    assert sorted(heads["head"].unique()) == [0, 1, 2, 3]
+    assert table.groupby("hook").size().to_dict() == {"attn_out": 8, "mlp_out": 8, "z": 32}
+    assert (folder / "figures" / "betas-mlp_out.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"formula": "log_norm ~ lag1 + lag3"}, InputError, "needs the column 'lag3'"),
+        ({"formula": "log_norm ~ lag1 +"}, InputError, "formula"),
+        ({"models": ("mini-s", "./nowhere")}, InputError, "no model folder"),
+        ({"models": ("mini-s", "mini-x")}, ModelError, "mini-x"),
+        ({"corpus": "nowhere/*.txt"}, InputError, "No file matches"),
+    ],
+)
+def test_what_can_be_known_before_any_work_is_refused_before(
+    corpus, tmp_path, monkeypatch, changes, error, said
+):
+    monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("work was done"))
+    values = {"models": ("mini-s",), "corpus": corpus} | changes
+    with pytest.raises(error, match=said):
+        mr.run(Spec(**values), out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,163 @@
+"""What is written is whole, reads back as it was, and is never mixed with another run's."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mechreg import store
+from mechreg.schema import NORM_COLUMNS, InputError
+from mechreg.spec import Spec
+
+SPEC = Spec(models=("mini-s",), corpus="demo")
+
+
+def norm_frame(
+    lengths=(3, 2), *, layers=(0, 1, 2), heads=None, model="m", hook="attn_out", seed=0
+) -> pd.DataFrame:
+    rows = [
+        {"model": model, "hook": hook, "layer": layer}
+        | ({} if heads is None else {"head": head})
+        | {"depth": (layer + 0.5) / len(layers), "doc": f"d{doc}", "window": 0, "position": position, "token_id": position + 5}
+        for layer in layers
+        for head in heads or [None]
+        for doc, length in enumerate(lengths)
+        for position in range(length)
+    ]
+    frame = pd.DataFrame(rows)
+    frame["norm"] = np.random.default_rng(seed).lognormal(3, 1, len(frame))
+    kinds = NORM_COLUMNS | ({} if heads is None else {"head": "int16"})
+    return frame.astype(kinds)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.sampled_from([None, [0], [0, 1, 2]]),
+)
+def test_a_norm_shard_reads_back_to_the_bit(tmp_path_factory, lengths, n_layers, heads):
+    frame = norm_frame(lengths, layers=range(n_layers), heads=heads)
+    path = store.write_norm_shard(frame, tmp_path_factory.mktemp("shard") / "norms.parquet")
+    pd.testing.assert_frame_equal(store.read_norm_shard(path), frame)
+
+
+def test_a_shard_is_wide_and_any_parquet_reader_reads_it(tmp_path):
+    frame = norm_frame()
+    path = store.write_norm_shard(frame, tmp_path / "norms.parquet")
+    wide = pd.read_parquet(path)
+    assert wide.columns.tolist() == [
+        "doc", "window", "position", "token_id", "layer_0", "layer_1", "layer_2",
+    ]  # fmt: skip
+    assert wide["layer_1"].tolist() == frame.loc[frame["layer"] == 1, "norm"].tolist()
+    encodings = {
+        pq.ParquetFile(path).metadata.row_group(0).column(i).path_in_schema: pq.ParquetFile(path)
+        .metadata.row_group(0)
+        .column(i)
+        .encodings
+        for i in range(len(wide.columns))
+    }
+    assert "BYTE_STREAM_SPLIT" in encodings["layer_0"]
+    assert "DELTA_BINARY_PACKED" in encodings["position"]
+
+
+def test_only_the_layers_asked_for_are_read(tmp_path):
+    frame = norm_frame(layers=range(12))
+    path = store.write_norm_shard(frame, tmp_path / "norms.parquet")
+    some = store.read_norm_shard(path, layers=[3, 11])
+    expected = frame[frame["layer"].isin([3, 11])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.concat([norm_frame(model="a"), norm_frame(model="b")]),
+        norm_frame().iloc[:-1],
+        norm_frame().sort_values("position", kind="stable"),
+    ],
+)
+def test_a_frame_that_is_no_shard_is_refused(tmp_path, frame):
+    with pytest.raises(InputError, match="norm shard"):
+        store.write_norm_shard(frame, tmp_path / "norms.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_parquet_file_is_refused_as_a_shard(tmp_path):
+    path = store.write_table(pd.DataFrame({"layer_0": [1.0]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="not a norm shard of schema version"):
+        store.read_norm_shard(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = store.write_text("old", tmp_path / "table.csv")
+    with pytest.raises(RuntimeError, match="half way"), store.committed(path) as temporary:  # noqa: PT012
+        temporary.write_text("new, hal")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_killed_writer_never_leaves_a_part_under_the_real_name(tmp_path):
+    code = """
+        import sys; from pathlib import Path; from mechreg.store import write_text
+        i = 0
+        while True:
+            write_text(str(i % 10) * 2_000_000, Path(sys.argv[1])); i += 1
+            if i == 1: print("go", flush=True)
+    """
+    path = tmp_path / "big.txt"
+    for delay in (0.0, 0.013, 0.031, 0.057):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(path)], stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout.readline() == "go\n"
+        time.sleep(delay)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        text = path.read_text()
+        assert len(text) == 2_000_000
+        assert len(set(text)) == 1
+
+
+def test_names_of_models_never_collide_as_folders():
+    names = ["gpt2", "gpt2[folded]", "org/model", "org-model", "../x", "a b", "a-b", "."]
+    folders = [store.model_folder(name) for name in names]
+    assert len(set(folders)) == len(names)
+    assert all("/" not in folder and not folder.startswith(".") for folder in folders)
+
+
+def test_a_run_folder_takes_up_its_own_spec_and_refuses_others(tmp_path):
+    folder = store.open_run_folder(tmp_path / "run", SPEC)
+    assert store.open_run_folder(folder, SPEC) == folder
+    with pytest.raises(InputError, match="holds a run of another spec"):
+        store.open_run_folder(folder, Spec(models=("mini-m",), corpus="demo"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is not a run folder"):
+        store.open_run_folder(tmp_path / "mine", SPEC)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        store.open_run_folder(tmp_path / "file" / "run", SPEC)
+
+
+def test_provenance_names_what_made_the_numbers():
+    facts = store.provenance(SPEC, [{"name": "m"}], seconds=1.0)
+    assert facts["spec_hash"] == SPEC.digest()
+    assert facts["packages"]["numpy"] == np.__version__
+    assert {"torch", "transformer-lens", "statsmodels", "mechreg"} <= set(facts["packages"])
+    assert facts["seconds"] == 1.0
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"writes \.csv or \.parquet"):
+        store.write_table(pd.DataFrame({"a": [1]}), tmp_path / "t.xlsx")
