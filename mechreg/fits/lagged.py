@@ -1,0 +1,296 @@
+"""One statsmodels regression for every model, hook point and layer."""
+
+import html
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral, Real
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import statsmodels.formula
+
+from mechreg.fits.covariances import fit_with_covariance, require_fittable
+from mechreg.fits.formulas import evaluate, formula_columns
+from mechreg.fits.groups import Place, Recipe, read, split
+from mechreg.fits.tables import adjusted_p, coefficient_rows, statistics_row, typed
+from mechreg.schema import (
+    COEFFICIENT_COLUMNS,
+    GROUP_KEYS,
+    STATISTICS_COLUMNS,
+    TOKEN_KEYS,
+    Cov,
+    InputError,
+    did_you_mean,
+    require,
+    require_one_processing,
+    require_option,
+)
+
+Adjust = Literal["bh", "bonferroni", "holm", "none"]
+
+
+def fit_lagged(
+    lagged: pd.DataFrame,
+    formula: str = "log_norm ~ lag1 + lag2",
+    *,
+    cov: Cov = "auto",
+    adjust: Adjust = "bh",
+    cluster: str = "doc",
+    hac_lags: int | None = None,
+    conf_level: float = 0.95,
+) -> "LaggedFits":
+    """Return statsmodels' least-squares fit of a formula in every (model, hook, layer), as tidy tables.
+
+    Parameters
+    ----------
+    lagged : pandas.DataFrame
+        Any frame with model, hook, layer (a fit for each, and for each ``head`` where there is that column) and
+        the formula's columns; rows in any order. ``doc``, ``window``, ``position`` are needed by the covariances
+        and statistics that use them. Rows with a value missing in one of the formula's columns are left out.
+    formula : str
+        In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ...
+        Lags are columns, made by `add_lags`; a name that is not a column is refused.
+    cov : str
+        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k); "crv1" and
+        "crv3": clustered, with the factors G/(G-1) (n-1)/(n-k) and (G-1)/G, and t(G-1) for all tests. "auto" is
+        crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single document)").
+    adjust : str
+        "bh" (Benjamini-Hochberg), "bonferroni", "holm" or "none": ``p_adjusted`` over all terms but the
+        intercept in all layers of a (model, hook).
+    cluster : str
+        The column of clusters.
+    hac_lags : int, optional
+        By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
+        which, as in "hac(4)".
+    conf_level : float
+
+    Returns
+    -------
+    LaggedFits
+        Models and hooks in the order of the frame, layers (and heads) ascending.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, a formula that cannot be read, too few rows, a constant column, fewer than two clusters.
+    NumericalError
+        Infinite values, or columns so collinear that double precision cannot tell them apart. All groups are
+        checked before the first is fitted; the message names the group.
+
+    Notes
+    -----
+    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987). With a
+    lagged outcome, serial correlation left in the residuals biases the coefficients: they predict, and no
+    standard error makes them structural.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from mechreg.lags import add_lags
+    >>> rng = np.random.default_rng(0)
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
+    ...                       "window": 0, "position": np.tile(range(50), 3), "norm": rng.lognormal(size=150)})
+    >>> fits = fit_lagged(add_lags(norms))
+    >>> fits.coefficients[["term", "df", "n", "n_docs", "n_dropped", "cov_type"]]
+            term   df    n  n_docs  n_dropped cov_type
+    0  Intercept  2.0  141       3          9     crv3
+    1       lag1  2.0  141       3          9     crv3
+    2       lag2  2.0  141       3          9     crv3
+    """
+    recipe = _recipe(formula, cov, cluster, hac_lags, conf_level)
+    require_option(adjust, get_args(Adjust), name="adjust")
+    needed = {"hac": TOKEN_KEYS, "auto": (cluster,), "crv1": (cluster,), "crv3": (cluster,)}.get(cov, ())
+    require(lagged, (*GROUP_KEYS, *recipe.columns, *needed), who="fit_lagged")
+    # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
+    frame = lagged.copy(deep=False)
+    places = split(frame, who="fit_lagged")
+    require_one_processing({place.keys["model"] for place in places}, who="fit_lagged")
+    for place in places:
+        require_fittable(read(frame, place, recipe), recipe)
+
+    coefficients, statistics = [], []
+    for place in places:  # read again: a result holds all its rows, so only one group's are there at a time
+        group = read(frame, place, recipe)
+        model = group.model(formula)
+        fit, label = fit_with_covariance(model, group, recipe)
+        coefficients.append(coefficient_rows(fit, group, cov_type=label, conf_level=recipe.conf_level))
+        statistics.append(statistics_row(model.fit(), group))
+    table = pd.concat(coefficients, ignore_index=True)
+    return LaggedFits(
+        coefficients=typed(table.assign(p_adjusted=adjusted_p(table, adjust)), COEFFICIENT_COLUMNS),
+        statistics=typed(pd.DataFrame(statistics), STATISTICS_COLUMNS),
+        _recipe=recipe,
+        _frame=frame,
+        _places=tuple(places),
+    )
+
+
+def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
+    """Return the options, checked."""
+    require_option(cov, get_args(Cov), name="cov")
+    if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
+        raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
+    if hac_lags is not None and (cov != "hac" or not isinstance(hac_lags, Integral) or hac_lags < 0):
+        raise InputError(
+            f"hac_lags must be a whole number, 0 or more, with cov='hac'; got {hac_lags!r} with cov={cov!r}."
+        )
+    if statsmodels.formula.options.formula_engine != "patsy":
+        raise InputError(
+            "fit_lagged needs patsy's formulas; set statsmodels.formula.options.formula_engine = 'patsy' "
+            "and leave SM_FORMULA_ENGINE unset."
+        )
+    return Recipe(formula, formula_columns(formula), cov, cluster, hac_lags, float(conf_level))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class LaggedFits:
+    """The fits of one formula: ``coefficients``, ``statistics``, and statsmodels' text on demand.
+
+    Attributes
+    ----------
+    coefficients : pandas.DataFrame
+        One row a term: model, hook, layer, (head,) depth, term, estimate, std_error, statistic (t), df of that t,
+        p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
+        ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
+    statistics : pandas.DataFrame
+        One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
+        residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
+        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+    """
+
+    coefficients: pd.DataFrame
+    statistics: pd.DataFrame
+    _recipe: Recipe
+    _frame: pd.DataFrame
+    _places: tuple[Place, ...]
+
+    @property
+    def formula(self) -> str:
+        """The formula, as it was given."""
+        return self._recipe.formula
+
+    def summary(
+        self,
+        *,
+        model: str | None = None,
+        layer: int | None = None,
+        hook: str | None = None,
+        head: int | None = None,
+    ) -> str:
+        """Return statsmodels' own summary text of one fit, made anew from the frame that was fitted.
+
+        What the fits have only one of may be left out. Its Durbin-Watson runs over all rows, across windows.
+
+        Raises
+        ------
+        InputError
+            No such fit, or more than one.
+        """
+        found = list(self._places)
+        for key, asked in (("model", model), ("hook", hook), ("layer", layer), ("head", head)):
+            have = list(dict.fromkeys(place.keys[key] for place in found if key in place.keys))
+            if asked is None and len(have) < 2:
+                continue
+            if asked not in have:
+                came = "none was given" if asked is None else f"got {asked!r}"
+                hint = did_you_mean(asked, have) if isinstance(asked, str) else ""
+                raise InputError(f"summary needs {key}=, one of {have}; {came}.{hint}")
+            found = [place for place in found if place.keys[key] == asked]
+        group = read(self._frame, found[0], self._recipe)
+        fit, _ = fit_with_covariance(group.model(self.formula), group, self._recipe)
+        return str(fit.summary(alpha=round(1 - self._recipe.conf_level, 12)))
+
+    def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
+        """Return the lagged frame with the columns ``predicted`` and ``residual``.
+
+        Parameters
+        ----------
+        lagged : pandas.DataFrame
+            The frame that was fitted, or another with the same models, hooks and layers (held-out documents):
+            splines and centring then keep what they learned from the first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The same rows in the same order; NaN where one of the formula's columns is missing.
+
+        Raises
+        ------
+        SchemaError, InputError
+            A missing column, or a group that was not fitted.
+        """
+        fitted, plain = {str(place): place for place in self._places}, self._recipe._replace(cov="nonrobust")
+        new = np.full((2, len(lagged)), np.nan)
+        for place in _fitted_places(self, lagged, who="augment"):
+            group = read(lagged, place, plain)
+            if not len(group.rows):
+                continue
+            fit = read(self._frame, fitted[str(place)], plain).model(self.formula).fit()
+            predicted = evaluate(partial(fit.predict, group.data), self.formula, where=str(place))
+            outcome = group.model(f"{self.formula.split('~')[0]} ~ 1").endog
+            new[:, group.rows] = predicted, outcome - predicted
+        return lagged.assign(predicted=new[0], residual=new[1])
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
+        models = ", ".join(dict.fromkeys(self.coefficients["model"]))
+        return f"LaggedFits({self.formula!r}: {len(self._places)} fits of {models}; {kinds})"
+
+    def _repr_html_(self) -> str:
+        table = self.coefficients.to_html(max_rows=12, index=False, float_format="{:.4g}".format)
+        return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
+
+
+def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
+    """Return every estimate beside the one that ``numpy.linalg.lstsq`` gives on the same design.
+
+    Parameters
+    ----------
+    fits : LaggedFits
+    lagged : pandas.DataFrame
+        The frame that was fitted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, hook, layer, (head,) term, estimate, lstsq, difference (estimate - lstsq).
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, or not the groups, terms or rows that were fitted.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> x = np.random.default_rng(0).normal(size=20)
+    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "y": 1 + 2 * x + x**2, "x": x})
+    >>> fits = fit_lagged(frame, "y ~ x", cov="nonrobust")
+    >>> bool(lstsq_check(fits, frame)["difference"].abs().max() < 1e-12)
+    True
+    """
+    parts = []
+    for place in _fitted_places(fits, lagged, who="lstsq_check"):
+        model = read(lagged, place, fits._recipe._replace(cov="nonrobust")).model(fits.formula)
+        solution = np.linalg.lstsq(model.exog, model.endog, rcond=None)[0]
+        parts.append(
+            pd.DataFrame({**place.keys, "term": model.exog_names, "lstsq": solution, "n": len(model.endog)})
+        )
+    keys = [*fits._places[0].keys, "term", "n"]
+    both = fits.coefficients[[*keys, "estimate"]].merge(pd.concat(parts), on=keys, how="left")
+    if both["lstsq"].isna().any():
+        raise InputError(
+            "lstsq_check needs the frame that was fitted; this one has other groups, terms or rows."
+        )
+    return both.drop(columns="n").assign(difference=both["estimate"] - both["lstsq"])
+
+
+def _fitted_places(fits: LaggedFits, lagged: pd.DataFrame, *, who: str) -> list[Place]:
+    """Return the places of a frame, all of which were fitted."""
+    require(lagged, (*GROUP_KEYS, *fits._recipe.columns), who=who)
+    places, fitted = split(lagged, who=who), {str(place) for place in fits._places}
+    for place in places:
+        if str(place) not in fitted:
+            raise InputError(f"{who} needs groups that were fitted; {place} was not.")
+    return places

@@ -1,0 +1,112 @@
+"""Tables: the rows of one fit in the coefficient frame and the statistics frame."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy import stats
+from statsmodels.api import OLS
+from statsmodels.stats.diagnostic import het_breuschpagan
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.stattools import jarque_bera
+
+from mechreg.fits.groups import Group
+
+_MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
+
+
+def coefficient_rows(fit: Any, group: Group, *, cov_type: str, conf_level: float) -> pd.DataFrame:
+    """Return a row for every term, ``p_adjusted`` not yet among the columns."""
+    low, high = np.asarray(fit.conf_int(alpha=1 - conf_level)).T
+    return pd.DataFrame(
+        {
+            **group.place.keys,
+            "depth": group.depth,
+            "term": fit.model.exog_names,
+            "estimate": np.asarray(fit.params),
+            "std_error": np.asarray(fit.bse),
+            "statistic": np.asarray(fit.tvalues),
+            "df": float(getattr(fit, "df_resid_inference", None) or fit.df_resid),
+            "p_value": np.asarray(fit.pvalues),
+            "conf_low": low,
+            "conf_high": high,
+            "n": int(fit.nobs),
+            "n_docs": group.n_docs,
+            "n_dropped": group.n_dropped,
+            "r_squared": fit.rsquared,
+            "adj_r_squared": fit.rsquared_adj,
+            "cov_type": cov_type,
+        }
+    )
+
+
+def statistics_row(fit: Any, group: Group) -> dict[str, Any]:
+    """Return the statistics of a nonrobust fit."""
+    residual = np.asarray(fit.resid)
+    try:
+        breusch_pagan, breusch_pagan_p, _, _ = het_breuschpagan(residual, fit.model.exog)
+    except ValueError:  # defined with an intercept and a regressor only
+        breusch_pagan = breusch_pagan_p = np.nan
+    normality, normality_p, _, _ = jarque_bera(residual)
+    godfrey, godfrey_p, watson = serial_correlation(residual, fit.model.exog, fit.k_constant, group.follows)
+    return {
+        **group.place.keys,
+        "depth": group.depth,
+        "n": int(fit.nobs),
+        "n_docs": group.n_docs,
+        "r_squared": fit.rsquared,
+        "adj_r_squared": fit.rsquared_adj,
+        "f_statistic": fit.fvalue,
+        "f_p_value": fit.f_pvalue,
+        "aic": fit.aic,
+        "bic": fit.bic,
+        "residual_sd": np.sqrt(fit.scale),
+        "breusch_godfrey": godfrey,
+        "breusch_godfrey_p": godfrey_p,
+        "breusch_pagan": breusch_pagan,
+        "breusch_pagan_p": breusch_pagan_p,
+        "jarque_bera": normality,
+        "jarque_bera_p": normality_p,
+        "durbin_watson": watson,
+    }
+
+
+def serial_correlation(
+    residual: Float[np.ndarray, " rows"],
+    exog: Float[np.ndarray, "rows terms"],
+    has_constant: int,
+    follows: Bool[np.ndarray, " follows"],
+) -> tuple[float, float, float]:
+    """Return Breusch-Godfrey of order 1 with its p, and Durbin-Watson; no pair of rows crosses a window.
+
+    With one window these are statsmodels' acorr_breusch_godfrey and durbin_watson; over several, Durbin-Watson
+    is summed as in a panel (Bhargava, Franzini, Narendranathan 1982).
+    """
+    if not len(follows):  # the frame does not say what comes before what
+        return np.nan, np.nan, np.nan
+    before = np.where(follows, np.roll(residual, 1), 0.0)
+    watson = float(((residual - before)[follows] ** 2).sum() / (residual**2).sum())
+    constant = np.ones((len(residual), 0 if has_constant else 1))
+    auxiliary = OLS(residual, np.column_stack([exog, constant, before])).fit()
+    godfrey = float(len(residual) * auxiliary.rsquared)
+    return godfrey, float(stats.chi2.sf(godfrey, 1)), watson
+
+
+def adjusted_p(table: pd.DataFrame, adjust: str) -> np.ndarray:
+    """Return p adjusted over the terms and layers of each (model, hook); NaN for the intercept."""
+    adjusted = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
+    if adjust in _MULTIPLETESTS:
+        for _, family in table[np.isfinite(adjusted)].groupby(["model", "hook"], sort=False):
+            adjusted[family.index] = multipletests(family["p_value"], method=_MULTIPLETESTS[adjust])[1]
+    return adjusted
+
+
+def typed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Return a table with the schema's columns and dtypes, and ``head`` after ``layer`` where there is one."""
+    dtypes: dict[str, str] = {}
+    for name, dtype in columns.items():
+        dtypes[name] = dtype
+        if name == "layer" and "head" in table.columns:
+            dtypes["head"] = "int64"
+    return table[list(dtypes)].astype(dtypes)
