@@ -1,21 +1,29 @@
 """Is every number of this model what raw Hugging Face hooks say, batched or not?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import einops
 import numpy as np
 import pandas as pd
 import torch
 
 from mechreg.corpus import tokenize
 from mechreg.models import load_model, load_reference, record_of
-from mechreg.norms import window_norms
-from mechreg.schema import InputError, MechregError, ModelError
+from mechreg.norms import active_dropouts, known_hooks, window_norms
+from mechreg.schema import InputError, MechregError, ModelError, NumericalError
 
-# Largest relative difference of a norm allowed, by dtype. Float32: ten times what two exact ways of computing
-# the same attention differ by (2.3e-7 measured); half precisions: three times their worst (5e-3 for bfloat16).
+# Largest relative difference of a norm allowed, by dtype. Two exact ways of computing one attention differed by
+# 2.5e-7 at most in float32, 4e-16 in float64 and 5e-3 in bfloat16: room for deeper models, none for a mistake.
 TOLERANCES = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 2e-2, "float16": 5e-3}
-ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention")
+
+# What Hugging Face's architectures call the parts of a block, and the projection inside the attention.
+PARTS = {
+    "attention": ("attn", "self_attn", "attention", "self_attention"),
+    "mlp": ("mlp",),
+    "second norm": ("ln_2", "post_attention_layernorm"),
+    "output projection": ("c_proj", "o_proj", "out_proj", "dense"),
+}
 
 
 def check_model(
@@ -24,149 +32,219 @@ def check_model(
     """Return a table of what was checked: check, passed, value, tolerance, detail; all rows must pass.
 
     Token windows of ragged lengths are drawn at random, so that no tokenizer is needed for them. Checked are:
-    attn_out norms against forward hooks on the raw Hugging Face model's attention modules; every hook point
-    fires once per layer; a batch of ragged windows gives what each window gives alone; no BOS is added;
-    a changed token leaves all norms before it alone; and the same input gives the same numbers again.
+    no dropout is on; every hook point fires once per layer; the norms of attn_out and of ``hooks`` against
+    forward hooks on the raw Hugging Face model; a batch of ragged windows gives what each window gives alone;
+    the same input gives the same numbers again; a changed token leaves all norms before it alone and moves some
+    after it; and a text gets no BOS unasked and one when asked.
 
     Parameters
     ----------
     model : str, Path or model
         Anything that `load_model` takes.
     reference : transformers model, optional
-        The Hugging Face model to compare with; by default it is loaded again from where the model came from.
+        The Hugging Face model to compare with, which is copied; by default it is loaded again from where the
+        model came from.
     hooks : sequence of str
+        As in `extract_norms`.
     seed : int
 
     Returns
     -------
     pandas.DataFrame
+        ``value`` is the largest relative difference of a norm, or a count of faults. Checks that need an earlier
+        one to pass are left out where it fails.
 
     Raises
     ------
     ModelError
-        The Hugging Face model to compare with is not known or not to be had; give ``reference=``.
+        The Hugging Face model to compare with is not to be had, or its parts have unknown names.
 
     Examples
     --------
     >>> bool(check_model("mini-s")["passed"].all())
     True
     """
+    hooks = known_hooks(hooks)
+    compared = list(dict.fromkeys(["attn_out", *hooks]))
     model = load_model(model)
     record = record_of(model)
+    if record.dtype not in TOLERANCES:
+        raise ModelError(f"check_model knows {', '.join(TOLERANCES)}; {record.name} is {record.dtype}.")
     tolerance = TOLERANCES[record.dtype]
-    if reference is None:
-        try:
-            reference = load_reference(model)
-        except MechregError as error:
-            raise ModelError(
-                f"check_model has nothing to compare {record.name} with; give reference=, "
-                f"the Hugging Face model that it was made from. ({error})"
-            ) from error
-    rng = np.random.default_rng(seed)
-    tokens = _ragged_windows(rng, model)
-    rows: list[dict[str, Any]] = []
+    reference = _reference(model, reference)
+    tokens = _ragged_windows(np.random.default_rng(seed), model)
+    raw = hugging_face_norms(reference, tokens, hooks=compared)
+    rows = []
 
-    def row(check: str, value: float, limit: float, detail: str) -> None:
-        rows.append(
-            {"check": check, "passed": bool(value <= limit), "value": value, "tolerance": limit, "detail": detail}
-        )
-
-    try:
-        norms = window_norms(model, tokens, hooks=hooks)
-    except ModelError as error:
-        row("every hook fires once a layer", 1.0, 0.0, str(error))
+    dropouts = active_dropouts(model)
+    rows.append(_row("no dropout is on", len(dropouts), 0, ", ".join(dropouts[:3]) or "evaluation mode"))
+    if dropouts:
         return pd.DataFrame(rows)
-    row("every hook fires once a layer", 0.0, 0.0, f"{', '.join(hooks)} in {model.cfg.n_layers} layers")
-
-    if "attn_out" not in norms:
-        norms |= window_norms(model, tokens, hooks=("attn_out",))
-    raw = hugging_face_norms(reference, tokens)
-    row("Hugging Face parity", _difference(norms["attn_out"], raw), tolerance, "attn_out, one window at a time")
-
-    # The model alone, as a user calls it: the mechanism that pads must not be what is tested here.
-    alone = [window_norms(model, window, hooks=hooks) for _, window in tokens.groupby("window")]
-    worst = max(
-        _difference(norms[hook], np.concatenate([part[hook] for part in alone], axis=-1)) for hook in hooks
+    try:
+        norms = window_norms(model, tokens, hooks=compared)
+    except (ModelError, NumericalError) as error:
+        is_number = isinstance(error, NumericalError)
+        rows.append(
+            _row("all norms are finite" if is_number else "every hook fires once a layer", 1, 0, str(error))
+        )
+        return pd.DataFrame(rows)
+    rows.append(
+        _row("every hook fires once a layer", 0, 0, f"{', '.join(compared)}, {model.cfg.n_layers} layers")
     )
-    row("ragged batch equals one by one", worst, tolerance, f"{len(alone)} windows of 2 to {_longest(tokens)} tokens")
+    rows.append(_row("Hugging Face parity", *_worst(norms, raw, tokens, tolerance)))
 
-    again = window_norms(model, tokens, hooks=hooks)
-    worst = max(_difference(norms[hook], again[hook]) for hook in hooks)
-    row("deterministic on repeat", worst, 0.0, "the same tokens twice")
+    # One by one without the batching that is checked; the windows come in order, so their norms can be joined.
+    alone = [window_norms(model, window, hooks=compared) for _, window in tokens.groupby("window")]
+    joined = {hook: np.concatenate([part[hook] for part in alone], axis=-1) for hook in compared}
+    rows.append(_row("ragged batch equals one by one", *_worst(norms, joined, tokens, tolerance)))
+    again = window_norms(model, tokens, hooks=compared)
+    rows.append(_row("same again on repeat", *_worst(again, norms, tokens, 0.0)))
 
-    # The same window twice in one batch, one token changed: no batch shape can blur the comparison.
     window = tokens[tokens["window"] == tokens["window"].max()]
     at = len(window) // 2
     ids = window["token_id"].to_numpy().copy()
     ids[at] = (ids[at] + 1) % model.cfg.d_vocab
-    changed = window_norms(model, window.assign(token_id=ids), hooks=hooks)
-    original = window_norms(model, window, hooks=hooks)
-    before = max(_difference(original[h][..., :at], changed[h][..., :at]) for h in hooks)
-    row("causality", before, tolerance, f"token {at} changed, norms at tokens 0 to {at - 1}")
-    after = max(_difference(original[h][..., at:], changed[h][..., at:]) for h in hooks)
-    row("a changed token is felt", float(after <= tolerance), 0.0, f"norms from token {at} on change")
-
-    doubled = _extra_bos(model)
-    row("no BOS added to text", float(doubled), 0.0, "no tokenizer" if model.tokenizer is None else "tokenize(...)")
+    before, after = alone[-1], window_norms(model, window.assign(token_id=ids), hooks=compared)
+    early, late = slice(at), slice(at, None)
+    rows.append(
+        _row(
+            "a changed token leaves those before alone",
+            *_worst(_at(after, early), _at(before, early), window[early], tolerance),
+        )
+    )
+    moved, _, where = _worst(_at(after, late), _at(before, late), window[late], tolerance)
+    rows.append(
+        _row("a changed token moves its own norms", int(moved <= tolerance), 0, f"by {moved:.2g}, {where}")
+    )
+    rows.append(_row("BOS only when asked", *_bos_faults(model)))
     return pd.DataFrame(rows)
 
 
-def hugging_face_norms(reference: Any, tokens: pd.DataFrame) -> np.ndarray:
-    """Return attn_out norms of a raw Hugging Face model, "layer token", from plain forward hooks.
+def hugging_face_norms(
+    reference: Any, tokens: pd.DataFrame, *, hooks: Sequence[str] = ("attn_out",)
+) -> dict[str, np.ndarray]:
+    """Return the norms of a raw Hugging Face model from plain forward hooks, as `window_norms` gives them.
 
     One window at a time, with no padding and nothing of TransformerLens or `window_norms`: the yardstick.
+
+    Parameters
+    ----------
+    reference : transformers model
+        In evaluation mode.
+    tokens : pandas.DataFrame
+        What `tokenize` gives.
+    hooks : sequence of str
+        As in `extract_norms`.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Float64, "layer token", or "layer head token" for z and result.
 
     Raises
     ------
     ModelError
-        The model's attention modules are not found under a name that is known.
+        The model's blocks, or the parts of them that the hooks need, have no name that is known.
 
     Examples
     --------
     >>> from mechreg.corpus import tokenize
     >>> model = load_model("mini-s")
-    >>> hugging_face_norms(load_reference(model), tokenize(model, ["A short text."])).shape[0]
+    >>> hugging_face_norms(load_reference(model), tokenize(model, ["A short text."]))["attn_out"].shape[0]
     4
     """
-    captured: dict[int, torch.Tensor] = {}
+    blocks, n_heads = _blocks(reference), reference.config.num_attention_heads
+    kept: dict[tuple[str, int], np.ndarray] = {}
     handles = []
-    for layer, module in enumerate(attention_modules(reference)):
-
-        def hook(module: Any, inputs: Any, output: Any, layer: int = layer) -> None:
-            captured[layer] = output[0] if isinstance(output, tuple) else output
-
-        handles.append(module.register_forward_hook(hook))
-    parts = []
+    parts: dict[str, list[np.ndarray]] = {hook: [] for hook in hooks}
     try:
+        for layer, block in enumerate(blocks):
+            for hook in hooks:
+
+                def keep(value: np.ndarray, key: tuple[str, int] = (hook, layer)) -> None:
+                    kept[key] = value
+
+                handles.append(_listen(block, hook, n_heads, keep))
         for _, window in tokens.groupby(["doc", "window"], observed=True, sort=False):
             ids = torch.tensor(window["token_id"].to_numpy(np.int64), device=reference.device)
             with torch.no_grad():
-                reference(ids.unsqueeze(0))
-            parts.append(
-                np.stack([np.linalg.norm(captured[i][0].double().cpu().numpy(), axis=-1) for i in sorted(captured)])
-            )
+                reference(ids.unsqueeze(0), use_cache=False)
+            for hook in hooks:
+                vectors = np.stack([kept[hook, layer] for layer in range(len(blocks))])
+                parts[hook].append(np.linalg.norm(vectors, axis=-1))
     finally:
         for handle in handles:
             handle.remove()
-    return np.concatenate(parts, axis=1)
+    return {hook: np.concatenate(norms, axis=-1) for hook, norms in parts.items()}
 
 
-def attention_modules(reference: Any) -> list[Any]:
-    """Return a Hugging Face model's attention modules, layer by layer.
+def _listen(block: Any, hook: str, n_heads: int, keep: Callable[[np.ndarray], None]) -> Any:
+    """Register a plain forward hook that hands on a hook point's vectors, "pos d" or "head pos d"."""
 
-    Raises
-    ------
-    ModelError
-        They are not found under a name that is known.
-    """
-    for module in reference.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module):
-            name = next((n for n in ATTENTION_NAMES if hasattr(module[0], n)), None)
-            if name is not None:
-                return [getattr(block, name) for block in module]
-    raise ModelError(
-        f"{type(reference).__name__} has no list of blocks with an attention module named {ATTENTION_NAMES}."
+    def plain(value: Any) -> np.ndarray:
+        return (value[0] if isinstance(value, tuple) else value)[0].double().cpu().numpy()
+
+    def heads(z: Any) -> np.ndarray:
+        return einops.rearrange(plain(z), "pos (head d_head) -> head pos d_head", head=n_heads)
+
+    if hook == "resid_pre":
+        return block.register_forward_pre_hook(
+            lambda module, args, kwargs: keep(plain(args or kwargs["hidden_states"])), with_kwargs=True
+        )
+    if hook == "resid_post":
+        return block.register_forward_hook(lambda module, args, output: keep(plain(output)))
+    if hook == "resid_mid":
+        return _part(block, "second norm").register_forward_pre_hook(lambda module, args: keep(plain(args)))
+    if hook == "mlp_out":
+        return _part(block, "mlp").register_forward_hook(lambda module, args, output: keep(plain(output)))
+    attention = _part(block, "attention")
+    if hook == "attn_out":
+        return attention.register_forward_hook(lambda module, args, output: keep(plain(output)))
+    projection = _part(attention, "output projection")
+    if hook == "z":
+        return projection.register_forward_pre_hook(lambda module, args: keep(heads(args)))
+    weight = projection.weight.detach().double().cpu().numpy()
+    w_o = einops.rearrange(
+        weight.T
+        if isinstance(projection, torch.nn.Linear)
+        else weight,  # GPT-2's Conv1D is the other way round
+        "(head d_head) d_model -> head d_head d_model",
+        head=n_heads,
     )
+    return projection.register_forward_pre_hook(lambda module, args: keep(heads(args) @ w_o))
+
+
+def _blocks(reference: Any) -> torch.nn.ModuleList:
+    """Return a Hugging Face model's blocks: the list of modules that have an attention."""
+    for module in reference.modules():
+        is_list = isinstance(module, torch.nn.ModuleList) and len(module) > 0
+        if is_list and any(hasattr(module[0], name) for name in PARTS["attention"]):
+            return module
+    raise ModelError(
+        f"{type(reference).__name__} has no list of blocks with an attention called "
+        f"{', '.join(PARTS['attention'])}; check_model cannot compare it."
+    )
+
+
+def _part(module: Any, part: str) -> Any:
+    for name in PARTS[part]:
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise ModelError(
+        f"{type(module).__name__} has no {part} called {', '.join(PARTS[part])}; give check_model hooks that do "
+        "not need it, such as hooks=('attn_out',)."
+    )
+
+
+def _reference(model: Any, original: Any) -> Any:
+    """Return a Hugging Face model of the checked one's dtype and device, in evaluation mode."""
+    try:
+        return load_reference(model, original)
+    except MechregError as error:
+        raise ModelError(
+            f"check_model has nothing to compare {record_of(model).name} with; give reference=, the Hugging Face "
+            f"model that it was made from. ({error})"
+        ) from error
 
 
 def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
@@ -193,19 +271,52 @@ def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _extra_bos(model: Any) -> int:
-    """Return how many BOS tokens a text gains by being tokenized."""
+def _worst(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tokens: pd.DataFrame, tolerance: float
+) -> tuple[float, float, str]:
+    """Return the largest relative difference, the tolerance, and where the difference is."""
+    worst, detail = -1.0, ""
+    for hook, norms in theirs.items():
+        if ours[hook].shape != norms.shape:
+            return np.inf, tolerance, f"{hook}: {ours[hook].shape} norms where {norms.shape} were expected"
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.abs(ours[hook].astype(float) - norms) / np.abs(norms)
+        relative = np.where(ours[hook] == norms, 0.0, np.nan_to_num(relative, nan=np.inf))
+        place = np.unravel_index(relative.argmax(), relative.shape)
+        if relative[place] > worst:
+            worst = float(relative[place])
+            token = tokens.iloc[int(place[-1])]
+            detail = f"worst: {hook}, layer {place[0]}, {token['doc']}, position {token['position']}"
+    return worst, tolerance, detail
+
+
+def _at(norms: dict[str, np.ndarray], positions: slice) -> dict[str, np.ndarray]:
+    return {hook: values[..., positions] for hook, values in norms.items()}
+
+
+def _bos_faults(model: Any) -> tuple[int, int, str]:
+    """Return how many of three ways of tokenizing give another number of BOS tokens than was asked for."""
     if getattr(model, "tokenizer", None) is None:
-        return 0
-    ids = tokenize(model, ["Hello there, world."])["token_id"]
-    return int((ids == model.tokenizer.bos_token_id).sum())
+        return 0, 0, "no tokenizer"
+    text, bos = "Hello there, world.", model.tokenizer.bos_token
+    asked = [(text, False, 0)] + ([(text, True, 1), (bos + text, True, 1)] if bos is not None else [])
+    got = [
+        int((tokenize(model, [line], prepend_bos=prepend)["token_id"] == model.tokenizer.bos_token_id).sum())
+        for line, prepend, _ in asked
+    ]
+    wanted = [count for _, _, count in asked]
+    return (
+        sum(a != b for a, b in zip(got, wanted, strict=True)),
+        0,
+        f"{got} in {len(got)} texts, wanted {wanted}",
+    )
 
 
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape or not np.isfinite(ours).all():
-        return float("inf")
-    return float(np.max(np.abs(ours - theirs) / np.abs(theirs), initial=0.0))
-
-
-def _longest(tokens: pd.DataFrame) -> int:
-    return int(tokens["position"].max()) + 1
+def _row(check: str, value: float | int, limit: float | int, detail: str) -> dict[str, Any]:
+    return {
+        "check": check,
+        "passed": bool(value <= limit),
+        "value": float(value),
+        "tolerance": float(limit),
+        "detail": detail,
+    }

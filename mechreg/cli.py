@@ -107,10 +107,10 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     import pandas as pd
 
     from mechreg.report import answer, result_table
-    from mechreg.run import run
+    from mechreg.run import run_spec
 
     options = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
-    folder = run(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+    folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
     results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()

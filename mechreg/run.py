@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,10 +29,10 @@ from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
-FIGURE_FORMATS = ("html", "json", "svg", "png")
+FIGURE_FORMATS: tuple[Literal["html", "json", "svg", "png"], ...] = ("html", "json", "svg", "png")
 
 
-def run(
+def run_spec(
     spec: Spec,
     *,
     out: str | Path | None = None,
@@ -65,7 +65,7 @@ def run(
     --------
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp()) / "run"
-    >>> folder = run(Spec(models=("mini-s",), corpus="demo"), out=out, progress=False)
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=out, progress=False)
     >>> (folder / "report.html").exists()
     True
     """
@@ -249,8 +249,12 @@ def _summaries(fits: LaggedFits) -> str:
     keys = [key for key in ("model", "hook", "layer", "head") if key in fits.coefficients.columns]
     return "\n\n".join(
         "  ".join(f"{key} {value}" for key, value in place.items()) + "\n" + str(fits.summary(**place))
-        for place in fits.coefficients[keys].drop_duplicates().to_dict("records")
+        for place in _records(fits.coefficients[keys].drop_duplicates())
     )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _figures(

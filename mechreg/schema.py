@@ -1,8 +1,8 @@
-"""Names and dtypes of every column, the checks that a frame has them, and the error types."""
+"""Names and dtypes of every column, names of options, the checks of both, and the error types."""
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
     import pandas as pd
@@ -28,12 +28,25 @@ class NumericalError(MechregError, ArithmeticError):
     """A number that must not be used: NaN, infinite, or a logarithm of zero."""
 
 
-# Where a window's tokens are; joined with TOKEN_KEYS a norm is at home.
+# The options that a spec names too: it is read without importing the modules that carry them out.
+Hook = Literal["resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+Backend = Literal["auto", "hooked", "bridge"]
+Processing = Literal["raw", "folded"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3"]
+
+# What tells one token of a corpus from another, and one regression from another.
 TOKEN_KEYS = ("doc", "window", "position")
 GROUP_KEYS = ("model", "hook", "layer")
 
-DOCUMENT_COLUMNS = {"doc": "str", "text": "str", "source": "str"}
-TOKEN_COLUMNS = {"doc": "str", "window": "int32", "position": "int32", "token_id": "int32", "token": "str"}
+DOCUMENT_COLUMNS = {"doc": "str", "text": "str", "source": "str", "problem": "str"}
+TOKEN_COLUMNS = {
+    "doc": "category",
+    "window": "int32",
+    "position": "int32",
+    "token_id": "int32",
+    "token": "str",
+}
 NORM_COLUMNS = {
     "model": "category",
     "hook": "category",

@@ -1,25 +1,34 @@
 """The frozen spec of a run, read from TOML; the file is the record of the run."""
 
+import glob
 import hashlib
 import json
+import os
+import re
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from mechreg.schema import InputError, did_you_mean, require_option
+from mechreg.schema import Backend, Cov, Dtype, Hook, InputError, Processing, did_you_mean, require_option
 
-CHOICES = {
-    "cov": ("auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3"),
-    "backend": ("auto", "hooked", "bridge"),
-    "processing": ("raw", "folded"),
-    "dtype": ("float32", "float64", "bfloat16", "float16"),
+Section = TypeVar("Section")
+_IN_WORDS: dict[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    bool: "true or false",
+    float: "a number",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
+
+    Raises
+    ------
+    InputError
+        A value of the wrong kind, or one that no run can use.
 
     Examples
     --------
@@ -30,35 +39,33 @@ class Spec:
     models: tuple[str, ...]
     corpus: str
     name: str = "run"
-    hooks: tuple[str, ...] = ("attn_out",)
+    hooks: tuple[Hook, ...] = ("attn_out",)
     lags: tuple[int, ...] = (1, 2)
     skip: int = 1
     formula: str = "log_norm ~ lag1 + lag2"
-    cov: str = "auto"
-    backend: str = "auto"
-    processing: str = "raw"
-    dtype: str = "float32"
+    cov: Cov = "auto"
+    backend: Backend = "auto"
+    processing: Processing = "raw"
+    dtype: Dtype = "float32"
     prepend_bos: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_kinds(type(self), vars(self))
+        if not re.fullmatch(r"\w[\w .+-]{0,59}", self.name):
+            raise InputError(
+                "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
+                f"a letter or digit; got {self.name!r}."
+            )
         for key in ("models", "hooks", "lags"):
-            value = getattr(self, key)
-            kind = int if key == "lags" else str
-            if not isinstance(value, tuple) or not value or not all(type(entry) is kind for entry in value):
-                raise InputError(f"{key} must be a list of at least one {kind.__name__}; got {value!r}.")
-        for field in fields(self):
-            if field.name in ("models", "hooks", "lags"):
-                continue
-            value = getattr(self, field.name)
-            if type(value) is not field.type:
-                raise InputError(f"{field.name} must be a {field.type.__name__}; got {value!r}.")  # type: ignore[union-attr]
-        for key, options in CHOICES.items():
-            require_option(getattr(self, key), options, name=key)
-        if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
-            raise InputError(f"name must be usable as a folder's name; got {self.name!r}.")
-        if self.skip < 0:
-            raise InputError(f"skip must be 0 or more; got {self.skip}.")
+            entries = getattr(self, key)
+            if len(set(entries)) < len(entries):
+                raise InputError(f"{key} must be distinct; got {list(entries)}.")
+        if min(self.lags) < 1:
+            raise InputError(f"lags must be 1 or more (1 is the token before); got {list(self.lags)}.")
+        for key in ("skip", "seed"):
+            if getattr(self, key) < 0:
+                raise InputError(f"{key} must be 0 or more; got {getattr(self, key)}.")
 
     def digest(self) -> str:
         """Return the SHA-256 of all keys, which tells two specs apart."""
@@ -67,6 +74,9 @@ class Spec:
 
 def read_spec(path: str | Path) -> Spec:
     """Return the spec in a TOML file; relative paths in it are relative to the file.
+
+    A model is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
+    always, unless it is "demo" or begins with "datasets:".
 
     Raises
     ------
@@ -81,34 +91,27 @@ def read_spec(path: str | Path) -> Spec:
     >>> read_spec(file).models
     ('mini-s',)
     """
-    path = Path(path)
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"The spec {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"The spec {str(path)!r} is not UTF-8 text; save it as UTF-8.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The spec {str(path)!r} cannot be read: {reason}.") from error
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The spec {str(path)!r} is not TOML: {error}.") from error
-    known = [field.name for field in fields(Spec)]
-    for key in table:
-        if key not in known:
-            raise InputError(
-                f"The spec {str(path)!r} has an unknown key {key!r}; keys are {', '.join(known)}."
-                f"{did_you_mean(key, known)}"
-            )
-    for key in ("models", "corpus"):
-        if key not in table:
-            raise InputError(f"The spec {str(path)!r} needs the key {key!r}.")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     try:
-        spec = Spec(**values)
+        spec = _section(Spec, table)
     except InputError as error:
         raise InputError(f"The spec {str(path)!r}: {error}") from error
-    folder = path.resolve().parent
-    models = tuple(_beside(folder, name) if (folder / name).is_dir() else name for name in spec.models)
-    corpus = spec.corpus
-    if corpus != "demo" and not corpus.startswith("datasets:"):
-        corpus = _beside(folder, corpus)
-    return Spec(**(asdict(spec) | {"models": models, "corpus": corpus}))
+    folder = Path(path).resolve().parent
+    return replace(
+        spec,
+        models=tuple(_model_beside(folder, model) for model in spec.models),
+        corpus=_corpus_beside(folder, spec.corpus),
+    )
 
 
 def write_spec(spec: Spec) -> str:
@@ -119,9 +122,60 @@ def write_spec(spec: Spec) -> str:
     >>> write_spec(Spec(models=("mini-s",), corpus="demo")).splitlines()[0]
     'models = ["mini-s"]'
     """
-    # JSON's strings, numbers, booleans and lists of them are TOML's.
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(spec).items())
+    # JSON's strings, whole numbers, booleans and lists of them are TOML's, but for one character.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(spec).items()]
+    return "".join(lines).replace("\x7f", "\\u007f")
 
 
-def _beside(folder: Path, path: str) -> str:
-    return str(folder / Path(path).expanduser())
+def _section(kind: type[Section], table: dict[str, Any]) -> Section:
+    """Return a dataclass made from a TOML table: its fields are the keys, those without a default are needed."""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in known:
+            raise InputError(
+                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
+    for key, field in known.items():
+        if field.default is MISSING and key not in table:
+            raise InputError(f"The key {key!r} is needed.")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    _check_kinds(kind, values)  # the dataclass does it too, but where types are checked it is not asked first
+    return kind(**values)
+
+
+def _check_kinds(section: type, values: dict[str, Any]) -> None:
+    """Check the values of a dataclass against its annotations: a type, a Literal, or a tuple of either."""
+    kinds = {field.name: field.type for field in fields(section)}
+    for key, value in values.items():
+        if get_origin(kinds[key]) is not tuple:
+            _check_kind(value, kinds[key], name=key)
+            continue
+        element = get_args(kinds[key])[0]
+        if not isinstance(value, tuple) or not value:
+            example = f"; write {key} = [{json.dumps(value)}]" if type(value) is element else ""
+            got = list(value) if isinstance(value, tuple) else value
+            raise InputError(f"{key} must be a list of at least one entry; got {got!r}{example}.")
+        for entry in value:
+            _check_kind(entry, element, name=f"every entry of {key}")
+
+
+def _check_kind(value: object, kind: Any, *, name: str) -> None:
+    if get_origin(kind) is Literal:
+        require_option(value, get_args(kind), name=name)
+    elif type(value) is not kind:  # not isinstance: True is no whole number here
+        came = list(value) if isinstance(value, tuple) else value
+        raise InputError(f"{name} must be {_IN_WORDS[kind]}; got {came!r}.")
+    elif value == "":
+        raise InputError(f"{name} must not be empty.")
+
+
+def _model_beside(folder: Path, model: str) -> str:
+    path = os.path.join(folder, os.path.expanduser(model))
+    return path if model.startswith((".", "~")) or os.path.isdir(path) else model
+
+
+def _corpus_beside(folder: Path, corpus: str) -> str:
+    if corpus == "demo" or corpus.startswith("datasets:"):
+        return corpus
+    # The corpus may be a glob, the folder that it is relative to is none.
+    return os.path.join(glob.escape(str(folder)), os.path.expanduser(corpus))

@@ -168,8 +168,12 @@ def read_norm_shard(path: Path, *, layers: list[int] | None = None) -> pd.DataFr
     table = pq.read_table(path, columns=[*_TOKEN_PLACE, *series])
     doc = table.column("doc").to_pandas().astype("category")
     columns: dict[str, Any] = {
-        "model": pd.Categorical.from_codes(np.zeros(len(table) * len(series), np.int8), [about["model"]]),
-        "hook": pd.Categorical.from_codes(np.zeros(len(table) * len(series), np.int8), [about["hook"]]),
+        key: pd.Categorical.from_codes(
+            np.zeros(len(table) * len(series), np.int8), dtype=pd.CategoricalDtype([about[key]])
+        )
+        for key in ("model", "hook")
+    }
+    columns |= {
         "layer": np.repeat([layer for layer, _ in series.values()], len(table)),
     }
     if any(head is not None for _, head in series.values()):

@@ -40,7 +40,7 @@ def spec(corpus):
 
 @pytest.fixture(scope="module")
 def folder(spec, tmp_path_factory):
-    return mr.run(spec, out=tmp_path_factory.mktemp("out") / "run", progress=False)
+    return mr.run_spec(spec, out=tmp_path_factory.mktemp("out") / "run", progress=False)
 
 
 def test_the_folder_holds_what_the_design_promises(folder):
@@ -93,13 +93,13 @@ def test_the_document_that_could_not_be_used_is_named(folder):
 def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch):
     before = (folder / "coefficients.csv").read_bytes()
     monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("made again"))
-    mr.run(spec, out=folder, progress=False)
+    mr.run_spec(spec, out=folder, progress=False)
     assert (folder / "coefficients.csv").read_bytes() == before
 
 
 def test_after_an_interruption_only_what_is_missing_is_made(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "SHARD_TOKENS", 100)  # several shards a model
-    whole = mr.run(spec, out=tmp_path / "whole", progress=False)
+    whole = mr.run_spec(spec, out=tmp_path / "whole", progress=False)
     shards = sorted(path.relative_to(whole) for path in (whole / "norms").rglob("*.parquet"))
     assert len(shards) >= 4
     extract, made = run_module.extract_norms, []
@@ -112,9 +112,9 @@ def test_after_an_interruption_only_what_is_missing_is_made(spec, tmp_path, monk
 
     monkeypatch.setattr(run_module, "extract_norms", dying)
     with pytest.raises(KeyboardInterrupt):
-        mr.run(spec, out=tmp_path / "cut", progress=False)
+        mr.run_spec(spec, out=tmp_path / "cut", progress=False)
     monkeypatch.setattr(run_module, "extract_norms", lambda *a, **o: made.append(1) or extract(*a, **o))
-    cut = mr.run(spec, out=tmp_path / "cut", progress=False)
+    cut = mr.run_spec(spec, out=tmp_path / "cut", progress=False)
     assert len(made) == len(shards)
     for name in ("coefficients.csv", "statistics.csv", "figures/betas.svg"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
@@ -143,7 +143,7 @@ def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_pa
         formula="log_norm ~ lag1 + below_lag1 + C(source)",
         cov="hc3",
     )
-    folder = mr.run(spec, out=tmp_path / "run", progress=False)
+    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     table = pd.read_csv(folder / "coefficients.csv")
     assert sorted(table["layer"].unique()) == [1, 2, 3]  # nothing is below the first
     documents = mr.read_corpus(corpus)
@@ -158,7 +158,7 @@ def test_several_hooks_and_heads(corpus, tmp_path):
     spec = Spec(
         models=("mini-s",), corpus=corpus, hooks=("attn_out", "z", "mlp_out"), formula="log_norm ~ lag1"
     )
-    folder = mr.run(spec, out=tmp_path / "run", progress=False)
+    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     table = pd.read_csv(folder / "coefficients.csv")
     heads = table[table["hook"] == "z"]
     assert sorted(heads["head"].unique()) == [0, 1, 2, 3]
@@ -173,7 +173,7 @@ def test_several_hooks_and_heads(corpus, tmp_path):
         ({"formula": "log_norm ~ lag1 +"}, InputError, "formula"),
         ({"models": ("mini-s", "./nowhere")}, InputError, "no model folder"),
         ({"models": ("mini-s", "mini-x")}, ModelError, "mini-x"),
-        ({"corpus": "nowhere/*.txt"}, InputError, "No file matches"),
+        ({"corpus": "nowhere/*.txt"}, InputError, "There is no file 'nowhere"),
     ],
 )
 def test_what_can_be_known_before_any_work_is_refused_before(
@@ -182,5 +182,5 @@ def test_what_can_be_known_before_any_work_is_refused_before(
     monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("work was done"))
     values = {"models": ("mini-s",), "corpus": corpus} | changes
     with pytest.raises(error, match=said):
-        mr.run(Spec(**values), out=tmp_path / "run", progress=False)
+        mr.run_spec(Spec(**values), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()

@@ -27,7 +27,13 @@ def norm_frame(
     rows = [
         {"model": model, "hook": hook, "layer": layer}
         | ({} if heads is None else {"head": head})
-        | {"depth": (layer + 0.5) / len(layers), "doc": f"d{doc}", "window": 0, "position": position, "token_id": position + 5}
+        | {
+            "depth": (layer + 0.5) / len(layers),
+            "doc": f"d{doc}",
+            "window": 0,
+            "position": position,
+            "token_id": position + 5,
+        }
         for layer in layers
         for head in heads or [None]
         for doc, length in enumerate(lengths)

@@ -1,0 +1,321 @@
+"""Coefficients by layer and lag, one panel a model, on relative depth."""
+
+import re
+from collections.abc import Sequence
+from numbers import Real
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+from scipy.special import stdtr
+
+from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
+from mechreg.schema import InputError, NumericalError, did_you_mean, require
+
+_NEEDED = (
+    *("model", "hook", "layer", "depth", "term", "estimate", "std_error", "df", "conf_low", "conf_high"),
+    *("n", "n_docs", "cov_type"),
+)
+_LAG = re.compile(r"lag(\d+)")
+
+
+def plot_betas(
+    coefficients: pd.DataFrame,
+    *,
+    hook: str | None = None,
+    terms: Sequence[str] | None = None,
+    alpha: float = 0.05,
+    adjusted: bool = True,
+) -> ChartType:
+    """Return the figure of the coefficients of every layer: beta by relative depth, one panel a model.
+
+    A filled mark is a coefficient whose p-value is below ``alpha``, a hollow cross is one whose is not; bars
+    are the confidence intervals of the frame. All panels have the same axes. The terms of one layer stand
+    side by side, so that their bars do not hide each other; the tooltip has the layer.
+
+    Parameters
+    ----------
+    coefficients : pandas.DataFrame
+        A coefficient frame: model, hook, layer, depth, term, estimate, std_error, df, conf_low, conf_high,
+        p_adjusted or p_value, n, n_docs, cov_type.
+    hook : str, optional
+        Which hook point, where the frame has several.
+    terms : sequence of str, optional
+        By default every lag (``lag1``, ``lag2``, ...), in order.
+    alpha : float
+    adjusted : bool
+        Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
+
+    Returns
+    -------
+    Altair chart
+        With a title, a caption (n, covariance, correction) and a description in words.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column or term, several hooks and none chosen, more than six models or eight terms, two rows
+        for one coefficient.
+    NumericalError
+        An estimate, interval or p-value that is NaN or infinite.
+
+    Examples
+    --------
+    >>> row = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "term": "lag1", "estimate": 0.3,
+    ...        "std_error": 0.1, "df": 88, "conf_low": 0.1, "conf_high": 0.5, "p_adjusted": 0.003, "n": 91,
+    ...        "n_docs": 1, "cov_type": "nonrobust"}
+    >>> plot_betas(pd.DataFrame([row])).to_dict()["title"]["text"]
+    'Coefficients of lag1 for attn_out, by depth'
+    """
+    p = "p_adjusted" if adjusted else "p_value"
+    needed = (
+        "model",
+        "hook",
+        "layer",
+        "depth",
+        "term",
+        "estimate",
+        "conf_low",
+        "conf_high",
+        p,
+        "n",
+        "n_docs",
+    )
+    require(coefficients, (*needed, "cov_type"), who="plot_betas")
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, for example alpha=0.05; got {alpha!r}.")
+    shown, hook = one_hook(coefficients, hook, who="plot_betas")
+    models = few_models(shown, who="plot_betas")
+    terms = _terms(shown, terms)
+    shown = shown[shown["term"].isin(terms)]
+    _require_drawable(shown, p)
+
+    told = "adjusted p" if adjusted else "p"
+    labels = [f"{told} < {alpha:g}", f"{told} ≥ {alpha:g}"]
+    marks = _marks(shown, terms).assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
+    y = alt.Scale(domain=_range(marks), nice=True, zero=False)
+    columns = _columns(len(models), int(marks["n_layers"].max()))
+    width = (WIDTH - 20 * (columns - 1)) // columns
+    height = 280 if len(models) == 1 else {1: 130, 2: 220, 3: 200}[columns]
+    panels = [
+        _panel(
+            marks[marks["model"] == model],
+            terms,
+            labels,
+            y,
+            leftmost=at % columns == 0,
+            lowest=at + columns >= len(models),
+        ).properties(
+            title=panel_title(model, _n(shown[shown["model"] == model]), width=width),
+            width=width,
+            height=height,
+        )
+        for at, model in enumerate(models)
+    ]
+    return alt.concat(
+        *panels,
+        columns=columns,
+        spacing=20,
+        title=figure_title(
+            f"Coefficients of {_listed(terms)} for {hook}, by depth", _caption(shown, adjusted)
+        ),
+        description=_description(marks, terms, hook, labels),
+    ).resolve_scale(color="shared", shape="shared", fill="shared", stroke="shared")
+
+
+def _terms(shown: pd.DataFrame, terms: Sequence[str] | None) -> list[str]:
+    """Return the terms to show: those that were asked for, or all lags in order."""
+    have = distinct(shown["term"])
+    if terms is None:
+        lags = sorted((name for name in have if _LAG.fullmatch(name)), key=lambda name: int(name[3:]))
+        if not lags:
+            raise InputError(f"plot_betas finds no lag among the terms {have}; choose with terms=.")
+        wanted = lags
+    else:
+        wanted = [terms] if isinstance(terms, str) else list(terms)
+        for name in wanted:
+            if name not in have:
+                raise InputError(
+                    f"plot_betas has no rows of the term {name!r}; the frame has {have}.{did_you_mean(name, have)}"
+                )
+    if not 0 < len(wanted) <= len(OKABE_ITO) or len(set(wanted)) < len(wanted):
+        raise InputError(
+            f"plot_betas shows 1 to {len(OKABE_ITO)} terms, each once, as many as colours can be told apart; "
+            f"got {len(wanted)}: {wanted}. Choose with terms=."
+        )
+    return wanted
+
+
+def _require_drawable(shown: pd.DataFrame, p: str) -> None:
+    """Check that every coefficient has one row, and numbers in it."""
+    keys = ["model", "layer", "term"]
+    twice = shown.duplicated(keys)
+    if twice.any():
+        heads = "head" in shown and shown["head"].nunique() > 1
+        raise InputError(
+            f"plot_betas needs one row for each coefficient; there are two for {_where(shown, twice)}. "
+            + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two fits concatenated?")
+        )
+    if not shown["depth"].between(0, 1, inclusive="neither").all():
+        raise InputError(
+            "plot_betas needs a 'depth' between 0 and 1, (layer + 0.5) / n_layers, in every row."
+        )
+    numbers = ["estimate", "conf_low", "conf_high", p]
+    bad = ~np.isfinite(shown[numbers].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
+    if bad.any():
+        raise NumericalError(
+            f"plot_betas needs finite numbers as {', '.join(numbers)}; some are not at "
+            f"{_where(shown, pd.Series(bad, shown.index))} ({int(bad.sum())} such rows)."
+        )
+
+
+def _where(shown: pd.DataFrame, rows: pd.Series) -> str:
+    row = shown[rows].iloc[0]
+    return ", ".join(f"{key} {row[key]}" for key in ("model", "layer", "term"))
+
+
+def _marks(shown: pd.DataFrame, terms: list[str]) -> pd.DataFrame:
+    """Return one row a mark, with its place on the depth axis: terms side by side around their layer's depth."""
+    n_layers = ((shown["layer"] + 0.5) / shown["depth"]).round().astype(int)
+    side = shown["term"].map({term: at - (len(terms) - 1) / 2 for at, term in enumerate(terms)}).astype(float)
+    keep = shown[["model", "layer", "depth", "term", "estimate", "conf_low", "conf_high", "n"]]
+    return keep.assign(x=shown["depth"] + side * 0.6 / (len(terms) * n_layers), n_layers=n_layers)
+
+
+def _panel(
+    marks: pd.DataFrame,
+    terms: list[str],
+    labels: list[str],
+    scale: alt.Scale,
+    *,
+    leftmost: bool,
+    lowest: bool,
+) -> ChartType:
+    """Return one model's panel: relative depth below, layers above."""
+    n_layers = int(marks["n_layers"].max())
+    depths = alt.Axis(
+        values=[0, 0.25, 0.5, 0.75, 1],
+        format=".2~f",
+        grid=False,
+        labelFlush=False,
+        title="relative depth" if lowest else None,
+    )
+    ticks = layer_ticks(0, n_layers - 1)
+    layers = alt.Axis(
+        orient="top",
+        values=[(layer + 0.5) / n_layers for layer in ticks],
+        labelExpr=f"'L' + round(datum.value * {n_layers} - 0.5)",
+        title=None,
+        grid=False,
+        domain=False,
+        labelFontSize=9,
+        labelSeparation=5,
+        labelColor=PALE_INK,
+    )
+    place = alt.Scale(domain=[0, 1], nice=False)
+    units = "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
+    y = alt.Y("estimate:Q", title=f"beta ({units})" if leftmost else None, scale=scale)
+    color = alt.Color(
+        "term:N",
+        title="term",
+        sort=terms,
+        scale=alt.Scale(domain=terms, range=list(OKABE_ITO[: len(terms)])),
+        legend=alt.Legend(symbolType="circle", symbolOpacity=1, symbolSize=70),
+    )
+    tooltip = [
+        alt.Tooltip("model:N"),
+        alt.Tooltip("layer:Q"),
+        alt.Tooltip("depth:Q", title="relative depth", format=".3f"),
+        alt.Tooltip("term:N"),
+        alt.Tooltip("estimate:Q", title="beta", format=".4f"),
+        alt.Tooltip("conf_low:Q", title="interval from", format=".4f"),
+        alt.Tooltip("conf_high:Q", title="to", format=".4f"),
+        alt.Tooltip("p:Q", title=labels[0].split(" <")[0], format=".2~g"),
+        alt.Tooltip("n:Q", format=","),
+    ]
+    size = 46 if n_layers <= 12 else 30 if n_layers <= 24 else 22
+    base = alt.Chart(marks).encode(y=y, color=color)
+    bars = base.encode(y=alt.Y("conf_low:Q", scale=scale), y2="conf_high")
+    x, x_top, x_bare = (alt.X("x:Q", scale=place, axis=axis) for axis in (depths, layers, None))
+    is_significant, is_not = (alt.FieldEqualPredicate(field="judged", equal=label) for label in labels)
+    return alt.layer(
+        alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
+        base.mark_line(strokeWidth=1, opacity=0.35).encode(x=x),
+        bars.mark_rule(strokeWidth=1.5, opacity=0.8).encode(x=x_top),
+        base.transform_filter(is_significant)
+        .mark_point(filled=True, shape="circle", size=size, opacity=1)
+        .encode(x=x_bare, tooltip=tooltip),
+        base.transform_filter(is_not)
+        .mark_point(filled=False, fill="white", shape="cross", size=1.5 * size, strokeWidth=1.3, opacity=1)
+        .encode(x=x_bare, tooltip=tooltip),
+        _significance_legend(labels),
+    ).resolve_axis(x="independent")
+
+
+def _significance_legend(labels: list[str]) -> alt.Chart:
+    """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
+    look = alt.Legend(title="significance", symbolSize=70, symbolStrokeWidth=1.3)
+    looks = {alt.Shape: ["circle", "cross"], alt.Fill: [INK, "white"], alt.Stroke: [INK, INK]}
+    return (
+        alt.Chart(alt.Data(values=[{"judged": label} for label in labels]))
+        .mark_point(size=0, opacity=1, aria=False)
+        .encode(
+            *[
+                channel("judged:N", scale=alt.Scale(domain=labels, range=values), legend=look)
+                for channel, values in looks.items()
+            ]
+        )
+    )
+
+
+def _columns(n_models: int, n_layers: int) -> int:
+    """Return how many panels stand side by side: fewer where many layers need the width."""
+    return min(n_models, 3 if n_layers <= 12 else 2 if n_layers <= 24 else 1)
+
+
+def _range(marks: pd.DataFrame) -> list[float]:
+    low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
+    room = 0.04 * (high - low) or 0.5
+    return [round(float(low - room), 4), round(float(high + room), 4)]
+
+
+def _n(shown: pd.DataFrame) -> str:
+    low, high = int(shown["n"].min()), int(shown["n"].max())
+    n = f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
+    return ", ".join(
+        [n, count(int(shown["n_docs"].max()), "document"), count(shown["layer"].nunique(), "layer")]
+    )
+
+
+def _caption(shown: pd.DataFrame, adjusted: bool) -> list[str]:
+    judged = "Benjamini–Hochberg" if adjusted else "raw p-values, not corrected for their number"
+    return [
+        f"Bars: {_level(shown)}confidence intervals (cov_type {', '.join(distinct(shown['cov_type']))}). "
+        f"Significance: {judged}. n: tokens a layer."
+    ]
+
+
+def _level(shown: pd.DataFrame) -> str:
+    """Return the level of the intervals, "95% ", which the frame's t statistics imply; nothing if it varies."""
+    half_widths = (shown["conf_high"] - shown["conf_low"]) / 2 / shown["std_error"]
+    levels = np.unique((2 * stdtr(shown["df"], half_widths) - 1).to_numpy(dtype="float64").round(4))
+    return f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+
+
+def _description(marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str]) -> str:
+    sentences = [f"Coefficients of {_listed(terms)} for {hook} by relative depth, with confidence intervals."]
+    for (model, term), rows in marks.groupby(["model", "term"], sort=False, observed=True):
+        largest = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
+        sentences.append(
+            f"{model}, {term}: {int((rows['judged'] == labels[0]).sum())} of {count(len(rows), 'layer')} with "
+            f"{labels[0]}, largest {largest['estimate']:.3f} in layer {largest['layer']}."
+        )
+    return " ".join(sentences)
+
+
+def _listed(names: list[str]) -> str:
+    if len(names) > 3:
+        return f"{names[0]}, {names[1]}, … {names[-1]}"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

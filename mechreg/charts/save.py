@@ -1,0 +1,271 @@
+"""Charts as files: the same chart gives the same bytes, and nothing in its data can become markup."""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from altair.utils.schemapi import SchemaValidationError
+
+from mechreg.schema import InputError, require_option
+
+FORMATS = ("html", "json", "svg", "png", "pdf")
+MAX_ROWS = 20_000
+PRINT_PPI = 300
+_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+_VEGA: dict[str, Any] = {
+    "vl_version": _VEGA_LITE,
+    "allowed_base_urls": [],
+}  # nothing is fetched while drawing
+
+
+def save_chart(
+    chart: Any, path: str | Path, *, formats: Sequence[str] = ("html", "json", "svg", "png")
+) -> list[Path]:
+    """Return the files that a chart was written to, one for each format.
+
+    The html page holds all it needs and asks the network for nothing. Html, json, svg and png are the same
+    bytes whenever the chart is the same. Every format is rendered before the first file is written.
+
+    Parameters
+    ----------
+    chart : Altair chart
+    path : str or pathlib.Path
+        Without a suffix: "figures/betas" becomes figures/betas.html and so on. Folders are made.
+    formats : sequence of "html", "json", "svg", "png", "pdf"
+        png has 300 pixels an inch; text stays text in svg and pdf.
+
+    Returns
+    -------
+    list of pathlib.Path
+        In the order of ``formats``.
+
+    Raises
+    ------
+    InputError
+        An unknown format, a path with a suffix, a chart that does not compile, one that loads data from
+        elsewhere, or one with more than 20,000 rows in it (Altair's own ``save`` lets that pass).
+
+    Examples
+    --------
+    >>> import tempfile, pandas as pd
+    >>> chart = alt.Chart(pd.DataFrame({"lag": [1, 2], "beta": [0.4, 0.1]})).mark_point().encode(x="lag", y="beta")
+    >>> [file.name for file in save_chart(chart, f"{tempfile.mkdtemp()}/betas", formats=("json", "svg"))]
+    ['betas.json', 'betas.svg']
+    """
+    names = [formats] if isinstance(formats, str) else list(formats)
+    for name in names:
+        require_option(name, FORMATS, name="formats")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"formats must name at least one of {', '.join(FORMATS)}, each once; got {names}.")
+    path = Path(path)
+    if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
+        raise InputError(
+            f"save_chart needs a path without suffix, such as 'figures/betas'; got {str(path)!r}. "
+            "Say the kind of file with formats=."
+        )
+    spec = chart_spec(chart)
+    render: dict[str, Callable[[], bytes]] = {
+        "html": lambda: _html(spec, name=path.name).encode(),
+        "json": lambda: (json.dumps(spec, indent=1) + "\n").encode(),
+        "svg": lambda: svg.encode(),
+        "png": lambda: vl_convert.vegalite_to_png(spec, ppi=PRINT_PPI, **_VEGA),
+        "pdf": lambda: vl_convert.vegalite_to_pdf(spec, **_VEGA),
+    }
+    try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression
+        svg = _svg(spec)
+        contents = {name: render[name]() for name in names}
+    except ValueError as error:
+        raise InputError(f"save_chart cannot draw this chart: {_reason(error)}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return [_write(path.with_name(f"{path.name}.{name}"), contents[name]) for name in names]
+    except OSError as error:
+        raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
+
+
+def chart_spec(chart: Any) -> dict[str, Any]:
+    """Return a chart as a Vega-Lite specification with its data and theme in it, fit to be drawn.
+
+    Raises
+    ------
+    InputError
+        What is not an Altair chart, is not valid, loads its data, or holds too many rows.
+
+    Examples
+    --------
+    >>> chart_spec(alt.Chart(alt.Data(values=[{"lag": 1}])).mark_point().encode(x="lag:Q"))["mark"]
+    {'type': 'point'}
+    """
+    if not isinstance(chart, alt.TopLevelMixin):
+        raise InputError(f"save_chart needs an Altair chart; got {type(chart).__name__}.")
+    try:
+        with alt.data_transformers.enable("default", max_rows=MAX_ROWS):
+            spec = chart.to_dict(context={"pre_transform": False})
+    except alt.MaxRowsError as error:
+        raise InputError(_too_many("more rows")) from error
+    except (SchemaValidationError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"save_chart cannot draw this chart: {_reason(error)}") from error
+    rows = 0
+    for source in _data_sources(spec):
+        if (isinstance(source, dict) and "url" in source) or isinstance(source, str):
+            raise InputError(
+                "save_chart needs the data as rows inside the chart, so that the page works offline; "
+                "read the file into a frame first."
+            )
+        rows += len(source) if isinstance(source, list) else 0
+    if rows > MAX_ROWS:
+        raise InputError(_too_many(f"{rows:,} rows"))
+    return _drawable(spec)
+
+
+def script_json(value: Any) -> str:
+    r"""Return JSON that can stand inside an HTML script element, whatever strings are in it.
+
+    ``json`` has already escaped everything beyond ASCII (U+2028 among it), so only what could end the
+    element, open a comment or start an entity is left.
+
+    Examples
+    --------
+    >>> print(script_json({"token": "</script>"}))
+    {"token":"\u003c/script\u003e"}
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+_START = (
+    'vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),'
+    '{mode:"vega-lite",renderer:"svg",ast:true,actions:{export:true,source:false,compiled:false,editor:false}})'
+    '.catch(e=>{document.getElementById("chart").textContent="The chart could not be drawn: "+e.message;throw e});'
+)
+
+
+def _html(spec: dict[str, Any], *, name: str) -> str:
+    """Return the page of one chart: Vega and the specification inside, and a policy that allows nothing else.
+
+    The policy names the page's two scripts by hash and forbids every request. Vega's expressions are
+    interpreted (``ast``), not compiled, so that it need not allow eval.
+    """
+    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]  # the stub is wrong
+    allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in (bundle, _START))
+    title = html.escape(_title(spec) or name)
+    description = html.escape(str(spec.get("description", title)))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {allowed}; \
+style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>body {{ margin: 1rem; background: white; }} #chart {{ max-width: 100%; overflow-x: auto; }}</style>
+<script>{bundle}</script>
+</head>
+<body>
+<div id="chart"></div>
+<noscript><p>{description}</p></noscript>
+<script type="application/json" id="spec">{script_json(spec)}</script>
+<script>{_START}</script>
+</body>
+</html>
+"""
+
+
+_ID = re.compile(
+    r'(?P<before> (?:id="|[a-z-]+="url\(#))(?P<kind>clip|gradient_)(?P<number>\d+)(?P<after>\)?")'
+)
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    """Return the svg, its root described, its ids those of this chart alone."""
+    svg = vl_convert.vegalite_to_svg(spec, **_VEGA)
+    # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
+    # mark of the chart, so that two charts in one page do not share an id.
+    mark = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]
+    names: dict[str, str] = {}
+
+    def rename(found: re.Match[str]) -> str:
+        old = found["kind"] + found["number"]
+        name = names.setdefault(old, f"chart-{mark}-{len(names)}")
+        return f"{found['before']}{name}{found['after']}"
+
+    # Only inside tags, and there quotes in data are escaped: a token that reads id="clip3" stays as it is.
+    svg = re.sub(r"<[^>]*>", lambda tag: _ID.sub(rename, tag[0]), svg)
+    if "description" not in spec:
+        return svg
+    label = html.escape(str(spec["description"]))
+    return svg.replace("<svg ", f'<svg role="graphics-document" aria-label="{label}" ', 1)
+
+
+def _data_sources(part: Any) -> Iterator[Any]:
+    """Yield the rows, or the {"url": ...}, of all data in a specification."""
+    if isinstance(part, list):
+        for entry in part:
+            yield from _data_sources(entry)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            if key == "datasets":
+                yield from value.values()
+            elif key == "data" and isinstance(value, dict) and value.keys() & {"url", "values"}:
+                yield value if "url" in value else value["values"]
+            else:
+                yield from _data_sources(value)
+
+
+# XML has no such characters and GPT-2's vocabulary does: vl-convert aborts the whole process at one of them.
+_UNDRAWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _drawable(part: Any) -> Any:
+    """Return the specification with control characters as their symbols and half-characters as U+FFFD."""
+    if isinstance(part, str):
+        return _UNDRAWABLE.sub(
+            lambda found: chr(0x2400 + ord(found[0])) if ord(found[0]) < 0x20 else "\ufffd", part
+        )
+    if isinstance(part, list):
+        return [_drawable(entry) for entry in part]
+    if isinstance(part, dict):
+        return {_drawable(key): _drawable(value) for key, value in part.items()}
+    return part
+
+
+def _title(spec: dict[str, Any]) -> str:
+    title = spec.get("title", "")
+    text = title.get("text", "") if isinstance(title, dict) else title
+    return " ".join(map(str, text)) if isinstance(text, list) else str(text)
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _too_many(found: str) -> str:
+    return (
+        f"save_chart writes charts of at most {MAX_ROWS:,} rows; this one embeds {found}. "
+        "Aggregate the frame first (quantiles, binned densities)."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of an error that says what is wrong; Vega's is below a heading and above a stack."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if line.startswith("Error: ")), lines[0]).removeprefix("Error: ")
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file so that a reader sees all of the old one or all of the new one."""
+    unfinished = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,7 @@
+"""Texts to documents, documents to token windows."""
+
+from mechreg.corpus.documents import corpus_problems
+from mechreg.corpus.reading import read_corpus
+from mechreg.corpus.windows import tokenize
+
+__all__ = ["corpus_problems", "read_corpus", "tokenize"]

@@ -1,0 +1,140 @@
+"""Where texts come from: files, globs, lists, frames, the hub's data sets, the demo."""
+
+import glob
+import gzip
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from mechreg import miniatures
+from mechreg.corpus.documents import documents_frame, require_unique
+from mechreg.corpus.formats import SUFFIXES, read_table, reason
+from mechreg.schema import InputError, did_you_mean
+
+
+def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
+    """Return the documents frame of a corpus: doc (unique id), text, source, problem, annotations.
+
+    Text is read as UTF-8 (a byte-order mark is taken off) and not altered otherwise.
+
+    Parameters
+    ----------
+    corpus : str, Path, list of str, or DataFrame
+        "demo"; a file or glob of files, gzipped (.gz) or not: .txt (a document a file, its folder the source),
+        .jsonl, .csv, .parquet (a document a row) or .conllu (a document a ``# newdoc``, its text rebuilt from
+        the words); "datasets:NAME" or "datasets:NAME:CONFIG:SPLIT" of the Hugging Face hub; texts themselves;
+        or a frame.
+    text : str
+        The column of rows that holds the text. The id is in ``doc`` or ``id``, or is made of the file's name
+        and the row's number; the source is in ``source`` or ``genre``, or is the file's name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``problem`` is "" where a document is fine, else "empty", "whitespace" or "undecodable": such documents
+        stay in the frame, so that they can be reported, and are left out by `tokenize`. Other columns are kept
+        as annotations. From .conllu, ``words`` lists the start, end, upos and xpos of each word of the text; a
+        contraction is one word where its parts do not make up its letters ("du": "ADP+DET").
+
+    Raises
+    ------
+    InputError
+        No such file, an unknown kind of file, a malformed line, two documents of one id, or nothing usable.
+
+    Examples
+    --------
+    >>> read_corpus(["One text.", " "])[["doc", "problem"]].values.tolist()
+    [['text-0', ''], ['text-1', 'whitespace']]
+    """
+    if isinstance(corpus, pd.DataFrame):
+        documents = documents_frame(corpus, text=text, stem="row", where="The frame")
+    elif isinstance(corpus, list | tuple):
+        table = pd.DataFrame({"text": list(corpus)}, dtype=object)
+        documents = documents_frame(table, text="text", stem="text", where="The list")
+    elif isinstance(corpus, str) and corpus == "demo":
+        documents = _read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text")
+    elif isinstance(corpus, str) and corpus.startswith("datasets:"):
+        documents = _read_data_set(corpus, text=text)
+    elif isinstance(corpus, str | os.PathLike):
+        documents = _read_files(os.fspath(corpus), text=text)
+    else:
+        raise InputError(
+            "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list of str or a frame; "
+            f"got {type(corpus).__name__}."
+        )
+    require_unique(documents["doc"])
+    if documents["problem"].ne("").all():
+        counts = documents["problem"].value_counts().items()
+        read = ", ".join(f"{count} {problem}" for problem, count in counts) or "none"
+        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
+    return documents
+
+
+def _read_files(pattern: str, *, text: str) -> pd.DataFrame:
+    """Return the documents of a file, or of all files that a glob matches."""
+    pattern = os.path.expanduser(pattern)
+    if os.path.isdir(pattern):
+        raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
+    try:
+        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+    except ValueError:  # a character that no path can have
+        found = []
+    paths: dict[str, str] = {}
+    for path in found:
+        if not os.path.isdir(path):  # by its target: a link to a folder above brings a file again and again
+            paths.setdefault(os.path.realpath(path), os.path.abspath(path))
+    if not paths:
+        shown = repr(pattern if len(pattern) < 200 else f"{pattern[:60]} ...")
+        hint = did_you_mean(pattern, ["demo"])
+        raise InputError(f"There is no file {shown}; a text itself goes into a list, [text].{hint}")
+    # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
+    top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
+    parts = []
+    for path in paths.values():
+        stem = os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0]
+        parts.append(_read_file(path, stem=stem.replace(os.sep, "/"), text=text))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _read_file(path: str, *, stem: str, text: str) -> pd.DataFrame:
+    kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
+    if kind not in SUFFIXES:
+        raise InputError(
+            f"{path} is of no kind that read_corpus reads: {', '.join(SUFFIXES)}, or .gz of one."
+        )
+    if not os.path.isfile(path):
+        raise InputError(f"{path} cannot be read: there is no such file, or it is a pipe or a device.")
+    if kind in (".txt", ".conllu"):
+        text = "text"
+    try:
+        data = Path(path).read_bytes()
+        if path.endswith(".gz"):
+            data = gzip.decompress(data)
+        table = read_table(data, kind, stem=stem, text=text)
+        if kind == ".txt":
+            table["source"] = os.path.basename(os.path.dirname(path)) or stem
+        return documents_frame(table, text=text, stem=stem, where=path)
+    except InputError:
+        raise
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
+
+
+def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise InputError("A 'datasets:' corpus needs the library: pip install datasets.") from error
+    name, config, split = [*corpus.split(":", 3)[1:], "", ""][:3]
+    try:
+        table = load_dataset(name, config or None, split=split or "train").to_pandas()
+    except Exception as error:  # the library raises errors of a dozen kinds here
+        raise InputError(
+            f"The data set {name!r} cannot be had: {reason(error)}. Check the network and the name, "
+            "datasets:NAME:CONFIG:SPLIT."
+        ) from error
+    return documents_frame(table, text=text, stem=name.rstrip("/").split("/")[-1], where=repr(corpus))

@@ -1,0 +1,203 @@
+"""Documents to token windows, with token strings that a person can read."""
+
+import copy
+import logging
+import re
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from mechreg.corpus.documents import require_unique
+from mechreg.corpus.reading import read_corpus
+from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, require
+
+log = logging.getLogger("mechreg")
+
+
+def tokenize(
+    model: Any, documents: Any, *, prepend_bos: bool = False, n_ctx: int | None = None, spans: bool = False
+) -> pd.DataFrame:
+    """Return the token frame: every document cut into windows of at most the model's context.
+
+    Documents that cannot be read, or have no token, are left out and logged by id.
+
+    Parameters
+    ----------
+    model : TransformerLens model
+        Its ``tokenizer``, ``cfg.n_ctx`` and ``cfg.d_vocab`` are used.
+    documents : documents frame, or what `read_corpus` takes
+        A frame of ``doc`` and ``token_ids`` (a list of int per document) works without a tokenizer.
+    prepend_bos : bool
+        Each window then begins with one BOS token, which takes a place of its context; a BOS that the document
+        already begins with is not doubled. Nothing else is added, whatever the tokenizer is set to.
+    n_ctx : int, optional
+        Shorter windows than the model's context.
+    spans : bool
+        Adds ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for
+        an added BOS. A token that is a part of a character has the whole character's span.
+
+    Returns
+    -------
+    pandas.DataFrame
+        doc, window, position (within the window), token_id, token. Where a token is not whole UTF-8, its bytes
+        are shown, as in ``\\xe2\\x80``.
+
+    Raises
+    ------
+    InputError
+        No tokenizer, no BOS token, a window size that does not fit, ids that the model does not have, or no
+        document with a token.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> tokenize(load_model("mini-s"), ["A cat."])["token"].tolist()[0]
+    'A'
+    """
+    if not hasattr(model, "cfg"):
+        raise InputError(f"tokenize needs a model; got {type(model).__name__}. Use load_model(...) first.")
+    size = _window_size(model.cfg.n_ctx, n_ctx)
+    tokenizer = getattr(model, "tokenizer", None)
+    bos = _bos_id(tokenizer, size) if prepend_bos else None
+    docs, encoded = _encode(tokenizer, documents, spans=spans)
+    require_unique(docs)
+    if bos is not None:  # a document's own BOS is its first window's
+        encoded = [line[1:] if len(line) and line[0, 0] == bos else line for line in encoded]
+    lengths = np.array([len(line) for line in encoded], np.int64)
+    _warn(docs[lengths == 0], "have no token and are left out")
+    _warn(docs[lengths == 1], "have one token, so no lag")
+    if not lengths.sum():
+        raise InputError("No document has a token; there is nothing to run.")
+
+    names = ["token_id", "char_start", "char_end"] if spans else ["token_id"]
+    frame = pd.DataFrame(np.concatenate(encoded), columns=names)
+    _require_in_vocabulary(frame["token_id"], docs.repeat(lengths.tolist()), model.cfg.d_vocab)
+    place = np.concatenate([np.arange(length) for length in lengths])
+    step = size if bos is None else size - 1
+    frame.insert(0, "doc", np.repeat(np.arange(len(docs)), lengths))
+    frame.insert(1, "window", place // step)
+    frame.insert(2, "position", place % step)
+    if bos is not None:
+        added = dict.fromkeys(names, -1) | {"position": -1, "token_id": bos}
+        frame = pd.concat([frame, frame[frame["position"] == 0].assign(**added)])
+        frame = frame.sort_values(["doc", "window", "position"], ignore_index=True)
+        frame["position"] += 1
+    frame["doc"] = pd.Categorical(docs.iloc[frame["doc"]], categories=docs[lengths > 0])
+    frame.insert(4, "token", _token_strings(tokenizer, frame["token_id"].to_numpy()))
+    return frame.astype(TOKEN_COLUMNS)
+
+
+def _window_size(context: int, n_ctx: int | None) -> int:
+    if n_ctx is None:
+        return context
+    if isinstance(n_ctx, bool) or not isinstance(n_ctx, Integral) or not 1 <= n_ctx <= context:
+        raise InputError(
+            f"n_ctx must be a whole number from 1 to the model's context, {context}; got {n_ctx!r}."
+        )
+    return int(n_ctx)
+
+
+def _bos_id(tokenizer: Any, size: int) -> int:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None:
+        raise InputError("prepend_bos=True needs a tokenizer with a BOS token; this model has none.")
+    if size < 2:
+        raise InputError("prepend_bos=True needs windows of at least 2 tokens; n_ctx is 1.")
+    return int(bos)
+
+
+def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, list[Int[np.ndarray, "_ _"]]]:
+    """Return the usable documents' ids, and the tokens of each: a row of id, and with spans start and end."""
+    if isinstance(documents, pd.DataFrame) and "token_ids" in documents.columns:
+        require(documents, ("doc",), who="tokenize")
+        if spans:
+            raise InputError("spans=True needs texts; these documents are token_ids.")
+        docs = documents["doc"].astype("str")
+        return docs, [_given_ids(doc, line) for doc, line in zip(docs, documents["token_ids"], strict=True)]
+    if tokenizer is None:
+        raise InputError(
+            "The model has no tokenizer, so it cannot read text; load it with tokenizer=, or give a frame of "
+            "doc and token_ids."
+        )
+    if not (isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)):
+        documents = read_corpus(documents)
+    _warn(documents.loc[documents["problem"] != "", "doc"], "cannot be read and are left out")
+    usable = documents[documents["problem"] == ""]
+    return usable["doc"].astype("str"), _encode_texts(tokenizer, usable["text"].tolist(), spans=spans)
+
+
+def _encode_texts(tokenizer: Any, texts: list[str], *, spans: bool) -> list[Int[np.ndarray, "_ _"]]:
+    if not getattr(tokenizer, "is_fast", False):
+        if spans:
+            raise InputError("spans=True needs a fast tokenizer (transformers' Rust ones).")
+        off = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
+        return [np.array(ids, np.int64).reshape(-1, 1) for ids in tokenizer(texts, **off)["input_ids"]]
+    # A copy without what it was set to add, cut, pad or trim; the user's own stays as it was.
+    plain = copy.deepcopy(tokenizer.backend_tokenizer)
+    plain.no_padding()
+    plain.no_truncation()
+    plain.post_processor = None
+    encodings = plain.encode_batch(texts, add_special_tokens=False)
+    ids = [np.array(each.ids, np.int64).reshape(-1, 1) for each in encodings]
+    if not spans:
+        return ids
+    offsets = [np.array(each.offsets, np.int64).reshape(-1, 2) for each in encodings]
+    return [np.hstack(both) for both in zip(ids, offsets, strict=True)]
+
+
+def _given_ids(doc: str, line: Any) -> Int[np.ndarray, "_ 1"]:
+    try:
+        ids = np.asarray(line)
+    except ValueError:  # lists in the list
+        ids = np.empty((0, 0))
+    if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+        raise InputError(f"The token_ids of {doc!r} must be a list of whole numbers.")
+    return ids.astype(np.int64).reshape(-1, 1)
+
+
+def _require_in_vocabulary(ids: pd.Series, docs: pd.Series, d_vocab: int) -> None:
+    wrong = (ids < 0) | (ids >= d_vocab)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InputError(
+            f"The token id {ids.iloc[at]} of document {docs.iloc[at]!r} is not in the model's vocabulary of "
+            f"{d_vocab}; tokenize with the model's own tokenizer."
+        )
+
+
+# GPT-2's printable characters for bytes: those that print stand for themselves, the others follow from 256 on.
+_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+
+
+def _token_strings(tokenizer: Any, ids: Int[np.ndarray, " rows"]) -> np.ndarray:
+    """Return each token as a person reads it, found once for each distinct id."""
+    distinct, inverse = np.unique(ids, return_inverse=True)
+    pieces, added, is_byte_level = [None] * len(distinct), {}, False
+    if tokenizer is not None:
+        pieces, added = tokenizer.convert_ids_to_tokens(distinct.tolist()), tokenizer.get_added_vocab()
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        is_byte_level = "ByteLevel" in str(getattr(backend, "decoder", None))
+    shown = []
+    for token_id, piece in zip(distinct, pieces, strict=True):
+        if piece is None:
+            shown.append(f"[{token_id}]")
+        elif piece in added:
+            shown.append(piece)
+        elif is_byte_level and BYTE_OF.keys() >= set(piece):
+            shown.append(bytes(BYTE_OF[character] for character in piece).decode("utf-8", "backslashreplace"))
+        elif re.fullmatch("<0x[0-9A-F]{2}>", piece):  # SentencePiece's way to write a byte
+            shown.append(bytes([int(piece[3:5], 16)]).decode("utf-8", "backslashreplace"))
+        else:
+            shown.append(piece.replace("▁", " "))
+    return np.array(shown, dtype=object)[inverse]
+
+
+def _warn(docs: pd.Series, what: str) -> None:
+    if len(docs):
+        listed = ", ".join(docs[:5]) + (" ..." if len(docs) > 5 else "")
+        log.warning("%d documents %s: %s", len(docs), what, listed)

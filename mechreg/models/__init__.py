@@ -1,0 +1,36 @@
+"""Models: load one, look at it, and know what was loaded; the only module that imports TransformerLens."""
+
+from mechreg.models.backends import hooked_transformer_class
+from mechreg.models.describing import ModelDescription, describe_model
+from mechreg.models.identity import (
+    HOOK_POINTS,
+    LoadRecord,
+    is_bridge,
+    is_transformer_lens_model,
+    record_of,
+    tokenizer_hash,
+    weight_hash,
+)
+from mechreg.models.loading import (
+    load_model,
+    load_reference,
+    model_label,
+    require_loadable,
+)
+
+__all__ = [
+    "HOOK_POINTS",
+    "LoadRecord",
+    "ModelDescription",
+    "describe_model",
+    "hooked_transformer_class",
+    "is_bridge",
+    "is_transformer_lens_model",
+    "load_model",
+    "load_reference",
+    "model_label",
+    "record_of",
+    "require_loadable",
+    "tokenizer_hash",
+    "weight_hash",
+]

@@ -1,0 +1,118 @@
+"""What a model in hand is: its load record, its hook points, and the hashes that tell two models apart."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mechreg.schema import FOLDED_SUFFIX, InputError
+
+# Name of a hook -> where TransformerLens has it, its axes; in the order in which a block computes them.
+HOOK_POINTS = {
+    "resid_pre": ("hook_resid_pre", "batch pos d_model"),
+    "z": ("attn.hook_z", "batch pos head d_head"),
+    "result": ("attn.hook_result", "batch pos head d_model"),
+    "attn_out": ("hook_attn_out", "batch pos d_model"),
+    "resid_mid": ("hook_resid_mid", "batch pos d_model"),
+    "mlp_out": ("hook_mlp_out", "batch pos d_model"),
+    "resid_post": ("hook_resid_post", "batch pos d_model"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRecord:
+    """What was loaded, and how; kept on the model, written to a run's provenance."""
+
+    name: str
+    source: str
+    revision: str | None
+    commit: str | None
+    backend: str
+    processing: str
+    dtype: str
+    device: str
+
+
+def is_transformer_lens_model(model: object) -> bool:
+    """Return whether an object has what mechreg needs of TransformerLens: ``run_with_cache`` and ``cfg``."""
+    return hasattr(model, "run_with_cache") and hasattr(model, "cfg")
+
+
+def is_bridge(model: Any) -> bool:
+    """Return whether a TransformerLens model is a TransformerBridge, which runs a Hugging Face model inside."""
+    return hasattr(model, "original_model")
+
+
+def record_of(model: Any) -> LoadRecord:
+    """Return what is known of a model: its load record, or for a model made elsewhere what it shows itself.
+
+    Raises
+    ------
+    InputError
+        The object is not a TransformerLens model.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> record_of(load_model("mini-s", backend="bridge")).backend
+    'bridge'
+    """
+    if not is_transformer_lens_model(model):
+        raise InputError(
+            f"A TransformerLens model is needed; got {type(model).__name__}. Use load_model(...) first."
+        )
+    record = getattr(model, "_mechreg_record", None)
+    if record is not None:
+        return record
+    folded = _has_centred_weights(model)
+    name = str(getattr(model.cfg, "model_name", None) or type(model).__name__)
+    parameter = next(iter(model.parameters()))
+    return LoadRecord(
+        name=name + FOLDED_SUFFIX if folded and not name.endswith(FOLDED_SUFFIX) else name,
+        source=str(getattr(model.cfg, "tokenizer_name", None) or name),
+        revision=None,
+        commit=None,
+        backend="bridge" if is_bridge(model) else "hooked",
+        processing="folded" if folded else "raw",
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+    )
+
+
+def weight_hash(model: Any) -> str:
+    """Return the SHA-256 of all weights, by name: two models of a class with one hash have the same numbers."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.named_parameters()):
+        digest.update(key.encode())
+        # Bytes, so that bfloat16, which numpy does not know, is hashed too.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_hash(model: Any) -> str | None:
+    """Return the SHA-256 of the tokenizer's vocabulary and rules, or None where there is no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    plain = copy.deepcopy(backend)
+    plain.no_padding()
+    plain.no_truncation()
+    return hashlib.sha256(plain.to_str().encode()).hexdigest()
+
+
+def _has_centred_weights(model: Any) -> bool:
+    """Return whether a model's weights were processed, as HookedTransformer's defaults do.
+
+    Centring the writing weights makes every row of W_O sum to zero over d_model, which no training does; so
+    the weights themselves say it (``ProcessWeights.center_writing_weights`` in TransformerLens).
+    """
+    blocks = getattr(model, "blocks", [])
+    if not len(blocks) or not hasattr(blocks[0], "attn") or not hasattr(blocks[0].attn, "W_O"):
+        return False
+    w_o = blocks[0].attn.W_O.detach().float()
+    return bool(w_o.mean(dim=-1).abs().max() < 1e-3 * w_o.abs().mean())

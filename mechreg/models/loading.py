@@ -1,0 +1,257 @@
+"""Load a model: a Hugging Face model in, a TransformerLens model out whose numbers are Hugging Face's own."""
+
+import copy
+import weakref
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
+from mechreg.models.identity import LoadRecord, is_transformer_lens_model, record_of
+from mechreg.models.sources import (
+    copied,
+    find_commit,
+    first_line,
+    quiet,
+    read_config,
+    read_tokenizer,
+    read_weights,
+    require_causal,
+    resolve,
+)
+from mechreg.schema import (
+    FOLDED_SUFFIX,
+    Backend,
+    Dtype,
+    InputError,
+    ModelError,
+    Processing,
+    require_option,
+)
+
+
+def load_model(
+    name_or_path_or_hf_model: Any,
+    *,
+    backend: Backend = "auto",
+    processing: Processing = "raw",
+    dtype: Dtype = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    tokenizer: Any = None,
+    name: str | None = None,
+) -> Any:
+    """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
+
+    Parameters
+    ----------
+    name_or_path_or_hf_model : str, Path, Hugging Face model or TransformerLens model
+        A hub name ("gpt2"), a folder, a miniature ("mini-s"), or a model object. A Hugging Face object is
+        copied, never altered; a TransformerLens object is returned as it is, and takes no options.
+    backend : {"auto", "hooked", "bridge"}
+        HookedTransformer (TransformerLens 3 only) or TransformerBridge. "auto" takes hooked where it can hold
+        the model and bridge elsewhere.
+    processing : {"raw", "folded"}
+        "folded" is TransformerLens' processing (layer norms folded, writing weights centred); it changes
+        attn_out norms by several percent, and the model's name says so ("gpt2[folded]").
+    dtype : {"float32", "float64", "bfloat16", "float16"}
+    device : str
+        "auto" is cuda where there is one, else cpu.
+    revision : str, optional
+        Branch, tag or commit of the hub repository.
+    tokenizer : transformers tokenizer, optional
+        For a model object, or a folder without one; a copy is kept.
+    name : str, optional
+        What the model is called in frames; by default the hub name or the folder's.
+
+    Returns
+    -------
+    transformer_lens.HookedTransformer or transformer_lens.model_bridge.TransformerBridge
+        Safetensors are read where there are any, pickles only with torch's loader that runs no code, and code
+        of a repository never. No BOS is prepended unless asked for.
+
+    Raises
+    ------
+    InputError
+        An option has no such value or does not apply, or a folder is not there.
+    ModelError
+        The model cannot be had, is incomplete, needs remote code, or does not fit the backend.
+
+    Examples
+    --------
+    >>> model = load_model("mini-s")
+    >>> model.cfg.n_layers, model.cfg.d_model
+    (4, 64)
+    """
+    require_option(backend, get_args(Backend), name="backend")
+    require_option(processing, get_args(Processing), name="processing")
+    require_option(dtype, get_args(Dtype), name="dtype")
+    given: Any = name_or_path_or_hf_model
+    if is_transformer_lens_model(given):
+        options = (backend, processing, dtype, device, revision, tokenizer, name)
+        if options != ("auto", "raw", "float32", "auto", None, None, None):
+            raise InputError(
+                "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
+                "folder or Hugging Face model that it was made from."
+            )
+        return given
+
+    device = _device(device)
+    torch_dtype = getattr(torch, dtype)
+    folded = processing == "folded"
+    label = model_label(given, name=name) + (FOLDED_SUFFIX if folded else "")
+    is_object = not isinstance(given, str | Path)
+    # Both libraries draw random weights before they load the real ones.
+    with torch.random.fork_rng(), quiet():
+        if is_object:
+            source, commit = f"a {type(given).__name__} in memory", None
+            if revision is not None:
+                raise InputError("revision= is for hub names; a model object is what it is.")
+            require_causal(given.config, source)
+            backend = choose_backend(backend, given.config, source)
+            hf_model = copied(given, torch_dtype, "cpu")
+        else:
+            source = resolve(given)
+            commit = find_commit(source, revision)
+            backend = choose_backend(backend, read_config(source, commit), source)
+            hf_model = read_weights(source, commit, torch_dtype)
+            tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
+        if backend == "bridge":
+            model = bridge_of(hf_model, source, torch_dtype, folded=folded)
+        elif hf_model.config.model_type == "gpt2":
+            model = hooked_gpt2(hf_model, source, torch_dtype, folded=folded)
+        else:
+            model = hooked_by_name(hf_model, source, commit, torch_dtype, folded=folded)
+        del hf_model
+        torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
+    model.cfg.device = device
+    model.cfg.model_name = label
+    model.cfg.default_prepend_bos = False
+    _give_tokenizer(model, tokenizer)
+    model.eval().requires_grad_(False)
+    model._mechreg_record = LoadRecord(
+        name=label,
+        source=source,
+        revision=revision,
+        commit=commit,
+        backend=backend,
+        processing=processing,
+        dtype=dtype,
+        device=device,
+    )
+    if is_object:  # weakly, so that a user who lets the original go has its memory back
+        model._mechreg_original = weakref.ref(given)
+    return model
+
+
+def model_label(model: Any, *, name: str | None = None) -> str:
+    """Return what a model is called in frames, before it is loaded or after.
+
+    Parameters
+    ----------
+    model : str, Path or model
+        Anything that `load_model` takes.
+    name : str, optional
+        Taken instead, where it is given.
+
+    Raises
+    ------
+    InputError
+        Not something that `load_model` takes, or a folder that is not there.
+
+    Examples
+    --------
+    >>> model_label("mini-s")
+    'mini-s'
+    """
+    if is_transformer_lens_model(model):
+        return record_of(model).name
+    if isinstance(model, str | Path):
+        source = resolve(model)
+        return name or (Path(source).name if Path(source).is_dir() else source)
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        raise InputError(
+            "load_model needs a hub name, a folder, a miniature's name, a Hugging Face causal language model "
+            f"(one with its lm_head) or a TransformerLens model; got {type(model).__name__}."
+        )
+    return name or Path(model.config._name_or_path or type(model).__name__).name
+
+
+def require_loadable(name_or_path: str | Path, *, backend: Backend = "auto") -> None:
+    """Check all that can be known of a model without its weights: it is there, and the backend can hold it.
+
+    Raises
+    ------
+    InputError, ModelError
+        As in `load_model`.
+
+    Examples
+    --------
+    >>> require_loadable("mini-s")
+    """
+    require_option(backend, get_args(Backend), name="backend")
+    with quiet():
+        source = resolve(name_or_path)
+        choose_backend(backend, read_config(source, find_commit(source, None)), source)
+
+
+def load_reference(model: Any, original: Any = None) -> Any:
+    """Return the raw Hugging Face model that a model was made from, loaded or copied again, for comparison.
+
+    Parameters
+    ----------
+    model : TransformerLens model
+    original : transformers model, optional
+        Where it is known: a copy of it is returned.
+
+    Raises
+    ------
+    ModelError
+        Where it came from is not known or not to be had; pass the Hugging Face model to the check instead.
+
+    Examples
+    --------
+    >>> type(load_reference(load_model("mini-s"))).__name__
+    'GPT2LMHeadModel'
+    """
+    record = record_of(model)
+    dtype = getattr(torch, record.dtype)
+    made_from = getattr(model, "_mechreg_original", None)
+    if original is None and made_from is not None:
+        original = made_from()
+        if original is None:
+            raise ModelError(f"The Hugging Face model that {record.name} was made from is gone from memory.")
+    if original is not None:
+        return copied(original, dtype, record.device)
+    with torch.random.fork_rng(), quiet():
+        reference = read_weights(resolve(record.source), record.commit, dtype)
+    return reference.to(record.device)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={device!r} cannot be used here ({first_line(error)}); try 'cpu'."
+        ) from error
+    return device
+
+
+def _give_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Put a copy of the tokenizer on the model, with what TransformerLens' own methods need of it."""
+    model.tokenizer = None  # given one in another's place, the bridge loads it again and cuts d_vocab to it
+    if tokenizer is None:
+        return
+    model.tokenizer = tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    ids = tokenizer.encode("a")
+    model.cfg.tokenizer_prepends_bos = len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+    model.cfg.tokenizer_appends_eos = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id

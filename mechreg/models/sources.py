@@ -1,0 +1,183 @@
+"""Where a model comes from: a folder, a miniature or the hub, read with transformers and nothing executed."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechreg import miniatures
+from mechreg.schema import InputError, MechregError, ModelError, did_you_mean
+
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+def resolve(source: str | Path) -> str:
+    """Return a folder's absolute path, or a hub name in full where TransformerLens has a short one for it."""
+    text = str(source)
+    is_miniature = text in miniatures.NAMES
+    path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"The folder {str(path)!r} has no config.json; it is not a Hugging Face model.")
+        return str(path.resolve())
+    looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
+    if is_miniature or isinstance(source, Path) or looks_like_a_path:
+        raise InputError(f"There is no model folder {str(path)!r}.")
+    if path.exists():
+        raise InputError(f"{text!r} is a file; load_model needs the folder that holds config.json.")
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)
+
+
+def find_commit(source: str, revision: str | None) -> str | None:
+    """Return the commit that a hub name's revision is now, None of a folder; all is then read of that commit."""
+    if Path(source).is_dir():
+        if revision is not None:
+            raise InputError("revision= is for hub names; a folder has only what is in it.")
+        return None
+    from transformers.utils import cached_file
+
+    with _explained(source):
+        return Path(
+            cached_file(source, "config.json", revision=revision)
+        ).parent.name  # snapshots/<commit>/...
+
+
+def read_config(source: str, commit: str | None) -> Any:
+    """Return a model's config; one that asks for code of its own, or is no causal model, is refused."""
+    from transformers import AutoConfig
+
+    with _explained(source):
+        config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
+    if getattr(config, "auto_map", None):
+        # transformers would quietly take its own class of that type, which may compute something else.
+        raise ModelError(
+            f"{source!r} names code of its own to run (auto_map), which mechreg does not execute."
+        )
+    require_causal(config, source)
+    return config
+
+
+def require_causal(config: Any, source: str) -> None:
+    """Check that a config is not one of a model that reads its text in both directions."""
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if getattr(config, "is_encoder_decoder", False) or "MaskedLM" in architecture:
+        raise ModelError(
+            f"{source!r} is a {architecture or 'encoder-decoder'}; mechreg reads causal language models."
+        )
+    if config.model_type == "gpt2" and getattr(config, "add_cross_attention", False):
+        raise ModelError(f"{source!r} is a GPT-2 with cross-attention; mechreg reads models of one text.")
+
+
+def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
+    """Return the Hugging Face model of a folder or hub name, in evaluation mode.
+
+    Safetensors are taken where there are any; pickles only by torch's loader that runs no code
+    (``weights_only=True``, the default of transformers 5).
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _explained(source), _no_conversion_request():
+        hf_model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=commit,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused just below, by name
+        )
+    wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+    if wrong:  # transformers fills them with random numbers
+        raise ModelError(
+            f"The weights of {source!r} are incomplete or of another shape than its config says: "
+            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}."
+        )
+    return hf_model.eval()
+
+
+def copied(hf_model: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
+    """Return a user's Hugging Face model once more, in evaluation mode, without the hooks they put on it."""
+    copy = deepcopy(hf_model).to(device=device, dtype=dtype).eval()
+    for module in copy.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return copy
+
+
+def read_tokenizer(source: str, commit: str | None) -> Any:
+    """Return the tokenizer, or None where there is none: transformers would make up an empty one."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    with _explained(source):
+        options = {"revision": commit, "_raise_exceptions_for_missing_entries": False}
+        if not any(cached_file(source, file, **options) for file in TOKENIZER_FILES):
+            return None
+        return AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' prints off standard output, and their progress bars and deprecation notes away."""
+    from transformers.utils import logging as transformers_logging
+
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def _explained(source: str) -> Iterator[None]:
+    """Turn what the libraries raise while loading into one sentence with a remedy."""
+    try:
+        yield
+    except MechregError:
+        raise
+    except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{source!r} needs code from its repository to run, which mechreg does not execute."
+            ) from error
+        if Path(source).is_dir():
+            raise ModelError(f"The model folder {source!r} cannot be loaded: {reason}") from error
+        hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
+        raise ModelError(
+            f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
+            f"{reason} Check the name and the network, or give a local folder.{hint}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_conversion_request() -> Iterator[None]:
+    """Keep transformers from asking the hub, in a background thread, to convert a repository's pickles."""
+    key = "DISABLE_SAFETENSORS_CONVERSION"
+    before = os.environ.get(key)
+    os.environ[key] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before

@@ -1,0 +1,21 @@
+"""Norms: token windows in, one norm per hook point, layer and token out, reduced while the model runs."""
+
+from mechreg.norms.extraction import extract_norms
+from mechreg.norms.reduction import (
+    BATCH_TOKENS,
+    active_dropouts,
+    head_norms,
+    known_hooks,
+    vector_norms,
+    window_norms,
+)
+
+__all__ = [
+    "BATCH_TOKENS",
+    "active_dropouts",
+    "extract_norms",
+    "head_norms",
+    "known_hooks",
+    "vector_norms",
+    "window_norms",
+]

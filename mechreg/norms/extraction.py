@@ -1,0 +1,138 @@
+"""Texts and models in, a tidy norm frame out."""
+
+import gc
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mechreg.corpus import read_corpus, tokenize
+from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
+from mechreg.norms.reduction import BATCH_TOKENS, is_per_head, known_hooks, window_norms
+from mechreg.schema import NORM_COLUMNS, InputError
+
+
+def extract_norms(
+    models: Any,
+    documents: Any,
+    *,
+    hooks: Sequence[str] = ("attn_out",),
+    batch_tokens: int = BATCH_TOKENS,
+    prepend_bos: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return the L2 norm of one vector per token at every layer of the hook points, for one or several models.
+
+    The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens; the
+    run stops after the last hook point wanted, so that no logits are computed.
+
+    Parameters
+    ----------
+    models : model, name, path, or a sequence of them
+        Anything that `load_model` takes. Names and paths are loaded when their turn comes and freed after it.
+    documents : documents frame, list of str, path, or token frame
+        What `read_corpus` takes or gives, or what `tokenize` gives (its windows are then taken as they are).
+    hooks : sequence of str
+        Of resid_pre, attn_out, resid_mid, mlp_out, resid_post (one vector of d_model per token), z and result
+        (one per head: the frame then has a ``head`` column, -1 at the other hooks).
+    batch_tokens : int
+        Tokens in a batch, right padding included; a window longer than this is a batch of its own.
+    prepend_bos : bool
+    progress : bool
+        A bar on standard error, where that is a terminal.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The norm frame: model, hook, layer, (head,) depth, doc, window, position, token_id, norm (float32).
+
+    Raises
+    ------
+    InputError
+        An unknown hook, no model, two models of one name, or documents that cannot be used.
+    ModelError
+        A hook point did not fire exactly once in a layer, or dropout is on.
+    NumericalError
+        An activation is NaN or infinite; names the model, hook, layer, document and position.
+
+    Examples
+    --------
+    >>> norms = extract_norms("mini-s", ["The cat sat on the mat and looked at the moon."])
+    >>> norms.groupby("layer").size().nunique(), float(norms["depth"].min())
+    (1, 0.125)
+    """
+    hooks = known_hooks(hooks)
+    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
+        raise InputError(f"batch_tokens must be a positive whole number; got {batch_tokens!r}.")
+    entries = _as_list(models)
+    _require_distinct([model_label(entry) for entry in entries])
+    are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
+    if are_tokens and prepend_bos:
+        raise InputError("prepend_bos=True is for texts; tokenize(..., prepend_bos=True) makes such windows.")
+    if not isinstance(documents, pd.DataFrame):
+        documents = read_corpus(documents)
+    frames: list[pd.DataFrame] = []
+    for entry in entries:
+        model = load_model(entry)
+        tokens = documents if are_tokens else tokenize(model, documents, prepend_bos=prepend_bos)
+        values = window_norms(model, tokens, hooks=hooks, batch_tokens=batch_tokens, progress=progress)
+        frames.append(_norm_frame(record_of(model).name, tokens, values))
+        del model, values
+        if not is_transformer_lens_model(entry):
+            gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room
+    return frames[0] if len(frames) == 1 else _stacked(frames)
+
+
+def _norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
+    keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})
+    with_heads = any(is_per_head(hook) for hook in values)
+    frames = []
+    for hook, norms in values.items():
+        heads = np.arange(norms.shape[1]) if is_per_head(hook) else np.array([-1])
+        n_layers, rows = len(norms), len(norms) * len(heads) * len(keys)
+        layer = np.repeat(np.arange(n_layers), len(heads) * len(keys))
+        frame = pd.concat([keys] * (n_layers * len(heads)), ignore_index=True).assign(
+            model=pd.Categorical([name]).repeat(rows),
+            hook=pd.Categorical([hook]).repeat(rows),
+            layer=layer,
+            head=np.tile(np.repeat(heads, len(keys)), n_layers).astype("int16"),
+            depth=(layer + 0.5) / n_layers,
+            norm=norms.reshape(-1),
+        )
+        columns = list(NORM_COLUMNS)
+        if with_heads:
+            columns.insert(columns.index("layer") + 1, "head")
+        frames.append(frame[columns].astype(NORM_COLUMNS))
+    return frames[0] if len(frames) == 1 else _stacked(frames)
+
+
+def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return frames on top of each other; concat makes strings of categories that are not the same."""
+    united = {}
+    for key in ("model", "hook", "doc"):
+        united[key] = list(dict.fromkeys(name for frame in frames for name in frame[key].cat.categories))
+    same = [
+        frame.assign(**{key: frame[key].cat.set_categories(names) for key, names in united.items()})
+        for frame in frames
+    ]
+    return pd.concat(same, ignore_index=True)
+
+
+def _as_list(models: Any) -> list[Any]:
+    is_many = isinstance(models, Iterable) and not isinstance(models, str | torch.nn.Module)
+    entries = list(models) if is_many else [models]
+    if not entries:
+        raise InputError("extract_norms needs at least one model; got an empty list.")
+    return entries
+
+
+def _require_distinct(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"Two models are called {name!r}, and their norms would be mixed; load one with "
+                "load_model(..., name=), or set cfg.model_name of one that you made yourself."
+            )

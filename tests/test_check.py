@@ -1,0 +1,223 @@
+"""check_model passes on sound models, and sees each of them broken on purpose."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mechreg import check
+from mechreg.check import TOLERANCES, check_model, hugging_face_norms
+from mechreg.corpus import tokenize
+from mechreg.models import HOOK_POINTS, load_model, load_reference
+from mechreg.schema import InputError, ModelError
+
+pytestmark = pytest.mark.models
+
+CHECKS = [
+    "no dropout is on",
+    "every hook fires once a layer",
+    "Hugging Face parity",
+    "ragged batch equals one by one",
+    "same again on repeat",
+    "a changed token leaves those before alone",
+    "a changed token moves its own norms",
+    "BOS only when asked",
+]
+
+
+@pytest.fixture
+def model(backend, tiny):
+    return load_model(tiny, backend=backend)
+
+
+def failed(table):
+    return set(table.loc[~table["passed"], "check"])
+
+
+def test_a_sound_model_passes_at_every_hook_point(model):
+    table = check_model(model, hooks=tuple(HOOK_POINTS))
+    assert table["check"].tolist() == CHECKS
+    assert failed(table) == set()
+    assert table.columns.tolist() == ["check", "passed", "value", "tolerance", "detail"]
+    assert 0 < table["value"][2] < 2e-6  # two ways of computing, not one compared with itself
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_tolerances_of_other_precisions(backend, tiny, dtype):
+    table = check_model(load_model(tiny, backend=backend, dtype=dtype))
+    assert failed(table) == set()
+    assert table["tolerance"][2] == TOLERANCES[dtype]
+
+
+def test_other_architectures_and_models_without_tokenizer(save_llama, make_neox, save_gpt2):
+    neox = make_neox()
+    assert failed(check_model(save_llama(), hooks=tuple(HOOK_POINTS))) == set()
+    assert failed(check_model(load_model(neox), hooks=("attn_out", "mlp_out", "z", "resid_post"))) == set()
+    table = check_model(save_gpt2(with_tokenizer=False))
+    assert failed(table) == set()
+    assert table["detail"].iloc[-1] == "no tokenizer"
+
+
+def test_the_same_seed_gives_the_same_table(model):
+    pd.testing.assert_frame_equal(check_model(model, seed=1), check_model(model, seed=1))
+
+
+def test_folded_weights_are_seen(backend, tiny):
+    table = check_model(load_model(tiny, backend=backend, processing="folded"))
+    assert failed(table) == {"Hugging Face parity"}
+    assert table["value"][2] > 1e-3
+
+
+@pytest.mark.parametrize("scale", [1 + 1e-5, -1.0])
+def test_a_changed_weight_is_seen_where_it_shows(model, scale):
+    with torch.no_grad():
+        model.blocks[1].attn.W_O.mul_(scale) if scale > 0 else model.blocks[1].attn.b_O.mul_(scale)
+    table = check_model(model, hooks=("attn_out",))
+    assert failed(table) == {"Hugging Face parity"}
+    assert "attn_out, layer" in table["detail"][2]
+
+
+def test_padding_on_the_left_is_seen(model, monkeypatch):
+    forward = type(model).forward
+
+    def pad_left(self, tokens, *args, **kwargs):
+        rolled = [torch.roll(row, len(row) - int(row.nonzero().max()) - 1) for row in tokens]
+        return forward(self, torch.stack(rolled), *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", pad_left)
+    assert failed(check_model(model)) >= {"Hugging Face parity", "ragged batch equals one by one"}
+
+
+def test_a_dead_hook_is_seen(model):
+    point = model.hook_dict["blocks.1.hook_mlp_out"]
+    point.__class__ = type("Dead", (type(point),), {"__call__": lambda self, value: value})
+    assert failed(check_model(model)) == set()  # it was not asked for
+    table = check_model(model, hooks=("mlp_out",))
+    assert failed(table) == {"every hook fires once a layer"}
+    assert "'mlp_out' of layer 1 fired not at all" in table["detail"].iloc[-1]
+
+
+def test_dropout_is_seen(make_gpt2):
+    original = make_gpt2()
+    model = load_model(original, backend="bridge")
+    assert failed(check_model(model)) == set()
+    model.train()
+    table = check_model(model)
+    assert failed(table) == {"no dropout is on"}
+    assert "dropout" in table["detail"][0]
+
+
+def test_numbers_that_change_from_run_to_run_are_seen(model):
+    def jitter(module, inputs, output):
+        return output * (1 + 1e-3 * torch.rand(()))
+
+    model.blocks[0].ln1.register_forward_hook(jitter)
+    with torch.random.fork_rng():
+        assert failed(check_model(model)) >= {"Hugging Face parity", "same again on repeat"}
+
+
+def break_causality(model):
+    for block in model.blocks:
+        mask = (
+            "apply_causal_mask"
+            if hasattr(block.attn, "apply_causal_mask")
+            else "_apply_reconstruct_attention_mask"
+        )
+        assert hasattr(block.attn, mask)
+        setattr(block.attn, mask, lambda attn_scores, *args, **kwargs: attn_scores)
+
+
+def test_a_model_that_looks_ahead_is_seen(model):
+    break_causality(model)
+    assert failed(check_model(model)) >= {
+        "Hugging Face parity",
+        "ragged batch equals one by one",
+        "a changed token leaves those before alone",
+    }
+
+
+def test_a_model_that_looks_ahead_as_its_reference_does_is_seen_too(tiny, monkeypatch):
+    # Parity is no help where both are wrong alike.
+    model = load_model(tiny, backend="bridge")
+    break_causality(model)
+    monkeypatch.setattr(
+        check,
+        "hugging_face_norms",
+        lambda reference, tokens, hooks: check.window_norms(model, tokens, hooks=hooks),
+    )
+    assert "a changed token leaves those before alone" in failed(check_model(model))
+
+
+def test_a_model_that_does_not_look_at_its_tokens_is_seen(model):
+    with torch.no_grad():
+        model.embed.W_E.zero_()
+    assert failed(check_model(model)) >= {"Hugging Face parity", "a changed token moves its own norms"}
+
+
+@pytest.mark.parametrize("when", ["unasked", "asked"])
+def test_a_second_bos_is_seen(model, monkeypatch, when):
+    def tokenize_with_another(model, texts, *, prepend_bos):
+        tokens = tokenize(model, texts, prepend_bos=prepend_bos)
+        return (
+            pd.concat([tokens.iloc[:1].assign(token_id=0), tokens])
+            if prepend_bos == (when == "asked")
+            else tokens
+        )
+
+    monkeypatch.setattr(check, "tokenize", tokenize_with_another)
+    table = check_model(model)
+    assert failed(table) == {"BOS only when asked"}
+    assert table["value"].iloc[-1] == (1 if when == "unasked" else 2)
+
+
+def test_weights_that_are_not_finite_are_seen(model):
+    with torch.no_grad():
+        model.blocks[2].attn.b_O[3] = float("nan")
+    table = check_model(model)
+    assert failed(table) == {"all norms are finite"}
+    assert "layer 2" in table["detail"].iloc[-1]
+
+
+def test_hugging_face_norms_come_from_plain_hooks_of_the_attention(tiny, make_windows):
+    reference = load_reference(load_model(tiny))
+    tokens = make_windows([4, 7])
+    heard = []
+    handle = reference.transformer.h[2].attn.register_forward_hook(lambda m, a, out: heard.append(out[0][0]))
+    norms = hugging_face_norms(reference, tokens)["attn_out"]
+    handle.remove()
+    expected = torch.cat([value.norm(dim=-1) for value in heard])
+    np.testing.assert_allclose(norms[2], expected, rtol=1e-6)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in reference.modules())
+
+
+def test_a_reference_is_given_and_copied(model, make_gpt2):
+    original = make_gpt2().double().train()
+    assert failed(check_model(model, reference=original)) == set()
+    assert original.training
+    assert original.dtype == torch.float64
+    assert failed(check_model(model, reference=make_gpt2(seed=5))) == {"Hugging Face parity"}
+
+
+def test_a_model_of_unknown_origin_needs_a_reference(make_gpt2):
+    original = make_gpt2()
+    model = load_model(original, name="mine")
+    del original
+    with pytest.raises(ModelError, match=r"nothing to compare mine with; give reference="):
+        check_model(model)
+    assert failed(check_model(model, reference=make_gpt2())) == set()
+
+
+def test_parts_that_have_no_known_name_are_named(model, make_gpt2):
+    reference = make_gpt2()
+    for block in reference.transformer.h:
+        block.feed, block._modules["mlp"] = block.mlp, None
+        del block._modules["mlp"]
+    with pytest.raises(ModelError, match=r"GPT2Block has no mlp called mlp; give check_model hooks"):
+        check_model(model, reference=reference, hooks=("mlp_out",))
+    with pytest.raises(ModelError, match="no list of blocks with an attention"):
+        check_model(model, reference=torch.nn.Sequential())
+
+
+def test_unknown_hooks_are_refused(model):
+    with pytest.raises(InputError, match="hooks must be one of"):
+        check_model(model, hooks=("attn_aut",))

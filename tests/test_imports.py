@@ -1,0 +1,224 @@
+"""Imports go one way: who may import whom, what stays lazy, and how long the command line takes to start.
+
+The table below is the design's. Times are the best of five fresh processes, since a busy machine makes single ones
+late; the limits are the design's promises, 1 s for ``import mechreg`` and 0.7 s for ``mechreg --help``.
+"""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mechreg
+
+PACKAGE = Path(mechreg.__file__).parent
+LINES = 400
+
+# In the order of the street: a module never imports one that stands below it.
+MAY_IMPORT: dict[str, set[str]] = {
+    "schema": set(),
+    "miniatures": set(),
+    "spec": {"schema"},
+    "models": {"schema", "miniatures"},
+    "corpus": {"schema", "miniatures"},
+    "norms": {"schema", "models", "corpus"},
+    "check": {"schema", "models", "corpus", "norms"},
+    "lags": {"schema"},
+    "moments": {"schema"},
+    "fits": {"schema", "moments"},
+    "universality": {"schema", "moments"},
+    "interventions": {"schema", "models", "corpus", "norms"},
+}
+MAY_IMPORT["nulls"] = set(MAY_IMPORT)
+MAY_IMPORT["charts"] = {"schema"}
+MAY_IMPORT["report"] = {"schema", "charts"}
+MAY_IMPORT["store"] = {"schema", "spec"}
+MAY_IMPORT["run"] = set(MAY_IMPORT)
+MAY_IMPORT["cluster"] = {"run"}
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
+MAY_IMPORT["__main__"] = {"cli"}
+MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
+
+NEED_ONLY_FRAMES = (
+    "schema", "spec", "lags", "moments", "fits", "universality", "charts", "report", "store",
+)  # fmt: skip
+KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path, package: Path = PACKAGE) -> str:
+    """Return the module of the design that a file belongs to: a folder is one module."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path, package: Path = PACKAGE) -> set[str]:
+    """Return the dotted names that a file imports anywhere in it, also inside functions."""
+    here = ["mechreg", *path.relative_to(package).with_suffix("").parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = here[: -node.level] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours_of(path: Path, package: Path = PACKAGE) -> set[str]:
+    """Return the modules of ours that a file imports; a public name counts as the module that has it."""
+    names = {name.split(".")[1] for name in imports_of(path, package) if name.startswith("mechreg.")}
+    return {mechreg._PUBLIC.get(name, name) for name in names} - {"__version__"}
+
+
+def wrong_imports(path: Path, package: Path = PACKAGE) -> set[str]:
+    module = module_of(path, package)
+    return ours_of(path, package) - MAY_IMPORT[module] - {module}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_the_table_itself_goes_one_way():
+    order = list(MAY_IMPORT)
+    for module, allowed in MAY_IMPORT.items():
+        assert allowed <= set(order[: order.index(module)])
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_module_imports_only_what_the_table_allows(path):
+    assert module_of(path) in MAY_IMPORT, f"{relative(path)} is in no row of the design's table"
+    assert wrong_imports(path) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "wrong"),
+    [
+        ("charts.py", "from mechreg.fits import fit_lagged", {"fits"}),
+        ("charts/bars.py", "from mechreg import fits", {"fits"}),
+        ("charts/bars.py", "from ..fits import fit_lagged", {"fits"}),
+        (
+            "charts/bars.py",
+            "from .theme import INK\nfrom . import theme\nfrom mechreg.charts import theme",
+            set(),
+        ),
+        ("charts.py", "from mechreg import fit_lagged", {"fits"}),
+        ("charts.py", "import mechreg.fits", {"fits"}),
+        ("charts.py", "def plot():\n    from .fits import fit_lagged", {"fits"}),
+        ("charts.py", "from mechreg.schema import require\nfrom mechreg import __version__", set()),
+        ("schema.py", "from mechreg import lags", {"lags"}),
+        ("__init__.py", "from mechreg.lags import add_lags", {"lags"}),
+        ("cluster.py", "from mechreg.run import run\nfrom mechreg.store import open_run", {"store"}),
+    ],
+)
+def test_an_import_against_the_street_would_be_seen(file, line, wrong, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(line)
+    assert wrong_imports(path, tmp_path) == wrong
+
+
+def test_only_models_imports_transformer_lens():
+    users = {
+        module_of(path)
+        for path in FILES
+        if any(n.split(".")[0] == "transformer_lens" for n in imports_of(path))
+    }
+    assert users == {"models"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if module_of(path) in NEED_ONLY_FRAMES], ids=relative
+)
+def test_a_step_that_needs_only_a_frame_knows_no_models(path):
+    assert {name.split(".")[0] for name in imports_of(path)} & KNOW_MODELS == set()
+
+
+def test_no_module_is_named_after_nothing():
+    names = {part.removesuffix(".py") for path in FILES for part in path.relative_to(PACKAGE).parts}
+    assert names & {"utils", "util", "helpers", "helper", "common", "misc", "shared", "tools"} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_module_stays_short_enough_to_be_read(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= LINES, "make it a folder of the same name, split by idea"
+
+
+@pytest.mark.parametrize("name", [name for name in mechreg.__all__ if name != "__version__"])
+def test_a_public_name_is_defined_where_the_package_says(name):
+    module = mechreg._PUBLIC[name]
+    path = next((p for p in (PACKAGE / f"{module}.py", PACKAGE / module / "__init__.py") if p.exists()), None)
+    assert path is not None, f"mechreg.{name} is promised from {module}, which does not exist"
+    defined: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    assert name in defined
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'fit_lag'"):
+        _ = mechreg.fit_lag
+    assert dir(mechreg) == sorted(mechreg.__all__)
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the top-level packages that a fresh Python has loaded after a statement."""
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_mechreg_loads_nothing_heavy():
+    loaded = loaded_by("import mechreg")
+    assert "mechreg" in loaded
+    heavy = KNOW_MODELS | {"statsmodels", "pandas", "numpy", "scipy", "altair", "pyarrow", "vl_convert"}
+    assert loaded & heavy == set()
+
+
+def test_steps_that_need_only_frames_load_no_models():
+    there = [
+        name for name in NEED_ONLY_FRAMES if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+    ]
+    assert {"schema", "spec", "lags"} <= set(there)
+    assert loaded_by("import " + ", ".join(f"mechreg.{name}" for name in there)) & KNOW_MODELS == set()
+
+
+def test_reading_texts_loads_no_models():
+    statement = "import mechreg\nmechreg.read_corpus(['A text.'])"
+    assert loaded_by(statement) & KNOW_MODELS == set()
+
+
+def best_of_five(*command: str) -> float:
+    """Return the shortest time of five runs of a command, in seconds."""
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def test_import_mechreg_takes_less_than_a_second():
+    assert best_of_five(sys.executable, "-c", "import mechreg") < 1.0
+
+
+@pytest.mark.skipif(not (PACKAGE / "cli.py").exists(), reason="there is no command line yet")
+def test_help_takes_less_than_seven_tenths_of_a_second():
+    assert best_of_five(sys.executable, "-m", "mechreg", "--help") < 0.7
+
+
+@pytest.mark.skipif(
+    not (Path(sys.executable).parent / "mechreg").exists(),
+    reason="the package is not installed beside this Python",
+)
+def test_help_of_the_installed_command_takes_no_longer():
+    assert best_of_five(str(Path(sys.executable).parent / "mechreg"), "--help") < 0.7
