@@ -213,9 +213,10 @@ def _column_marks(quantiles: pd.DataFrame, scale: alt.Scale, *, lowest: bool) ->
     ).encode(x=_layer_x(quantiles, "left", lowest=lowest), x2="right", color=_DEPTH, tooltip=tooltip)
     first = quantiles[quantiles["place"] == _FIRST]
     return alt.layer(
-        later.mark_rect(opacity=0.3).encode(y=_log_norm_y("q01", scale), y2="q99"),
-        later.mark_rect(opacity=0.8).encode(y=_log_norm_y("q25", scale), y2="q75"),
-        later.mark_rule(strokeWidth=1.5).encode(y=_log_norm_y("log_norm", scale), color=alt.value("white")),
+        later.mark_rect(opacity=0.28).encode(y=_log_norm_y("q01", scale), y2="q99"),
+        later.mark_rect(opacity=0.5).encode(y=_log_norm_y("q25", scale), y2="q75"),
+        # In the column's own colour: a pale line would wipe out the box of a layer whose norms hardly vary.
+        later.mark_rect(opacity=1, height=2).encode(y=_log_norm_y("log_norm", scale)),
         *_first_marks(first, x, _log_norm_y("log_norm", scale), tooltip),
     )
 
@@ -242,7 +243,8 @@ def _outline_marks(outlines: pd.DataFrame, scale: alt.Scale, *, as_steps: bool, 
         )
         .encode(
             x=alt.X("log_norm:Q", title="log norm" if lowest else None, scale=scale),
-            y=alt.Y("density:Q", title="density per unit of log norm"),
+            # Room for any label, so that the panels of all models stand below each other.
+            y=alt.Y("density:Q", title="density per unit of log norm", axis=alt.Axis(minExtent=30)),
             # Its own channel and scale: Vega has no gradient as the legend of dots and lines together.
             stroke=alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None),
             detail="layer:N",
@@ -286,7 +288,7 @@ def _caption(table: pd.DataFrame, *, as_dots: bool, as_steps: bool, bins: int) -
         dot = "token and head" if "head" in table else "token"
         left = f"Left: one dot a {dot}; the sideways scatter has no meaning."
     else:
-        left = f"Left: {len(table):,} norms aggregated; columns: 1–99% and 25–75%, white line: median"
+        left = f"Left: {len(table):,} norms aggregated; columns: 1–99% and 25–75%, line: median"
         left += ", diamond: median at position 0." if has_first else "."
     outlines = "Freedman–Diaconis histograms" + ("" if as_steps else " as lines through the middles of bins")
     right = f"Right: {outlines}, middle 99.8%, at most {bins} bins"
