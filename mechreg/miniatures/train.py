@@ -273,17 +273,25 @@ def write_card(out: Path, texts: Path, work: Path, tokenizer: PreTrainedTokenize
     ]
     card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
     filled = card.replace("{losses}", "\n".join(rows)).replace("{sources}", "\n".join(listed))
-    filled = filled.replace("{targets}", f"{targets.numel():,}").replace("{train_tokens}", f"{len(train_ids):,}")
+    filled = filled.replace("{targets}", f"{targets.numel():,}").replace(
+        "{train_tokens}", f"{len(train_ids):,}"
+    )
     (out / "README.md").write_text(filled, encoding="utf-8")
     print(filled)
 
 
 def main() -> None:
     """Train what is not trained yet, export it, write the card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=Path, required=True, help="folder of train.jsonl.gz, heldout.jsonl.gz")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--texts", type=Path, required=True, help="folder of train.jsonl.gz, heldout.jsonl.gz"
+    )
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and logs; resumable")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where the folders are written")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="where the folders are written"
+    )
     parser.add_argument("--models", nargs="*", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--card", action="store_true", help="only evaluate and write the model card")
