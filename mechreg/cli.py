@@ -143,5 +143,9 @@ def _check(args: argparse.Namespace) -> int:
     from mechreg.models import load_model
 
     table = check_model(load_model(args.model, backend=args.backend, revision=args.revision))
-    print(table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(index=False))
+    print(
+        table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(
+            index=False, float_format="{:.1e}".format
+        )
+    )
     return 0 if table["passed"].all() else 1

@@ -70,11 +70,10 @@ def make_gpt2():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = GPT2LMHeadModel(GPT2Config(**(small | config))).eval()
+            spread = 0.5 / model.config.n_embd**0.5
             with torch.no_grad():  # a fresh GPT-2 has zero biases, which hide mistakes, and tiny weights
-                for name, parameter in model.named_parameters():
-                    parameter += torch.randn_like(parameter) * (
-                        0.02 if "wte" in name or "wpe" in name else 0.1
-                    )
+                for parameter in model.parameters():
+                    parameter += spread * torch.randn_like(parameter)
         return model
 
     return make

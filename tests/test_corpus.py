@@ -397,7 +397,7 @@ SENTENCE = (
     + word("2", "n't", "PART", "_", "RB")
     + word("2.1", "ghost", "VERB")
     + word("3", "go", "VERB", "CorrectSpaceAfter=Yes|SpaceAfter=No", "VB")
-    + word("4", ",", "PUNCT", "_", ",")
+    + word("4", ",", "PUNCT", "CorrectSpaceAfter=No", ",")
     + word("5", "Öl", "NOUN", "SpaceAfter=No", "NN")
     + word("6", "!", "PUNCT", "_", ".")
     + "\n"

@@ -282,7 +282,7 @@ def test_a_block_that_runs_twice_is_an_error_even_after_the_last_hook(model, mak
 def test_a_model_that_changes_the_number_of_positions_is_an_error(model, make_windows, monkeypatch):
     forward = type(model).forward
 
-    def with_bos(self, tokens, *args, attention_mask=None, **kwargs):
+    def with_bos(self, tokens, *args, **kwargs):
         tokens = torch.nn.functional.pad(tokens, (1, 0))
         return forward(self, tokens, *args, **kwargs)
 

@@ -1,8 +1,10 @@
 """The same numbers by independent ways: both classes of TransformerLens, raw Hugging Face hooks, and the seed's loop.
 
 Tolerances, relative: a float32 norm over 768 to 1,600 numbers, computed in two exact ways, differs by a few 1e-7;
-2e-6 is the promise. Betas of the loop, which squares in numpy's float32 and logs in float64, agree to 1e-5 and
-p-values to 1e-4, as the norms' last digits let them.
+2e-6 is the promise. In trained miniatures heads cancel, and rounding shows more: Hugging Face's own two attention
+paths differ by up to 2.3e-6 there, and its float32 from its float64 by as much, so 2e-6 is asked of 99% of the norms,
+1e-5 of every one, and 1e-12 of every one in float64, where rounding has no say. Betas of the loop, which squares in numpy's float32
+and logs in float64, agree to 1e-5 and p-values to 1e-4, as the norms' last digits let them.
 """
 
 import numpy as np
@@ -44,32 +46,39 @@ def raw_norms(hf_model, tokens):
     return np.concatenate(parts, axis=1)
 
 
-def largest_difference(folder, tokens):
-    expected = raw_norms(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokens)
-    worst = {}
-    for backend in BACKENDS:
-        norms = window_norms(load_model(folder, backend=backend), tokens)["attn_out"]
-        worst[backend] = float(np.max(np.abs(norms / expected - 1)))
-    return worst
+def differences(folder, tokens, dtype="float32"):
+    """Return by backend the relative difference of every norm."""
+    expected = raw_norms(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval(), tokens
+    )
+    return {
+        backend: np.abs(
+            window_norms(load_model(folder, backend=backend, dtype=dtype), tokens)["attn_out"] / expected - 1
+        )
+        for backend in BACKENDS
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_attn_out_norms_agree_in_all_four_sizes(save_gpt2, make_windows, size):
     n_head, n_embd = SIZES[size]
     folder = save_gpt2(size, n_head=n_head, n_embd=n_embd, n_layer=2, n_positions=64)
-    worst = largest_difference(folder, make_windows([64, 3, 17, 40]))
+    found = differences(folder, make_windows([64, 3, 17, 40]))
     (folder / "model.safetensors").unlink()
+    worst = {backend: float(difference.max()) for backend, difference in found.items()}
     print(worst)
     assert max(worst.values()) < 2e-6
 
 
 @pytest.mark.parametrize("name", miniatures.NAMES)
 def test_attn_out_norms_agree_in_the_miniatures(make_windows, name):
-    if not miniatures.folder(name).is_dir():
-        pytest.skip(f"{name} is not trained yet")
-    worst = largest_difference(miniatures.folder(name), make_windows([256, 3, 17, 100], vocabulary=2048))
-    print(worst)
-    assert max(worst.values()) < 2e-6
+    windows = make_windows([256, 3, 17, 100], vocabulary=2048)
+    for backend, difference in differences(miniatures.folder(name), windows).items():
+        print(name, backend, float(difference.max()), float(np.quantile(difference, 0.99)))
+        assert difference.max() < 1e-5
+        assert np.quantile(difference, 0.99) < 2e-6
+    for difference in differences(miniatures.folder(name), windows, "float64").values():
+        assert difference.max() < 1e-12
 
 
 def by_the_seeds_loop(folder, text):

@@ -110,6 +110,8 @@ def test_models_of_two_processings_are_refused_by_name_with_the_remedy():
         "fit_lagged got models of processing='raw' (b, gpt2) and 'folded' (gpt2[folded]), "
         "whose norms are not comparable; reload them with the same processing=."
     )
+    with pytest.raises(InputError, match="plot_betas got models of processing='raw'"):
+        require_one_processing(["gpt2", "gpt2[folded]"], who="plot_betas")
 
 
 def test_errors_are_caught_together_and_by_python_s_own_kinds():

@@ -50,7 +50,7 @@ def window_norms(
 
     Examples
     --------
-    >>> from mechreg.corpus import tokenize
+    >>> from mechreg import load_model, tokenize
     >>> model = load_model("mini-s")
     >>> window_norms(model, tokenize(model, ["Once upon a time."]))["attn_out"].shape[0]
     4
@@ -121,6 +121,7 @@ def active_dropouts(model: Any) -> list[str]:
 
     Examples
     --------
+    >>> from mechreg import load_model
     >>> active_dropouts(load_model("mini-s"))
     []
     """
@@ -186,7 +187,6 @@ class _ReducedRun:
             )
         if getattr(model.cfg, "attention_dir", "causal") != "causal":
             raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
-        self.options = {"use_cache": False} if is_bridge(model) else {}
         # Gated off by default: TransformerLens lists the hook point and never fires it.
         self.split_heads = "result" in hooks and not model.cfg.use_attn_result
         self.seen_whole = False
@@ -221,10 +221,14 @@ class _ReducedRun:
         self.captured: dict[tuple[str, int], np.ndarray] = {}
         self.fired = dict.fromkeys(self.wanted, 0)
         self.whole = whole
-        # A mask of ones, since HookedTransformer takes leading BOS ids for padding when its tokenizer pads left.
-        mask = torch.ones_like(tokens)
+        options: dict[str, Any] = {}
+        if is_bridge(self.model):
+            options["use_cache"] = False
+        elif getattr(self.model.tokenizer, "padding_side", "right") == "left":
+            # HookedTransformer would take leading BOS ids for padding, and move all positions.
+            options["attention_mask"] = torch.ones_like(tokens)
         with torch.inference_mode(), suppress(_Stop):
-            self.model(tokens, return_type=None, attention_mask=mask, **self.options)
+            self.model(tokens, return_type=None, **options)
         for (hook, layer), times in self.fired.items():
             if times != 1:
                 raise ModelError(
