@@ -85,7 +85,7 @@ def run_spec(
         fits.append(
             fit_lagged(_annotated(lagged, tokens, documents, spec.formula), spec.formula, cov=spec.cov)
         )
-        problems.append(corpus_problems(documents, tokens))
+        problems.append(corpus_problems(documents, tokens, prepend_bos=spec.prepend_bos))
         entries.append(entry)
         per_model.append(norms)
     coefficients = pd.concat([fit.coefficients for fit in fits], ignore_index=True)

@@ -3,8 +3,8 @@
 Tolerances, relative: a float32 norm over 768 to 1,600 numbers, computed in two exact ways, differs by a few 1e-7;
 2e-6 is the promise. In trained miniatures heads cancel, and rounding shows more: Hugging Face's own two attention
 paths differ by up to 2.3e-6 there, and its float32 from its float64 by as much, so 2e-6 is asked of 99% of the norms,
-1e-5 of every one, and 1e-12 of every one in float64, where rounding has no say. Betas of the loop, which squares in numpy's float32
-and logs in float64, agree to 1e-5 and p-values to 1e-4, as the norms' last digits let them.
+1e-5 of every one, and 1e-12 of every one in float64, where rounding has no say. Betas of the loop, which squares in
+numpy's float32 and logs in float64, agree to 1e-5 and p-values to 1e-4, as the norms' last digits let them.
 """
 
 import numpy as np
