@@ -38,6 +38,7 @@ figures: $(VENV)/.ready
 # On a machine that does nothing else.
 bench: $(VENV)/.ready
 	$(VENV)/bin/python analyses/benchmarks/extraction.py
+	$(VENV)/bin/python analyses/benchmarks/regression.py
 
 # torch first and by name: asked for by another package, pip may take a newer build of several gigabytes.
 $(VENV)/.ready: pyproject.toml constraints.txt

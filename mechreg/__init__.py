@@ -15,6 +15,7 @@ _PUBLIC = {
     "extract_norms": "norms",
     "check_model": "check",
     "add_lags": "lags",
+    "LagMoments": "moments",
     "fit_lagged": "fits",
     "lstsq_check": "fits",
     "LaggedFits": "fits",

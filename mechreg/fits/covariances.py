@@ -16,6 +16,8 @@ MAX_CONDITION = float(np.finfo(np.float64).eps ** -0.5)
 # its crv3, lose precision with the square: standard errors off by 2e-7 at 3e6, 1e-5 at 3e7, no answer at 7e7.
 MAX_RAW_CONDITION = 1e10
 MAX_RAW_CONDITION_OF_SUMS = 1e7
+# Covariances of clusters, by statsmodels' names.
+CLUSTERED = {"crv1": "cluster", "crv3": "cluster-crv3", "jackknife": "cluster-jk"}
 # Relative spread below which a column is constant; 1e-16 is what rounding its mean leaves.
 CONSTANT = 1e-12
 
@@ -51,13 +53,13 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
             f"{condition:.1e} of the centred and scaled columns, at most {MAX_CONDITION:.1e}). Leave a term out."
         )
     raw = float(np.linalg.cond(np.linalg.qr(x, mode="r")))
-    most = MAX_RAW_CONDITION_OF_SUMS if kind in ("hac", "crv1", "crv3") else MAX_RAW_CONDITION
+    most = MAX_RAW_CONDITION_OF_SUMS if kind in ("hac", *CLUSTERED) else MAX_RAW_CONDITION
     if not raw < most:
         raise NumericalError(
             f"cov={kind!r} needs columns of like size and level; in {where} their condition is {raw:.1e}, at most "
             f"{most:.0e}. Write center(x) or standardize(x) in the formula."
         )
-    if kind in ("crv1", "crv3"):
+    if kind in CLUSTERED:
         _require_clusters(group, recipe, basis, kind=kind, spare=raw / most)
     elif kind in ("hc2", "hc3") and (basis**2).sum(axis=1).max() > 1 - 1e-10:
         raise NumericalError(
@@ -82,7 +84,7 @@ def _require_finite(columns: Iterable[tuple[Any, Any]], group: Group) -> None:
 
 
 def _require_clusters(group: Group, recipe: Recipe, basis: np.ndarray, *, kind: str, spare: float) -> None:
-    """Refuse one cluster, and for crv3 a cluster without which the terms are collinear."""
+    """Refuse one cluster, and for crv3 and jackknife a cluster without which the terms are collinear."""
     if len(group.cluster_names) < 2:
         raise InputError(
             f"cov={kind!r} needs at least two clusters; {group.place} has one {recipe.cluster!r}. Use cov='auto'."
@@ -93,7 +95,7 @@ def _require_clusters(group: Group, recipe: Recipe, basis: np.ndarray, *, kind: 
     left = [1 - float(np.linalg.norm(rows, 2)) ** 2 for rows in clusters_of(basis, group.cluster)]
     if max(min(left), 0.0) <= spare**2:
         raise NumericalError(
-            f"cov='crv3' fits without each cluster in turn; in {group.place} the terms are collinear without "
+            f"cov={kind!r} fits without each cluster in turn; in {group.place} the terms are collinear without "
             f"{recipe.cluster} {group.cluster_names[int(np.argmin(left))]}. Use cov='crv1', or leave a term out."
         )
 
@@ -113,8 +115,8 @@ def fit_with_covariance(model: Any, group: Group, recipe: Recipe) -> tuple[Any, 
         cov_type, label = "nonrobust", "nonrobust"
         if recipe.cov == "auto":
             label = f"nonrobust (single {'document' if recipe.cluster == 'doc' else recipe.cluster})"
-    elif kind in ("crv1", "crv3"):
-        cov_type = "cluster" if kind == "crv1" else "cluster-crv3"
+    elif kind in CLUSTERED:
+        cov_type = CLUSTERED[kind]
         label = kind if recipe.cluster == "doc" else f"{kind} ({recipe.cluster})"
         options = {"groups": group.cluster}
     elif kind == "hac":  # statsmodels' plain HAC would cross windows

@@ -1,66 +1,13 @@
-"""Formulas: the columns they use, and statsmodels' model of a group's rows."""
+"""Formulas: statsmodels' model of a group's rows."""
 
-import ast
-import builtins
-import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import patsy
-import patsy.builtins
 import statsmodels.formula.api as smf
 
-from mechreg.schema import InputError
-
-_CONTRASTS = ("Treatment", "Sum", "Poly", "Helmert", "Diff")  # named without a call: C(source, Sum)
-
-
-def formula_columns(formula: str) -> tuple[str, ...]:
-    """Return the names of the frame's columns that a formula uses, in order of appearance.
-
-    Raises
-    ------
-    InputError
-        The formula cannot be parsed, has not exactly one outcome, or calls a function that is not known.
-
-    Examples
-    --------
-    >>> formula_columns("log_norm ~ lag1 * C(source, Sum) + bs(position, df=4) + np.log(surprisal)")
-    ('log_norm', 'lag1', 'source', 'position', 'surprisal')
-    """
-    example = "write it like 'log_norm ~ lag1 + lag2'"
-    try:
-        parsed = patsy.ModelDesc.from_formula(formula)
-        outcome, terms = parsed.lhs_termlist, parsed.rhs_termlist
-        codes = [factor.code for term in (*outcome, *terms) for factor in term.factors]
-        trees = [ast.parse(code, mode="eval") for code in codes]
-    except Exception as error:  # patsy's own, or Python's where a factor is no expression
-        raise InputError(
-            f"The formula {formula!r} cannot be read: {_first_line(error)}; {example}."
-        ) from error
-    if len(outcome) != 1 or len(outcome[0].factors) != 1 or not terms:
-        raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {example}.")
-    names: dict[str, None] = {}
-    for tree in trees:
-        calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Name) or node.id in ("np", *_CONTRASTS):
-                continue
-            if id(node) not in calls:
-                names[node.id] = None
-            elif node.id == "Q":  # Q('a name with spaces')
-                names |= {
-                    str(arg.value): None for arg in calls[id(node)].args if isinstance(arg, ast.Constant)
-                }
-            elif not hasattr(patsy.builtins, node.id) and not hasattr(builtins, node.id):
-                raise InputError(
-                    f"The formula {formula!r} calls {node.id!r}, which is not known; write np.{node.id} if it is "
-                    f"numpy's, or use one of {', '.join(patsy.builtins.__all__)}."
-                )
-    return tuple(names)
+from mechreg.moments.formulas import evaluate, plain_column
 
 
 def formula_data(
@@ -68,7 +15,10 @@ def formula_data(
 ) -> pd.DataFrame:
     """Return the formula's columns of some rows, in dtypes that patsy reads as what they are."""
     return pd.DataFrame(
-        {name: _plain(lagged[name].iloc[rows].reset_index(drop=True), name, formula) for name in columns}
+        {
+            name: plain_column(lagged[name].iloc[rows].reset_index(drop=True), name, formula)
+            for name in columns
+        }
     )
 
 
@@ -76,37 +26,3 @@ def ols_model(data: pd.DataFrame, formula: str, *, where: str) -> Any:
     """Return statsmodels' model; its formula sees the columns and numpy, and no other variable."""
     build = partial(smf.ols, formula, data, missing="raise", eval_env={"np": np})
     return evaluate(build, formula, where=where)
-
-
-def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
-    """Return what ``build`` gives, or say in which group the formula fails."""
-    try:
-        with np.errstate(all="ignore"):  # what comes of it is refused
-            return build()
-    except Exception as error:  # a formula calls any function, which may raise anything
-        raise InputError(
-            f"The formula {formula!r} fails in {where}: {_first_line(error)}. (Functions that give missing values, "
-            "like shift, are refused: lags are columns, made by add_lags.)"
-        ) from error
-
-
-def _plain(column: pd.Series, name: str, formula: str) -> pd.Series:
-    """Return numbers as float64, truth values as bool, all else as categories or objects."""
-    kinds = pd.api.types
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        # A level that only dropped rows had must not become a column of zeros.
-        return column.cat.remove_unused_categories()
-    column = column.infer_objects()  # patsy takes numbers held as objects for categories
-    if kinds.is_bool_dtype(column.dtype):
-        return column.astype(bool)
-    if kinds.is_integer_dtype(column.dtype) and re.search(rf"\bC\(\s*{re.escape(name)}\b", formula):
-        return column.astype(np.int64)  # levels are then named 1, 2, not 1.0, 2.0
-    if kinds.is_numeric_dtype(column.dtype):
-        return column.astype(np.float64)  # powers of int32 overflow, logarithms of float32 are rounded
-    return column.astype(object)
-
-
-def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
-        error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -85,7 +85,7 @@ def read(lagged: pd.DataFrame, place: Place, recipe: Recipe) -> Group:
         order = np.lexsort(codes[::-1])
         rows, codes = rows[order], [code[order] for code in codes]
     cluster, cluster_names = np.empty(0, np.int64), list[Any]()
-    if recipe.cov in ("auto", "crv1", "crv3"):
+    if recipe.cov in ("auto", "crv1", "crv3", "jackknife"):
         cluster, cluster_names = _codes(lagged, recipe.cluster, rows, place)
     window, follows = np.empty(0, np.int64), np.empty(0, bool)
     if len(keys) == len(TOKEN_KEYS):

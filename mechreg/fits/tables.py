@@ -8,12 +8,9 @@ from jaxtyping import Bool, Float
 from scipy import stats
 from statsmodels.api import OLS
 from statsmodels.stats.diagnostic import het_breuschpagan
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.stattools import jarque_bera
 
 from mechreg.fits.groups import Group
-
-_MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
 
 
 def coefficient_rows(fit: Any, group: Group, *, cov_type: str, conf_level: float) -> pd.DataFrame:
@@ -91,22 +88,3 @@ def serial_correlation(
     auxiliary = OLS(residual, np.column_stack([exog, constant, before])).fit()
     godfrey = float(len(residual) * auxiliary.rsquared)
     return godfrey, float(stats.chi2.sf(godfrey, 1)), watson
-
-
-def adjusted_p(table: pd.DataFrame, adjust: str) -> np.ndarray:
-    """Return p adjusted over the terms and layers of each (model, hook); NaN for the intercept."""
-    adjusted = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
-    if adjust in _MULTIPLETESTS:
-        for _, family in table[np.isfinite(adjusted)].groupby(["model", "hook"], sort=False):
-            adjusted[family.index] = multipletests(family["p_value"], method=_MULTIPLETESTS[adjust])[1]
-    return adjusted
-
-
-def typed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    """Return a table with the schema's columns and dtypes, and ``head`` after ``layer`` where there is one."""
-    dtypes: dict[str, str] = {}
-    for name, dtype in columns.items():
-        dtypes[name] = dtype
-        if name == "layer" and "head" in table.columns:
-            dtypes["head"] = "int64"
-    return table[list(dtypes)].astype(dtypes)
