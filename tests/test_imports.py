@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lags": {"schema"},
     "moments": {"schema"},
     "fits": {"schema", "moments"},
+    "sensitivity": {"schema", "lags", "moments"},
     "universality": {"schema", "moments"},
     "interventions": {"schema", "models", "corpus", "norms"},
 }
@@ -43,7 +44,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "spec", "lags", "moments", "fits", "universality", "charts", "report", "store",
+    "schema", "spec", "lags", "moments", "fits", "sensitivity", "universality", "charts", "report", "store",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

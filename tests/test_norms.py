@@ -122,7 +122,7 @@ def test_half_precision_sums_in_float32(dtype):
     assert float(head_norms(activation[:, :, None])) == pytest.approx(300 * 64, rel=1e-6)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 64), min_size=1, max_size=12),
     batch_tokens=st.integers(1, 300),

@@ -1,0 +1,21 @@
+"""Nulls: what the coefficients would be with no context at work, and what is left of them beyond that."""
+
+from mechreg.nulls.comparison import compare_to_nulls
+from mechreg.nulls.surrogates import (
+    NULLS,
+    null_norms,
+    random_weights,
+    shuffle_norms,
+    shuffle_tokens,
+    token_means,
+)
+
+__all__ = [
+    "NULLS",
+    "compare_to_nulls",
+    "null_norms",
+    "random_weights",
+    "shuffle_norms",
+    "shuffle_tokens",
+    "token_means",
+]

@@ -1,0 +1,202 @@
+"""Charts of nulls and specifications judged by their json: what is drawn, from which rows, and what is refused.
+
+Numbers are drawn as they are in the frame, so they are compared exactly (1e-12).
+"""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert
+
+from mechreg.charts import save_chart
+from mechreg.charts.nulls import plot_nulls
+from mechreg.charts.specifications import plot_specifications
+from mechreg.schema import InputError, NumericalError, SchemaError
+
+
+def make_comparison(models=None, nulls=("token_order", "norm_order"), *, hooks=("attn_out",), seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for model, layers in (models or {"m": 3}).items():
+        for hook in hooks:
+            for layer in range(layers):
+                for term in ("lag1", "lag2"):
+                    estimate = rng.normal(0.4, 0.1)
+                    for null in nulls:
+                        other, p = rng.normal(0.1, 0.05), rng.choice([0.001, 0.4])
+                        row = {"model": model, "hook": hook, "layer": layer, "depth": (layer + 0.5) / layers}
+                        row |= {"term": term, "null": null, "estimate": estimate, "null_estimate": other}
+                        row |= {
+                            "null_low": other - 0.05,
+                            "null_high": other + 0.05,
+                            "excess": estimate - other,
+                        }
+                        row |= {"conf_low": estimate - other - 0.1, "conf_high": estimate - other + 0.1}
+                        row |= {"p_value": p, "repeats": 5, "draws": 999, "n": 1234, "n_docs": 12}
+                        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def make_specifications(models=None, names=("baseline", "document_effects", "more_lags"), *, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in names:
+        for model, layers in (models or {"m": 3}).items():
+            for layer in range(layers):
+                for term in ("lag1", "lag2"):
+                    estimate, r2 = rng.normal(0.4, 0.1), rng.uniform(0.2, 0.6)
+                    row = {
+                        "specification": name,
+                        "model": model,
+                        "hook": "attn_out",
+                        "layer": layer,
+                        "term": term,
+                    }
+                    row |= {"depth": (layer + 0.5) / layers, "estimate": estimate, "conf_low": estimate - 0.1}
+                    row |= {"conf_high": estimate + 0.1, "r_squared": r2, "held_out_r_squared": r2 - 0.05}
+                    rows.append(row | {"n": 1000 - 10 * names.index(name), "n_docs": 12})
+    return pd.DataFrame(rows)
+
+
+def marks_of(spec, *needed):
+    """Return every data set in a chart's json that has these columns, one below the other."""
+    found = [pd.DataFrame(rows) for rows in spec["datasets"].values() if rows and set(needed) <= set(rows[0])]
+    return pd.concat(found, ignore_index=True)
+
+
+def layers_of(spec):
+    """Yield every unit of a chart, with the place it is at."""
+    parts = next((spec[key] for key in ("vconcat", "hconcat", "layer") if key in spec), None)
+    if parts is None:
+        yield spec
+    else:
+        for part in parts:
+            yield from layers_of(part)
+
+
+def test_nulls_are_drawn_with_the_numbers_of_the_frame():
+    table = make_comparison({"small": 3, "large": 6})
+    spec = plot_nulls(table, term="lag2").to_dict()
+    drawn = marks_of(spec, "null_low")
+    keys = ["model", "layer", "null"]
+    expected = table[table["term"] == "lag2"].sort_values(keys, ignore_index=True)
+    drawn = drawn.sort_values(keys, ignore_index=True)
+    numbers = ["depth", "estimate", "null_estimate", "null_low", "null_high", "p_value"]
+    np.testing.assert_allclose(drawn[numbers], expected[numbers], rtol=1e-12)
+    assert (drawn["judged"] == np.where(expected["p_value"] < 0.05, "p < 0.05", "p ≥ 0.05")).all()
+    rows = spec["vconcat"]
+    assert [row["title"]["text"] for row in rows] == [["small"], ["large"]]
+    assert [panel["title"]["text"] for panel in rows[0]["hconcat"]] == ["token order", "norm order"]
+    domains = {json.dumps(unit["encoding"]["y"]["scale"]["domain"]) for unit in layers_of(spec)
+               if unit["encoding"].get("y", {}).get("scale")}  # fmt: skip
+    assert len(domains) == 1  # panels can be compared
+    low, high = json.loads(domains.pop())
+    assert low <= expected["null_low"].min()
+    assert high >= expected[["estimate", "null_high"]].max(axis=None)
+    assert "5 of token order" in " ".join(spec["title"]["subtitle"])
+    assert "large, norm_order" in spec["description"]
+
+
+def test_specifications_stand_side_by_side_with_the_baseline_behind_each():
+    table = make_specifications({"small": 3, "large": 6})
+    names = ["more_lags", "baseline"]
+    spec = plot_specifications(table, specifications=names).to_dict()
+    drawn = marks_of(spec, "baseline", "x")
+    shown = table[(table["term"] == "lag1") & table["specification"].isin(names)]
+    keys = ["specification", "model", "layer"]
+    drawn, shown = (frame.sort_values(keys, ignore_index=True) for frame in (drawn, shown))
+    numbers = ["estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared"]
+    np.testing.assert_allclose(drawn[numbers], shown[numbers], rtol=1e-12)
+    column = drawn["specification"].map({name: at for at, name in enumerate(names)})
+    assert (np.floor(drawn["x"]) == column).all()
+    assert drawn.groupby(["specification", "model"])["x"].apply(lambda x: x.is_monotonic_increasing).all()
+    first = shown[shown["specification"] == "more_lags"].set_index(["model", "layer"])["estimate"]
+    behind = drawn.set_index(["model", "layer"])["baseline"]
+    np.testing.assert_allclose(behind, first.loc[behind.index], rtol=1e-12)
+    labels = {unit["encoding"]["x"]["axis"]["labelExpr"] for unit in layers_of(spec)
+              if unit["encoding"].get("x", {}).get("axis")}  # fmt: skip
+    assert labels == {'[["more", "lags"], ["baseline"]][floor(datum.value)]'}
+    fitted = marks_of(spec, "kind", "value")
+    assert set(fitted["kind"]) == {"of the rows fitted", "of documents left out"}
+    assert spec["vconcat"][0]["title"]["subtitle"] == "n = 980 to 1,000, 12 documents"
+
+
+def test_the_caption_says_which_r_squared_is_not_comparable():
+    within = plot_specifications(make_specifications()).to_dict()["title"]["subtitle"]
+    assert "R² of document effects is of what varies within documents" in " ".join(within)
+    plain = plot_specifications(make_specifications(names=("baseline", "more_lags"))).to_dict()
+    assert "within documents" not in " ".join(plain["title"]["subtitle"])
+
+
+HOSTILE = "it's</script><script>\"]] + alert(1) + [["
+
+
+@pytest.mark.parametrize("kind", ["nulls", "specifications"])
+def test_hostile_names_stay_names_and_both_charts_compile(kind, tmp_path):
+    if kind == "nulls":
+        chart = plot_nulls(make_comparison({HOSTILE: 1, "b": 2}, nulls=(HOSTILE,)))
+    else:
+        chart = plot_specifications(make_specifications({HOSTILE: 2}, names=("baseline", HOSTILE)))
+        expression = re.search(r"^(.*)\[floor\(datum.value\)\]$", _label_expression(chart.to_dict()))[1]
+        assert json.loads(expression) == [["baseline"], HOSTILE.replace("_", " ").split(" ")]
+    svg = vl_convert.vegalite_to_svg(chart.to_dict())
+    assert "<script" not in svg
+    (path,) = save_chart(chart, tmp_path / "chart", formats=("html",))
+    assert '<script>"]]' not in path.read_text(encoding="utf-8")
+
+
+def _label_expression(spec):
+    return next(
+        unit["encoding"]["x"]["axis"]["labelExpr"]
+        for unit in layers_of(spec)
+        if unit["encoding"].get("x", {}).get("axis")
+    )
+
+
+def test_frames_are_not_altered():
+    for make, plot in ((make_comparison, plot_nulls), (make_specifications, plot_specifications)):
+        table = make()
+        before = table.copy()
+        plot(table)
+        pd.testing.assert_frame_equal(table, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "plot", "part"),
+    [(make_comparison, plot_nulls, "null"), (make_specifications, plot_specifications, "specification")],
+)
+def test_what_cannot_be_drawn_is_refused(make, plot, part):
+    table = make()
+    with pytest.raises(SchemaError, match=f"needs the column '{part}'"):
+        plot(table.drop(columns=part))
+    with pytest.raises(InputError, match=r"has no rows of the term 'lag3'.*Did you mean 'lag2'"):
+        plot(table, term="lag3")
+    with pytest.raises(InputError, match="two for model m, layer 0"):
+        plot(pd.concat([table, table]))
+    with pytest.raises(InputError, match="Choose one head"):
+        plot(pd.concat([table.assign(head=0), table.assign(head=1)]))
+    with pytest.raises(InputError, match="a 'depth' between 0 and 1"):
+        plot(table.assign(depth=1.5))
+    with pytest.raises(NumericalError, match="finite numbers"):
+        plot(table.assign(estimate=np.nan))
+    with pytest.raises(InputError, match="at most 6 models"):
+        plot(make({f"m{i}": 1 for i in range(7)}))
+    with pytest.raises(InputError, match="one hook at a time"):
+        plot(pd.concat([table, table.assign(hook="z")]))
+
+
+def test_what_is_only_one_chart_refuses():
+    with pytest.raises(InputError, match="at most 5 nulls"):
+        plot_nulls(make_comparison(nulls=tuple("abcdef")))
+    table = make_comparison({"a": 2, "b": 2})
+    with pytest.raises(InputError, match="no rows of the null 'norm_order' for the model 'b'"):
+        plot_nulls(table[(table["model"] == "a") | (table["null"] == "token_order")])
+    with pytest.raises(InputError, match="alpha must lie between 0 and 1"):
+        plot_nulls(table, alpha=5.0)
+    with pytest.raises(InputError, match=r"finds no specification 'more_lag'; .* Did you mean 'more_lags'"):
+        plot_specifications(make_specifications(), specifications=["more_lag"])
+    with pytest.raises(InputError, match="at least one, each once"):
+        plot_specifications(make_specifications(), specifications=[])
