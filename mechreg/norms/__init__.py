@@ -3,19 +3,25 @@
 from mechreg.norms.extraction import extract_norms
 from mechreg.norms.reduction import (
     BATCH_TOKENS,
+    Window,
     active_dropouts,
+    batches,
     head_norms,
     known_hooks,
+    token_windows,
     vector_norms,
     window_norms,
 )
 
 __all__ = [
     "BATCH_TOKENS",
+    "Window",
     "active_dropouts",
+    "batches",
     "extract_norms",
     "head_norms",
     "known_hooks",
+    "token_windows",
     "vector_norms",
     "window_norms",
 ]

@@ -63,7 +63,7 @@ def window_norms(
             f"{record_of(model).name} is in training mode, so that dropout ({dropouts[0]} and "
             f"{len(dropouts) - 1} more) makes its numbers random; call model.eval() first."
         )
-    windows = _windows(model, tokens)
+    windows = token_windows(model, tokens)
     ids = tokens["token_id"].to_numpy(np.int64)
     cfg, parameter = model.cfg, next(iter(model.parameters()))
     dtype = np.float64 if parameter.dtype == torch.float64 else np.float32
@@ -75,7 +75,7 @@ def window_norms(
         _ReducedRun(model, hooks) as run,
         tqdm(total=len(ids), unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
-        for batch in _batches(windows, batch_tokens):
+        for batch in batches(windows, batch_tokens):
             # Right padding: with causal attention no real token can see it, so it needs no mask.
             padded = np.zeros((len(batch), batch[0].length), np.int64)
             for row, window in enumerate(batch):
@@ -260,17 +260,33 @@ def _stop(module: Any, inputs: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
+    """A run of rows of a token frame that goes through a model as one."""
+
     start: int
     length: int
 
     @property
     def rows(self) -> slice:
+        """The rows, as a slice."""
         return slice(self.start, self.start + self.length)
 
 
-def _windows(model: Any, tokens: pd.DataFrame) -> list[_Window]:
-    """Return where each window's rows are; they must be whole, in order, and fit the model."""
+def token_windows(model: Any, tokens: pd.DataFrame) -> list[Window]:
+    """Return where each window's rows are, in the token frame's order.
+
+    Raises
+    ------
+    InputError
+        Windows that are not whole or not in order, that do not fit the model's context, or ids it does not have.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": 5})
+    >>> token_windows(load_model("mini-s"), tokens)
+    [Window(start=0, length=2), Window(start=2, length=1)]
+    """
     position = tokens["position"].to_numpy(np.int64)
     starts = np.flatnonzero(position == 0)
     if len(position) == 0 or position[0] != 0:
@@ -297,12 +313,18 @@ def _windows(model: Any, tokens: pd.DataFrame) -> list[_Window]:
             f"Token ids run from {lowest} to {highest}, and the vocabulary of {record_of(model).name} has "
             f"{model.cfg.d_vocab}; tokenize the documents with this model."
         )
-    return [_Window(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
+    return [Window(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
 
 
-def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding."""
-    batch: list[_Window] = []
+def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding.
+
+    Examples
+    --------
+    >>> [len(batch) for batch in batches([Window(0, 5), Window(5, 2), Window(7, 2)], 5)]
+    [1, 2]
+    """
+    batch: list[Window] = []
     for window in sorted(windows, key=lambda window: (-window.length, window.start)):
         if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
             yield batch

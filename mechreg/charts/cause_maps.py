@@ -1,0 +1,202 @@
+"""Cause maps: regression beside cause, for every pair of layers, as two heat maps."""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.rows import count, few_models, one_hook
+from mechreg.charts.theme import GRID, INK, WIDTH, figure_title, layer_ticks, panel_title
+from mechreg.schema import InputError, NumericalError, require
+
+_PAIRS = (
+    *(
+        "model",
+        "hook",
+        "layer",
+        "later_layer",
+        "n_layers",
+        "coefficient",
+        "coefficient_low",
+        "coefficient_high",
+    ),
+    *("n", "effect", "effect_low", "effect_high", "n_edits", "n_docs"),
+)
+_LABELLED = 8  # layers; numbers in more cells than these cannot be read
+_MAPS = {
+    "coefficient": "regression: slope of log norm (l, t) on log norm (k, t−1)",
+    "effect": "cause: change of log norm (l, t) by log scale (k, t−1)",
+}
+
+
+def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = None) -> ChartType:
+    """Return two heat maps of all pairs of layers: the cross-layer lag coefficient, and the effect of scaling.
+
+    Columns are the layer k whose update at t-1 is looked at or scaled, rows the layer l at t. A small cross
+    marks a cell whose interval holds 0; grey cells are 0 exactly. The maps have colour scales of their own,
+    both with 0 in the middle.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        ``regression_vs_cause(...).pairs`` of one model, or of several, concatenated: models are rows.
+    agreement : pandas.DataFrame, optional
+        ``regression_vs_cause(...).agreement``: adds the rank correlation to the headings.
+
+    Returns
+    -------
+    Altair chart
+        With a title, a caption and a description in words.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, several hooks, two rows for one pair, more than six models.
+    NumericalError
+        A coefficient or effect that is NaN or infinite.
+
+    Examples
+    --------
+    >>> row = {"model": "m", "hook": "attn_out", "n_layers": 2, "coefficient": 0.2, "coefficient_low": 0.1,
+    ...        "coefficient_high": 0.3, "n": 90, "effect": 0.0, "effect_low": 0.0, "effect_high": 0.0, "n_edits": 40,
+    ...        "n_docs": 3}
+    >>> pairs = pd.DataFrame([row | {"layer": k, "later_layer": l} for k in (0, 1) for l in (0, 1)])
+    >>> plot_cause_maps(pairs).to_dict()["title"]["text"]
+    'Regression and cause between layers of attn_out, token t−1 to t'
+    """
+    require(pairs, _PAIRS, who="plot_cause_maps")
+    pairs = pairs.reset_index(drop=True)
+    depth = (pairs["layer"] + 0.5) / pairs["n_layers"]
+    shown, hook = one_hook(pairs.assign(depth=depth), None, who="plot_cause_maps")
+    models = few_models(shown, who="plot_cause_maps")
+    twice = shown.duplicated(["model", "layer", "later_layer"])
+    if twice.any():
+        raise InputError(
+            "plot_cause_maps needs one row for each model and pair of layers; there are two for one."
+        )
+    numbers = shown[["coefficient", "effect"]].to_numpy(dtype="float64", na_value=np.nan)
+    if not np.isfinite(numbers).all():
+        raise NumericalError(
+            "plot_cause_maps needs finite coefficients and effects; some are NaN or infinite."
+        )
+    width = (WIDTH - 110) // 2
+    rows = []
+    for model in models:
+        part = shown[shown["model"] == model]
+        detail = (
+            f"n = {part['n'].iloc[0]:,} tokens (regression), {part['n_edits'].iloc[0]:,} (cause); "
+            f"{count(int(part['n_docs'].iloc[0]), 'document')}{_told(agreement, model)}"
+        )
+        maps = [_map(part, name, width, lowest=model == models[-1]) for name in _MAPS]
+        rows.append(
+            alt.hconcat(*maps, spacing=36, title=panel_title(model, detail, width=WIDTH)).resolve_scale(
+                color="independent"
+            )
+        )
+    caption = (
+        "Cells: log norm per log norm, intervals from t(G − 1) over documents; × marks an interval that holds 0. "
+        "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t."
+    )
+    return alt.vconcat(
+        *rows,
+        spacing=20,
+        title=figure_title(f"Regression and cause between layers of {hook}, token t−1 to t", [caption]),
+        description=_map_description(shown, hook),
+    )
+
+
+def _map(part: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartType:
+    n_layers = int(part["n_layers"].max())
+    low, high = part[f"{name}_low"], part[f"{name}_high"]
+    is_zero = (part[name] == 0) & (part["later_layer"] <= part["layer"])
+    most = float(part[name].abs().max()) or 1.0
+    cells = part[["layer", "later_layer"]].assign(
+        value=part[name],
+        low=low,
+        high=high,
+        exactly_zero=is_zero & (name == "effect"),
+        unsure=((low <= 0) & (high >= 0)) & ~is_zero,
+        label=part[name].map(_short),
+        is_dark=part[name].abs() > 0.65 * most,
+    )
+    ticks = layer_ticks(0, n_layers - 1)
+    axis: dict[str, Any] = {"values": ticks, "labelAngle": 0, "ticks": False, "domain": False, "grid": False}
+    x = alt.X(
+        "layer:O",
+        title="layer k, token t−1" if lowest else None,
+        axis=alt.Axis(**axis),
+        scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
+    )
+    y = alt.Y(
+        "later_layer:O",
+        title="layer l, token t" if name == "coefficient" else None,
+        axis=alt.Axis(**axis),
+        sort="descending",
+        scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
+    )
+    color = alt.Color(
+        "value:Q",
+        title=None,
+        scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
+        legend=alt.Legend(gradientLength=120, gradientThickness=10, format=".2~g", tickCount=5),
+    )
+    tooltip = [
+        alt.Tooltip("layer:O", title="layer k, t−1"),
+        alt.Tooltip("later_layer:O", title="layer l, t"),
+        alt.Tooltip("value:Q", title=name, format=".4~g"),
+        alt.Tooltip("low:Q", title="interval from", format=".4~g"),
+        alt.Tooltip("high:Q", title="to", format=".4~g"),
+    ]
+    base = alt.Chart(cells).encode(x=x, y=y)
+    layers = [
+        base.transform_filter("!datum.exactly_zero").mark_rect().encode(color=color, tooltip=tooltip),
+        base.transform_filter("datum.exactly_zero").mark_rect(color=GRID).encode(tooltip=tooltip),
+    ]
+    cell = width / n_layers
+    ink = alt.condition("datum.is_dark", alt.value("white"), alt.value(INK))
+    has_labels = n_layers <= _LABELLED
+    if has_labels:
+        size = 11 if n_layers <= 6 else 9
+        labels = base.transform_filter("!datum.exactly_zero").mark_text(fontSize=size)
+        layers.append(labels.encode(text="label:N", color=ink))
+    crosses = base.transform_filter("datum.unsure").mark_text(
+        text="×", fontSize=9 if has_labels else min(10, cell), dx=0.36 * cell if has_labels else 0,
+        dy=-0.32 * cell if has_labels else 0,
+    )  # fmt: skip
+    return alt.layer(*layers, crosses.encode(color=ink)).properties(
+        width=width, height=width, title=alt.Title(_MAPS[name], fontSize=11, fontWeight="normal", offset=6)
+    )
+
+
+def _short(value: float) -> str:
+    text = f"{value:.2f}" if abs(value) >= 0.0995 else f"{value:.3f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _told(agreement: pd.DataFrame | None, model: str) -> str:
+    if agreement is None:
+        return ""
+    require(agreement, ("model", "spearman", "conf_low", "conf_high", "n_pairs"), who="plot_cause_maps")
+    found = agreement[agreement["model"] == model]
+    if len(found) != 1 or not np.isfinite(found["spearman"].iloc[0]):
+        return ""
+    row = found.iloc[0]
+    interval = f" ({row['conf_low']:.2f} to {row['conf_high']:.2f})" if np.isfinite(row["conf_low"]) else ""
+    told = f"{row['spearman']:.2f}{interval}".replace("-", "−")
+    return f". Rank correlation over {row['n_pairs']} pairs k < l: {told}"
+
+
+def _map_description(shown: pd.DataFrame, hook: str) -> str:
+    sentences = [
+        f"Two heat maps a model of all pairs of layers of {hook}: lag coefficient across layers, and the effect of "
+        "scaling."
+    ]
+    for model, part in shown.groupby("model", sort=False, observed=True):
+        for name in _MAPS:
+            top = part.iloc[int(part[name].abs().to_numpy().argmax())]
+            sentences.append(
+                f"{model}: largest {name} {top[name]:.3g}, from layer {top['layer']} to layer {top['later_layer']}."
+            )
+    return " ".join(sentences)

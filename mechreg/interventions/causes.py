@@ -1,0 +1,288 @@
+"""Regression against cause: what a layer's norm predicts of the next token's norms above, and what moving it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechreg.interventions.clean import padded
+from mechreg.interventions.draws import generator
+from mechreg.interventions.edits import require_seed
+from mechreg.interventions.effects import require_conf_level, token_frame
+from mechreg.interventions.pairs import pair_coefficients, pair_moments, with_interval
+from mechreg.interventions.passes import Change, Edited, Passes
+from mechreg.interventions.tallies import document_means
+from mechreg.models import load_model
+from mechreg.norms import Window, batches, token_windows, window_norms
+from mechreg.schema import InputError, NumericalError, require_option
+
+LagControl = Literal["own_lag", "none"]
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class CauseMaps:
+    """Regression and cause for every pair of layers: ``pairs``, and how far they agree: ``agreement``.
+
+    Attributes
+    ----------
+    pairs : pandas.DataFrame
+        One row a pair: model, hook, layer (k, at t-1), later_layer (l, at t), n_layers; coefficient with
+        coefficient_std_error, coefficient_low, coefficient_high, n (tokens); effect with effect_std_error,
+        effect_low, effect_high, n_edits; n_docs.
+    agreement : pandas.DataFrame
+        One row: model, hook, control, step, n_pairs (with l > k), spearman between coefficient and effect,
+        conf_low, conf_high (percentiles over documents drawn with replacement), n_boot (draws in which all
+        coefficients are determined), n_docs.
+    """
+
+    pairs: pd.DataFrame
+    agreement: pd.DataFrame
+
+
+def regression_vs_cause(
+    model: Any,
+    documents: Any,
+    *,
+    hook: str = "attn_out",
+    control: LagControl = "own_lag",
+    step: float = 0.01,
+    per_window: int = 8,
+    skip: int = 1,
+    batch_tokens: int = BATCH_TOKENS,
+    conf_level: float = 0.95,
+    n_boot: int = 999,
+    seed: int = 0,
+    progress: bool = True,
+) -> CauseMaps:
+    """Return, for every pair of layers, the cross-layer lag coefficient beside the measured effect of scaling.
+
+    The coefficient is the least-squares slope of log_norm of layer l at t on log_norm of layer k at t-1. The
+    effect is the elasticity of the same: the vector of layer k at t-1 alone is scaled by exp(step) and by
+    exp(-step), and the difference of log_norm of layer l at t is divided by 2 step. Where l <= k the effect is
+    0 to the bit: attention at t reads the tokens before it through the layers below, so a layer's update at t-1
+    cannot move its own update at t, whatever their regression says.
+
+    Parameters
+    ----------
+    model : model, name or path
+        Anything that `load_model` takes.
+    documents : documents frame, list of str, path, or token frame
+    hook : str
+        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
+    control : {"own_lag", "none"}
+        "own_lag" adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
+    step : float
+        Half of the difference of log scale.
+    per_window : int
+        Tokens t-1 of each window at which the effect is measured, drawn by the seed; all where there are fewer.
+    skip : int
+        So many first positions of each window are neither t nor t-1.
+    batch_tokens : int
+    conf_level : float
+    n_boot : int
+        Bootstrap draws of documents for the rank correlation.
+    seed : int
+    progress : bool
+
+    Returns
+    -------
+    CauseMaps
+        Coefficients have standard errors clustered by document (CRV3, the jackknife's) and intervals from
+        t(G - 1). Effects are means over documents of their means, with intervals from t(G - 1) of those. All
+        NaN with one document; the correlation is NaN with fewer than three pairs.
+
+    Raises
+    ------
+    InputError
+        An option that has no such value, or no window with two tokens after ``skip``.
+    ModelError
+        A hook point is not there, or an edit did not fire exactly once.
+    NumericalError
+        A norm without a logarithm, or regressors that are collinear.
+
+    Notes
+    -----
+    CRV3: MacKinnon, Nielsen and Webb (2023), "Cluster-robust inference", Journal of Econometrics 232.
+
+    Examples
+    --------
+    >>> maps = regression_vs_cause("mini-s", ["The cat sat on the mat.", "It rained all day and all night."])
+    >>> float(maps.pairs.query("later_layer <= layer")["effect"].abs().max())
+    0.0
+    """
+    model = load_model(model)
+    require_option(control, get_args(LagControl), name="control")
+    if isinstance(step, bool) or not isinstance(step, Real) or not 0 < step < 1:
+        raise InputError(f"step must lie between 0 and 1, for example 0.01; got {step!r}.")
+    counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
+    for name, (value, least) in (counts | {"n_boot": (n_boot, 1)}).items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InputError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+    require_conf_level(conf_level)
+    require_seed(seed)
+    passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
+    tokens = token_frame(model, documents)
+    windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
+    if not windows:
+        raise InputError(
+            f"regression_vs_cause needs a window of at least {skip + 2} tokens (two after skip={skip}); there is none."
+        )
+    codes = pd.factorize(tokens["doc"])[0]
+    docs = np.unique([codes[window.start] for window in windows])
+    place = {int(doc): at for at, doc in enumerate(docs)}
+
+    norms = window_norms(model, tokens, hooks=(hook,), batch_tokens=batch_tokens)[hook].astype("float64")
+    if not (norms > 0).all():
+        layer, row = np.argwhere(norms <= 0)[0]
+        raise NumericalError(
+            f"The norm of layer {layer}, document {tokens['doc'].iat[row]!r}, position "
+            f"{tokens['position'].iat[row]} is 0 and has no logarithm."
+        )
+    moments, n = pair_moments(
+        np.log(norms), windows, [place[int(codes[w.start])] for w in windows], int(skip)
+    )
+    own_lag = control == "own_lag"
+    weights = np.ones((1, len(docs)))
+    coefficient = pair_coefficients(moments, weights, own_lag=own_lag)[0]
+    left_out = (
+        pair_coefficients(moments, weights - np.eye(len(docs)), own_lag=own_lag) if len(docs) > 1 else None
+    )
+
+    for found, left in ((coefficient, "all documents"), (left_out, "all documents but one")):
+        if found is not None and not np.isfinite(found).all():
+            raise NumericalError(
+                f"In {left} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, so a "
+                f"coefficient is not determined; give more text{', or control=none' if own_lag else ''}."
+            )
+
+    sums = np.zeros((len(docs), passes.n_layers, passes.n_layers))
+    counted = np.zeros(len(docs), np.int64)
+    rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
+    total = 2 * passes.n_layers * sum(row.length for row in rows)
+    with tqdm(total=total, unit="tok", unit_scale=True, disable=None if progress else True) as bar:
+        for batch in batches(rows, int(batch_tokens)):
+            found = elasticities(passes, model, tokens, batch, step=float(step))
+            at = np.array([place[int(codes[row.start])] for row in batch])
+            np.add.at(sums, at, np.moveaxis(found, 2, 0))
+            np.add.at(counted, at, 1)
+            bar.update(2 * passes.n_layers * sum(row.length for row in batch))
+    repeated = np.broadcast_to(counted[:, None, None], sums.shape)
+    effect = document_means(sums, repeated, conf_level=conf_level)
+
+    layer, later = np.indices((passes.n_layers, passes.n_layers))
+    keys = {"model": passes.name, "hook": hook}
+    pairs = pd.DataFrame(
+        {
+            "layer": layer.ravel(),
+            "later_layer": later.ravel(),
+            "n_layers": passes.n_layers,
+            **{
+                name: values.ravel()
+                for name, values in with_interval(coefficient, left_out, conf_level=conf_level).items()
+            },
+            "n": int(n.sum()),
+            "effect": effect["estimate"].ravel(),
+            "effect_std_error": effect["std_error"].ravel(),
+            "effect_low": effect["conf_low"].ravel(),
+            "effect_high": effect["conf_high"].ravel(),
+            "n_edits": int(counted.sum()),
+            "n_docs": len(docs),
+        }
+    )
+    for at, (name, value) in enumerate(keys.items()):
+        pairs.insert(at, name, value)
+    above = later > layer
+    draws = generator(int(seed), "causes", "bootstrap").multinomial(
+        len(docs), np.full(len(docs), 1 / len(docs)), size=int(n_boot)
+    )
+    boot = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
+        pair_coefficients(moments, draws.astype("float64"), own_lag=own_lag)[:, above],
+        np.einsum("bg,gkl->bkl", draws / len(docs), sums / repeated)[:, above],
+    )
+    found = _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
+    tail = (1 - conf_level) / 2
+    boot = boot[np.isfinite(boot)] if len(docs) > 1 else np.empty(0)
+    low, high = np.quantile(boot, [tail, 1 - tail]) if len(boot) else (np.nan, np.nan)
+    agreement = keys | {
+        "control": control,
+        "step": float(step),
+        "n_pairs": int(above.sum()),
+        "spearman": found,
+    }
+    agreement |= {"conf_low": low, "conf_high": high, "n_boot": len(boot), "n_docs": len(docs)}
+    return CauseMaps(pairs, pd.DataFrame([agreement]))
+
+
+def elasticities(
+    passes: Passes, model: Any, tokens: pd.DataFrame, batch: Sequence[Window], *, step: float
+) -> Float[np.ndarray, "layer later_layer batch"]:
+    """Return d log norm of every layer at each row's last token, by d log scale of every layer at the one before.
+
+    Parameters
+    ----------
+    passes : Passes
+    model : TransformerLens model
+    tokens : pandas.DataFrame
+    batch : sequence of Window
+        Rows that end with the token at which norms are measured.
+    step : float
+        Half of the difference of log scale, of a central difference.
+    """
+    ids, _, _ = padded(model, tokens, batch)
+    last = np.array([row.length - 1 for row in batch])
+    mask = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+    mask[torch.arange(len(batch)), torch.from_numpy(last - 1)] = True
+    clean = passes.clean(ids, restart_at=range(passes.n_layers))
+    found = np.empty((passes.n_layers, passes.n_layers, len(batch)))
+    for layer in range(passes.n_layers):
+        logs = []
+        for sign in (1, -1):
+            edits = {layer: Edited(mask, _scaled(float(np.exp(sign * step))))}
+            norms = passes.edited(ids, edits, clean).norms
+            logs.append(np.log(norms[:, np.arange(len(batch)), last]))
+        found[layer] = (logs[0] - logs[1]) / (2 * step)
+    return found
+
+
+def _scaled(factor: float) -> Change:
+    def change(vectors: Tensor) -> Tensor:
+        return vectors * factor
+
+    return change
+
+
+def _rows(
+    tokens: pd.DataFrame, windows: Sequence[Window], per_window: int, skip: int, seed: int
+) -> list[Window]:
+    """Return the first tokens of each window up to one after a drawn position, a row for each such position."""
+    rows = []
+    for window in windows:
+        draw = generator(seed, "causes", tokens["doc"].iat[window.start], tokens["window"].iat[window.start])
+        places = draw.permutation(np.arange(skip, window.length - 1))[:per_window]
+        rows += [Window(window.start, int(place) + 2) for place in np.sort(places)]
+    return rows
+
+
+def _rank_correlations(
+    one: Float[np.ndarray, "draw pair"], other: Float[np.ndarray, "draw pair"]
+) -> Float[np.ndarray, " draw"]:
+    """Return Spearman's correlation in each draw; NaN with fewer than three pairs, or one not known."""
+    if one.shape[1] < 3:
+        return np.full(len(one), np.nan)
+    product = np.full(len(one), np.nan)
+    known = np.isfinite(one).all(axis=1)
+    ranks = [stats.rankdata(values[known], axis=1) for values in (one, other)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    sizes = [np.sqrt((rank**2).sum(axis=1)) for rank in centred]
+    with np.errstate(invalid="ignore"):  # all effects alike
+        product[known] = (centred[0] * centred[1]).sum(axis=1) / (sizes[0] * sizes[1])
+    return product

@@ -1,0 +1,113 @@
+"""Cross-layer lag regressions of all pairs of layers at once, from sums by document."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from mechreg.norms import Window
+
+MAX_CORRELATION = 1 - 1e-10  # of two regressors; above it their slopes are rounding
+
+
+def pair_moments(
+    log_norms: Float[np.ndarray, "layer tokens"], windows: Sequence[Window], docs: Sequence[int], skip: int
+) -> tuple[Float[np.ndarray, "doc column column"], Int[np.ndarray, " doc"]]:
+    """Return each document's products of [1, every layer at t-1, every layer at t], and its number of tokens t.
+
+    Layers are measured from their means, so that nothing cancels.
+
+    Examples
+    --------
+    >>> moments, n = pair_moments(np.array([[0.0, 1.0, 5.0, 3.0]]), [Window(0, 4)], [0], 1)
+    >>> moments[0].round(3).tolist(), n.tolist()
+    ([[2.0, 0.0, 2.0], [0.0, 8.0, -4.0], [2.0, -4.0, 4.0]], [2])
+    """
+    used = [np.arange(window.start + skip, window.start + window.length) for window in windows]
+    shift = log_norms[:, np.concatenate(used)].mean(axis=1, keepdims=True)
+    n_docs, columns = max(docs) + 1, 1 + 2 * len(log_norms)
+    moments, n = np.zeros((n_docs, columns, columns)), np.zeros(n_docs, np.int64)
+    for doc, rows in zip(docs, used, strict=True):
+        now = log_norms[:, rows] - shift
+        table = np.concatenate([np.ones((1, len(rows) - 1)), now[:, :-1], now[:, 1:]])
+        moments[doc] += table @ table.T
+        n[doc] += len(rows) - 1
+    return moments, n
+
+
+def pair_coefficients(
+    moments: Float[np.ndarray, "doc column column"], weights: Float[np.ndarray, "draw doc"], *, own_lag: bool
+) -> Float[np.ndarray, "draw layer later_layer"]:
+    """Return the slope of every layer l at t on every layer k at t-1, documents weighted anew in each draw.
+
+    It is NaN where a regressor does not vary, or two are collinear.
+
+    Parameters
+    ----------
+    moments : array
+        From `pair_moments`.
+    weights : array
+        How often each document counts; a row of ones is the least-squares fit itself.
+    own_lag : bool
+        Layer l at t-1 is a regressor too, except where l = k.
+
+    Examples
+    --------
+    >>> moments, _ = pair_moments(np.array([[0.0, 1.0, 5.0, 3.0]]), [Window(0, 4)], [0], 1)
+    >>> pair_coefficients(moments, np.ones((1, 1)), own_lag=True).tolist()
+    [[[-0.5]]]
+    """
+    n_layers = (moments.shape[1] - 1) // 2
+    total = np.tensordot(weights, moments, axes=1)
+    n, means = total[:, 0, 0], total[:, 0, 1:]
+    centred = total[:, 1:, 1:] - means[:, :, None] * means[:, None, :] / n[:, None, None]
+    before, across = centred[:, :n_layers, :n_layers], centred[:, :n_layers, n_layers:]
+    squares = np.diagonal(before, axis1=1, axis2=2)
+    # Below this they vary by the rounding of float32.
+    squares = np.where(squares > 1e-12 * n[:, None], squares, np.nan)
+    alone = across / squares[:, :, None]
+    if not own_lag:
+        return alone
+    # With two regressors, k and l at t-1, the slope of k is that of what l leaves of it (Frisch and Waugh 1933).
+    both = squares[:, :, None] * squares[:, None, :]
+    left = np.where(before**2 < MAX_CORRELATION * both, both - before**2, np.nan)
+    diagonal = np.eye(n_layers, dtype=bool)
+    own = np.diagonal(across, axis1=1, axis2=2)
+    slopes = across * squares[:, None, :] - before * own[:, None, :]
+    return np.where(diagonal, alone, slopes / np.where(diagonal, 1.0, left))
+
+
+def with_interval(
+    estimate: Float[np.ndarray, "layer later_layer"],
+    left_out: Float[np.ndarray, "doc layer later_layer"] | None,
+    *,
+    conf_level: float,
+) -> dict[str, np.ndarray]:
+    """Return coefficients with the jackknife's standard errors (CRV3) and intervals from t(G - 1).
+
+    Parameters
+    ----------
+    estimate : array
+    left_out : array, optional
+        The same without each document in turn; None where there is only one.
+    conf_level : float
+
+    Examples
+    --------
+    >>> table = with_interval(np.array([[0.5]]), np.array([[[0.4]], [[0.6]]]), conf_level=0.95)
+    >>> table["coefficient_std_error"].round(3).tolist()
+    [[0.1]]
+    """
+    if left_out is None:
+        std_error = half = np.full(estimate.shape, np.nan)
+    else:
+        n_docs = len(left_out)
+        std_error = np.sqrt((n_docs - 1) / n_docs * ((left_out - estimate) ** 2).sum(axis=0))
+        half = stats.t.ppf((1 + conf_level) / 2, n_docs - 1) * std_error
+    return {
+        "coefficient": estimate,
+        "coefficient_std_error": std_error,
+        "coefficient_low": estimate - half,
+        "coefficient_high": estimate + half,
+    }

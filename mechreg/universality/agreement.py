@@ -1,0 +1,174 @@
+"""Agreement: how alike two profiles are, without what sampling noise takes from it.
+
+Noise makes two profiles look less alike than they are, and documents drawn anew add the same noise again: percentile
+intervals of the concordance of two equal profiles never cover 1. The covariance of the errors is known, so it is
+taken off the profiles' second moments: once from the estimate, twice from each draw.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from mechreg.universality.bands import Estimates, interval
+
+Measure = Literal["sign_agreement", "concordance", "rank_correlation", "rms_difference"]
+# Relative size below which two values of a profile differ by rounding.
+ROUNDING = 1e-9
+
+
+class Agreement(NamedTuple):
+    """One measure of a pair: by its textbook formula, without sampling noise, and the interval of that."""
+
+    observed: float
+    estimate: float
+    conf_low: float
+    conf_high: float
+
+
+class _Moments(NamedTuple):
+    """Second moments over depth of the difference and the sum of two profiles."""
+
+    shape: Float[np.ndarray, "draws two two"]  # their covariances
+    level: Float[np.ndarray, " draws"]  # the difference's mean, squared
+
+    def without(self, *noises: "_Moments") -> "_Moments":
+        """Return the moments less those of noise; what has no more variance than noise has then a negative one."""
+        return _Moments(
+            self.shape - sum(noise.shape for noise in noises),
+            self.level - sum(noise.level for noise in noises),
+        )
+
+    @property
+    def variances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The variances of difference and sum and the squared level, none below 0."""
+        difference, total = self.shape[..., 0, 0], self.shape[..., 1, 1]
+        return np.maximum(difference, 0.0), np.maximum(total, 0.0), np.maximum(self.level, 0.0)
+
+
+def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Measure, Agreement]:
+    """Return every measure of agreement of two profiles.
+
+    Parameters
+    ----------
+    first, second : Estimates
+        At the same depths, from the same documents and draws.
+    level : float
+        Of the intervals.
+
+    Returns
+    -------
+    dict of str to Agreement
+        ``sign_agreement``, the share of depths at which both have the same sign; ``concordance``, Lin's (1989)
+        2 s_ab / (s_aa + s_bb + (m_a - m_b)^2), moments over n depths; ``rank_correlation``, Spearman's;
+        ``rms_difference``. NaN where a measure is not defined: a profile that does not vary but for noise.
+
+    Notes
+    -----
+    What noise adds to second moments is the covariance of the errors (Fuller 1987, Measurement error models, section
+    1.2): concordance and RMS difference are computed from what is left. For signs and ranks the profiles are
+    shrunk to those moments (empirical Bayes: the regression of truth on estimate), with as much noise as they then
+    have. In simulations of 4 to 36 depths, with noise of 5 to 50% of a profile's spread, 95% intervals covered in 90%
+    of samples or more, percentile intervals in 0 to 96%.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> one = Estimates(np.array([1.0, 2.0, 4.0]), rng.normal(size=(20, 3)) / 99, rng.normal(size=(99, 3)) / 99)
+    >>> agreement(one, one, level=0.95)["concordance"]
+    Agreement(observed=1.0, estimate=1.0, conf_low=1.0, conf_high=1.0)
+    """
+    pair = _difference_and_sum(first.estimate[None], second.estimate[None])
+    moved = _difference_and_sum(first.scaled_draws, second.scaled_draws)
+    noise = _noise(_difference_and_sum(first.jackknife, second.jackknife), first.df)
+    plain = _moments(pair)
+    true, drawn = plain.without(noise), _moments(pair + moved).without(noise, _noise(moved, 1))
+    shrunk = _shrunk(pair, true, noise, np.zeros_like(pair))
+    shrunk_draws = _shrunk(pair, drawn, noise, moved)
+    measures: dict[Measure, tuple] = {
+        "sign_agreement": (_signs(pair), _signs(shrunk), _signs(shrunk_draws), 0.0, 1.0),
+        "concordance": (_concordance(plain), _concordance(true), _concordance(drawn), -1.0, 1.0),
+        "rank_correlation": (_ranks(pair), _ranks(shrunk), _ranks(shrunk_draws), -1.0, 1.0),
+        "rms_difference": (_rms(plain), _rms(true), _rms(drawn), 0.0, np.inf),
+    }
+    found = {}
+    for name, (observed, estimate, draws, least, most) in measures.items():
+        value = float(estimate[0])
+        low, high = interval(value, draws, level=level, least=least, most=most)
+        found[name] = Agreement(float(observed[0]), value, low, high)
+    return found
+
+
+def _difference_and_sum(
+    first: Float[np.ndarray, "draws places"], second: Float[np.ndarray, "draws places"]
+) -> Float[np.ndarray, "draws places two"]:
+    """Return both in one array: of equal profiles the difference is 0, with nothing rounded."""
+    return np.stack([first - second, first + second], axis=-1)
+
+
+def _moments(pair: Float[np.ndarray, "draws places two"]) -> _Moments:
+    mean = pair.mean(axis=-2, keepdims=True)
+    about_mean = pair - mean
+    return _Moments(about_mean.mT @ about_mean / pair.shape[-2], mean[..., 0, 0] ** 2)
+
+
+def _noise(deviations: Float[np.ndarray, "draws places two"], times: int) -> _Moments:
+    """Return the expected moments of noise, ``times`` the mean of these."""
+    found = _moments(deviations)
+    return _Moments(times * found.shape.mean(axis=0, keepdims=True), times * found.level.mean(keepdims=True))
+
+
+def _concordance(moments: _Moments) -> Float[np.ndarray, " draws"]:
+    difference, total, level = moments.variances
+    return _ratio(total - difference, total + difference + 2 * level)
+
+
+def _rms(moments: _Moments) -> Float[np.ndarray, " draws"]:
+    difference, _, level = moments.variances
+    return np.sqrt(difference + level)
+
+
+def _signs(pair: Float[np.ndarray, "draws places two"]) -> Float[np.ndarray, " draws"]:
+    difference, total = pair[..., 0], pair[..., 1]
+    return (np.sign(total + difference) == np.sign(total - difference)).mean(axis=-1)
+
+
+def _ranks(pair: Float[np.ndarray, "draws places two"]) -> Float[np.ndarray, " draws"]:
+    profiles = np.stack([pair[..., 1] + pair[..., 0], pair[..., 1] - pair[..., 0]])
+    size = np.abs(profiles).max()
+    ranks = stats.rankdata(np.round(profiles / (ROUNDING * size or 1.0)), axis=-1)
+    first, second = ranks - (pair.shape[-2] + 1) / 2
+    return _ratio((first * second).sum(axis=-1), np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1)))
+
+
+def _shrunk(
+    pair: Float[np.ndarray, "1 places two"],
+    true: _Moments,
+    noise: _Moments,
+    moved: Float[np.ndarray, "draws places two"],
+) -> Float[np.ndarray, "draws places two"]:
+    """Return what the profiles are expected to be without noise, moved by as much as remains unknown of them."""
+    shape = _nearest_psd(true.shape)
+    slope = shape @ np.linalg.pinv(shape + noise.shape, rcond=1e-12, hermitian=True)
+    unknown = slope @ noise.shape
+    root = _square_root(_nearest_psd((unknown + unknown.mT) / 2))
+    narrowed = root @ np.linalg.pinv(_square_root(noise.shape), rcond=1e-6, hermitian=True)
+    mean, mean_moved = pair.mean(axis=1, keepdims=True), moved.mean(axis=1, keepdims=True)
+    return mean + mean_moved + (pair - mean) @ slope.mT + (moved - mean_moved) @ narrowed.mT
+
+
+def _nearest_psd(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
+    values, vectors = np.linalg.eigh(matrices)
+    return (vectors * np.maximum(values, 0.0)[..., None, :]) @ vectors.mT
+
+
+def _square_root(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
+    values, vectors = np.linalg.eigh(matrices)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ vectors.mT
+
+
+def _ratio(
+    above: Float[np.ndarray, " draws"], below: Float[np.ndarray, " draws"]
+) -> Float[np.ndarray, " draws"]:
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)

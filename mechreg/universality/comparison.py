@@ -1,0 +1,226 @@
+"""The comparison of one term's profiles across models: tables, and what they say in words."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechreg.schema import InputError, did_you_mean
+from mechreg.universality import tables
+from mechreg.universality.profiles import joint_profiles
+from mechreg.universality.verdict import verdict
+
+WHO = "compare_profiles"
+# Fewer draws give no 95% interval of the largest of several deviations.
+MIN_DRAWS = 199
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ProfileComparison:
+    """What `compare_profiles` gives: tidy frames, and ``verdict``, the same in words.
+
+    All frames have ``hook``, ``term``, ``conf_level`` and ``n_docs``. ``conf_low`` and ``conf_high`` hold at one place,
+    ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. Pairs are ``model_a``, ``model_b``;
+    ``same_group`` is NA without groups.
+
+    Attributes
+    ----------
+    profiles : pandas.DataFrame
+        A row a layer: model, group, layer, depth, estimate, std_error, the bands, n (tokens).
+    binned : pandas.DataFrame
+        A row a model and slice of depth: bin, depth_low, depth_high, depth, estimate, std_error, the bands.
+    differences : pandas.DataFrame
+        A row a pair and slice: estimate (model_a - model_b), std_error, the bands, p_value (pointwise, two-sided).
+    agreement : pandas.DataFrame
+        A row a pair and ``measure``: observed (textbook formula), estimate (without sampling noise), its interval,
+        p_value (against shapes as smooth that have nothing to do with each other), bins, note (why p is NaN).
+    equivalence : pandas.DataFrame
+        A row a pair and slice (``scope`` "bin"), and one for all its slices ("overall", of the largest
+        |difference|): estimate, margin, the bands at level 1 - 2 alpha, p_value of two one-sided tests, equivalent.
+        Empty without a margin.
+    meta : pandas.DataFrame
+        A row a slice: n_models, estimate (random-effects mean), std_error, its interval, tau2, i2, q, q_p_value,
+        prediction_low, prediction_high.
+    yardstick : pandas.DataFrame
+        RMS difference between groups, within groups, and their ratio; empty without two models in some group.
+    leave_one_out : pandas.DataFrame
+        A row a model: rms_to_others and its interval, bins_inside (the others' prediction interval), tau_without.
+    verdict : tuple of str
+        Sentences.
+    """
+
+    profiles: pd.DataFrame
+    binned: pd.DataFrame
+    differences: pd.DataFrame
+    agreement: pd.DataFrame
+    equivalence: pd.DataFrame
+    meta: pd.DataFrame
+    yardstick: pd.DataFrame
+    leave_one_out: pd.DataFrame
+    verdict: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.verdict)
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict)
+        columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
+        table = self.agreement[columns].to_html(max_rows=24, index=False, float_format="{:.3g}".format)
+        return f"<ul>{said}</ul>{table}"
+
+
+def compare_profiles(
+    fits: Any,
+    *,
+    term: str = "lag1",
+    hook: str | None = None,
+    groups: Mapping[str, str] | None = None,
+    margin: float | None = None,
+    bins: int | None = None,
+    draws: int = 1999,
+    conf_level: float = 0.95,
+    seed: int = 0,
+) -> ProfileComparison:
+    """Return how alike a term's coefficients are over relative depth in several models.
+
+    Parameters
+    ----------
+    fits : LaggedFits or LagMoments
+        What `fit_lagged` gives for two models or more, all their layers; or the sums of products, clustered by doc.
+        The models are refitted on the documents that all of them read.
+    term : str
+    hook : str, optional
+        Which hook point, where there are several.
+    groups : mapping of str to str, optional
+        A group for every model, such as its size: models of one group are then seeds, by which differences between
+        groups are measured.
+    margin : float, optional
+        Coefficients that differ by less are to count as equal. It is a judgement, not a number that the data have:
+        without it nothing is said about equivalence.
+    bins : int, optional
+        Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
+        layers, which is also the most. A layer stands for its own slice of depth, and every model's layers are
+        averaged over the slices: all layers count, nothing is interpolated.
+    draws : int
+        Of the bootstrap: documents are drawn with replacement, the same ones in every model and layer.
+    conf_level : float
+        Of all intervals; 1 - conf_level is the level of the equivalence tests.
+    seed : int
+
+    Returns
+    -------
+    ProfileComparison
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, term or layer, one model only, fewer than six shared documents, a bad option.
+    NumericalError
+        Without some document, or in some draw, the terms are collinear.
+
+    Notes
+    -----
+    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; the bands over depth are sup-t (see
+    `mechreg.universality.bands`), agreement is without sampling noise (`.agreement`), its null keeps the profiles'
+    smoothness (`.surrogates`), and the meta-analysis counts that models read the same documents (`.pooling`). With
+    fewer than five models, or groups of them, prediction intervals say little: the verdict then says that the report
+    is a description.
+
+    Examples
+    --------
+    >>> from mechreg.moments import LagMoments
+    >>> rng, rows = np.random.default_rng(0), []
+    >>> for model, n_layers in {"small": 2, "large": 4}.items():
+    ...     for layer in range(n_layers):
+    ...         x, noise = rng.normal(size=(2, 400))
+    ...         rows.append(pd.DataFrame({"model": model, "hook": "attn_out", "layer": layer,
+    ...             "depth": (layer + 0.5) / n_layers, "doc": np.repeat(range(20), 20), "y": 0.3 * x + noise, "x": x}))
+    >>> uni = compare_profiles(LagMoments.from_frame(pd.concat(rows), "y ~ x"), term="x", margin=0.5, draws=199)
+    >>> uni.differences[["model_a", "model_b", "bin", "depth"]]
+      model_a model_b  bin  depth
+    0   small   large    0   0.25
+    1   small   large    1   0.75
+    >>> bool(uni.equivalence["equivalent"].all())
+    True
+    """
+    _require_numbers(margin, draws, conf_level)
+    profiles = joint_profiles(fits, term=term, hook=hook, draws=int(draws), seed=seed, who=WHO)
+    comparison = tables.compared(
+        profiles,
+        term=term,
+        groups=_groups(groups, profiles.models),
+        bins=_bins(bins, profiles.layers),
+        level=float(conf_level),
+    )
+    found = {
+        "profiles": tables.profile_table(comparison),
+        "binned": tables.binned_table(comparison),
+        "differences": tables.difference_table(comparison),
+        "agreement": tables.agreement_table(comparison, seed=seed),
+        "equivalence": tables.equivalence_table(comparison, margin=None if margin is None else float(margin)),
+        "meta": tables.pooled_table(comparison),
+        "yardstick": tables.yardstick_table(comparison),
+        "leave_one_out": tables.leave_one_out_table(comparison),
+    }
+    of_tests = round(2 * float(conf_level) - 1, 12)
+    levels = {name: of_tests if name == "equivalence" else float(conf_level) for name in found}
+    found = {
+        name: table.assign(conf_level=levels[name], n_docs=len(profiles.docs))
+        for name, table in found.items()
+    }
+    return ProfileComparison(
+        **found, verdict=verdict(found, n_unshared=profiles.n_unshared, level=float(conf_level))
+    )
+
+
+def _require_numbers(margin: object, draws: object, conf_level: object) -> None:
+    def is_number(value: object, kind: type) -> bool:
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    if margin is not None and (not is_number(margin, Real) or not 0 < margin < np.inf):  # type: ignore[operator]
+        raise InputError(f"margin must be above 0, in units of the coefficient, such as 0.1; got {margin!r}.")
+    if not is_number(draws, Integral) or draws < MIN_DRAWS:  # type: ignore[operator]
+        raise InputError(f"draws must be a whole number, {MIN_DRAWS} or more; got {draws!r}.")
+    if not is_number(conf_level, Real) or not 0.5 < conf_level < 1:  # type: ignore[operator]
+        raise InputError(f"conf_level must be between 0.5 and 1, for example 0.95; got {conf_level!r}.")
+
+
+def _groups(groups: Mapping[str, str] | None, models: list[str]) -> dict[str, str]:
+    """Return a group for every model, or nothing."""
+    if groups is None:
+        return {}
+    if not isinstance(groups, Mapping):
+        raise InputError(
+            f"groups must give a group for every model, as in {{{models[0]!r}: 'small'}}; got {groups!r}."
+        )
+    for model in models:
+        if model not in groups:
+            raise InputError(
+                f"groups has no group for the model {model!r}.{did_you_mean(model, map(str, groups))}"
+            )
+    for model in groups:
+        if model not in models:
+            raise InputError(
+                f"groups names {model!r}, which is no model here: {models}.{did_you_mean(model, models)}"
+            )
+    return {model: str(groups[model]) for model in models}
+
+
+def _bins(bins: int | None, layers: pd.DataFrame) -> int:
+    """Return how many slices of depth there are: no more than any model has layers."""
+    counts = layers.groupby("model", sort=False).size()
+    fewest, shallow = int(counts.min()), counts.idxmin()
+    if fewest < 2:
+        raise InputError(f"{WHO} compares profiles over depth; {shallow} has one layer.")
+    if bins is None:
+        return fewest
+    if isinstance(bins, bool) or not isinstance(bins, Integral) or not 2 <= bins <= fewest:
+        raise InputError(
+            f"bins must be a whole number from 2 to {fewest}, the layers of {shallow}; got {bins!r}. With more, one "
+            "layer would count as several."
+        )
+    return int(bins)

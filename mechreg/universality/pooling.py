@@ -1,0 +1,104 @@
+"""Pooling: random-effects meta-analysis of models whose errors are correlated, since they read the same documents."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.linalg import helmert
+from scipy.optimize import brentq
+
+# Relative size of a variance that is rounding: two models with the same norms have errors that do not differ.
+ROUNDING = 1e-12
+
+
+class Pooled(NamedTuple):
+    """The mean over models, and how much models differ beyond sampling noise."""
+
+    estimate: float
+    std_error: float
+    conf_low: float
+    conf_high: float
+    tau2: float
+    i2: float
+    q: float
+    q_p_value: float
+    prediction_low: float
+    prediction_high: float
+
+
+def pool(
+    effects: Float[np.ndarray, " models"], covariance: Float[np.ndarray, "models models"], *, level: float
+) -> Pooled:
+    """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
+
+    Parameters
+    ----------
+    effects : array
+    covariance : array
+        Of the sampling errors.
+    level : float
+        Of the intervals.
+
+    Returns
+    -------
+    Pooled
+        The generalised least squares mean, its interval by t(k - 1); tau2, the variance of the true effects; I2, the
+        share of what models differ by that is not noise; Cochran's Q and its chi2(k - 1) p value; where the effect of
+        one more such model would lie, by t(k - 2), NaN with two models.
+
+    Notes
+    -----
+    effects ~ N(mean, covariance + tau2 I). Paule, Mandel (1982), with the full covariance: tau2 is where Q equals its
+    expectation k - 1. Higgins, Thompson, Spiegelhalter (2009), J. R. Stat. Soc. A 172, 137, for the prediction
+    interval, which is too short with fewer than five models (Partlett, Riley 2017). With independent errors all
+    numbers are those of statsmodels' ``combine_effects(method_re="iterated", use_t=True)``.
+
+    Examples
+    --------
+    >>> found = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), level=0.95)
+    >>> round(found.estimate, 6), found.tau2, found.i2
+    (0.2, 0.0, 0.0)
+    """
+    k = len(effects)
+    # Contrasts and the mean, so that errors that the models share drop out of the contrasts.
+    contrasts, mean = helmert(k), np.full(k, 1 / k)
+    values, vectors = np.linalg.eigh(contrasts @ covariance @ contrasts.T)
+    values = np.where(values > ROUNDING * np.trace(covariance), values, 0.0)
+    along = vectors.T @ (contrasts @ effects)
+    along = np.where(np.abs(along) > ROUNDING * np.abs(effects).max(), along, 0.0)
+    q = _q(0.0, along, values)
+    tau2 = 0.0
+    if q > k - 1:
+        most = float((along**2).sum()) / (k - 1)
+        tau2 = float(
+            brentq(lambda t: _q(t, along, values) - (k - 1), 0.0, most, xtol=1e-16 * most, rtol=1e-14)
+        )
+    spread = covariance + tau2 * np.eye(k)
+    shared = vectors.T @ contrasts @ spread @ mean
+    weights = np.divide(shared, values + tau2, out=np.zeros(k - 1), where=values + tau2 > 0)
+    estimate = float(mean @ effects - weights @ along)
+    error = float(np.sqrt(max(mean @ spread @ mean - weights @ shared, 0.0)))
+    half = float(stats.t.isf((1 - level) / 2, k - 1)) * error
+    far = float(stats.t.isf((1 - level) / 2, k - 2)) * np.sqrt(tau2 + error**2) if k > 2 else np.nan
+    return Pooled(
+        estimate=estimate,
+        std_error=error,
+        conf_low=estimate - half,
+        conf_high=estimate + half,
+        tau2=tau2,
+        i2=max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0,
+        q=q,
+        q_p_value=float(stats.chi2.sf(q, k - 1)),
+        prediction_low=estimate - far,
+        prediction_high=estimate + far,
+    )
+
+
+def _q(tau2: float, along: Float[np.ndarray, " contrasts"], values: Float[np.ndarray, " contrasts"]) -> float:
+    """Return Cochran's Q about the generalised least squares mean."""
+    variance = values + tau2
+    different = along != 0
+    if (different & (variance == 0)).any():
+        return np.inf
+    return float((along[different] ** 2 / variance[different]).sum())
