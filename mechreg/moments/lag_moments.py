@@ -28,7 +28,7 @@ from mechreg.schema import (
     require_option,
 )
 
-MomentsCov = Literal[Cov, "cr0", "jackknife"]
+MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 
