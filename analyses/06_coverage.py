@@ -243,8 +243,8 @@ def main() -> None:
     span = {adjust: f"{min(found):.1%} to {max(found):.1%}" for adjust, found in errors.items()}
     print(
         f"Where nothing is, at least one of {2 * LAYERS} unadjusted tests has p < .05 in {span['none']} of corpora; "
-        f"after Benjamini-Hochberg one has in {span['bh']}, after max-T in {span['max-t']}. Two Monte Carlo standard errors "
-        f"at 5% are {2 * np.sqrt(LEVEL * (1 - LEVEL) / runs):.1%}."
+        f"after Benjamini-Hochberg one has in {span['bh']}, after max-T in {span['max-t']}. Two Monte Carlo standard "
+        f"errors at 5% are {2 * np.sqrt(LEVEL * (1 - LEVEL) / runs):.1%}."
     )
 
 
