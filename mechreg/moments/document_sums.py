@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.moments.blocks import gram_matrices
 from mechreg.moments.results import Fit
+from mechreg.moments.solve import cluster_sums
 
 
 class DocumentSums(NamedTuple):
@@ -41,22 +41,13 @@ class DocumentSums(NamedTuple):
 
 def sums_of(fit: Fit) -> DocumentSums:
     """Return the sums of one group's clusters."""
-    solution, blocks = fit.solution, fit.blocks
-    k = len(solution.names)
-    sums = np.zeros((len(blocks.labels), k + 2, k + 2))
-    for cell, (basis, residual) in enumerate(zip(solution.basis, solution.residual, strict=True)):
-        one = np.zeros(len(residual))
-        one[0] = 1.0
-        forms = np.column_stack([basis, residual, one])
-        here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
-        sums[blocks.cluster[here]] += forms.T @ gram_matrices(blocks.gram[here]) @ forms
     return DocumentSums(
         keys=fit.keys,
         depth=fit.depth,
-        names=solution.names,
-        estimate=solution.estimate,
-        to_terms=solution.to_terms,
-        labels=blocks.labels,
-        sums=sums,
+        names=fit.solution.names,
+        estimate=fit.solution.estimate,
+        to_terms=fit.solution.to_terms,
+        labels=fit.blocks.labels,
+        sums=cluster_sums(fit.solution, fit.blocks),
         where=fit.where,
     )
