@@ -31,9 +31,10 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Run every analysis and draw its figures anew.
+# Run every analysis and draw its figures anew; the simulation takes half an hour.
 figures: $(VENV)/.ready
 	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
+	$(VENV)/bin/python analyses/06_coverage.py --replications 1000
 
 # On a machine that does nothing else.
 bench: $(VENV)/.ready

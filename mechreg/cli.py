@@ -115,6 +115,9 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()
     print("\n".join(answer(results)))
+    print(
+        "That is no proof of learned context: shuffled texts and random weights can give such betas (compare_to_nulls)."
+    )
     problems = pd.read_csv(folder / "problems.csv")
     if len(problems):
         print(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")

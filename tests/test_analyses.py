@@ -1,5 +1,6 @@
 """Every analysis runs on the miniatures, ends with an answer, and leaves its figures where it says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,3 +33,17 @@ def test_the_extraction_benchmark_runs(tmp_path):
     done = subprocess.run([sys.executable, str(script), *small], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "mechreg bridge" in done.stdout
+
+
+def test_the_regression_benchmark_runs(tmp_path):
+    script = ROOT / "analyses" / "benchmarks" / "regression.py"
+    small = ["--rows", "2000", "--documents", "20", "--layers", "2", "--rounds", "1", "--shards", "2"]
+    out = ["--out", str(tmp_path / "tables.json")]
+    done = subprocess.run(
+        [sys.executable, str(script), *small, *out], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "tables.json").read_text())
+    assert [row["rows"] for row in tables["memory"]] == [2 * 200 * 2]
+    assert len(tables["speed"]) == 5
+    assert all(row["speed_over_loop"] > 0 for row in tables["speed"])

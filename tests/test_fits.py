@@ -4,6 +4,8 @@ Certified and published numbers are in test_acceptance.py. Tolerances: the same 
 calls, numpy, loops) 1e-9 relative; simulated coefficients four standard errors.
 """
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import patsy
@@ -20,7 +22,15 @@ from test_lags import make_norms
 
 from mechreg.fits import LaggedFits, fit_lagged, formula_columns, lstsq_check
 from mechreg.lags import add_lags
-from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
+from mechreg.schema import (
+    COEFFICIENT_COLUMNS,
+    STATISTICS_COLUMNS,
+    Cov,
+    InputError,
+    NumericalError,
+    SchemaError,
+)
+from mechreg.spec import Spec
 
 quick = settings(max_examples=12, deadline=None)
 ONE_GROUP = {"model": "m", "hook": "attn_out", "layer": 0}
@@ -663,3 +673,17 @@ def test_another_formula_engine_is_refused(lagged, monkeypatch):
     monkeypatch.setattr(statsmodels.formula.options, "_formula_engine", "formulaic")
     with pytest.raises(InputError, match="patsy"):
         fit_lagged(lagged)
+
+
+@pytest.mark.parametrize("cov", get_args(Cov))
+@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+def test_every_covariance_that_a_spec_may_name_is_there_in_both_engines(cov, engine):
+    lagged = autoregressive(0.4, lengths=[[20], [17], [15]])
+    if engine == "moments" and cov in ("hc2", "hc3"):  # no sums have them
+        with pytest.raises(InputError, match="second look at the rows"):
+            fit_lagged(lagged, cov=cov, engine=engine)
+        return
+    found = fit_lagged(lagged, cov=cov, engine=engine).coefficients
+    assert Spec(models=("mini-s",), corpus="demo", cov=cov).cov == cov
+    assert set(found["cov_type"]) == {{"auto": "crv3", "hac": "hac(2)"}.get(cov, cov)}
+    assert (found["std_error"] > 0).all()

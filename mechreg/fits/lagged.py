@@ -30,7 +30,6 @@ from mechreg.schema import (
     require_option,
 )
 
-FitCov = Literal[Cov, "jackknife"]
 Engine = Literal["auto", "statsmodels", "moments"]
 # Up to so many rows of all groups together statsmodels is quick: 3 s with a thousand documents in twelve layers.
 STATSMODELS_ROWS = 1_000_000
@@ -40,7 +39,7 @@ def fit_lagged(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
     *,
-    cov: FitCov = "auto",
+    cov: Cov = "auto",
     adjust: Adjust = "bh",
     cluster: str = "doc",
     hac_lags: int | None = None,
@@ -96,9 +95,11 @@ def fit_lagged(
 
     Notes
     -----
-    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987). With a
-    lagged outcome, serial correlation left in the residuals biases the coefficients: they predict, and no
-    standard error makes them structural.
+    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987).
+
+    With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
+    the coefficients, and no standard error repairs that (Keele, Kelly 2006). So a beta is predictive, not structural:
+    it says what goes with the update before, not what would follow if that were changed.
 
     Examples
     --------
@@ -186,7 +187,7 @@ def _lags_of(frame: pd.DataFrame, recipe: Recipe) -> int:
 
 def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
     """Return the options, checked."""
-    require_option(cov, get_args(FitCov), name="cov")
+    require_option(cov, get_args(Cov), name="cov")
     if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
         raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
     if hac_lags is not None and (cov != "hac" or not isinstance(hac_lags, Integral) or hac_lags < 0):
@@ -214,7 +215,9 @@ class LaggedFits:
     statistics : pandas.DataFrame
         One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
         residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
-        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera. With a lagged
+        outcome, serial correlation that Breusch-Godfrey finds in the residuals biases the coefficients. They are then
+        predictive, not structural, whatever the covariance.
     engine : str
         "statsmodels" or "moments": where the numbers come from.
     """

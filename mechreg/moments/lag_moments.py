@@ -12,6 +12,7 @@ import pandas as pd
 
 from mechreg.moments.blocks import Blocks, Coordinates, choose_coordinates, merge_blocks, sum_blocks
 from mechreg.moments.design import Parts, Terms, take_apart, terms_of, united_cells
+from mechreg.moments.document_sums import DocumentSums, sums_of
 from mechreg.moments.formulas import formula_columns
 from mechreg.moments.results import Fit, coefficient_frame, residual_frame, statistics_frame
 from mechreg.moments.rows import Rows, read_groups, words
@@ -28,7 +29,7 @@ from mechreg.schema import (
     require_option,
 )
 
-MomentsCov = Literal[Cov, "cr0", "jackknife"]
+MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 
@@ -217,6 +218,18 @@ class LagMoments:
     def residual_moments(self) -> pd.DataFrame:
         """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
         return residual_frame(self._fits())
+
+    def document_sums(self) -> list[DocumentSums]:
+        """Return each document's sums in every group, in the order of the coefficient frame: what refits are made of.
+
+        Raises
+        ------
+        InputError
+            There are no clusters; with ``cluster="doc"`` they are documents.
+        """
+        if self.cluster is None:
+            raise InputError("document_sums needs clusters; make LagMoments with cluster='doc'.")
+        return [sums_of(fit) for fit in self._fits()]
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a file (npz) and return its path.
