@@ -21,7 +21,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     Examples
     --------
     >>> parser = argparse.ArgumentParser(prog="mechreg")
-    >>> _ = parser.add_subparsers().add_parser("check").add_argument("model")
+    >>> _ = parser.add_subparsers().add_parser("check", help="Check.").add_argument("model")
     >>> "mini-s" in script(parser, "bash")
     True
     """
