@@ -48,6 +48,8 @@ _PUBLIC = {
     "plot_dose_response": "charts",
     "plot_cause_maps": "charts",
     "save_chart": "charts",
+    "number_differences": "differences",
+    "provenance_differences": "differences",
     "Spec": "spec",
     "read_spec": "spec",
     "run_spec": "run",

@@ -2,16 +2,34 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mechreg import __version__
+from mechreg.cli import comparing, differing, intervening
 from mechreg.schema import InputError, MechregError
+
+START = """mechreg: is the attention update to a token predicted by the updates to the tokens before it?
+
+Try these, in this order; all of it is offline:
+
+  mechreg demo
+      The study on three small trained models and sixty short texts: betas by layer, and runs/demo/report.html.
+  mechreg inspect mini-s --text "Hungarian rock"
+      What a model is made of, the hook points that can be read, and the tokens of a text. Then try gpt2.
+  mechreg check mini-s
+      Every number of a model against plain Hugging Face hooks. Do it with yours before you trust one.
+  mechreg compare runs/demo --margin 0.1
+      Is it the same in all models of the run? A verdict in sentences, tables, and a figure.
+
+mechreg --help lists all commands; mechreg COMMAND --help has examples of each.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out one command and return its exit code: 0 done, 1 a check failed, 2 refused.
+    """Carry out one command and return its exit code: 0 done, 1 a check failed or runs differ, 2 refused.
 
     Examples
     --------
@@ -20,16 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.verb is None:
-        parser.print_help()
-        return 0
     logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
     try:
-        return args.verb(args)
+        code = args.verb(args)
+        sys.stdout.flush()
+        return code
     except MechregError as error:
         if args.debug:
             raise
         print(f"mechreg: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if args.debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(
+            f"mechreg: failed, unforeseen ({what}); the same command with --debug shows where.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(
@@ -46,11 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with: mechreg demo",
     )
     parser.add_argument("--version", action="version", version=f"mechreg {__version__}")
-    parser.set_defaults(verb=None, debug=False)
+    parser.set_defaults(verb=_start, debug=False)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def verb(name: str, function: object, text: str, example: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, epilog=f"Example: {example}")
+        made = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"Example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
         made.set_defaults(verb=function)
         return made
@@ -87,7 +122,44 @@ def _parser() -> argparse.ArgumentParser:
         "mechreg check mini-s",
     )
     loading(check)
+
+    comparing.options(
+        verb(
+            "compare",
+            comparing.compare,
+            "Say whether a term's profile over depth is the same in all models of one run or several.",
+            comparing.EXAMPLES,
+        )
+    )
+    intervene = verb(
+        "intervene",
+        intervening.intervene,
+        "Edit a model's updates and show what changes in its next tokens and later norms.",
+        intervening.EXAMPLES,
+    )
+    loading(intervene)
+    intervening.options(intervene)
+    differing.options(
+        verb(
+            "diff",
+            differing.diff,
+            "Show which numbers moved between two runs, and what in their provenance differs.",
+            differing.EXAMPLES,
+        )
+    )
+    completion = verb(
+        "completion",
+        _completion,
+        "Print the script that completes mechreg's commands and options in your shell.",
+        "mechreg completion bash > ~/.local/share/bash-completion/completions/mechreg",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser
+
+
+def _start(args: argparse.Namespace) -> int:
+    print(START, end="")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -152,3 +224,10 @@ def _check(args: argparse.Namespace) -> int:
         )
     )
     return 0 if table["passed"].all() else 1
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from mechreg.cli.completing import script
+
+    print(script(_parser(), args.shell), end="")
+    return 0
