@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lags": {"schema"},
     "moments": {"schema"},
     "fits": {"schema", "moments"},
-    "sensitivity": {"schema", "lags", "moments"},
+    "sensitivity": {"schema", "corpus", "lags", "moments"},
     "universality": {"schema", "moments"},
     "interventions": {"schema", "models", "corpus", "norms"},
 }
