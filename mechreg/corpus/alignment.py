@@ -58,7 +58,11 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = 
     """
     require_option(tags, get_args(Tags), name="tags")
     needed = ("doc", "window", "position", "token", "char_start", "char_end")
-    if isinstance(tokens, pd.DataFrame) and "token_id" in tokens.columns and "char_start" not in tokens.columns:
+    if (
+        isinstance(tokens, pd.DataFrame)
+        and "token_id" in tokens.columns
+        and "char_start" not in tokens.columns
+    ):
         raise InputError("annotate_pos needs the spans of tokens; make them with tokenize(..., spans=True).")
     require(tokens, needed, who="annotate_pos")
     require(documents, ("doc", "text"), who="annotate_pos")
@@ -143,7 +147,9 @@ def _require_text(text: str, tokens: list[str], span: Int[np.ndarray, "tokens 2"
         raise InputError(f"{wrong}they end at character {end[-1]}, the text at {len(text)}{remedy}")
     for token, (start, stop) in zip(tokens, span.tolist(), strict=True):
         if not _NOT_LETTERS.fullmatch(token) and _letters(token) != _letters(text[start:stop]):
-            raise InputError(f"{wrong}characters {start} to {stop} are {text[start:stop]!r}, not {token!r}{remedy}")
+            raise InputError(
+                f"{wrong}characters {start} to {stop} are {text[start:stop]!r}, not {token!r}{remedy}"
+            )
 
 
 def _letters(text: str) -> str:

@@ -78,7 +78,9 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         read = ", ".join(f"{count} {problem}" for problem, count in counts) or "none"
         raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
     if tags and "words" not in documents.columns:
-        raise InputError("This corpus has no tagged words; make them with tag_words(documents, pipeline=...).")
+        raise InputError(
+            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...)."
+        )
     return documents
 
 

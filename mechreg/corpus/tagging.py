@@ -39,7 +39,7 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
 
     Examples
     --------
-    >>> tag_words(["One text."], pipeline="no_such_pipeline")
+    >>> tag_words(["One text."], pipeline="no_such_pipeline")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     mechreg.schema.InputError: ...
     """

@@ -77,5 +77,6 @@ def covariate_columns(
     """Return the covariates asked for, in that order, the surprisal as it is given."""
     counted = token_counts(tokens, covariates=[name for name in covariates if name != "surprisal"])
     return {
-        name: np.asarray(surprisal) if name == "surprisal" else counted[name].to_numpy() for name in covariates
+        name: np.asarray(surprisal) if name == "surprisal" else counted[name].to_numpy()
+        for name in covariates
     }

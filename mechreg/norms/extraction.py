@@ -44,7 +44,7 @@ def extract_norms(
     prepend_bos : bool
     covariates : sequence of "surprisal", "log_frequency", "is_repeat", "distance"
         Columns as in `token_covariates`, found in the same pass. For surprisal it goes on to the logits and does not
-        end early: on GPT-2's shapes a pass then takes 1.5 times as long, and logits take 4 d_vocab bytes a token
+        end early: on GPT-2's shapes a pass then takes 1.8 times as long, and logits take 4 d_vocab bytes a token
         of a batch (0.4 GB with the default).
     progress : bool
         A bar on standard error, where that is a terminal.
