@@ -76,7 +76,8 @@ for model in dict.fromkeys(whole["model"]):
         f"of speech; its median over layers runs from {medians.iloc[0]:.2f} ({medians.index[0]}) to "
         f"{medians.iloc[-1]:.2f} ({medians.index[-1]}). {int((own['p_adjusted'] < 0.05).sum())} of {len(own)} "
         f"differences to ADJ are significant. Median lag1 is {told['tokens']:.2f} between tokens, "
-        f"{told['words']:.2f} between words, {told['held']:.2f} with surprisal, frequency, repetition and distance held."
+        f"{told['words']:.2f} between words, {told['held']:.2f} with surprisal, frequency, repetition and "
+        "distance held."
     )
 gain = pd.DataFrame(r_squared)
 levels, more = gain["levels"] - gain["lags"], gain["slopes"] - gain["levels"]

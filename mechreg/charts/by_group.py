@@ -69,8 +69,9 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
         deviation=shown["estimate"] - mean, low=shown["conf_low"] - mean, high=shown["conf_high"] - mean
     )
     order = list(marks.groupby("group")["deviation"].mean().sort_values(ascending=False).index)
-    spread = marks[["deviation", "low", "high"]]
-    x = alt.Scale(domain=[_down(spread.min().min()), _up(spread.max().max())], nice=False)
+    low, high = min(marks["deviation"].min(), 0.0), max(marks["deviation"].max(), 0.0)
+    room = 0.2 * (high - low)  # a group of a dozen tokens has bars many times the others' means
+    x = alt.Scale(domain=[_down(low - room), _up(high + room)], nice=False)
     n_layers = marks.groupby("model", observed=True)["layer"].nunique()
     columns = min(len(models), 3 if n_layers.max() <= 12 else 2)
     width = (WIDTH - 20 * (columns - 1)) // columns
@@ -95,7 +96,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
         )
     caption = (
         "Dots: a group's mean log norm in a layer, less the layer's mean over all groups; bars: intervals of the "
-        "group's mean, clustered by document. Numbers beside the groups: tokens."
+        "group's mean, clustered by document, cut at the panel's edge. Numbers beside the groups: tokens."
     )
     return alt.concat(
         *panels,
@@ -103,7 +104,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
         spacing=20,
         title=figure_title(f"Log norms of {hook} by {by}", [caption]),
         description=_norms_in_words(marks, order, by, hook),
-    ).resolve_scale(color="shared", y="independent")
+    ).resolve_scale(color="shared", stroke="independent", y="independent")
 
 
 def plot_betas_by(
@@ -173,7 +174,7 @@ def plot_betas_by(
     low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
     y = alt.Scale(domain=[_down(low), _up(high)], nice=True, zero=False)
     columns = min(_COLUMNS, len(order))
-    width = (WIDTH - 16 * (columns - 1)) // columns
+    width = (WIDTH - 20 * (columns - 1)) // columns
     panels = []
     for at, group in enumerate(order):
         part = marks[marks["group"] == group]
@@ -191,7 +192,8 @@ def plot_betas_by(
     return alt.concat(
         *panels,
         columns=columns,
-        spacing=16,
+        bounds="flush",
+        spacing={"row": 66, "column": 20},  # type: ignore[arg-type]
         title=figure_title(
             f"{term} of {hook} by {by} and depth",
             [f"Bars: the frame's confidence intervals (cov_type {kinds}). n: tokens a layer, at most."],
@@ -228,7 +230,6 @@ def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartTyp
     base = alt.Chart(drawn).encode(
         y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False)),
         yOffset=alt.YOffset("offset:Q", scale=alt.Scale(domain=[-0.8, 0.8])),
-        color=alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND),
     )
     tooltip = [
         alt.Tooltip("label:N", title="group"),
@@ -240,13 +241,18 @@ def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartTyp
     ]
     dots = base.encode(
         x=alt.X("deviation:Q", scale=x, title="mean log norm less the layer's", axis=alt.Axis(tickCount=5)),
+        color=alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND),
         tooltip=tooltip,
     )
+    # Its own channel: Vega has no gradient as the legend of dots and lines together.
+    shade = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
     return alt.layer(
         alt.Chart(alt.Data(values=[{}]))
         .mark_rule(color=PALE_INK, strokeDash=[4, 3])
         .encode(x=alt.datum(0, type="quantitative", scale=x)),
-        base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(x=alt.X("low:Q", scale=x), x2="high"),
+        base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(
+            x=alt.X("low:Q", scale=x), x2="high", stroke=shade
+        ),
         dots.mark_point(filled=True, size=26 if len(layers) <= 12 else 14, opacity=1),
     )
 
@@ -269,10 +275,12 @@ def _beta_panel(
             "model:N",
             sort=models,
             scale=alt.Scale(domain=models, range=colors),
-            legend=alt.Legend(title="model"),
+            legend=alt.Legend(title="model", symbolType="circle", symbolOpacity=1, symbolSize=70),
         ),
     )
-    axis_y = alt.Axis(title=f"beta of {term}" if leftmost else None, labels=leftmost, tickCount=5)
+    axis_y = alt.Axis(
+        title=f"beta of {term}" if leftmost else None, labels=leftmost, labelFlush=True, tickCount=5
+    )
     at = alt.Y("estimate:Q", scale=y, axis=axis_y)
     tooltip = [
         alt.Tooltip("model:N"),
