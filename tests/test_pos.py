@@ -346,7 +346,9 @@ def test_joining_refuses_what_would_be_wrong(demo_tokens, demo):
         join_annotations(norms, demo_tokens[["doc", "window", "position"]])
     with pytest.raises(SchemaError, match="needs the column 'model'"):
         join_annotations(norms.drop(columns="model"), demo_tokens.assign(model="m"))
-    with pytest.raises(InputError, match="finds no row for {'model': 'm'"):  # a surprisal of another model
+    with pytest.raises(
+        InputError, match=re.escape("finds no row for {'model': 'm'")
+    ):  # a surprisal of another model
         join_annotations(norms, demo_tokens.assign(model="other"))
 
 

@@ -313,7 +313,7 @@ def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -
     sentences = [f"Mean log norms of {hook} by {by}, less each layer's mean."]
     for model, part in marks.groupby("model", sort=False, observed=True):
         mean = part.groupby("group")["deviation"].mean()
-        highest, lowest = mean.idxmax(), mean.idxmin()
+        highest, lowest = str(mean.idxmax()), str(mean.idxmin())
         sentences.append(
             f"{model}: over layers highest for {highest} ({mean[highest]:+.3f}), lowest for {lowest} "
             f"({mean[lowest]:+.3f}), of {count(len(mean), 'group')}."

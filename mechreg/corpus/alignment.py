@@ -80,7 +80,8 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = 
     for doc, rows in zip(docs, np.split(order, np.flatnonzero(np.diff(codes[order])) + 1), strict=True):
         if doc not in by_doc.index:
             raise InputError(f"annotate_pos needs the documents that were tokenized; {doc!r} is not there.")
-        text, words = by_doc.at[doc, "text"], by_doc.at[doc, "words"]
+        text: Any = by_doc.at[doc, "text"]
+        words: Any = by_doc.at[doc, "words"]
         rows = rows[span[rows, 0] >= 0]  # an added BOS has no place
         _require_text(text, tokens["token"].iloc[rows].tolist(), span[rows], doc)
         edges = _word_spans(text, words, tags, doc)

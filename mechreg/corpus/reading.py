@@ -88,7 +88,7 @@ def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:
     """Return the demo with the words that ship with it, their forms taken from the text."""
     lines = miniatures.DEMO_TAGS.read_text(encoding="utf-8").splitlines()
     found = {row["doc"]: row for row in map(json.loads, lines)}
-    words = [
+    words: Any = [
         [
             {"form": text[start:end], "start": start, "end": end, "upos": upos, "xpos": xpos}
             for start, end, upos, xpos in found[doc]["words"]
