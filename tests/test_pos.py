@@ -221,7 +221,8 @@ def test_every_token_has_one_tag_and_words_partition_tokens(mini_reader, parts, 
         (lambda d: d.assign(words=[[{"start": 4, "end": 7, "upos": "X", "form": "cow"}]]), "the word 'cow'"),
         (lambda d: d.assign(words=[[{"start": 4, "end": 70, "upos": "X"}]]), "the text has 12"),
         (lambda d: d.assign(words=[[{"start": 4, "end": 7}]]), "Every word needs 'upos'"),
-        (lambda d: d.assign(words=[[{"start": 4, "end": 7, "upos": "X"}, {"start": 0, "end": 3, "upos": "X"}]]), "after one"),
+        (lambda d: d.assign(words=[[{"start": 4, "end": 7, "upos": "X"}, {"start": 0, "end": 3, "upos": "X"}]]),
+         "after one"),
     ],
 )  # fmt: skip
 def test_misaligned_texts_are_refused(mini_reader, change, message):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,9 +88,8 @@ def group_norms(
 
 def _errors(of_docs: pd.DataFrame, found: pd.DataFrame, levels: list[str]) -> tuple[pd.Series, pd.Series]:
     """Return the standard error of every mean, from the means without each document, and the documents' number."""
-    total, mean = (
-        found[name].reindex(of_docs.index.droplevel(["doc"])).to_numpy() for name in ("n", "estimate")
-    )
+    index: Any = of_docs.index
+    total, mean = (found[name].reindex(index.droplevel("doc")).to_numpy() for name in ("n", "estimate"))
     size, own = of_docs["size"].to_numpy(), of_docs["mean"].to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = pd.Series(
