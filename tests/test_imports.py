@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "norms": {"schema", "models", "corpus"},
     "check": {"schema", "models", "corpus", "norms"},
     "lags": {"schema"},
+    "annotations": {"schema"},
     "moments": {"schema"},
     "fits": {"schema", "moments"},
-    "sensitivity": {"schema", "lags", "moments"},
+    "sensitivity": {"schema", "corpus", "lags", "moments"},
     "universality": {"schema", "moments"},
     "interventions": {"schema", "models", "corpus", "norms"},
 }
@@ -45,7 +46,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "spec", "lags", "moments", "fits", "sensitivity", "universality", "charts", "report", "store",
+    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report",
+    "store",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

@@ -1,6 +1,7 @@
 """Charts: frames in, Altair values out, drawn from summaries in one theme; and how they are saved."""
 
 from mechreg.charts.betas import plot_betas
+from mechreg.charts.by_group import plot_betas_by, plot_norms_by
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.interventions import plot_dose_response
@@ -13,10 +14,12 @@ from mechreg.charts.universality import plot_agreement, plot_profiles
 __all__ = [
     "plot_agreement",
     "plot_betas",
+    "plot_betas_by",
     "plot_cause_maps",
     "plot_dose_response",
     "plot_equivalence",
     "plot_norms",
+    "plot_norms_by",
     "plot_nulls",
     "plot_profiles",
     "plot_specifications",

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -66,6 +66,8 @@ class LagMoments:
         Products are summed with those of so many tokens before, within windows. 1 is enough for all statistics, 0
         for hc0 and hc1; Newey-West needs its lags. None keeps none of them, is faster, and leaves Breusch-Godfrey,
         Breusch-Pagan, Jarque-Bera and Durbin-Watson NaN.
+    by : sequence of str
+        As for `fit_lagged`.
     who : str
         Opens the messages.
 
@@ -97,6 +99,7 @@ class LagMoments:
         *,
         cluster: str | None = "doc",
         max_lag: int | None = 1,
+        by: Sequence[str] = (),
         who: str = "LagMoments",
     ) -> None:
         if max_lag is not None and (
@@ -106,6 +109,7 @@ class LagMoments:
         self.formula = formula
         self.cluster = cluster
         self.max_lag = max_lag
+        self.by = tuple(by)
         self._columns = formula_columns(formula)
         self._who = who
         self._groups: dict[tuple, _Group] = {}
@@ -155,12 +159,14 @@ class LagMoments:
         Raises
         ------
         InputError
-            Another formula, cluster or max_lag, or a document in two of them.
+            Another formula, cluster, max_lag or by, or a document in two of them.
         """
-        merged = LagMoments(self.formula, cluster=self.cluster, max_lag=self.max_lag, who=self._who)
+        merged = LagMoments(
+            self.formula, cluster=self.cluster, max_lag=self.max_lag, by=self.by, who=self._who
+        )
         merged._groups = dict(self._groups)
         for other in others:
-            for option in ("formula", "cluster", "max_lag"):
+            for option in ("formula", "cluster", "max_lag", "by"):
                 ours, theirs = getattr(self, option), getattr(other, option)
                 if ours != theirs:
                     raise InputError(f"merge needs the same {option}; got {ours!r} and {theirs!r}.")
@@ -209,11 +215,12 @@ class LagMoments:
             hac_lags=hac_lags,
             conf_level=float(conf_level),
             seed=seed,
+            by=self.by,
         )
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
-        return statistics_frame(self._fits())
+        return statistics_frame(self._fits(), by=self.by)
 
     def residual_moments(self) -> pd.DataFrame:
         """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
@@ -264,6 +271,7 @@ class LagMoments:
             "formula": self.formula,
             "cluster": self.cluster,
             "max_lag": self.max_lag,
+            "by": self.by,
             "groups": entries,
         }
         with open(path, "wb") as file:  # a path would be given the ending .npz
@@ -289,7 +297,9 @@ class LagMoments:
             ) from error
         if about.get("version") != FILE_VERSION:
             raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
-        moments = cls(about["formula"], cluster=about["cluster"], max_lag=about["max_lag"])
+        moments = cls(
+            about["formula"], cluster=about["cluster"], max_lag=about["max_lag"], by=about.get("by", ())
+        )
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
             found = {
@@ -318,9 +328,11 @@ class LagMoments:
 
     def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
         needed = [] if self.cluster is None else [self.cluster]
-        require(frame, (*GROUP_KEYS, *self._columns, *needed), who=self._who)
+        require(frame, (*GROUP_KEYS, *self._columns, *self.by, *needed), who=self._who)
         groups = dict(self._groups)
-        for rows in read_groups(frame, self._columns, self.formula, cluster=self.cluster, who=self._who):
+        for rows in read_groups(
+            frame, self._columns, self.formula, cluster=self.cluster, by=self.by, who=self._who
+        ):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
         require_one_processing({group.keys["model"] for group in groups.values()}, who=self._who)

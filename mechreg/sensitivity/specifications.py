@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
+from mechreg.corpus import token_counts
 from mechreg.lags import add_lags
 from mechreg.moments import DocumentSums, LagMoments, formula_columns
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_option
@@ -188,11 +189,13 @@ def _with_words(lagged: pd.DataFrame) -> pd.DataFrame:
         return lagged
     require(lagged, ("token_id",), who="robustness")
     keys = ["model", *TOKEN_KEYS]
-    tokens = lagged[[*keys, "token_id"]].drop_duplicates(keys).sort_values(keys)
-    count = tokens.groupby(["model", "token_id"], observed=True)["doc"].transform("size")
-    total = tokens.groupby("model", observed=True)["doc"].transform("size")
-    before = tokens.groupby(["model", "doc", "token_id"], observed=True).cumcount()
-    words = tokens[keys].assign(log_frequency=np.log(count / total), is_repeat=(before > 0).astype(float))
+    tokens = lagged[[*keys, "token_id"]].drop_duplicates(keys)
+    words = pd.concat(
+        [
+            part[keys].join(token_counts(part, covariates=wanted))
+            for _, part in tokens.groupby("model", observed=True, sort=False)
+        ]
+    )
     joined = lagged[keys].merge(words, on=keys, how="left")
     return lagged.assign(**{name: joined[name].to_numpy() for name in wanted})
 

@@ -131,6 +131,11 @@ def depth_bins(n_layers: int, bins: int) -> Float[np.ndarray, "bins layers"]:
 
 def _solved(fits: Any, hook: str | None, *, who: str) -> list[DocumentSums]:
     """Return the document sums of all fits of one hook."""
+    if getattr(fits, "by", ()):
+        raise InputError(
+            f"{who} compares one profile of each model; these fits are by {list(fits.by)}. Fit the rows of one value: "
+            "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
+        )
     if isinstance(fits, LagMoments):
         if fits.cluster != "doc":
             raise InputError(
