@@ -44,6 +44,8 @@ _PUBLIC = {
     "surprise_edits": "interventions",
     "regression_vs_cause": "interventions",
     "CauseMaps": "interventions",
+    "replicate": "findings",
+    "list_findings": "findings",
     "plot_norms": "charts",
     "plot_betas": "charts",
     "plot_norms_by": "charts",

@@ -41,6 +41,7 @@ MAY_IMPORT["differences"] = {"schema"}
 MAY_IMPORT["store"] = {"schema", "spec"}
 MAY_IMPORT["run"] = set(MAY_IMPORT)
 MAY_IMPORT["cluster"] = {"run"}
+MAY_IMPORT["findings"] = {"schema", "models", "corpus", "norms", "lags", "fits", "interventions"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use

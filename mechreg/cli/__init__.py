@@ -154,6 +154,18 @@ def _parser() -> argparse.ArgumentParser:
         "mechreg completion bash > ~/.local/share/bash-completion/completions/mechreg",
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    replicate = verb(
+        "replicate",
+        _replicate,
+        "Run a published finding again: published against obtained.",
+        "mechreg replicate norm_growth --models mini-s,mini-m",
+    )
+    replicate.add_argument("name", nargs="?", help="a finding; --list shows them")
+    replicate.add_argument("--list", action="store_true", help="show the findings and their sources")
+    replicate.add_argument("--models", help="names or folders, with commas (default: the source's own)")
+    replicate.add_argument("--documents", help="a file, a glob, datasets:NAME (default: the demo corpus)")
+    replicate.add_argument("--backend", default="auto", help="auto, hooked or bridge")
+    replicate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     return parser
 
 
@@ -231,3 +243,21 @@ def _completion(args: argparse.Namespace) -> int:
 
     print(script(_parser(), args.shell), end="")
     return 0
+
+
+def _replicate(args: argparse.Namespace) -> int:
+    from mechreg.findings import FINDINGS, described, replicate, shown
+
+    if args.list:
+        print("\n\n".join(described(finding) for finding in FINDINGS.values()))
+        return 0
+    if args.name is None:
+        raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
+    models = None if args.models is None else [name.strip() for name in args.models.split(",")]
+    table = replicate(
+        args.name, models=models, documents=args.documents, backend=args.backend, device=args.device
+    )
+    print(shown(table))
+    print()
+    print(described(FINDINGS[args.name]))
+    return 1 if (~table["agrees"].fillna(True)).any() else 0
