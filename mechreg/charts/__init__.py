@@ -4,10 +4,12 @@ from mechreg.charts.betas import plot_betas
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.interventions import plot_dose_response
+from mechreg.charts.linked import plot_linked
 from mechreg.charts.norms import plot_norms
 from mechreg.charts.nulls import plot_nulls
 from mechreg.charts.save import save_chart
 from mechreg.charts.specifications import plot_specifications
+from mechreg.charts.tokens import plot_tokens
 from mechreg.charts.universality import plot_agreement, plot_profiles
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "plot_cause_maps",
     "plot_dose_response",
     "plot_equivalence",
+    "plot_linked",
     "plot_norms",
     "plot_nulls",
     "plot_profiles",
     "plot_specifications",
+    "plot_tokens",
     "save_chart",
 ]
