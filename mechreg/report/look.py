@@ -7,7 +7,7 @@ STYLE = """
   :root { --ink: #ddd; --pale: #aaa; --paper: #141414; --line: #3c3c3c; --soft: #1f2022; --link: #7cc4f0;
     --mark: #f08a3c; }
   /* Lightness turned over and hue kept: contrasts and the differences between colours stay those of the light page. */
-  .chart svg, figure > img { filter: invert(.92) hue-rotate(180deg); }
+  .chart svg.marks, figure > img { filter: invert(.92) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
 html { scroll-padding-top: 3.5rem; }
@@ -28,7 +28,7 @@ figure { margin: 1rem 0; } figcaption { color: var(--pale); font-size: .85rem; m
 figcaption strong { color: var(--ink); display: block; font-size: 1rem; }
 figure > img { max-width: 100%; height: auto; background: #fff; }
 .chart { overflow-x: auto; position: relative; display: block !important; min-height: 3rem; }
-.chart.vega-embed { padding-right: 0; } .chart svg { display: block; }
+.chart.vega-embed { padding-right: 0; } .chart svg.marks { display: block; }
 .chart .chart-wrapper { display: flex; flex-direction: column; }
 .chart .vega-bindings { order: -1; display: flex; flex-wrap: wrap; gap: .3rem 2rem; padding: .5rem .6rem;
   background: var(--soft); border-radius: 6px; position: sticky; left: 0; align-self: flex-start; max-width: 100%; }
@@ -51,7 +51,7 @@ summary { cursor: pointer; padding: .2rem 0; } details details { margin-left: 1.
   nav, .skip, .vega-bindings, .vega-embed details, .downloads { display: none !important; }
   body { max-width: none; font-size: 10pt; padding: 0; } h2 { break-after: avoid; margin-top: 1.5rem; }
   figure, tr { break-inside: avoid; } .scroll, .chart, pre { overflow: visible; } pre { white-space: pre-wrap; }
-  .chart svg { max-width: 100%; height: auto; } table { font-size: 8pt; } th, td { padding: .1rem .3rem; }
+  .chart svg.marks { max-width: 100%; height: auto; } table { font-size: 8pt; } th, td { padding: .1rem .3rem; }
 }
 """
 
@@ -105,7 +105,7 @@ SCRIPT = r"""
   for (const box of document.querySelectorAll(".chart")) {
     const spec = JSON.parse(document.getElementById(box.dataset.spec).textContent);
     if (box.clientWidth < 760) {
-      const columns = Math.max(24, Math.floor((box.clientWidth - 30) / CELL));
+      const columns = Math.max(24, Math.floor((box.clientWidth - 75) / CELL));
       const tokens = spec.datasets && spec.datasets.tokens;
       narrow(spec, Math.max(220, box.clientWidth - 80), columns, tokens ? rewrap(tokens, columns) : 1);
       spec.config = spec.config || {};
