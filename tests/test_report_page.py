@@ -160,3 +160,45 @@ def test_the_answer_names_the_nulls_or_says_that_there_are_none():
     assert said.startswith("No:")
     assert "token order in 1 of 2 layers (median excess 0.05)" in context
     assert "not yet evidence of context" in headline(results)[1]
+
+
+def test_universality_and_interventions_are_drawn_or_the_reason_is_given():
+    lagged = pd.concat([lagged_frame(model="a", docs=8), lagged_frame(model="b", docs=8)], ignore_index=True)
+    fits = mr.fit_lagged(lagged)
+    uni = mr.compare_profiles(fits, draws=199)
+    row = {
+        "model": "a",
+        "hook": "attn_out",
+        "layer": 0,
+        "depth": 0.5,
+        "edit": "scale",
+        "control": "none",
+        "measure": "kl",
+        "measured_layer": -1,
+        "offset": -1,
+        "conf_low": 0.0,
+        "conf_high": 0.2,
+        "n": 90,
+        "n_docs": 3,
+        "estimate": 0.1,
+    }
+    empty = pd.DataFrame()
+    common = {
+        "title": "t",
+        "coefficients": fits.coefficients,
+        "statistics": fits.statistics,
+        "results": result_table(fits.coefficients),
+        "figures": {},
+        "problems": empty,
+        "provenance": {"models": []},
+        "summaries": "",
+    }
+    doses = pd.DataFrame([row | {"dose": 0.0}, row | {"dose": 1.0}])
+    page = report_html(**common, universality=uni.agreement, verdict=uni.verdict, interventions=doses)
+    assert "Concordance of lag1 profiles for attn_out" in page
+    assert "attn_out scaled: effects by dose and layer" in page
+    assert all(
+        word in page for word in ("<h2 id='s1'>Across models", "universality.csv", "interventions.csv")
+    )
+    alone = report_html(**common, interventions=doses.head(1))
+    assert "No chart of attn_out, scale: plot_dose_response" in alone
