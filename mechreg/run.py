@@ -24,7 +24,7 @@ from mechreg.models import (
     weight_hash,
 )
 from mechreg.norms import BATCH_TOKENS, extract_norms
-from mechreg.report import report_html, result_table
+from mechreg.pages import report_of_run
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean
 from mechreg.spec import Spec
 
@@ -109,18 +109,8 @@ def run_spec(
     store.write_table(trouble, folder / "problems.csv")
     store.write_text(summaries + "\n", folder / "summaries.txt")
     store.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", folder / "provenance.json")
-    figures = _figures(spec, per_model, coefficients, folder / "figures")
-    page = report_html(
-        title=spec.name,
-        coefficients=coefficients,
-        statistics=statistics,
-        results=result_table(coefficients),
-        figures={title: path.read_text(encoding="utf-8") for title, path in figures.items()},
-        problems=trouble,
-        provenance=facts,
-        summaries=summaries,
-    )
-    store.write_text(page, folder / "report.html")
+    _figures(spec, per_model, coefficients, folder / "figures")
+    store.write_text(report_of_run(folder), folder / "report.html")
     return folder
 
 

@@ -39,6 +39,7 @@ MAY_IMPORT["charts"] = {"schema"}
 MAY_IMPORT["report"] = {"schema", "charts"}
 MAY_IMPORT["differences"] = {"schema"}
 MAY_IMPORT["store"] = {"schema", "spec"}
+MAY_IMPORT["pages"] = {"schema", "store", "lags", "charts", "report"}
 MAY_IMPORT["run"] = set(MAY_IMPORT)
 MAY_IMPORT["cluster"] = {"run"}
 MAY_IMPORT["findings"] = {"schema", "models", "corpus", "norms", "lags", "fits", "interventions"}
@@ -47,8 +48,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report",
-    "store",
+    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report", "store", "pages",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

@@ -5,10 +5,12 @@ from mechreg.charts.by_group import plot_betas_by, plot_norms_by
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.interventions import plot_dose_response
+from mechreg.charts.linked import plot_linked
 from mechreg.charts.norms import plot_norms
 from mechreg.charts.nulls import plot_nulls
 from mechreg.charts.save import save_chart
 from mechreg.charts.specifications import plot_specifications
+from mechreg.charts.tokens import plot_tokens
 from mechreg.charts.universality import plot_agreement, plot_profiles
 
 __all__ = [
@@ -18,10 +20,12 @@ __all__ = [
     "plot_cause_maps",
     "plot_dose_response",
     "plot_equivalence",
+    "plot_linked",
     "plot_norms",
     "plot_norms_by",
     "plot_nulls",
     "plot_profiles",
     "plot_specifications",
+    "plot_tokens",
     "save_chart",
 ]

@@ -166,6 +166,14 @@ def _parser() -> argparse.ArgumentParser:
     replicate.add_argument("--documents", help="a file, a glob, datasets:NAME (default: the demo corpus)")
     replicate.add_argument("--backend", default="auto", help="auto, hooked or bridge")
     replicate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    report = verb(
+        "report",
+        _report,
+        "Write the page of a run anew from what its folder holds.",
+        "mechreg report runs/demo --out demo.html",
+    )
+    report.add_argument("run", type=Path, help="a run folder")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html in the folder)")
     return parser
 
 
@@ -261,3 +269,19 @@ def _replicate(args: argparse.Namespace) -> int:
     print()
     print(described(FINDINGS[args.name]))
     return 1 if (~table["agrees"].fillna(True)).any() else 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from mechreg.pages import report_of_run
+    from mechreg.store import write_text
+
+    page = report_of_run(args.run)
+    out = args.run / "report.html" if args.out is None else args.out
+    if out.is_dir():
+        raise InputError(f"--out names a file, such as report.html; {str(out)!r} is a folder.")
+    try:
+        write_text(page, out)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written: {error.strerror}; give another --out.") from error
+    print(f"Report: {out}")
+    return 0
