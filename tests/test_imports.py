@@ -48,7 +48,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report", "store", "pages",
+    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report",
+    "store", "pages",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

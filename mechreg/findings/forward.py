@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 
 from mechreg.findings.finding import Settings
 from mechreg.interventions.clean import padded
-from mechreg.interventions.tallies import next_token_losses
 from mechreg.models import is_bridge, record_of
-from mechreg.norms import active_dropouts, batches, token_windows
+from mechreg.norms import active_dropouts, batches, next_token_losses, token_windows
 from mechreg.schema import InputError, ModelError
 
 # What is done at a hook point: looks at the activation, and may give another in its place.
