@@ -1,7 +1,8 @@
-"""Every page of the documentation: its code runs, what it shows is what is printed, and the site builds without warnings.
+"""Every page of the documentation: its code runs, shows what is printed, and the site builds without a warning.
 
 Blocks of a page run one after the other in one namespace and one empty folder: python, toml (written to the file
-that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the code prints.
+that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the
+code prints.
 """
 
 import contextlib
