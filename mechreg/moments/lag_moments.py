@@ -63,9 +63,8 @@ class LagMoments:
     cluster : str, optional
         The column of clusters; None for none.
     max_lag : int, optional
-        Products are summed with those of so many tokens before, within windows. 1 is enough for all statistics, 0
-        for hc0 and hc1; Newey-West needs its lags. None keeps none of them, is faster, and leaves Breusch-Godfrey,
-        Breusch-Pagan, Jarque-Bera and Durbin-Watson NaN.
+        Products are summed with those of so many tokens before, within windows: 1 for all statistics, 0 for hc0 and
+        hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
     by : sequence of str
         As for `fit_lagged`.
     who : str
@@ -106,10 +105,7 @@ class LagMoments:
             not isinstance(max_lag, Integral) or isinstance(max_lag, bool) or max_lag < 0
         ):
             raise InputError(f"max_lag must be a whole number, 0 or more, or None; got {max_lag!r}.")
-        self.formula = formula
-        self.cluster = cluster
-        self.max_lag = max_lag
-        self.by = tuple(by)
+        self.formula, self.cluster, self.max_lag, self.by = formula, cluster, max_lag, tuple(by)
         self._columns = formula_columns(formula)
         self._who = who
         self._groups: dict[tuple, _Group] = {}
@@ -121,13 +117,7 @@ class LagMoments:
     ) -> "LagMoments":
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
-        Parameters
-        ----------
-        lagged : pandas.DataFrame
-            As for `fit_lagged`; ``doc``, ``window`` and ``position`` may be missing if nothing asks for them.
-        formula : str
-        **options
-            As for `LagMoments`.
+        ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
         """
         moments = cls(formula, **options)
         moments._add(lagged, whole=True)
