@@ -24,8 +24,8 @@ from mechreg.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-# Minutes rather than seconds: the whole demo.
-SLOW = {"index.md"}
+# The whole demo, and a whole run with all that can follow it.
+SLOW = {"index.md", "command-line.md"}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 
