@@ -89,7 +89,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
                 height=max(120, 22 * len(order)),
                 title=panel_title(
                     model,
-                    f"n = {counts.sum():,}, {count(int(part['n_docs'].max()), 'document')}",
+                    f"n = {counts.sum():,}; at most {count(int(part['n_docs'].max()), 'document')} a group",
                     width=width,
                 ),
             )
