@@ -33,6 +33,7 @@ Hook = Literal["resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out", "
 Backend = Literal["auto", "hooked", "bridge"]
 Processing = Literal["raw", "folded"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Keep = Literal["norms", "moments"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3"]
 
 # What tells one token of a corpus from another, and one regression from another.

@@ -10,7 +10,17 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from mechreg.schema import Backend, Cov, Dtype, Hook, InputError, Processing, did_you_mean, require_option
+from mechreg.schema import (
+    Backend,
+    Cov,
+    Dtype,
+    Hook,
+    InputError,
+    Keep,
+    Processing,
+    did_you_mean,
+    require_option,
+)
 
 Section = TypeVar("Section")
 _IN_WORDS: dict[type, str] = {
@@ -49,6 +59,7 @@ class Spec:
     dtype: Dtype = "float32"
     prepend_bos: bool = False
     seed: int = 0
+    keep: Keep = "norms"
 
     def __post_init__(self) -> None:
         _check_kinds(type(self), vars(self))
@@ -99,11 +110,7 @@ def read_spec(path: str | Path) -> Spec:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The spec {str(path)!r} cannot be read: {reason}.") from error
     try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The spec {str(path)!r} is not TOML: {error}.") from error
-    try:
-        spec = _section(Spec, table)
+        spec = parse_spec(text)
     except InputError as error:
         raise InputError(f"The spec {str(path)!r}: {error}") from error
     folder = Path(path).resolve().parent
@@ -112,6 +119,26 @@ def read_spec(path: str | Path) -> Spec:
         models=tuple(_model_beside(folder, model) for model in spec.models),
         corpus=_corpus_beside(folder, spec.corpus),
     )
+
+
+def parse_spec(text: str) -> Spec:
+    """Return the spec that a TOML text is, its paths as they stand.
+
+    Raises
+    ------
+    InputError
+        As `read_spec`.
+
+    Examples
+    --------
+    >>> parse_spec(write_spec(Spec(models=("mini-s",), corpus="demo"))).corpus
+    'demo'
+    """
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not TOML: {error}.") from error
+    return _section(Spec, table)
 
 
 def write_spec(spec: Spec) -> str:

@@ -56,6 +56,7 @@ def test_the_example_of_the_design(tmp_path):
         "dtype": "float32",
         "prepend_bos": False,
         "seed": 0,
+        "keep": "norms",
     }
     # Every key but models, corpus and the name has that default.
     defaults = read_spec(write(tmp_path / "small.toml", SMALL))

@@ -1,15 +1,11 @@
-"""The only place that writes results: Parquet shards, tables, provenance; a file is whole or not there."""
+"""Shards: whole documents as Parquet, wide on the disk, tidy frames in memory."""
 
-import contextlib
 import hashlib
-import importlib.metadata
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import einops
 import numpy as np
@@ -18,68 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require
-from mechreg.spec import Spec, write_spec
+from mechreg.store.files import committed
 
 # Raise it when a reader of older runs would misread newer ones.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+Kind = Literal["tokens", "norms", "moments"]
 _TOKEN_PLACE = ("doc", "window", "position", "token_id")
 _VALUE = re.compile(r"layer_(\d+)(?:_head_(\d+))?")
-
-
-@contextlib.contextmanager
-def committed(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put what was written at ``path`` in one step.
-
-    A kill at any moment leaves the old file or the new one, never a part: the rename is the commit.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "table.csv"
-    >>> with committed(file) as temporary:
-    ...     _ = temporary.write_text("a,b")
-    >>> file.read_text()
-    'a,b'
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_text(text: str, path: Path) -> Path:
-    """Write a text file in one step and return its path."""
-    with committed(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
-
-
-def write_table(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a frame as .csv or .parquet, by the path's ending, and return the path.
-
-    Raises
-    ------
-    InputError
-        Another ending.
-    """
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"write_table writes .csv or .parquet; got {path.name!r}.")
-    with committed(path) as temporary:
-        if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False, compression="zstd")
-    return path
 
 
 def model_folder(name: str) -> str:
@@ -94,14 +35,22 @@ def model_folder(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def shard_path(run: Path, kind: str, model: str, hook: str | None, config_hash: str, index: int) -> Path:
-    """Return where a shard of ``kind`` ("norms", "tokens") is or will be."""
+def shard_path(run: Path, kind: Kind, model: str, hook: str | None, config_hash: str, index: int) -> Path:
+    """Return where a shard is or will be; only norms have a folder a hook."""
     folder = run / kind / model_folder(model)
-    return (folder / hook if hook else folder) / f"{kind}-{config_hash}-{index:05d}.parquet"
+    ending = "npz" if kind == "moments" else "parquet"
+    return (folder / hook if hook else folder) / f"{kind}-{config_hash}-{index:05d}.{ending}"
 
 
-def write_norm_shard(norms: pd.DataFrame, path: Path) -> Path:
+def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | None = None) -> Path:
     """Write the norm frame of one model and hook, wide: a row a token, a float32 column a layer (and head).
+
+    Parameters
+    ----------
+    norms : pandas.DataFrame
+    path : Path
+    sources : pandas.Series, optional
+        The source of every document, by its id; a column of the shard.
 
     Raises
     ------
@@ -129,6 +78,8 @@ def write_norm_shard(norms: pd.DataFrame, path: Path) -> Path:
     )
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
     columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
+    if sources is not None:
+        columns["source"] = pa.array(tokens["doc"].astype(str).map(sources).astype(str)).dictionary_encode()
     columns |= dict(zip(names, map(pa.array, values), strict=True))
     about = {
         "schema_version": SCHEMA_VERSION,
@@ -145,13 +96,22 @@ def write_norm_shard(norms: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def read_norm_shard(path: Path, *, layers: list[int] | None = None) -> pd.DataFrame:
+def read_norm_shard(
+    path: Path, *, layers: Collection[int] | None = None, sources: Collection[str] | None = None
+) -> pd.DataFrame:
     """Return the tidy norm frame of a shard; with ``layers`` only those are read from the disk.
+
+    Parameters
+    ----------
+    path : Path
+    layers : collection of int, optional
+    sources : collection of str, optional
+        Documents of these sources only.
 
     Raises
     ------
     InputError
-        Not a norm shard of this schema version.
+        Not a norm shard of this schema version, or one without sources where they are asked for.
     """
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
@@ -165,7 +125,13 @@ def read_norm_shard(path: Path, *, layers: list[int] | None = None) -> pd.DataFr
         match = _VALUE.fullmatch(name)
         if match and (layers is None or int(match[1]) in layers):
             series[name] = (int(match[1]), None if match[2] is None else int(match[2]))
-    table = pq.read_table(path, columns=[*_TOKEN_PLACE, *series])
+    if sources is not None and "source" not in schema.names:
+        raise InputError(f"{path.name} was written without sources, so sources= cannot be asked for.")
+    table = pq.read_table(
+        path,
+        columns=[*_TOKEN_PLACE, *series],
+        filters=None if sources is None else [("source", "in", list(sources))],
+    )
     doc = table.column("doc").to_pandas().astype("category")
     columns: dict[str, Any] = {
         key: pd.Categorical.from_codes(
@@ -187,59 +153,32 @@ def read_norm_shard(path: Path, *, layers: list[int] | None = None) -> pd.DataFr
 
 
 def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
-    """Write a token frame with whatever annotations it has."""
-    require(tokens, TOKEN_COLUMNS, who="write_token_shard")
-    frame = tokens.astype({"doc": "str", "token": "str"})
-    _write_parquet(pa.Table.from_pandas(frame, preserve_index=False), path, encodings={})
-    return path
-
-
-def provenance(spec: Spec, models: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
-    """Return what a run was made from: spec, models, all packages' versions, git commit, the given facts."""
-    packages = sorted(
-        {
-            (dist.metadata["Name"].lower(), dist.version)
-            for dist in importlib.metadata.distributions()
-            if dist.metadata["Name"]
-        }
-    )
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "spec_hash": spec.digest(),
-        "models": models,
-        **facts,
-        "git_commit": _git_commit(),
-        "packages": dict(packages),
-    }
-
-
-def open_run_folder(out: Path, spec: Spec) -> Path:
-    """Make the run folder, or take up one of the same spec, and write the spec into it.
+    """Write a token frame with whatever annotations it has.
 
     Raises
     ------
     InputError
-        The folder holds a run of another spec, or something that is not a run, or cannot be written.
+        A column of things of several kinds, which Parquet cannot hold.
     """
-    file = out / "spec.toml"
-    text = write_spec(spec)
-    if file.exists():
-        if file.read_text(encoding="utf-8") != text:
-            raise InputError(f"{str(out)!r} holds a run of another spec; give another --out, or remove it.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{str(out)!r} is there and is not a run folder; give another --out.")
-    else:
-        try:
-            write_text(text, file)
-        except OSError as error:
-            raise InputError(
-                f"{str(out)!r} cannot be written: {error.strerror}; give another --out."
-            ) from error
-    return out
+    require(tokens, TOKEN_COLUMNS, who="write_token_shard")
+    frame = tokens.astype({"doc": "str", "token": "str"})
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException as error:
+        raise InputError(f"The tokens' annotations cannot be stored: {error}") from error
+    _write_parquet(table, path, encodings={})
+    return path
+
+
+def read_token_shard(path: Path) -> pd.DataFrame:
+    """Return the token frame of a shard, with its annotations."""
+    frame = pq.read_table(path).to_pandas()
+    docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
+    return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
 
 
 def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) -> None:
-    with committed(path) as temporary:
+    with committed(path, sealed=True) as temporary:
         pq.write_table(
             table,
             temporary,
@@ -248,17 +187,3 @@ def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) ->
             column_encoding=encodings or None,
             use_dictionary=[name for name in table.column_names if name not in encodings],
         )
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the folder that the run is started in, "+changes" where files differ from it."""
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
-        state = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+changes" if state.stdout.strip() else "")

@@ -1,0 +1,176 @@
+"""From a spec to a run folder: shards, then tables, figures, report and manifest."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from mechreg import store
+from mechreg.models import model_label, require_loadable
+from mechreg.norms import BATCH_TOKENS
+from mechreg.report import report_html, result_table
+from mechreg.run.figures import draw_figures
+from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
+from mechreg.run.survey import Survey, check_formula, survey_corpus
+from mechreg.run.tables import tables_of
+from mechreg.schema import InputError
+from mechreg.spec import Spec
+
+MakeShards = Callable[[Path, Survey], dict[str, float]]
+
+
+def run_spec(
+    spec: Spec,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    batch_tokens: int = BATCH_TOKENS,
+    shard_tokens: int = SHARD_TOKENS,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Return the run folder that a spec was carried out into.
+
+    The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
+    .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
+    written as they are made; the same call after an interruption takes up those that are there, whole, and ends
+    with the same bytes. Where a model has more than a million rows its tables come from sums over shards
+    (`LagMoments`), and the norms in its figure are those of a sample of documents.
+
+    Parameters
+    ----------
+    spec : Spec
+        `read_spec` reads one from a file.
+    out : str or Path, optional
+        The run folder; by default ``runs/<name>``.
+    device : str
+    batch_tokens : int
+    shard_tokens : int
+        A shard holds whole documents of at least so many tokens.
+    resume : bool
+        The run must have been begun already.
+    progress : bool
+
+    Raises
+    ------
+    InputError, ModelError
+        Whatever can be known before any work is done is refused before: files, models, hooks, formula, a
+        folder of another run or in use. Later: a disk that is full or gone.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=out, progress=False)
+    >>> (folder / "report.html").exists()
+    True
+    """
+
+    def make(run: Path, survey: Survey) -> dict[str, float]:
+        return make_all(
+            run,
+            survey,
+            device=device,
+            batch_tokens=batch_tokens,
+            shard_tokens=shard_tokens,
+            progress=progress,
+        )
+
+    return carry_out(spec, make, out=out, resume=resume)
+
+
+def carry_out(
+    spec: Spec, make_shards: MakeShards, *, out: str | Path | None = None, resume: bool = False
+) -> Path:
+    """Return the run folder of a spec whose shards something else makes, here or on other machines.
+
+    Parameters
+    ----------
+    spec : Spec
+    make_shards : callable
+        Given the folder and the survey of the corpus, returns when no shard is missing; the seconds that each
+        model took, where they are known.
+    out, resume
+        As for `run_spec`.
+    """
+    began = time.perf_counter()
+    survey = survey_corpus(spec.corpus)
+    check_formula(spec, survey.columns)
+    for name in spec.models:
+        require_loadable(name)
+    _require_distinct([model_label(name) for name in spec.models])
+    folder = Path("runs") / spec.name if out is None else Path(out)
+    if resume and not (folder / "spec.toml").exists():
+        raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
+    with store.open_run_folder(folder, spec):
+        store.set_aside_damaged(folder)
+        seconds = make_shards(folder, survey)
+        missing = missing_shards(folder)
+        if missing:
+            raise InputError(
+                f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
+            )
+        _write_results(folder, spec, survey, seconds, began)
+    return folder
+
+
+def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:
+    records = [record for name in spec.models if (record := record_of_spec(folder, name)) is not None]
+    results = [tables_of(folder, spec, record) for record in records]
+    coefficients = pd.concat([tables.coefficients for tables in results], ignore_index=True)
+    statistics = pd.concat([tables.statistics for tables in results], ignore_index=True)
+    problems = [pd.DataFrame(r["plan"]["problems"], columns=["doc", "problem"]) for r in records]
+    trouble = pd.concat(problems, ignore_index=True).drop_duplicates()
+    summaries = "\n\n".join(tables.summaries for tables in results)
+    entries = [
+        record["facts"]
+        | {key: record["plan"][key] for key in ("tokens", "windows")}
+        | {"seconds": seconds.get(record["name"])}
+        for record in records
+    ]
+    facts = store.provenance(
+        spec,
+        entries,
+        corpus={
+            "corpus": spec.corpus,
+            "sha256": survey.sha256,
+            "documents": survey.documents,
+            "left_out": survey.left_out,
+        },
+        seconds=round(time.perf_counter() - began, 1),
+    )
+    store.write_table(coefficients, folder / "coefficients.parquet")
+    store.write_table(coefficients, folder / "coefficients.csv")
+    store.write_table(statistics, folder / "statistics.csv")
+    store.write_table(trouble, folder / "problems.csv")
+    store.write_text(summaries + "\n", folder / "summaries.txt")
+    store.write_json(facts, folder / "provenance.json")
+    notes = [
+        f"{record['name']}: {tables.drawn}"
+        for record, tables in zip(records, results, strict=True)
+        if tables.drawn
+    ]
+    norms = [tables.norms for tables in results]
+    figures = draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
+    page = report_html(
+        title=spec.name,
+        coefficients=coefficients,
+        statistics=statistics,
+        results=result_table(coefficients),
+        figures={title: path.read_text(encoding="utf-8") for title, path in figures.items()},
+        problems=trouble,
+        provenance=facts,
+        summaries=summaries,
+    )
+    store.write_text(page, folder / "report.html")
+    tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
+    store.write_manifest(folder, spec, tables_written)
+
+
+def _require_distinct(labels: list[str]) -> None:
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(
+                f"Two models of the spec are called {label!r}, and their norms would be mixed; rename a folder."
+            )

@@ -1,0 +1,187 @@
+"""A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as ds
+
+from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
+from mechreg.store.files import is_whole
+from mechreg.store.folder import KINDS
+from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
+
+
+def open_run(path: str | Path) -> "Run":
+    """Return the run in a folder; nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    path : str or Path
+        What `run_spec` returned; a run that has not ended shows the shards that are there.
+
+    Raises
+    ------
+    InputError
+        Not a run folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mechreg import Spec, run_spec
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=tempfile.mkdtemp(), progress=False)
+    >>> run = open_run(folder)
+    >>> run.models, run.hooks
+    (['mini-s'], ['attn_out'])
+    >>> run.norms(layers=[3])["layer"].unique().tolist()
+    [3]
+    """
+    run = Run(Path(path))
+    if not (run.path / "spec.toml").is_file():
+        raise InputError(f"{str(path)!r} is not a run folder: it has no spec.toml. Run `mechreg run` first.")
+    return run
+
+
+class Run:
+    """A run folder. Made by `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {', '.join(self.models)}; {', '.join(self.hooks)})"
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The spec, as it was written."""
+        return tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8"))
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What is known of every model: config, facts, and the plan of its shards, in the order of the spec."""
+        found = [
+            json.loads(path.read_text(encoding="utf-8")) for path in (self.path / "models").glob("*.json")
+        ]
+        order = self.spec["models"]
+        found.sort(key=lambda record: order.index(record["spec_name"]))
+        return {record["name"]: record for record in found}
+
+    @property
+    def models(self) -> list[str]:
+        """The models' names, as in all frames."""
+        return list(self.records)
+
+    @property
+    def hooks(self) -> list[str]:
+        """The hook points."""
+        return list(self.spec["hooks"])
+
+    @property
+    def coefficients(self) -> pd.DataFrame:
+        """The coefficient frame."""
+        return pd.read_parquet(self._table("coefficients.parquet"))
+
+    @property
+    def statistics(self) -> pd.DataFrame:
+        """The statistics frame."""
+        return pd.read_csv(self._table("statistics.csv"))
+
+    def norms(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        hooks: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the norm frame of what is asked for; other layers and hooks are not read from the disk.
+
+        Parameters
+        ----------
+        models, hooks, layers, sources : sequence, optional
+            Only these; all by default.
+
+        Raises
+        ------
+        InputError
+            A model, hook, layer or source that the run does not have, or norms that were not kept.
+        """
+        parts = list(self.norm_shards(models=models, hooks=hooks, layers=layers, sources=sources))
+        if not sum(map(len, parts)):
+            raise InputError(
+                f"{str(self.path)!r} has no norms of models={models}, hooks={hooks}, layers={layers}, "
+                f"sources={sources}; it has {self!r}."
+            )
+        return stacked(parts)
+
+    def norm_shards(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        hooks: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
+        for name in self._known(models, self.models, "models"):
+            for hook in self._known(hooks, self.hooks, "hooks"):
+                for path in self.shards("norms", name, hook):
+                    yield read_norm_shard(path, layers=layers, sources=sources)
+
+    def tokens(self, *, models: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the token frame of one model, with the document's source and what the formula asked for."""
+        (name,) = self._one(models)
+        parts = [read_token_shard(path) for path in self.shards("tokens", name)]
+        return pd.concat([part.astype({"doc": "str"}) for part in parts], ignore_index=True).astype(
+            {"doc": "category"}
+        )
+
+    def dataset(self, model: str, hook: str) -> ds.Dataset:
+        """Return the wide shards of a model and hook as a pyarrow dataset: a row a token, a column a layer."""
+        self._known([model], self.models, "models")
+        self._known([hook], self.hooks, "hooks")
+        return ds.dataset([str(path) for path in self.shards("norms", model, hook)])
+
+    def shards(self, kind: str, model: str, hook: str | None = None) -> list[Path]:
+        """Return the files of a kind ("tokens", "norms", "moments") that are there, in the corpus's order."""
+        config_hash = self.records[model]["config_hash"]
+        folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
+        return sorted(folder.glob(f"{kind}-{config_hash}-*"))
+
+    def damaged(self) -> list[Path]:
+        """Return the shards whose checksum is not that of what was written; reads all of them."""
+        files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
+        return [path for path in files if not is_whole(path)]
+
+    def _table(self, name: str) -> Path:
+        if not (self.path / name).exists():
+            raise InputError(
+                f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
+            )
+        return self.path / name
+
+    def _one(self, models: Sequence[str] | None) -> list[str]:
+        found = self._known(models, self.models, "models")
+        if len(found) != 1:
+            raise InputError(f"Tokens are one model's; say which: models=[...] of {self.models}.")
+        return found
+
+    def _known(self, asked: Sequence[str] | None, have: list[str], name: str) -> list[str]:
+        if isinstance(asked, str):
+            asked = [asked]
+        for entry in asked or ():
+            if entry not in have:
+                raise InputError(f"{name} must be of {have}; got {entry!r}.{did_you_mean(entry, have)}")
+        return have if asked is None else list(asked)
+
+
+def stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return norm frames on top of each other, their categories united."""
+    whole = pd.concat([part.astype({"hook": "object", "doc": "object", "model": "object"}) for part in parts])
+    if "head" in whole.columns:
+        whole = whole.assign(head=whole["head"].fillna(-1).astype("int16"))
+    return whole.reset_index(drop=True).astype({key: NORM_COLUMNS[key] for key in ("model", "hook", "doc")})
