@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         "run", _run, "Carry out a spec: norms, fits, tables, figures, report.", "mechreg run spec.toml"
     )
     run.add_argument("spec", type=Path, help="a TOML file")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with a run that was begun; refuse to begin one"
+    )
     running(run)
     running(verb("demo", _demo, "Run the study on the models and texts that ship, offline.", "mechreg demo"))
 
@@ -109,7 +112,8 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     from mechreg.report import answer, result_table
     from mechreg.run import run_spec
 
-    options = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
+    options: dict = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
+    options["resume"] = getattr(args, "resume", False)
     folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
     results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
     print(results.to_string(index=False, float_format="{:.3f}".format))

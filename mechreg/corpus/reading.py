@@ -4,6 +4,8 @@ import glob
 import gzip
 import os
 import zlib
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,11 @@ def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
             f"got {type(corpus).__name__}."
         )
     require_unique(documents["doc"])
-    require_usable(documents["problem"].value_counts().to_dict())
+    require_usable(Counter(documents["problem"]))
     return documents
 
 
-def require_usable(problems: dict[str, int]) -> None:
+def require_usable(problems: Mapping[str, int]) -> None:
     """Check that some document has no problem; ``problems`` counts each kind, "" for none."""
     if not problems.get(""):
         read = ", ".join(f"{count} {problem}" for problem, count in problems.items()) or "none"

@@ -51,7 +51,7 @@ def stream_corpus(
     problems: Counter[str] = Counter()
     for documents in _filled(_parts(corpus, text), characters):
         seen.append(pd.util.hash_array(documents["doc"].to_numpy(object)))  # 8 bytes a document are kept
-        problems.update(documents["problem"].value_counts().to_dict())
+        problems.update(documents["problem"])
         yield documents
     hashes, counts = np.unique(np.concatenate([*seen, np.array([], np.uint64)]), return_counts=True)
     if (counts > 1).any():
@@ -61,7 +61,7 @@ def stream_corpus(
             for part in _parts(corpus, text)
         ]
         require_unique(pd.concat(suspects))
-    require_usable(dict(problems))
+    require_usable(problems)
 
 
 def _filled(parts: Iterator[pd.DataFrame], characters: int) -> Iterator[pd.DataFrame]:

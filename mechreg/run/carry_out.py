@@ -103,7 +103,7 @@ def carry_out(
     folder = Path("runs") / spec.name if out is None else Path(out)
     if resume and not (folder / "spec.toml").exists():
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
-    with store.open_run_folder(folder, spec):
+    with store.open_run_folder(folder, spec), store.in_reach(folder):
         store.set_aside_damaged(folder)
         seconds = make_shards(folder, survey)
         missing = missing_shards(folder)

@@ -46,7 +46,7 @@ def draw_figures(
             ),
         }
         for title, (name, chart) in figures.items():
-            with store.writable(folder):
+            with store.in_reach(folder):
                 paths = charts.save_chart(chart, folder / name, formats=FORMATS)
             drawn[title] = next(path for path in paths if path.suffix == ".svg")
     return drawn

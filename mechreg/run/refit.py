@@ -1,6 +1,7 @@
 """Regressions from stored norms, shard by shard: what the tables of a run larger than memory come from."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -59,10 +60,8 @@ def run_moments(
     if spec["keep"] != "norms":
         raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
     formula = spec["formula"] if formula is None else formula
-    options = {
-        "lags": spec["lags"] if lags is None else lags,
-        "skip": spec["skip"] if skip is None else skip,
-    }
+    lags = spec["lags"] if lags is None else lags
+    skip = spec["skip"] if skip is None else skip
 
     def parts() -> Iterable[LagMoments]:
         for model in opened.models if models is None else models:
@@ -74,8 +73,8 @@ def run_moments(
                     )
                 for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
                     sums = LagMoments(formula, cluster=cluster, max_lag=max_lag, who="run_moments")
-                    lagged = lagged_norms(store.read_norm_shard(norms), formula, **options)
-                    sums.update(annotated(lagged, lambda at=tokens: store.read_token_shard(at), formula))
+                    lagged = lagged_norms(store.read_norm_shard(norms), formula, lags=lags, skip=skip)
+                    sums.update(annotated(lagged, partial(store.read_token_shard, tokens), formula))
                     yield sums
 
     return merged(parts())

@@ -30,7 +30,7 @@ class Shard(NamedTuple):
     """A shard of a run: the model's name, and the shard's number in the order of the corpus."""
 
     model: str
-    index: int
+    number: int
 
 
 def make_shard(run: str | Path, shard: Shard | tuple[str, int], *, device: str = "auto") -> Path:
@@ -145,13 +145,13 @@ class ShardMaker:
     def make(self, shard: Shard) -> Path:
         """Return the first file of a shard, after all of its files are there."""
         record = store.read_record(self.run, shard.model)
-        if record is None or not 0 <= shard.index < record.get("plan", {}).get("shards", 0):
-            raise InputError(f"{str(self.run)!r} has no shard {shard.index} of {shard.model!r}.")
-        files = files_of_shard(self.run, self.spec, record, shard.index)
+        if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
+            raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
+        files = files_of_shard(self.run, self.spec, record, shard.number)
         if all(path.exists() for path in files):
             return files[0]
         model = self._model(record["spec_name"], expected=record)
-        plan, at = record["plan"], (record["config_hash"], shard.index)
+        plan, at = record["plan"], (record["config_hash"], shard.number)
         tokens = store.read_token_shard(store.shard_path(self.run, "tokens", shard.model, None, *at))
         norms = extract_norms(
             model,
@@ -166,7 +166,7 @@ class ShardMaker:
                 store.shard_path(self.run, "moments", shard.model, None, *at), sealed=True
             ) as temporary:
                 moments.save(temporary)
-        if self.spec.keep == "moments" and shard.index not in shards_of_sample(plan["shards"]):
+        if self.spec.keep == "moments" and shard.number not in shards_of_sample(plan["shards"]):
             return files[0]
         if self.spec.keep == "moments":
             norms = sampled(norms, shards=plan["shards"])

@@ -5,8 +5,6 @@ import json
 import re
 from typing import NamedTuple
 
-import pandas as pd
-
 from mechreg.corpus import stream_corpus
 from mechreg.fits import formula_columns
 from mechreg.moments import LagMoments
@@ -84,10 +82,10 @@ def is_summable(spec: Spec) -> bool:
         return False
     columns = formula_columns(spec.formula)
     # A few rows of anything: what learns from all rows is refused by its name, whatever the rows are.
-    rows = pd.DataFrame({name: [1.0, 2.0, 4.0, 3.0] for name in columns})
     place = {"model": "m", "hook": "h", "layer": 0, "doc": "d", "window": 0, "position": range(4)}
+    rows = {name: [1.0, 2.0, 4.0, 3.0] for name in columns} | place
     try:
-        LagMoments(spec.formula, max_lag=None).update(rows.assign(**place))
+        LagMoments(spec.formula, max_lag=None).update(rows)
     except InputError as error:
         return "needs all rows at once" not in str(error)
     return True

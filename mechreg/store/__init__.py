@@ -3,14 +3,15 @@
 from mechreg.store.files import (
     committed,
     digest_of,
+    in_reach,
     is_whole,
     seal,
-    writable,
     write_json,
     write_table,
     write_text,
 )
 from mechreg.store.folder import (
+    SET_ASIDE,
     open_run_folder,
     provenance,
     read_record,
@@ -32,9 +33,11 @@ from mechreg.store.shards import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "SET_ASIDE",
     "Run",
     "committed",
     "digest_of",
+    "in_reach",
     "is_whole",
     "model_folder",
     "open_run",
@@ -49,7 +52,6 @@ __all__ = [
     "set_aside_damaged",
     "shard_path",
     "stacked",
-    "writable",
     "write_json",
     "write_manifest",
     "write_norm_shard",

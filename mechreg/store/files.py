@@ -36,7 +36,7 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
     >>> file.read_text()
     'a,b'
     """
-    with writable(path):
+    with in_reach(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
         try:
@@ -57,14 +57,14 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writable(path: Path) -> Iterator[None]:
-    """Turn what the system says while ``path`` is written into one sentence with a remedy."""
+def in_reach(path: Path) -> Iterator[None]:
+    """Turn what the system says while ``path`` is in use into one sentence with a remedy."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}. Make room or bring the drive back, and "
-            "the same command goes on from what is there; or give another --out."
+            f"{str(path)!r} cannot be read or written: {error.strerror or error}. Make room or bring the drive "
+            "back, and the same command goes on from what is there; or give another --out."
         ) from error
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from mechreg.schema import InputError
 from mechreg.spec import Spec, write_spec
-from mechreg.store.files import TEMPORARY, digest_of, is_whole, seal, writable, write_json, write_text
+from mechreg.store.files import TEMPORARY, digest_of, in_reach, is_whole, seal, write_json, write_text
 from mechreg.store.shards import SCHEMA_VERSION, model_folder
 
 KINDS = ("tokens", "norms", "moments")
@@ -44,7 +44,7 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
     file, text = out / "spec.toml", write_spec(spec)
     _require_ours(out, text)
     try:
-        with writable(out):
+        with in_reach(out):
             out.mkdir(parents=True, exist_ok=True)
             lock = FileLock(out / _LOCK, timeout=0)
             lock.acquire()
@@ -71,7 +71,7 @@ def set_aside_damaged(run: Path) -> list[Path]:
             if is_whole(path):
                 continue
             name = "-".join(path.relative_to(run / kind).parts)
-            with writable(run / SET_ASIDE):
+            with in_reach(run / SET_ASIDE):
                 (run / SET_ASIDE).mkdir(exist_ok=True)
                 number = sum(1 for other in (run / SET_ASIDE).iterdir() if other.name.endswith(name))
                 os.replace(path, run / SET_ASIDE / f"{number}-{name}")
