@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mechreg import __version__
-from mechreg.schema import InputError, MechregError
+from mechreg.schema import InputError, MechregError, require_option
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--resume", action="store_true", help="go on with a run that was begun; refuse to begin one"
     )
+    run.add_argument("--engine", default="local", help="local (this process) or ray (mechreg[ray])")
+    run.add_argument("--workers", type=int, default=2, help="of engine ray")
+    run.add_argument("--gpus-per-worker", type=float, default=0, help="of engine ray; 0.5 shares a GPU")
+    run.add_argument("--address", help="of a running Ray cluster; by default workers start on this machine")
     running(run)
     running(verb("demo", _demo, "Run the study on the models and texts that ship, offline.", "mechreg demo"))
 
@@ -113,8 +117,16 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     from mechreg.run import run_spec
 
     options: dict = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
-    options["resume"] = getattr(args, "resume", False)
-    folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+    if args.verb is _run:
+        require_option(args.engine, ("local", "ray"), name="--engine")
+        options["resume"] = args.resume
+    if args.verb is _run and args.engine == "ray":
+        from mechreg.cluster import run_on_ray
+
+        options |= {key: getattr(args, key) for key in ("workers", "gpus_per_worker", "address")}
+        folder = run_on_ray(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+    else:
+        folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
     results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()

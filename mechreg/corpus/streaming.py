@@ -1,10 +1,10 @@
 """A corpus as a stream: the documents that `read_corpus` gives, some at a time."""
 
 import gzip
+import io
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -134,5 +134,5 @@ def _parquet_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
             yield from_arrow(file.schema_arrow.empty_table(), text)
 
 
-def _opened(path: str) -> BinaryIO:
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+def _opened(path: str) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")

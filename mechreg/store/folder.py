@@ -43,15 +43,15 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
     """
     file, text = out / "spec.toml", write_spec(spec)
     _require_ours(out, text)
-    try:
-        with in_reach(out):
-            out.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(out / _LOCK, timeout=0)
+    with in_reach(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / _LOCK, timeout=0)
+        try:
             lock.acquire()
-    except Timeout as error:
-        raise InputError(
-            f"Another process is working in {str(out)!r}; wait until it has ended, or give another --out."
-        ) from error
+        except Timeout as error:
+            raise InputError(
+                f"Another process is working in {str(out)!r}; wait until it has ended, or give another --out."
+            ) from error
     try:
         _require_ours(out, text)
         if not file.exists():

@@ -127,6 +127,11 @@ def read_norm_shard(
             series[name] = (int(match[1]), None if match[2] is None else int(match[2]))
     if sources is not None and "source" not in schema.names:
         raise InputError(f"{path.name} was written without sources, so sources= cannot be asked for.")
+    if not series:
+        have = [int(match[1]) for name in schema.names if (match := _VALUE.fullmatch(name))]
+        raise InputError(
+            f"{path.name} has none of layers={sorted(layers or ())}; it has {sorted(set(have))}."
+        )
     table = pq.read_table(
         path,
         columns=[*_TOKEN_PLACE, *series],
