@@ -272,5 +272,5 @@ def test_the_manifest_says_what_is_there(whole, spec):
         assert store.digest_of(whole / name) == about["sha256"]
         assert (whole / name).stat().st_size == about["bytes"]
     seal = store.seal(shards_of(whole)[0])
-    checked = subprocess.run(["sha256sum", "--check", seal.name], cwd=seal.parent, capture_output=True)
+    checked = subprocess.run(["sha256sum", "--check", str(seal)], cwd=whole, capture_output=True)
     assert checked.returncode == 0

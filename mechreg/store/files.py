@@ -44,7 +44,7 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             if sealed:
-                write_text(f"{digest_of(temporary)}  {path.name}\n", seal(path))
+                write_text(f"{digest_of(temporary)}  {path.relative_to(_top(path)).as_posix()}\n", seal(path))
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):  # a drive that is gone: the first error says so
@@ -69,16 +69,24 @@ def in_reach(path: Path) -> Iterator[None]:
 
 
 def seal(path: Path) -> Path:
-    """Return where the checksum of a file is, in the form that ``sha256sum --check`` reads.
+    """Return where the checksum of a file is, in the form that ``sha256sum --check`` reads in the run folder.
 
-    Hidden, since readers of a folder of Parquet files leave such files out.
+    Shards' are in a folder of their own: polars refuses a folder of Parquet files in which there are others.
 
     Examples
     --------
-    >>> seal(Path("norms-0.parquet")).name
-    '.norms-0.parquet.sha256'
+    >>> seal(Path("run/norms/gpt2/attn_out/norms-1a2b-00000.parquet")).as_posix()
+    'run/checksums/norms/gpt2/attn_out/norms-1a2b-00000.parquet.sha256'
     """
-    return path.with_name(f".{path.name}.sha256")
+    return _top(path) / "checksums" / f"{path.relative_to(_top(path))}.sha256"
+
+
+def _top(path: Path) -> Path:
+    """Return the run folder of a shard, the folder itself of any other file."""
+    kind = path.name.split("-")[0]
+    up = {"norms": 2, "tokens": 1, "moments": 1}.get(kind)
+    is_shard = up is not None and len(path.parents) > up + 1 and path.parents[up].name == kind
+    return path.parents[up + 1] if is_shard and up is not None else path.parent
 
 
 def is_whole(path: Path) -> bool:
