@@ -72,9 +72,9 @@ def our_workers() -> list[int]:
 
 
 @needs_ray
-@pytest.mark.parametrize("keep", ["norms", "moments"])
+@pytest.mark.parametrize("keep", ["norms", pytest.param("moments", marks=pytest.mark.slow)])
 def test_two_workers_one_of_them_killed_make_what_one_process_makes(save_gpt2, tmp_path, keep):
-    corpus = write_corpus(tmp_path / "texts.jsonl", 200)
+    corpus = write_corpus(tmp_path / "texts.jsonl", 100)
     spec = Spec(
         models=(str(save_gpt2("one", seed=1)), str(save_gpt2("two", seed=2))), corpus=corpus, keep=keep
     )

@@ -47,31 +47,23 @@ def make_model(folder: Path) -> None:
 def make_corpus(path: Path, tokens: int) -> None:
     """Write documents of a thousand common words, each a token or two."""
     rng = np.random.default_rng(0)
-    words = np.array(
-        [
-            "the",
-            "of",
-            "and",
-            "to",
-            "a",
-            "in",
-            "that",
-            "it",
-            "was",
-            "he",
-            "for",
-            "on",
-            "with",
-            "his",
-            "her",
-            "at",
-            "as",
-            "had",
-            "she",
-            "by",
-            "not",
-        ]
-    )
+    words = [
+        "the",
+        "of",
+        "and",
+        "to",
+        "a",
+        "in",
+        "that",
+        "it",
+        "was",
+        "he",
+        "for",
+        "on",
+        "with",
+        "his",
+        "her",
+    ]
     with open(path, "w") as file:
         for document in range(max(3, tokens // 1_000)):
             text = " ".join(rng.choice(words, min(1_000, tokens // 3)))
@@ -153,10 +145,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--one", way, str(folder), str(corpus)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))
-                print(
-                    "{way:8} {tokens:>12,} tokens {megabytes:8.0f} MB {seconds:8.1f} s".format(**rows[-1]),
-                    flush=True,
-                )
+                line = "{way:8} {tokens:>12,} tokens {megabytes:8.0f} MB {seconds:8.1f} s"
+                print(line.format(**rows[-1]), flush=True)
     if args.figure:
         mr.save_chart(draw(pd.DataFrame(rows)), args.figure, formats=("json", "svg", "png"))
 
