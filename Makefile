@@ -6,7 +6,7 @@ VENV4 ?= .venv-tl4
 # One thread a test worker: two workers on two cores are faster than one with two threads.
 PYTEST = -m pytest -n 2 --jaxtyping-packages=mechreg,beartype.beartype
 
-.PHONY: demo test test-slow test-tl4 lint format figures bench clean
+.PHONY: demo test test-slow test-tl4 lint format figures docs bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -31,9 +31,14 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Run every analysis and draw its figures anew.
+# Run every analysis and draw its figures anew; the simulation takes half an hour.
 figures: $(VENV)/.ready
 	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
+	$(VENV)/bin/python analyses/06_coverage.py --replications 1000
+
+# The site, into site/; a warning is an error.
+docs: $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # On a machine that does nothing else.
 bench: $(VENV)/.ready
@@ -47,6 +52,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+# The site's tools are not needed for the demo or the tests: they are installed when the site is asked for.
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 $(VENV4)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV4)
 	$(VENV4)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
@@ -54,4 +64,4 @@ $(VENV4)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV4) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV4) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

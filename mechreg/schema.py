@@ -34,7 +34,7 @@ Backend = Literal["auto", "hooked", "bridge"]
 Processing = Literal["raw", "folded"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 Keep = Literal["norms", "moments"]
-Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3"]
+Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3", "jackknife"]
 
 # What tells one token of a corpus from another, and one regression from another.
 TOKEN_KEYS = ("doc", "window", "position")
@@ -163,6 +163,30 @@ def require_option(value: object, options: Sequence[str], *, name: str) -> None:
         listed = ", ".join(repr(option) for option in options)
         hint = did_you_mean(value, options) if isinstance(value, str) else ""
         raise InputError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+
+
+def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
+    """Return the columns by which a step is done group by group, checked.
+
+    Raises
+    ------
+    InputError
+        A name twice, or one that the step's own tables have.
+
+    Examples
+    --------
+    >>> require_by("pos", who="fit_lagged")
+    ('pos',)
+    """
+    names = (by,) if isinstance(by, str) else tuple(by)
+    own = {*COEFFICIENT_COLUMNS, *STATISTICS_COLUMNS, "head"}
+    for name in names:
+        if not isinstance(name, str) or name in own or names.count(name) > 1:
+            raise InputError(
+                f"{who} needs by= to name columns, each once, and none that its tables have; got {name!r}. Models, "
+                "hooks, layers and heads are apart anyway."
+            )
+    return names
 
 
 def require_one_processing(models: Iterable[str], *, who: str) -> None:

@@ -1,5 +1,6 @@
 """Every analysis runs on the miniatures, ends with an answer, and leaves its figures where it says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Those that take a minute on three models; make figures runs them on all.
+ON_ONE_MODEL = ("03_part_of_speech", "04_causal_scaling", "05_sources")
 ANALYSES = sorted((ROOT / "analyses").glob("[0-9]*.py"))
 
 
@@ -17,8 +20,14 @@ def test_an_analysis_runs(script, tmp_path):
     copy = tmp_path / "analyses" / script.name
     copy.parent.mkdir()
     copy.write_text(script.read_text(encoding="utf-8"), encoding="utf-8")
+    models = ["mini-s"] if script.stem in ON_ONE_MODEL else []
     done = subprocess.run(
-        [sys.executable, str(copy)], capture_output=True, text=True, timeout=300, env=os.environ, cwd=tmp_path
+        [sys.executable, str(copy), *models],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert "Question:" in script.read_text(encoding="utf-8")
@@ -32,3 +41,17 @@ def test_the_extraction_benchmark_runs(tmp_path):
     done = subprocess.run([sys.executable, str(script), *small], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "mechreg bridge" in done.stdout
+
+
+def test_the_regression_benchmark_runs(tmp_path):
+    script = ROOT / "analyses" / "benchmarks" / "regression.py"
+    small = ["--rows", "2000", "--documents", "20", "--layers", "2", "--rounds", "1", "--shards", "2"]
+    out = ["--out", str(tmp_path / "tables.json")]
+    done = subprocess.run(
+        [sys.executable, str(script), *small, *out], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "tables.json").read_text())
+    assert [row["rows"] for row in tables["memory"]] == [2 * 200 * 2]
+    assert len(tables["speed"]) == 5
+    assert all(row["speed_over_loop"] > 0 for row in tables["speed"])

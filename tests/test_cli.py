@@ -1,12 +1,18 @@
 """The verbs, as a person at a terminal meets them."""
 
+import io
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
-from mechreg.cli import main
+import mechreg as mr
+from mechreg.cli import START, _parser, main
 
 
 def mechreg(*arguments, cwd=None):
@@ -15,9 +21,74 @@ def mechreg(*arguments, cwd=None):
     )
 
 
-def test_without_arguments_it_teaches(capsys):
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A corpus of the demo's first eight documents, in a file."""
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    mr.read_corpus("demo").head(8)[["doc", "text"]].to_json(path, orient="records", lines=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(texts):
+    """The folder of a run of two seeds of one size; not to be written to."""
+    spec = mr.Spec(models=("mini-s", "mini-s-b"), corpus=str(texts), name="seeds")
+    return mr.run_spec(spec, out=texts.parent / "seeds", progress=False)
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copied")
+
+
+def verbs() -> dict:
+    (group,) = (action for action in _parser()._actions if action.choices and "demo" in action.choices)
+    return dict(group.choices)
+
+
+def test_without_arguments_it_teaches_commands_that_exist(capsys):
     assert main([]) == 0
-    assert "mechreg demo" in capsys.readouterr().out
+    assert capsys.readouterr().out == START
+    taught = [line.strip() for line in START.splitlines() if line.startswith("  mechreg ")]
+    assert len(taught) == 4
+    for command in taught:
+        assert _parser().parse_args(shlex.split(command)[1:]).verb
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_the_help_of_every_command_has_an_example_that_it_takes(name):
+    example = verbs()[name].format_help().split("Example: ")[1]
+    commands = [
+        line.split(" > ")[0] for line in map(str.strip, example.splitlines()) if line.startswith("mechreg")
+    ]
+    assert commands
+    for command in commands:
+        assert shlex.split(command)[:2] == ["mechreg", name]
+        assert _parser().parse_args(shlex.split(command)[1:]).verb
+
+
+def test_an_unforeseen_error_is_one_sentence_too(capsys, monkeypatch):
+    def fail(path):
+        raise ZeroDivisionError("a line\nand another")
+
+    monkeypatch.setattr("mechreg.spec.read_spec", fail)
+    assert main(["run", "x.toml"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "mechreg: failed, unforeseen (ZeroDivisionError: a line and another); the same command with --debug "
+        "shows where.\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        main(["run", "x.toml", "--debug"])
+
+
+def test_a_closed_pipe_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "mechreg"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 def test_inspect_shows_the_architecture_and_the_tokens(capsys):
@@ -86,8 +157,152 @@ def test_run_from_a_spec_in_a_folder(tmp_path):
     done = mechreg("run", "spec.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "lag1" in done.stdout
+    assert "no proof of learned context" in done.stdout
     assert "1 documents could not be used" in done.stdout
     folder = tmp_path / "runs" / "two"
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["models"][0]["name"] == "mini-s"
     assert "empty,empty" in (folder / "problems.csv").read_text()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_tells_speed_and_time_left_on_a_terminal_and_nothing_elsewhere(
+    monkeypatch, texts, tmp_path, capfd
+):
+    command = [
+        "intervene",
+        "mini-s",
+        "--corpus",
+        str(texts),
+        "--edit",
+        "scale=2",
+        "--layers",
+        "0",
+        "--documents",
+    ]
+    assert main([*command, "1"]) == 0
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert main([*command, "8"]) == 0
+    bars = sys.stderr.getvalue()
+    assert re.search(r"\d%\|.*\[\d\d:\d\d<(\d\d:\d\d|\?), .*tok/s\]", bars), bars
+
+
+def test_compare_says_the_verdict_and_writes_its_tables(run, tmp_path, capsys):
+    out = tmp_path / "compared"
+    command = ["compare", str(run), "--margin", "0.2", "--draws", "199", "--out", str(out)]
+    assert main([*command, "--groups", "mini-s=s,mini-s-b=s"]) == 0
+    said = capsys.readouterr().out
+    norms = mr.extract_norms(["mini-s", "mini-s-b"], mr.read_spec(run / "spec.toml").corpus, progress=False)
+    expected = mr.compare_profiles(
+        mr.fit_lagged(mr.add_lags(norms)), margin=0.2, draws=199, groups={"mini-s": "s", "mini-s-b": "s"}
+    )
+    assert said.startswith("\n".join(expected.verdict))
+    assert (out / "universality.txt").read_text() == "\n".join(expected.verdict) + "\n"
+    for name, table in {"": expected.agreement, "_equivalence": expected.equivalence}.items():
+        written = pd.read_csv(out / f"universality{name}.csv", keep_default_na=True)
+        # The csv has every digit; its reader may lose the last.
+        pd.testing.assert_series_equal(written["estimate"], table["estimate"], rtol=1e-12)
+    assert (out / "figures" / "universality_profiles.svg").exists()
+
+
+def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, capsys):
+    def said(*arguments):
+        assert main(["compare", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "say with --out" in said(run, copied)
+    assert "The model 'mini-s' is in two of the runs" in said(run, copied, "--out", tmp_path / "x")
+    assert "not the folder of a finished run" in said(tmp_path)
+    assert "--groups must be MODEL=GROUP" in said(run, "--groups", "mini-s")
+    facts = json.loads((copied / "provenance.json").read_text())
+    facts["corpus"]["sha256"] = "another"
+    (copied / "provenance.json").write_text(json.dumps(facts))
+    assert "differs from" in said(run, copied, "--out", tmp_path / "x")
+    (shard,) = (copied / "norms" / "mini-s" / "attn_out").iterdir()
+    shutil.copy(shard, shard.with_name("norms-0123456789abcdef-00000.parquet"))
+    assert "norms of several settings" in said(copied)
+    assert not (tmp_path / "x").exists()
+
+
+def test_intervene_prints_a_table_and_saves_what_the_function_gives(texts, tmp_path, capsys):
+    out = tmp_path / "effects.csv"
+    command = ["intervene", "mini-s", "--corpus", str(texts), "--documents", "2", "--layers", "0,2-3"]
+    assert main([*command, "--edit", "scale=0,2", "--edit", "ablate=mean", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    documents = mr.read_corpus(str(texts)).head(2)
+    edits = [mr.Scale(0.0), mr.Scale(2.0), mr.Ablate("mean")]
+    expected = mr.intervene("mini-s", documents, edits, layers=[0, 2, 3], positions=1, progress=False)
+    written = pd.read_csv(out)
+    # The csv has every digit; its reader may lose the last.
+    pd.testing.assert_series_equal(written["estimate"], expected["estimate"], rtol=1e-12)
+    loss = expected.query("measure == 'loss' and edit == 'ablate_mean' and offset == -1 and layer == 2")
+    assert f"{loss['estimate'].item():.4f}" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "effects.csv",
+        "effects_scale.html",
+        "effects_scale.svg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--edit", "scale"], "--edit must be scale=0.5"),
+        (["--edit", "double=2"], "--edit must be scale=0.5"),
+        (["--edit", "scale=half"], "--edit must be scale=0.5"),
+        (["--edit", "scale=2", "--layers", "last"], "--layers must be whole numbers"),
+        (["--edit", "scale=2", "--documents", "0"], "--documents must be 1 or more"),
+        (["--edit", "scale=2", "--out", "effects.xlsx"], "--out must end in .csv or .parquet"),
+    ],
+)
+def test_intervene_refuses_what_it_cannot_read(arguments, said, capsys):
+    assert main(["intervene", "mini-s", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_diff_of_a_run_and_its_copy_finds_nothing(run, copied, capsys):
+    assert main(["diff", str(run), str(copied)]) == 0
+    assert capsys.readouterr().out == "No number moved.\n"
+
+
+def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, capsys):
+    table = pd.read_parquet(copied / "coefficients.parquet")
+    at = table.index[(table["model"] == "mini-s-b") & (table["layer"] == 2) & (table["term"] == "lag2")][0]
+    table.loc[at, "estimate"] += 3 * table.loc[at, "std_error"]
+    table.to_parquet(copied / "coefficients.parquet")
+    facts = json.loads((copied / "provenance.json").read_text())
+    old = facts["packages"]["transformer-lens"]
+    facts["packages"]["transformer-lens"] = "99.1"
+    (copied / "provenance.json").write_text(json.dumps(facts))
+    assert main(["diff", str(run), str(copied), "--out", str(tmp_path / "moved.csv")]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"estimate +1 +\S+ +3 +\S+ +mini-s-b attn_out layer 2 lag2\n", said)
+    assert f"packages.transformer-lens: {old} -> 99.1" in said
+    assert said.endswith("1 numbers moved.\n")
+    moved = pd.read_csv(tmp_path / "moved.csv")
+    assert moved["std_errors"].tolist() == [pytest.approx(3)]
+    assert main(["diff", str(run), str(copied), "--within", "3.01"]) == 0
+    assert main(["diff", str(run), str(tmp_path / "nowhere")]) == 2
+
+
+def complete(script: str, *words: str) -> list[str]:
+    """Return what bash offers for the last of the words."""
+    line = " ".join(map(shlex.quote, words))
+    code = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_mechreg; echo; "
+    code += 'printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_bash_completes_commands_models_and_options(capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert complete(script, "mechreg", "comp") == ["compare", "completion"]
+    assert complete(script, "mechreg", "inspect", "mini-s") == ["mini-s", "mini-s-b"]
+    assert complete(script, "mechreg", "check", "mini-s", "--backend", "") == ["auto", "hooked", "bridge"]

@@ -4,6 +4,8 @@ Certified and published numbers are in test_acceptance.py. Tolerances: the same 
 calls, numpy, loops) 1e-9 relative; simulated coefficients four standard errors.
 """
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import patsy
@@ -20,7 +22,15 @@ from test_lags import make_norms
 
 from mechreg.fits import LaggedFits, fit_lagged, formula_columns, lstsq_check
 from mechreg.lags import add_lags
-from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
+from mechreg.schema import (
+    COEFFICIENT_COLUMNS,
+    STATISTICS_COLUMNS,
+    Cov,
+    InputError,
+    NumericalError,
+    SchemaError,
+)
+from mechreg.spec import Spec
 
 quick = settings(max_examples=12, deadline=None)
 ONE_GROUP = {"model": "m", "hook": "attn_out", "layer": 0}
@@ -562,7 +572,11 @@ def test_held_out_documents_are_predicted_with_the_splines_of_the_first(lagged):
         ("log_norm ~ 0", InputError, "at least one term"),
         ("", InputError, "one outcome"),
         ("log_norm ~ log(norm)", InputError, r"calls 'log', which is not known; write np\.log"),
-        ("log_norm ~ np.logg(norm)", InputError, "fails in model m, hook attn_out, layer 0: .*logg"),
+        (
+            "log_norm ~ np.logg(norm)",
+            InputError,
+            "uses 'np.logg', which is not among what a formula may call",
+        ),
         ("log_norm ~ bs(position, df=1)", InputError, "fails in .*df=1 is too small"),
         ("log_norm ~ lag1.shift(1)", InputError, "fails in .*lags are columns, made by add_lags"),
         ("log_norm ~ np.log(lag1 - 100)", InputError, "fails in .*missing values"),
@@ -663,3 +677,39 @@ def test_another_formula_engine_is_refused(lagged, monkeypatch):
     monkeypatch.setattr(statsmodels.formula.options, "_formula_engine", "formulaic")
     with pytest.raises(InputError, match="patsy"):
         fit_lagged(lagged)
+
+
+@pytest.mark.parametrize("cov", get_args(Cov))
+@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+def test_every_covariance_that_a_spec_may_name_is_there_in_both_engines(cov, engine):
+    lagged = autoregressive(0.4, lengths=[[20], [17], [15]])
+    if engine == "moments" and cov in ("hc2", "hc3"):  # no sums have them
+        with pytest.raises(InputError, match="second look at the rows"):
+            fit_lagged(lagged, cov=cov, engine=engine)
+        return
+    found = fit_lagged(lagged, cov=cov, engine=engine).coefficients
+    assert Spec(models=("mini-s",), corpus="demo", cov=cov).cov == cov
+    assert set(found["cov_type"]) == {{"auto": "crv3", "hac": "hac(2)"}.get(cov, cov)}
+    assert (found["std_error"] > 0).all()
+
+
+@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize(
+    "term",
+    [
+        "__import__('os').system('touch ran')",
+        "open('ran', 'w')",
+        "np.save('ran', lag1)",
+        "lag1.to_pickle('ran')",
+        "[exec][0](\"open('ran', 'w')\")",
+        "I((lambda f: f('ran', 'w'))(open))",
+        "np.ufunc.__subclasses__()",
+        "__builtins__['open']('ran', 'w')",
+    ],
+)
+def test_a_formula_from_elsewhere_runs_nothing(lagged, engine, term, tmp_path, monkeypatch):
+    # patsy evaluates a formula as Python, and specs are sent around: what is not arithmetic on columns is refused.
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="which is not"):
+        fit_lagged(lagged, f"log_norm ~ lag1 + {term}", engine=engine)
+    assert not list(tmp_path.iterdir())

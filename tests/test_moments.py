@@ -746,3 +746,29 @@ def test_options_combine(lagged):
             for e in ("statsmodels", "moments")
         )
         assert_tables_equal(ours, theirs)
+
+
+# ---------------------------------------------------------------- document sums
+
+
+def test_document_sums_are_the_products_of_regressors_and_residuals(lagged):
+    formula = "log_norm ~ lag1 * pos"
+    frame = lagged[lagged["model"] == "a"]
+    for document in LagMoments.from_frame(frame, formula, max_lag=None).document_sums():
+        rows = frame[frame["layer"] == document.keys["layer"]].dropna(subset=["log_norm", "lag1"])
+        x = np.asarray(patsy.dmatrix(formula.split("~")[1], rows))
+        q = x @ document.to_terms
+        e = rows["log_norm"].to_numpy() - x @ np.linalg.lstsq(x, rows["log_norm"], rcond=None)[0]
+        z = np.column_stack([q, e, np.ones(len(rows))])
+        for label, sums in zip(document.labels, document.sums, strict=True):
+            here = (rows["doc"] == label).to_numpy()
+            np.testing.assert_allclose(sums, z[here].T @ z[here], rtol=1e-8, atol=1e-10)
+        k = len(document.names)
+        np.testing.assert_allclose(document.sums.sum(axis=0)[:k, : k + 1], np.eye(k, k + 1), atol=1e-10)
+        assert document.n == len(rows)
+        np.testing.assert_allclose(document.to_terms @ document.c, document.estimate, rtol=1e-10)
+
+
+def test_document_sums_need_documents(lagged):
+    with pytest.raises(InputError, match="cluster='doc'"):
+        LagMoments.from_frame(lagged, cluster=None).document_sums()

@@ -8,6 +8,7 @@ import pytest
 
 import mechreg as mr
 from mechreg import store
+from mechreg.cli import main
 from mechreg.run import shards as run_module
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import Spec
@@ -82,6 +83,20 @@ def test_the_summaries_are_statsmodels_own(folder):
     text = (folder / "summaries.txt").read_text()
     assert text.count("OLS Regression Results") == 4 + 6
     assert "model mini-m  hook attn_out  layer 5" in text
+
+
+def test_the_page_is_made_anew_from_the_folder_alone(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_module, "load_model", lambda *args, **options: pytest.fail("a model was loaded"))
+    out = tmp_path / "page.html"
+    assert main(["report", str(folder), "--out", str(out)]) == 0
+    assert out.read_bytes() == (folder / "report.html").read_bytes()
+    page = out.read_text(encoding="utf-8")
+    assert page.count('"usermeta":{"model":"mini-') == 2  # a linked view a model
+    assert page.count("class='fit'") == 4 + 6
+    assert '"token' in page
+    assert str(out) in capsys.readouterr().out
+    assert main(["report", str(tmp_path)]) == 2
+    assert "not the folder of a finished run" in capsys.readouterr().err
 
 
 def test_the_document_that_could_not_be_used_is_named(folder):

@@ -18,7 +18,7 @@ from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
 from mechreg.schema import InputError, NumericalError, SchemaError
 from mechreg.sensitivity import SPECIFICATIONS, lag_order, robustness
-from mechreg.sensitivity.document_sums import in_folds
+from mechreg.sensitivity.refits import in_folds
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

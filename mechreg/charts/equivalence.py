@@ -67,12 +67,14 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
 
     down = alt.Scale(domain=[0, height], reverse=True, nice=False)
     y, y_top = (alt.Y(f"{field}:Q", scale=down, axis=None) for field in ("y", "top"))
+    depths = [float(depth) for depth in sorted(marks["depth"].unique())]
     legend = alt.Legend(
         title="relative depth",
         orient="top",
         direction="horizontal",
-        values=[0, 0.5, 1],
-        format=".1f",
+        # The depths that are drawn, where a reader can tell so many colours apart.
+        values=depths if len(depths) <= 6 else [0, 0.5, 1],
+        format=".3~f",
         gradientOpacity=1,
     )
     base = alt.Chart(marks).encode(y=y, color=alt.Color("depth:Q", scale=DEPTH_SCALE, legend=legend))

@@ -141,6 +141,23 @@ def script_json(value: Any) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
+def vega_bundle() -> str:
+    """Return the javascript of Vega, Vega-Lite and vega-embed that vl-convert carries, of the charts' own version."""
+    return vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]  # the stub is wrong
+
+
+def content_policy(scripts: Sequence[str]) -> str:
+    """Return the Content-Security-Policy of a page that runs these scripts and no other, and requests nothing.
+
+    Examples
+    --------
+    >>> content_policy([])
+    "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
+    """
+    allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+
+
 _START = (
     'vegaEmbed("#chart", JSON.parse(document.getElementById("spec").textContent),'
     '{mode:"vega-lite",renderer:"svg",ast:true,actions:{export:true,source:false,compiled:false,editor:false}})'
@@ -154,16 +171,14 @@ def _html(spec: dict[str, Any], *, name: str) -> str:
     The policy names the page's two scripts by hash and forbids every request. Vega's expressions are
     interpreted (``ast``), not compiled, so that it need not allow eval.
     """
-    bundle = vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]  # the stub is wrong
-    allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in (bundle, _START))
+    bundle = vega_bundle()
     title = html.escape(_title(spec) or name)
     description = html.escape(str(spec.get("description", title)))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src {allowed}; \
-style-src 'unsafe-inline'; img-src data: blob:">
+<meta http-equiv="Content-Security-Policy" content="{content_policy([bundle, _START])}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>body {{ margin: 1rem; background: white; }} #chart {{ max-width: 100%; overflow-x: auto; }}</style>

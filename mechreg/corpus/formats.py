@@ -140,7 +140,7 @@ def _add_sentence(document: dict[str, Any], sentence: list[list[str]]) -> None:
                 parts = [[*row[:3], *("+".join(part[at] for part in parts) for at in (3, 4))]]
         for part in parts:
             end = start + len(part[1])
-            words.append({"start": start, "end": end, "upos": part[3], "xpos": part[4]})
+            words.append({"form": part[1], "start": start, "end": end, "upos": part[3], "xpos": part[4]})
             start = end
         after = "" if "SpaceAfter=No" in row[9].split("|") else " "
         pieces += [row[1], after]

@@ -2,6 +2,7 @@
 
 import glob
 import gzip
+import json
 import os
 import zlib
 from collections import Counter
@@ -18,7 +19,7 @@ from mechreg.corpus.formats import SUFFIXES, read_table, reason
 from mechreg.schema import InputError, did_you_mean
 
 
-def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
+def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
     """Return the documents frame of a corpus: doc (unique id), text, source, problem, annotations.
 
     Text is read as UTF-8 (a byte-order mark is taken off) and not altered otherwise.
@@ -33,14 +34,17 @@ def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
     text : str
         The column of rows that holds the text. The id is in ``doc`` or ``id``, or is made of the file's name
         and the row's number; the source is in ``source`` or ``genre``, or is the file's name.
+    tags : bool
+        With the tagged ``words`` that the corpus must then have: .conllu always brings them, the demo when asked.
 
     Returns
     -------
     pandas.DataFrame
         ``problem`` is "" where a document is fine, else "empty", "whitespace" or "undecodable": such documents
         stay in the frame, so that they can be reported, and are left out by `tokenize`. Other columns are kept
-        as annotations. From .conllu, ``words`` lists the start, end, upos and xpos of each word of the text; a
-        contraction is one word where its parts do not make up its letters ("du": "ADP+DET").
+        as annotations. From .conllu, ``words`` lists form, start, end, upos and xpos of each word of the text; a
+        contraction is one word where its parts do not make up its letters ("du": "ADP+DET"). The demo's are a
+        spaCy pipeline's, named in ``tagger``; how good they are is in the miniatures' card.
 
     Raises
     ------
@@ -59,6 +63,8 @@ def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
         documents = documents_frame(table, text="text", stem="text", where="The list")
     elif isinstance(corpus, str) and corpus == "demo":
         documents = read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text")
+        if tags:
+            documents = _with_demo_tags(documents)
     elif isinstance(corpus, str) and corpus.startswith("datasets:"):
         documents = _read_data_set(corpus, text=text)
     elif isinstance(corpus, str | os.PathLike):
@@ -71,7 +77,25 @@ def read_corpus(corpus: Any, *, text: str = "text") -> pd.DataFrame:
         )
     require_unique(documents["doc"])
     require_usable(Counter(documents["problem"]))
+    if tags and "words" not in documents.columns:
+        raise InputError(
+            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...)."
+        )
     return documents
+
+
+def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:
+    """Return the demo with the words that ship with it, their forms taken from the text."""
+    lines = miniatures.DEMO_TAGS.read_text(encoding="utf-8").splitlines()
+    found = {row["doc"]: row for row in map(json.loads, lines)}
+    words: Any = [
+        [
+            {"form": text[start:end], "start": start, "end": end, "upos": upos, "xpos": xpos}
+            for start, end, upos, xpos in found[doc]["words"]
+        ]
+        for doc, text in zip(documents["doc"], documents["text"], strict=True)
+    ]
+    return documents.assign(words=words, tagger=[found[doc]["tagger"] for doc in documents["doc"]])
 
 
 def require_usable(problems: Mapping[str, int]) -> None:

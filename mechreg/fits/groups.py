@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from mechreg.fits.formulas import formula_data, ols_model
+from mechreg.moments.rows import plain_keys
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError
 
 
@@ -20,6 +21,7 @@ class Recipe(NamedTuple):
     cluster: str
     hac_lags: int | None
     conf_level: float
+    by: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):
@@ -53,9 +55,9 @@ class Group(NamedTuple):
         return ols_model(self.data, formula, where=str(self.place))
 
 
-def split(lagged: pd.DataFrame, *, who: str) -> list[Place]:
-    """Return the places of a frame: models and hooks in the frame's order, then layer and head ascending."""
-    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+def split(lagged: pd.DataFrame, *, by: tuple[str, ...] = (), who: str) -> list[Place]:
+    """Return the places of a frame: models and hooks in the frame's order, then layer, head and ``by`` ascending."""
+    keys = [*(key for key in (*GROUP_KEYS, "head") if key in lagged.columns), *by]
     if not len(lagged):
         raise InputError(f"{who} needs at least one row; the frame is empty.")
     for key in keys:
@@ -66,11 +68,7 @@ def split(lagged: pd.DataFrame, *, who: str) -> list[Place]:
     rank = {key: {name: i for i, name in enumerate(lagged[key].unique())} for key in ("model", "hook")}
     found: dict[Any, Any] = lagged.groupby(keys, observed=True, sort=False).indices
     ordered = sorted(found, key=lambda group: (rank["model"][group[0]], rank["hook"][group[1]], *group[2:]))
-    kinds = (str, str, int, int)[: len(keys)]
-    return [
-        Place({key: kind(value) for key, kind, value in zip(keys, kinds, group, strict=True)}, found[group])
-        for group in ordered
-    ]
+    return [Place(plain_keys(dict(zip(keys, group, strict=True))), found[group]) for group in ordered]
 
 
 def read(lagged: pd.DataFrame, place: Place, recipe: Recipe) -> Group:

@@ -1,10 +1,11 @@
 """One regression for every model, hook point and layer, by statsmodels or from sums of products."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Integral, Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,11 +27,11 @@ from mechreg.schema import (
     InputError,
     did_you_mean,
     require,
+    require_by,
     require_one_processing,
     require_option,
 )
 
-FitCov = Literal[Cov, "jackknife"]
 Engine = Literal["auto", "statsmodels", "moments"]
 # Up to so many rows of all groups together statsmodels is quick: 3 s with a thousand documents in twelve layers.
 STATSMODELS_ROWS = 1_000_000
@@ -40,9 +41,10 @@ def fit_lagged(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
     *,
-    cov: FitCov = "auto",
+    cov: Cov = "auto",
     adjust: Adjust = "bh",
     cluster: str = "doc",
+    by: Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
     engine: Engine = "auto",
@@ -70,6 +72,10 @@ def fit_lagged(
         the clusters, 9,999 draws, the same weights in all layers; it needs cov "crv3" or "crv1".
     cluster : str
         The column of clusters.
+    by : sequence of str
+        Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
+        Lags are those of the whole text, so give it the frame that `add_lags` made of it. All values of a (model,
+        hook) are one family of ``adjust``.
     hac_lags : int, optional
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
@@ -96,9 +102,11 @@ def fit_lagged(
 
     Notes
     -----
-    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987). With a
-    lagged outcome, serial correlation left in the residuals biases the coefficients: they predict, and no
-    standard error makes them structural.
+    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987).
+
+    With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
+    the coefficients, and no standard error repairs that (Keele, Kelly 2006). So a beta is predictive, not structural:
+    it says what goes with the update before, not what would follow if that were changed.
 
     Examples
     --------
@@ -114,14 +122,16 @@ def fit_lagged(
     1       lag1  2.0  141       3          9     crv3
     2       lag2  2.0  141       3          9     crv3
     """
-    recipe = _recipe(formula, cov, cluster, hac_lags, conf_level)
+    recipe = _recipe(formula, cov, cluster, hac_lags, conf_level)._replace(
+        by=require_by(by, who="fit_lagged")
+    )
     require_option(adjust, get_args(Adjust), name="adjust")
     require_option(engine, get_args(Engine), name="engine")
     if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
         raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
     if engine == "moments":
         require_summable(cov)
-    require(lagged, (*GROUP_KEYS, *recipe.columns, *_keys_for(recipe)), who="fit_lagged")
+    require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
     by_rows = len(lagged) <= STATSMODELS_ROWS or cov in ("hc2", "hc3")
@@ -134,8 +144,8 @@ def fit_lagged(
                 .coefficients(cov=cov, adjust=adjust, seed=seed)["p_adjusted"]
                 .to_numpy()
             )
-        coefficients = typed(coefficients.assign(p_adjusted=p_adjusted), COEFFICIENT_COLUMNS)
-        statistics, used = typed(statistics, STATISTICS_COLUMNS), "statsmodels"
+        coefficients = typed(coefficients.assign(p_adjusted=p_adjusted), COEFFICIENT_COLUMNS, by=recipe.by)
+        statistics, used = typed(statistics, STATISTICS_COLUMNS, by=recipe.by), "statsmodels"
     else:
         moments = _from_moments(frame, recipe, max_lag=_lags_of(frame, recipe))
         coefficients = moments.coefficients(
@@ -149,7 +159,7 @@ def fit_lagged(
 
 def _by_statsmodels(frame: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows of the coefficient frame but for ``p_adjusted``, and of the statistics frame."""
-    places = split(frame, who="fit_lagged")
+    places = split(frame, by=recipe.by, who="fit_lagged")
     require_one_processing({place.keys["model"] for place in places}, who="fit_lagged")
     for place in places:
         require_fittable(read(frame, place, recipe), recipe)
@@ -165,7 +175,9 @@ def _by_statsmodels(frame: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, 
 
 def _from_moments(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments:
     cluster = recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None
-    return LagMoments.from_frame(frame, recipe.formula, cluster=cluster, max_lag=max_lag, who="fit_lagged")
+    return LagMoments.from_frame(
+        frame, recipe.formula, cluster=cluster, max_lag=max_lag, by=recipe.by, who="fit_lagged"
+    )
 
 
 def _keys_for(recipe: Recipe) -> tuple[str, ...]:
@@ -186,7 +198,7 @@ def _lags_of(frame: pd.DataFrame, recipe: Recipe) -> int:
 
 def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
     """Return the options, checked."""
-    require_option(cov, get_args(FitCov), name="cov")
+    require_option(cov, get_args(Cov), name="cov")
     if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
         raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
     if hac_lags is not None and (cov != "hac" or not isinstance(hac_lags, Integral) or hac_lags < 0):
@@ -214,7 +226,9 @@ class LaggedFits:
     statistics : pandas.DataFrame
         One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
         residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
-        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera. With a lagged
+        outcome, serial correlation that Breusch-Godfrey finds in the residuals biases the coefficients. They are then
+        predictive, not structural, whatever the covariance.
     engine : str
         "statsmodels" or "moments": where the numbers come from.
     """
@@ -227,12 +241,17 @@ class LaggedFits:
 
     @cached_property
     def _places(self) -> tuple[Place, ...]:
-        return tuple(split(self._frame, who="LaggedFits"))
+        return tuple(split(self._frame, by=self._recipe.by, who="LaggedFits"))
 
     @property
     def formula(self) -> str:
         """The formula, as it was given."""
         return self._recipe.formula
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The columns by whose values there are fits of their own."""
+        return self._recipe.by
 
     def summary(
         self,
@@ -241,10 +260,12 @@ class LaggedFits:
         layer: int | None = None,
         hook: str | None = None,
         head: int | None = None,
+        **by: Any,
     ) -> str:
         """Return statsmodels' own summary text of one fit, made anew from the frame that was fitted.
 
-        What the fits have only one of may be left out. Its Durbin-Watson runs over all rows, across windows.
+        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
+        Its Durbin-Watson runs over all rows, across windows.
 
         Raises
         ------
@@ -252,7 +273,11 @@ class LaggedFits:
             No such fit, or more than one.
         """
         found = list(self._places)
-        for key, asked in (("model", model), ("hook", hook), ("layer", layer), ("head", head)):
+        unknown = [key for key in by if key not in self._recipe.by]
+        if unknown:
+            raise InputError(f"summary knows no {unknown[0]!r}; the fits are by {list(self._recipe.by)}.")
+        named = {"model": model, "hook": hook, "layer": layer, "head": head}
+        for key, asked in (named | dict.fromkeys(self._recipe.by) | by).items():
             have = list(dict.fromkeys(place.keys[key] for place in found if key in place.keys))
             if asked is None and len(have) < 2:
                 continue
@@ -352,8 +377,8 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
 
 def _fitted_places(fits: LaggedFits, lagged: pd.DataFrame, *, who: str) -> list[Place]:
     """Return the places of a frame, all of which were fitted."""
-    require(lagged, (*GROUP_KEYS, *fits._recipe.columns), who=who)
-    places, fitted = split(lagged, who=who), {str(place) for place in fits._places}
+    require(lagged, (*GROUP_KEYS, *fits._recipe.columns, *fits._recipe.by), who=who)
+    places, fitted = split(lagged, by=fits._recipe.by, who=who), {str(place) for place in fits._places}
     for place in places:
         if str(place) not in fitted:
             raise InputError(f"{who} needs groups that were fitted; {place} was not.")

@@ -18,9 +18,9 @@ from mechreg.interventions.edits import Edit, require_seed
 from mechreg.interventions.passes import Edited, Passes
 from mechreg.interventions.places import Positions, chosen
 from mechreg.interventions.plans import Plan, plan_of
-from mechreg.interventions.tallies import document_means, next_token_changes, next_token_losses
+from mechreg.interventions.tallies import document_means, next_token_changes
 from mechreg.models import HOOK_POINTS, load_model
-from mechreg.norms import Window, batches, token_windows, vector_norms
+from mechreg.norms import Window, batches, next_token_losses, token_windows, vector_norms
 from mechreg.schema import InputError, NumericalError, require_option
 
 Measure = Literal["loss", "kl", "top1", "norms"]

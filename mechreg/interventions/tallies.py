@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
-CHUNK = 128  # tokens whose distributions are held in float64 at once: 51 MB each with GPT-2's vocabulary
+from mechreg.norms import LOGIT_ROWS
 
 
 class Tally:
@@ -74,28 +74,6 @@ def document_means(
     }
 
 
-def next_token_losses(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
-    at: Bool[Tensor, "batch pos"],
-) -> Float[np.ndarray, " tokens"]:
-    """Return the cross-entropy of the next token, in nats, after every token of a mask.
-
-    Examples
-    --------
-    >>> mask = torch.tensor([[True, False]])
-    >>> next_token_losses(torch.zeros(1, 2, 4), torch.tensor([[1, 2]]), mask).round(4).tolist()
-    [1.3863]
-    """
-    target = torch.roll(tokens, -1, dims=1)[at]
-    losses = []
-    for part, wanted in zip(logits[at].split(CHUNK), target.split(CHUNK), strict=True):
-        wide = part.double()
-        chosen = wide.gather(1, einops.rearrange(wanted, "tokens -> tokens 1"))
-        losses.append(wide.logsumexp(dim=1) - einops.rearrange(chosen, "tokens 1 -> tokens"))
-    return torch.cat(losses).cpu().numpy()
-
-
 def next_token_changes(
     clean: Float[Tensor, "batch pos d_vocab"],
     edited: Float[Tensor, "batch pos d_vocab"],
@@ -115,7 +93,7 @@ def next_token_changes(
     [[-0.3799], [0.1201], [1.0]]
     """
     target = torch.roll(tokens, -1, dims=1)[at]
-    parts = (clean[at].split(CHUNK), edited[at].split(CHUNK), target.split(CHUNK))
+    parts = (clean[at].split(LOGIT_ROWS), edited[at].split(LOGIT_ROWS), target.split(LOGIT_ROWS))
     found = []
     for old, new, wanted in zip(*parts, strict=True):
         log_p, log_q = (part.double().log_softmax(dim=1) for part in (old, new))

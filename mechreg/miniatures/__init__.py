@@ -4,6 +4,8 @@ from pathlib import Path
 
 NAMES = ("mini-s", "mini-m", "mini-l", "mini-s-b", "mini-m-b")
 DEMO_CORPUS = Path(__file__).parent / "demo.jsonl"
+DEMO_TAGS = Path(__file__).parent / "demo_tags.jsonl"  # words and their tags, by a recorded pipeline
+HAND_TAGS = Path(__file__).parent / "demo_hand_tags.tsv"  # some of them again, read by hand
 DEMO_SPEC = Path(__file__).parent / "demo.toml"
 
 

@@ -1,7 +1,6 @@
 """Formulas: the columns they use, the dtypes in which patsy reads these, and what a formula's failure says."""
 
 import ast
-import builtins
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,14 @@ import patsy.builtins
 
 from mechreg.schema import InputError
 
+# A formula may come in a spec from elsewhere, and patsy evaluates it as Python. So all that it may call is patsy's
+# functions and what computes on columns: none of these opens a file or runs a command.
+# fmt: off
+_SUMMARIES = ("min", "max", "sum", "mean", "median", "std", "var", "quantile", "cumsum", "diff", "round", "clip")
+_FUNCTIONS = (*patsy.builtins.__all__, "abs", "round", "min", "max", "sum", "len", "int", "float", "bool", "str")
+# fmt: on
+_METHODS = (*_SUMMARIES, "abs", "rank", "shift", "astype", "isin")
+_NUMPY = (*_SUMMARIES, "where", "isin", "percentile", "digitize", "searchsorted")  # and its element-wise ones
 _CONTRASTS = ("Treatment", "Sum", "Poly", "Helmert", "Diff")  # named without a call: C(source, Sum)
 
 
@@ -22,7 +29,8 @@ def formula_columns(formula: str) -> tuple[str, ...]:
     Raises
     ------
     InputError
-        The formula cannot be parsed, has not exactly one outcome, or calls a function that is not known.
+        The formula cannot be parsed, has not exactly one outcome, or calls a function that is not known: only
+        patsy's, and those of numpy and pandas that compute on columns, so that no formula runs a command.
 
     Examples
     --------
@@ -43,6 +51,7 @@ def formula_columns(formula: str) -> tuple[str, ...]:
         raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {example}.")
     names: dict[str, None] = {}
     for tree in trees:
+        _require_known_functions(tree, formula)
         calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             if not isinstance(node, ast.Name) or node.id in ("np", *_CONTRASTS):
@@ -53,12 +62,28 @@ def formula_columns(formula: str) -> tuple[str, ...]:
                 names |= {
                     str(arg.value): None for arg in calls[id(node)].args if isinstance(arg, ast.Constant)
                 }
-            elif not hasattr(patsy.builtins, node.id) and not hasattr(builtins, node.id):
+    return tuple(names)
+
+
+def _require_known_functions(tree: ast.AST, formula: str) -> None:
+    """Check that an expression calls, and takes attributes of, nothing but what computes on columns."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            of_numpy = isinstance(node.value, ast.Name) and node.value.id == "np"
+            is_ufunc = of_numpy and isinstance(getattr(np, node.attr, None), np.ufunc)
+            if not is_ufunc and node.attr not in (_NUMPY if of_numpy else _METHODS):
                 raise InputError(
-                    f"The formula {formula!r} calls {node.id!r}, which is not known; write np.{node.id} if it is "
+                    f"The formula {formula!r} uses {ast.unparse(node)!r}, which is not among what a formula may "
+                    "call: numpy's element-wise functions (np.log, np.sqrt, ...) and summaries such as np.mean; "
+                    "for anything else add a column to the frame first."
+                )
+        if isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
+            name = ast.unparse(node.func)
+            if name not in _FUNCTIONS:
+                raise InputError(
+                    f"The formula {formula!r} calls {name!r}, which is not known; write np.{name} if it is "
                     f"numpy's, or use one of {', '.join(patsy.builtins.__all__)}."
                 )
-    return tuple(names)
 
 
 def plain_column(column: pd.Series, name: str, formula: str) -> pd.Series:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,6 +12,7 @@ import pandas as pd
 
 from mechreg.moments.blocks import Blocks, Coordinates, choose_coordinates, merge_blocks, sum_blocks
 from mechreg.moments.design import Parts, Terms, take_apart, terms_of, united_cells
+from mechreg.moments.document_sums import DocumentSums, sums_of
 from mechreg.moments.formulas import formula_columns
 from mechreg.moments.results import Fit, coefficient_frame, residual_frame, statistics_frame
 from mechreg.moments.rows import Rows, read_groups, words
@@ -28,7 +29,7 @@ from mechreg.schema import (
     require_option,
 )
 
-MomentsCov = Literal[Cov, "cr0", "jackknife"]
+MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 
@@ -62,9 +63,10 @@ class LagMoments:
     cluster : str, optional
         The column of clusters; None for none.
     max_lag : int, optional
-        Products are summed with those of so many tokens before, within windows. 1 is enough for all statistics, 0
-        for hc0 and hc1; Newey-West needs its lags. None keeps none of them, is faster, and leaves Breusch-Godfrey,
-        Breusch-Pagan, Jarque-Bera and Durbin-Watson NaN.
+        Products are summed with those of so many tokens before, within windows: 1 for all statistics, 0 for hc0 and
+        hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
+    by : sequence of str
+        As for `fit_lagged`.
     who : str
         Opens the messages.
 
@@ -96,15 +98,14 @@ class LagMoments:
         *,
         cluster: str | None = "doc",
         max_lag: int | None = 1,
+        by: Sequence[str] = (),
         who: str = "LagMoments",
     ) -> None:
         if max_lag is not None and (
             not isinstance(max_lag, Integral) or isinstance(max_lag, bool) or max_lag < 0
         ):
             raise InputError(f"max_lag must be a whole number, 0 or more, or None; got {max_lag!r}.")
-        self.formula = formula
-        self.cluster = cluster
-        self.max_lag = max_lag
+        self.formula, self.cluster, self.max_lag, self.by = formula, cluster, max_lag, tuple(by)
         self._columns = formula_columns(formula)
         self._who = who
         self._groups: dict[tuple, _Group] = {}
@@ -116,13 +117,7 @@ class LagMoments:
     ) -> "LagMoments":
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
-        Parameters
-        ----------
-        lagged : pandas.DataFrame
-            As for `fit_lagged`; ``doc``, ``window`` and ``position`` may be missing if nothing asks for them.
-        formula : str
-        **options
-            As for `LagMoments`.
+        ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
         """
         moments = cls(formula, **options)
         moments._add(lagged, whole=True)
@@ -154,12 +149,14 @@ class LagMoments:
         Raises
         ------
         InputError
-            Another formula, cluster or max_lag, or a document in two of them.
+            Another formula, cluster, max_lag or by, or a document in two of them.
         """
-        merged = LagMoments(self.formula, cluster=self.cluster, max_lag=self.max_lag, who=self._who)
+        merged = LagMoments(
+            self.formula, cluster=self.cluster, max_lag=self.max_lag, by=self.by, who=self._who
+        )
         merged._groups = dict(self._groups)
         for other in others:
-            for option in ("formula", "cluster", "max_lag"):
+            for option in ("formula", "cluster", "max_lag", "by"):
                 ours, theirs = getattr(self, option), getattr(other, option)
                 if ours != theirs:
                     raise InputError(f"merge needs the same {option}; got {ours!r} and {theirs!r}.")
@@ -208,15 +205,28 @@ class LagMoments:
             hac_lags=hac_lags,
             conf_level=float(conf_level),
             seed=seed,
+            by=self.by,
         )
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
-        return statistics_frame(self._fits())
+        return statistics_frame(self._fits(), by=self.by)
 
     def residual_moments(self) -> pd.DataFrame:
         """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
         return residual_frame(self._fits())
+
+    def document_sums(self) -> list[DocumentSums]:
+        """Return each document's sums in every group, in the order of the coefficient frame: what refits are made of.
+
+        Raises
+        ------
+        InputError
+            There are no clusters; with ``cluster="doc"`` they are documents.
+        """
+        if self.cluster is None:
+            raise InputError("document_sums needs clusters; make LagMoments with cluster='doc'.")
+        return [sums_of(fit) for fit in self._fits()]
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a file (npz) and return its path.
@@ -251,6 +261,7 @@ class LagMoments:
             "formula": self.formula,
             "cluster": self.cluster,
             "max_lag": self.max_lag,
+            "by": self.by,
             "groups": entries,
         }
         with open(path, "wb") as file:  # a path would be given the ending .npz
@@ -276,7 +287,9 @@ class LagMoments:
             ) from error
         if about.get("version") != FILE_VERSION:
             raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
-        moments = cls(about["formula"], cluster=about["cluster"], max_lag=about["max_lag"])
+        moments = cls(
+            about["formula"], cluster=about["cluster"], max_lag=about["max_lag"], by=about.get("by", ())
+        )
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
             found = {
@@ -305,9 +318,11 @@ class LagMoments:
 
     def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
         needed = [] if self.cluster is None else [self.cluster]
-        require(frame, (*GROUP_KEYS, *self._columns, *needed), who=self._who)
+        require(frame, (*GROUP_KEYS, *self._columns, *self.by, *needed), who=self._who)
         groups = dict(self._groups)
-        for rows in read_groups(frame, self._columns, self.formula, cluster=self.cluster, who=self._who):
+        for rows in read_groups(
+            frame, self._columns, self.formula, cluster=self.cluster, by=self.by, who=self._who
+        ):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
         require_one_processing({group.keys["model"] for group in groups.values()}, who=self._who)

@@ -45,6 +45,7 @@ def coefficient_frame(
     hac_lags: int | None,
     conf_level: float,
     seed: int,
+    by: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Return a row for every term of every fit."""
     parts, shares = [], []
@@ -64,17 +65,17 @@ def coefficient_frame(
             here = np.isin(number, members) & tested
             if here.any():
                 p[here] = max_t([shares[member] for member in np.sort(members)], seed=seed)
-    return typed(table.assign(p_adjusted=p), COEFFICIENT_COLUMNS)
+    return typed(table.assign(p_adjusted=p), COEFFICIENT_COLUMNS, by=by)
 
 
-def statistics_frame(fits: list[Fit]) -> pd.DataFrame:
+def statistics_frame(fits: list[Fit], *, by: tuple[str, ...] = ()) -> pd.DataFrame:
     """Return a row for every fit, all from the nonrobust fit; NaN where products were not kept."""
     rows = []
     for fit in fits:
         tests = residual_statistics(fit.solution, fit.blocks)._asdict()
         start = {**fit.keys, "depth": fit.depth, "n": fit.solution.n, "n_docs": len(fit.blocks.docs)}
         rows.append(start | fit_statistics(fit.solution) | tests)
-    return typed(pd.DataFrame(rows), STATISTICS_COLUMNS)
+    return typed(pd.DataFrame(rows), STATISTICS_COLUMNS, by=by)
 
 
 def residual_frame(fits: list[Fit]) -> pd.DataFrame:

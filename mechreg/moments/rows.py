@@ -32,7 +32,13 @@ class _Places(NamedTuple):
 
 
 def read_groups(
-    frame: pd.DataFrame, columns: tuple[str, ...], formula: str, *, cluster: str | None, who: str
+    frame: pd.DataFrame,
+    columns: tuple[str, ...],
+    formula: str,
+    *,
+    cluster: str | None,
+    by: tuple[str, ...] = (),
+    who: str,
 ) -> Iterator[Rows]:
     """Yield the groups of a frame; the layout of groups with the same rows is made once."""
     if not len(frame):
@@ -47,7 +53,7 @@ def read_groups(
     places = _places(frame, keys, who=who)
     depth = frame["depth"].to_numpy(np.float64) if "depth" in frame.columns else None
     known: tuple[list[np.ndarray], np.ndarray | None, Layout] | None = None
-    for group, rows in _groups(frame, who=who):
+    for group, rows in _groups(frame, by, who=who):
         kept = complete[rows]
         same = [kept, *(code[rows] for code in places.codes.values())]
         if known is None or not all(map(np.array_equal, same, known[0])):
@@ -63,9 +69,24 @@ def words(keys: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
-def _groups(frame: pd.DataFrame, *, who: str) -> Iterator[tuple[dict[str, Any], Any]]:
+def plain_keys(keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a group's keys as plain values: text, whole numbers, and those of other columns as they are.
+
+    Examples
+    --------
+    >>> plain_keys({"model": "m", "layer": np.int16(3), "pos": "NOUN"})
+    {'model': 'm', 'layer': 3, 'pos': 'NOUN'}
+    """
+    kinds = {"model": str, "hook": str, "layer": int, "head": int}
+    return {
+        key: kinds[key](value) if key in kinds else value.item() if isinstance(value, np.generic) else value
+        for key, value in keys.items()
+    }
+
+
+def _groups(frame: pd.DataFrame, by: tuple[str, ...], *, who: str) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield the keys of every group and where its rows are: a slice where they are together."""
-    keys = [key for key in (*GROUP_KEYS, "head") if key in frame.columns]
+    keys = [*(key for key in (*GROUP_KEYS, "head") if key in frame.columns), *by]
     codes = []
     for key in keys:
         if key in ("layer", "head") and not pd.api.types.is_integer_dtype(frame[key]):
@@ -83,9 +104,8 @@ def _groups(frame: pd.DataFrame, *, who: str) -> Iterator[tuple[dict[str, Any], 
         number = np.repeat(number, ends - begins)
         places = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
         runs = runs.drop_duplicates()
-    kinds = (str, str, int, int)[: len(keys)]
-    for rows, values in zip(places, runs.itertuples(index=False), strict=True):
-        yield {key: kind(value) for key, kind, value in zip(keys, kinds, values, strict=True)}, rows
+    for rows, values in zip(places, runs.itertuples(index=False, name=None), strict=True):
+        yield plain_keys(dict(zip(keys, values, strict=True))), rows
 
 
 def _layout(

@@ -98,15 +98,22 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, who: str, n_dropped: int 
     )
 
 
-def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
-    """Return the sums of every cluster."""
-    k = len(solution.names)
-    both = np.concatenate([solution.basis, solution.residual[..., None]], axis=-1)
-    sums = np.zeros((len(blocks.labels), k, k + 1))
-    for cell, forms in enumerate(both):
+def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
+    """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
+    one = np.zeros_like(solution.residual)
+    one[:, 0] = 1.0
+    forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
+    sums = np.zeros((len(blocks.labels), forms.shape[-1], forms.shape[-1]))
+    for cell, form in enumerate(forms):
         here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
-        sums[blocks.cluster[here]] += forms[:, :k].T @ (gram_matrices(blocks.gram[here]) @ forms)
-    return Clusters(sums[..., k], sums[..., :k], blocks.labels)
+        sums[blocks.cluster[here]] += form.T @ gram_matrices(blocks.gram[here]) @ form
+    return sums
+
+
+def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
+    """Return what every cluster adds."""
+    k, sums = len(solution.names), cluster_sums(solution, blocks)
+    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
 
 
 def changes_without(

@@ -1,5 +1,6 @@
 """Tables: dtypes and adjusted p values of the coefficient frame and the statistics frame."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ _MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
 
 
 def adjusted_p(table: pd.DataFrame, adjust: str) -> Float[np.ndarray, " terms"]:
-    """Return p adjusted over the terms and layers of each (model, hook); NaN for the intercept.
+    """Return p adjusted over the terms, layers (and other groups) of each (model, hook); NaN for the intercept.
 
     "max-t" needs more than p values: those come back as they are.
     """
@@ -23,11 +24,13 @@ def adjusted_p(table: pd.DataFrame, adjust: str) -> Float[np.ndarray, " terms"]:
     return adjusted
 
 
-def typed(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    """Return a table with the schema's columns and dtypes, and ``head`` after ``layer`` where there is one."""
+def typed(table: pd.DataFrame, columns: dict[str, str], *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a table with the schema's columns and dtypes; after ``layer`` stand ``head`` (where it is) and ``by``."""
     dtypes: dict[str, str] = {}
     for name, dtype in columns.items():
         dtypes[name] = dtype
         if name == "layer" and "head" in table.columns:
             dtypes["head"] = "int64"
-    return table[list(dtypes)].astype(dtypes)
+    names = list(dtypes)
+    at = names.index("depth")
+    return table[[*names[:at], *by, *names[at:]]].astype(dtypes)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mechreg.corpus import read_corpus, tokenize
+from mechreg.corpus import COVARIATES, read_corpus, tokenize
 from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
+from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.reduction import BATCH_TOKENS, is_per_head, known_hooks, window_norms
-from mechreg.schema import NORM_COLUMNS, InputError
+from mechreg.schema import NORM_COLUMNS, InputError, require_option
 
 
 def extract_norms(
@@ -21,6 +22,7 @@ def extract_norms(
     hooks: Sequence[str] = ("attn_out",),
     batch_tokens: int = BATCH_TOKENS,
     prepend_bos: bool = False,
+    covariates: Sequence[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Return the L2 norm of one vector per token at every layer of the hook points, for one or several models.
@@ -40,13 +42,18 @@ def extract_norms(
     batch_tokens : int
         Tokens in a batch, right padding included; a window longer than this is a batch of its own.
     prepend_bos : bool
+    covariates : sequence of "surprisal", "log_frequency", "is_repeat", "distance"
+        Columns as in `token_covariates`, found in the same pass. For surprisal it goes on to the logits and does not
+        end early: on GPT-2's shapes a pass then takes 1.8 times as long, and logits take 4 d_vocab bytes a token
+        of a batch (0.4 GB with the default).
     progress : bool
         A bar on standard error, where that is a terminal.
 
     Returns
     -------
     pandas.DataFrame
-        The norm frame: model, hook, layer, (head,) depth, doc, window, position, token_id, norm (float32).
+        The norm frame: model, hook, layer, (head,) depth, doc, window, position, token_id, norm (float32), and the
+        covariates.
 
     Raises
     ------
@@ -66,6 +73,8 @@ def extract_norms(
     hooks = known_hooks(hooks)
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise InputError(f"batch_tokens must be a positive whole number; got {batch_tokens!r}.")
+    for name in covariates:
+        require_option(name, COVARIATES, name="covariates")
     entries = _as_list(models)
     _require_distinct([model_label(entry) for entry in entries])
     are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
@@ -77,8 +86,18 @@ def extract_norms(
     for entry in entries:
         model = load_model(entry)
         tokens = documents if are_tokens else tokenize(model, documents, prepend_bos=prepend_bos)
-        values = window_norms(model, tokens, hooks=hooks, batch_tokens=batch_tokens, progress=progress)
-        frames.append(_norm_frame(record_of(model).name, tokens, values))
+        values = window_norms(
+            model,
+            tokens,
+            hooks=hooks,
+            batch_tokens=batch_tokens,
+            surprisal="surprisal" in covariates,
+            progress=progress,
+        )
+        found = covariate_columns(tokens, covariates, values.pop("surprisal", None))
+        frame = _norm_frame(record_of(model).name, tokens, values)
+        repeats = len(frame) // len(tokens)
+        frames.append(frame.assign(**{name: np.tile(column, repeats) for name, column in found.items()}))
         del model, values
         if not is_transformer_lens_model(entry):
             gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room

@@ -14,10 +14,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechreg.models import HOOK_POINTS, is_bridge, record_of
+from mechreg.norms.next_token import next_token_losses
 from mechreg.schema import InputError, ModelError, NumericalError, require, require_option
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
+# What a forward pass costs beside its tokens, in tokens: gpt2 runs one text of 16 at a third of a batch's speed.
+PASS_TOKENS = 32
 
 
 def window_norms(
@@ -26,6 +29,7 @@ def window_norms(
     *,
     hooks: Sequence[str] = ("attn_out",),
     batch_tokens: int = BATCH_TOKENS,
+    surprisal: bool = False,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the norms of a token frame's rows, an array for each hook point: the frame's rows in its order.
@@ -37,11 +41,14 @@ def window_norms(
         What `tokenize` gives: doc, window, position, token_id.
     hooks, batch_tokens, progress
         As in `extract_norms`.
+    surprisal : bool
+        The same passes go on to the logits, and give every token's surprisal under the entry "surprisal".
 
     Returns
     -------
     dict of str to numpy.ndarray
-        "layer token", or "layer head token" for z and result; float32, or float64 of a float64 model.
+        "layer token", or "layer head token" for z and result; float32, or float64 of a float64 model. Surprisal
+        is "token", in nats and float64, NaN at position 0, which nothing predicts.
 
     Raises
     ------
@@ -71,8 +78,9 @@ def window_norms(
         hook: np.empty((cfg.n_layers, *([cfg.n_heads] if is_per_head(hook) else []), len(ids)), dtype)
         for hook in hooks
     }
+    surprisals = np.full(len(ids), np.nan)
     with (
-        _ReducedRun(model, hooks) as run,
+        _ReducedRun(model, hooks, logits=surprisal) as run,
         tqdm(total=len(ids), unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
         for batch in batches(windows, batch_tokens):
@@ -80,13 +88,21 @@ def window_norms(
             padded = np.zeros((len(batch), batch[0].length), np.int64)
             for row, window in enumerate(batch):
                 padded[row, : window.length] = ids[window.rows]
-            for (hook, layer), norms in run.norms(torch.from_numpy(padded).to(parameter.device)).items():
+            batch_ids = torch.from_numpy(padded).to(parameter.device)
+            for (hook, layer), norms in run.norms(batch_ids).items():
                 for row, window in enumerate(batch):
                     real = norms[row, ..., : window.length]
                     if not np.isfinite(real).all():
                         raise _not_finite(model, hook, layer, real, tokens.iloc[window.rows])
                     values[hook][layer, ..., window.rows] = real
+            if run.logits is not None:
+                losses = _losses(run.logits, batch_ids, batch)
+                for row, window in enumerate(batch):
+                    surprisals[window.rows][1:] = losses[row, : window.length - 1]
             bar.update(sum(window.length for window in batch))
+    if surprisal:
+        _require_finite_surprisal(model, surprisals, tokens)
+        values["surprisal"] = surprisals
     return values
 
 
@@ -175,8 +191,9 @@ class _ReducedRun:
     bridge a hook point's own name may be an alias of the one that was asked for.
     """
 
-    def __init__(self, model: Any, hooks: Sequence[str]) -> None:
+    def __init__(self, model: Any, hooks: Sequence[str], *, logits: bool = False) -> None:
         self.model, self.name = model, record_of(model).name
+        self.wants_logits, self.logits = logits, None
         self.wanted = [(hook, layer) for hook in hooks for layer in range(model.cfg.n_layers)]
         self.places = {key: f"blocks.{key[1]}.{HOOK_POINTS[key[0]][0]}" for key in self.wanted}
         lacking = [place for place in self.places.values() if place not in model.hook_dict]
@@ -228,7 +245,8 @@ class _ReducedRun:
             # HookedTransformer would take leading BOS ids for padding, and move all positions.
             options["attention_mask"] = torch.ones_like(tokens)
         with torch.inference_mode(), suppress(_Stop):
-            self.model(tokens, return_type=None, **options)
+            output = self.model(tokens, return_type="logits" if self.wants_logits else None, **options)
+            self.logits = output if self.wants_logits else None
         for (hook, layer), times in self.fired.items():
             if times != 1:
                 raise ModelError(
@@ -249,7 +267,7 @@ class _ReducedRun:
         def capture(activation: Tensor, hook: Any = None) -> None:
             self.fired[key] += 1
             self.captured[key] = reduced(activation).cpu().numpy()
-            if len(self.captured) == len(self.wanted) and not self.whole:
+            if len(self.captured) == len(self.wanted) and not (self.whole or self.wants_logits):
                 raise _Stop
 
         return capture
@@ -319,18 +337,55 @@ def token_windows(model: Any, tokens: pd.DataFrame) -> list[Window]:
 def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding.
 
+    Of all ways to cut the windows, in order of length, into batches, this is the one with the fewest tokens, padding
+    included, where a forward pass counts as `PASS_TOKENS` more.
+
     Examples
     --------
     >>> [len(batch) for batch in batches([Window(0, 5), Window(5, 2), Window(7, 2)], 5)]
     [1, 2]
+    >>> [len(batch) for batch in batches([Window(0, 900), Window(900, 850), Window(1750, 9), Window(1759, 9)], 4096)]
+    [1, 1, 2]
     """
-    batch: list[Window] = []
-    for window in sorted(windows, key=lambda window: (-window.length, window.start)):
-        if batch and (len(batch) + 1) * batch[0].length > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(window)
-    yield batch
+    ordered = sorted(windows, key=lambda window: (-window.length, window.start))
+    cost, begins = [0], [0]  # of the first i windows, and where the last of their batches begins
+    for end in range(1, len(ordered) + 1):
+        least = None
+        for begin in range(end - 1, -1, -1):
+            padded = (end - begin) * ordered[begin].length
+            if least is not None and padded > batch_tokens:
+                break
+            if least is None or cost[begin] + padded < least:
+                least, at = cost[begin] + padded, begin
+        cost.append((least or 0) + PASS_TOKENS)
+        begins.append(at)
+    cuts = [len(ordered)]
+    while cuts[-1] > 0:
+        cuts.append(begins[cuts[-1]])
+    for end, begin in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
+        yield ordered[begin:end]
+
+
+def _losses(
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], batch: list[Window]
+) -> Float[np.ndarray, "batch pos"]:
+    """Return the cross-entropy of the next token after every token of a window that has one."""
+    place = np.arange(ids.shape[1])
+    has_next = np.stack([place < window.length - 1 for window in batch])
+    losses = np.full(has_next.shape, np.nan)
+    if has_next.any():
+        losses[has_next] = next_token_losses(logits, ids, torch.from_numpy(has_next).to(ids.device))
+    return losses
+
+
+def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
+    bad = ~np.isfinite(surprisals) & (tokens["position"].to_numpy() > 0)
+    if bad.any():
+        token = tokens.iloc[int(bad.argmax())]
+        raise NumericalError(
+            f"The surprisal of model {record_of(model).name!r}, document {token['doc']!r}, window {token['window']}, "
+            f"position {token['position']} is NaN or infinite (check the weights, or use dtype='float32')."
+        )
 
 
 def _not_finite(model: Any, hook: str, layer: int, norms: np.ndarray, tokens: pd.DataFrame) -> NumericalError:

@@ -10,9 +10,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechreg.lags import add_lags
-from mechreg.moments import LagMoments, formula_columns
+from mechreg.moments import DocumentSums, LagMoments, formula_columns
 from mechreg.schema import InputError, NumericalError, require
-from mechreg.sensitivity.document_sums import DocumentSums, document_sums
 
 # Numbers of one array of a chunk of draws: 16 megabytes.
 CHUNK_NUMBERS = 2_000_000
@@ -93,7 +92,7 @@ def compare_to_nulls(
     def summed(frame: pd.DataFrame, who: str) -> list[DocumentSums]:
         require(frame, ("doc", "norm"), who=who)
         lagged = add_lags(frame, lags=lags, skip=skip)
-        return document_sums(LagMoments.from_frame(lagged, formula, max_lag=None, who=who))
+        return LagMoments.from_frame(lagged, formula, max_lag=None, who=who).document_sums()
 
     real = summed(norms, "compare_to_nulls")
     of_nulls: dict[str, list[dict[tuple, DocumentSums]]] = {}

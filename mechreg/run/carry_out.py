@@ -9,7 +9,7 @@ import pandas as pd
 from mechreg import store
 from mechreg.models import model_label, require_loadable
 from mechreg.norms import BATCH_TOKENS
-from mechreg.report import report_html, result_table
+from mechreg.pages import report_of_run
 from mechreg.run.figures import draw_figures
 from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
 from mechreg.run.survey import Survey, check_formula, survey_corpus
@@ -152,18 +152,8 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         if tables.drawn
     ]
     norms = [tables.norms for tables in results]
-    figures = draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
-    page = report_html(
-        title=spec.name,
-        coefficients=coefficients,
-        statistics=statistics,
-        results=result_table(coefficients),
-        figures={title: path.read_text(encoding="utf-8") for title, path in figures.items()},
-        problems=trouble,
-        provenance=facts,
-        summaries=summaries,
-    )
-    store.write_text(page, folder / "report.html")
+    draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
+    store.write_text(report_of_run(folder), folder / "report.html")
     tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
     store.write_manifest(folder, spec, tables_written)
 

@@ -15,8 +15,8 @@ FORMATS: tuple[Literal["html", "json", "svg", "png"], ...] = ("html", "json", "s
 
 def draw_figures(
     spec: Spec, per_model: list[pd.DataFrame], coefficients: pd.DataFrame, folder: Path, *, notes: list[str]
-) -> dict[str, Path]:
-    """Draw norms and betas of every hook; return the svg of each by its title.
+) -> None:
+    """Draw norms and betas of every hook into a folder.
 
     Parameters
     ----------
@@ -28,7 +28,6 @@ def draw_figures(
     notes : list of str
         What is to be said in the caption of the norms: that they are a sample.
     """
-    drawn = {}
     norms = store.stacked(per_model)
     for hook in spec.hooks:
         if (
@@ -38,18 +37,13 @@ def draw_figures(
         ):
             continue  # a panel per head is no figure: the tables have them
         suffix = "" if len(spec.hooks) == 1 else f"-{hook}"
-        figures = {
-            f"Norms of {hook}": (f"norms{suffix}", _noted(charts.plot_norms(norms, hook=hook), notes)),
-            f"Betas of {hook}": (
-                f"betas{suffix}",
-                charts.plot_betas(coefficients[coefficients["hook"] == hook]),
-            ),
-        }
-        for title, (name, chart) in figures.items():
+        figures = [
+            (f"norms{suffix}", _noted(charts.plot_norms(norms, hook=hook), notes)),
+            (f"betas{suffix}", charts.plot_betas(coefficients[coefficients["hook"] == hook])),
+        ]
+        for name, chart in figures:
             with store.in_reach(folder):
-                paths = charts.save_chart(chart, folder / name, formats=FORMATS)
-            drawn[title] = next(path for path in paths if path.suffix == ".svg")
-    return drawn
+                charts.save_chart(chart, folder / name, formats=FORMATS)
 
 
 def _noted(chart: Any, notes: list[str]) -> Any:

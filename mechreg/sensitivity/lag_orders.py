@@ -8,7 +8,7 @@ import pandas as pd
 from mechreg.lags import add_lags
 from mechreg.moments import LagMoments
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require
-from mechreg.sensitivity.document_sums import document_sums, held_out_r_squared, in_folds
+from mechreg.sensitivity.refits import held_out_r_squared, in_folds
 from mechreg.sensitivity.specifications import relagged, skip_of
 
 
@@ -70,7 +70,7 @@ def lag_order(
     fold = in_folds(docs, folds=folds, seed=seed, who="lag_order")
     moments = LagMoments.from_frame(lagged, f"log_norm ~ {' + '.join(names)}", max_lag=None, who="lag_order")
     parts = []
-    for document in document_sums(moments):
+    for document in moments.document_sums():
         # The orthonormal regressors are nested in the lags: leaving out the last ones adds their squares.
         dropped = np.r_[0.0, np.cumsum(document.c[:0:-1] ** 2)][::-1]
         residual = document.sums[:, -2, -2].sum() + dropped

@@ -10,12 +10,11 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
+from mechreg.corpus import token_counts
 from mechreg.lags import add_lags
-from mechreg.moments import LagMoments, formula_columns
+from mechreg.moments import DocumentSums, LagMoments, formula_columns
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_option
-from mechreg.sensitivity.document_sums import (
-    DocumentSums,
-    document_sums,
+from mechreg.sensitivity.refits import (
     held_out_r_squared,
     in_folds,
     within_documents,
@@ -190,11 +189,13 @@ def _with_words(lagged: pd.DataFrame) -> pd.DataFrame:
         return lagged
     require(lagged, ("token_id",), who="robustness")
     keys = ["model", *TOKEN_KEYS]
-    tokens = lagged[[*keys, "token_id"]].drop_duplicates(keys).sort_values(keys)
-    count = tokens.groupby(["model", "token_id"], observed=True)["doc"].transform("size")
-    total = tokens.groupby("model", observed=True)["doc"].transform("size")
-    before = tokens.groupby(["model", "doc", "token_id"], observed=True).cumcount()
-    words = tokens[keys].assign(log_frequency=np.log(count / total), is_repeat=(before > 0).astype(float))
+    tokens = lagged[[*keys, "token_id"]].drop_duplicates(keys)
+    words = pd.concat(
+        [
+            part[keys].join(token_counts(part, covariates=wanted))
+            for _, part in tokens.groupby("model", observed=True, sort=False)
+        ]
+    )
     joined = lagged[keys].merge(words, on=keys, how="left")
     return lagged.assign(**{name: joined[name].to_numpy() for name in wanted})
 
@@ -205,7 +206,7 @@ def _pooled(
     moments = LagMoments.from_frame(frame, formula, max_lag=None, who=who)
     table = moments.coefficients(cov="crv3", adjust="none", conf_level=conf_level)
     held_out = [
-        held_out_r_squared(sums, fold[sums.labels].to_numpy(), who=who) for sums in document_sums(moments)
+        held_out_r_squared(sums, fold[sums.labels].to_numpy(), who=who) for sums in moments.document_sums()
     ]
     keys = [key for key in (*GROUP_KEYS, "head") if key in table.columns]
     group = table.groupby(keys, sort=False).ngroup()
@@ -223,7 +224,7 @@ def _within(
     frame = frame.assign(half_document=2 * doc.codes.astype("int64") + _second_half(frame, formula))
     moments = LagMoments.from_frame(frame, formula, cluster="half_document", max_lag=None, who=who)
     parts = []
-    for part in document_sums(moments):
+    for part in moments.document_sums():
         number, at = np.unique(part.labels.to_numpy() // 2, return_inverse=True)
         whole = np.zeros((len(number), *part.sums.shape[1:]))
         np.add.at(whole, at, part.sums)

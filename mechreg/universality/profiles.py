@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.moments import LagMoments
-from mechreg.moments.results import Fit
-from mechreg.moments.solve import clusters_of
+from mechreg.moments import DocumentSums, LagMoments
 from mechreg.schema import InputError, NumericalError, did_you_mean, require
 
 # With fewer, quantiles over resampled documents mean nothing: 5 documents have 126 resamples.
@@ -81,7 +79,7 @@ def joint_profiles(fits: Any, *, term: str, hook: str | None, draws: int, seed: 
         Without one document, or in one draw of documents, the terms are collinear.
     """
     solved = _solved(fits, hook, who=who)
-    layers = [_sums(fit, term, who=who) for fit in solved]
+    layers = [_sums(document, term, who=who) for document in solved]
     _require_whole_models(layers, who=who)
     docs = reduce(lambda shared, layer: shared.intersection(layer.docs), layers, layers[0].docs).sort_values()
     models = list(dict.fromkeys(layer.model for layer in layers))
@@ -131,14 +129,19 @@ def depth_bins(n_layers: int, bins: int) -> Float[np.ndarray, "bins layers"]:
     return np.maximum(overlap, 0) / n_layers
 
 
-def _solved(fits: Any, hook: str | None, *, who: str) -> list[Fit]:
-    """Return the fits of one hook."""
+def _solved(fits: Any, hook: str | None, *, who: str) -> list[DocumentSums]:
+    """Return the document sums of all fits of one hook."""
+    if getattr(fits, "by", ()):
+        raise InputError(
+            f"{who} compares one profile of each model; these fits are by {list(fits.by)}. Fit the rows of one value: "
+            "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
+        )
     if isinstance(fits, LagMoments):
         if fits.cluster != "doc":
             raise InputError(
                 f"{who} resamples documents: it needs LagMoments(cluster='doc'); got {fits.cluster!r}."
             )
-        solved = fits._fits()
+        solved = fits.document_sums()
         chosen = _one_hook([str(fit.keys["hook"]) for fit in solved], hook, who=who)
         return [fit for fit in solved if fit.keys["hook"] == chosen]
     frame, formula = getattr(fits, "_frame", None), getattr(fits, "formula", None)
@@ -152,7 +155,7 @@ def _solved(fits: Any, hook: str | None, *, who: str) -> list[Fit]:
     chosen = _one_hook(hooks, hook, who=who)
     if len(hooks) > 1:
         frame = frame[frame["hook"] == chosen]
-    return LagMoments.from_frame(frame, formula, cluster="doc", max_lag=None, who=who)._fits()
+    return LagMoments.from_frame(frame, formula, cluster="doc", max_lag=None, who=who).document_sums()
 
 
 def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:
@@ -167,28 +170,26 @@ def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:
     return have[0] if hook is None else hook
 
 
-def _sums(fit: Fit, term: str, *, who: str) -> _Sums:
-    names = list(fit.solution.names)
+def _sums(document: DocumentSums, term: str, *, who: str) -> _Sums:
+    names, k = list(document.names), len(document.names)
     if term not in names:
         raise InputError(
             f"{who} finds no term {term!r}; the formula gives {names}.{did_you_mean(term, names)}"
         )
-    if np.isnan(fit.depth):
-        raise InputError(f"{who} needs the depth of every layer; {fit.where} has none.")
-    clusters, at = clusters_of(fit.solution, fit.blocks), names.index(term)
-    tokens = np.zeros(len(clusters.labels))
-    np.add.at(tokens, fit.blocks.cluster, fit.blocks.gram[:, 0])
+    if np.isnan(document.depth):
+        raise InputError(f"{who} needs the depth of every layer; {document.where} has none.")
+    at = names.index(term)
     return _Sums(
-        model=str(fit.keys["model"]),
-        layer=int(fit.keys["layer"]),
-        depth=fit.depth,
-        where=fit.where,
-        estimate=float(fit.solution.estimate[at]),
-        to_term=fit.solution.to_terms[at],
-        score=clusters.score,
-        products=clusters.products,
-        tokens=tokens,
-        docs=clusters.labels,
+        model=str(document.keys["model"]),
+        layer=int(document.keys["layer"]),
+        depth=document.depth,
+        where=document.where,
+        estimate=float(document.estimate[at]),
+        to_term=document.to_terms[at],
+        score=document.sums[:, :k, k],
+        products=document.sums[:, :k, :k],
+        tokens=document.sums[:, -1, -1],
+        docs=document.labels,
     )
 
 

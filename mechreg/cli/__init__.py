@@ -2,16 +2,34 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mechreg import __version__
+from mechreg.cli import comparing, differing, intervening
 from mechreg.schema import InputError, MechregError, require_option
+
+START = """mechreg: is the attention update to a token predicted by the updates to the tokens before it?
+
+Try these, in this order; all of it is offline:
+
+  mechreg demo
+      The study on three small trained models and sixty short texts: betas by layer, and runs/demo/report.html.
+  mechreg inspect mini-s --text "Hungarian rock"
+      What a model is made of, the hook points that can be read, and the tokens of a text. Then try gpt2.
+  mechreg check mini-s
+      Every number of a model against plain Hugging Face hooks. Do it with yours before you trust one.
+  mechreg compare runs/demo --margin 0.1
+      Is it the same in all models of the run? A verdict in sentences, tables, and a figure.
+
+mechreg --help lists all commands; mechreg COMMAND --help has examples of each.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out one command and return its exit code: 0 done, 1 a check failed, 2 refused.
+    """Carry out one command and return its exit code: 0 done, 1 a check failed or runs differ, 2 refused.
 
     Examples
     --------
@@ -20,16 +38,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.verb is None:
-        parser.print_help()
-        return 0
     logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
     try:
-        return args.verb(args)
+        code = args.verb(args)
+        sys.stdout.flush()
+        return code
     except MechregError as error:
         if args.debug:
             raise
         print(f"mechreg: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if args.debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(
+            f"mechreg: failed, unforeseen ({what}); the same command with --debug shows where.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(
@@ -46,11 +75,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with: mechreg demo",
     )
     parser.add_argument("--version", action="version", version=f"mechreg {__version__}")
-    parser.set_defaults(verb=None, debug=False)
+    parser.set_defaults(verb=_start, debug=False)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def verb(name: str, function: object, text: str, example: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, epilog=f"Example: {example}")
+        made = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"Example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
         made.set_defaults(verb=function)
         return made
@@ -94,7 +129,64 @@ def _parser() -> argparse.ArgumentParser:
         "mechreg check mini-s",
     )
     loading(check)
+
+    comparing.options(
+        verb(
+            "compare",
+            comparing.compare,
+            "Say whether a term's profile over depth is the same in all models of one run or several.",
+            comparing.EXAMPLES,
+        )
+    )
+    intervene = verb(
+        "intervene",
+        intervening.intervene,
+        "Edit a model's updates and show what changes in its next tokens and later norms.",
+        intervening.EXAMPLES,
+    )
+    loading(intervene)
+    intervening.options(intervene)
+    differing.options(
+        verb(
+            "diff",
+            differing.diff,
+            "Show which numbers moved between two runs, and what in their provenance differs.",
+            differing.EXAMPLES,
+        )
+    )
+    completion = verb(
+        "completion",
+        _completion,
+        "Print the script that completes mechreg's commands and options in your shell.",
+        "mechreg completion bash > ~/.local/share/bash-completion/completions/mechreg",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    replicate = verb(
+        "replicate",
+        _replicate,
+        "Run a published finding again: published against obtained.",
+        "mechreg replicate norm_growth --models mini-s,mini-m",
+    )
+    replicate.add_argument("name", nargs="?", help="a finding; --list shows them")
+    replicate.add_argument("--list", action="store_true", help="show the findings and their sources")
+    replicate.add_argument("--models", help="names or folders, with commas (default: the source's own)")
+    replicate.add_argument("--documents", help="a file, a glob, datasets:NAME (default: the demo corpus)")
+    replicate.add_argument("--backend", default="auto", help="auto, hooked or bridge")
+    replicate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    report = verb(
+        "report",
+        _report,
+        "Write the page of a run anew from what its folder holds.",
+        "mechreg report runs/demo --out demo.html",
+    )
+    report.add_argument("run", type=Path, help="a run folder")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html in the folder)")
     return parser
+
+
+def _start(args: argparse.Namespace) -> int:
+    print(START, end="")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -131,6 +223,9 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()
     print("\n".join(answer(results)))
+    print(
+        "That is no proof of learned context: shuffled texts and random weights can give such betas (compare_to_nulls)."
+    )
     problems = pd.read_csv(folder / "problems.csv")
     if len(problems):
         print(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
@@ -165,3 +260,44 @@ def _check(args: argparse.Namespace) -> int:
         )
     )
     return 0 if table["passed"].all() else 1
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from mechreg.cli.completing import script
+
+    print(script(_parser(), args.shell), end="")
+    return 0
+
+
+def _replicate(args: argparse.Namespace) -> int:
+    from mechreg.findings import FINDINGS, described, replicate, shown
+
+    if args.list:
+        print("\n\n".join(described(finding) for finding in FINDINGS.values()))
+        return 0
+    if args.name is None:
+        raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
+    models = None if args.models is None else [name.strip() for name in args.models.split(",")]
+    table = replicate(
+        args.name, models=models, documents=args.documents, backend=args.backend, device=args.device
+    )
+    print(shown(table))
+    print()
+    print(described(FINDINGS[args.name]))
+    return 1 if (~table["agrees"].fillna(True)).any() else 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from mechreg.pages import report_of_run
+    from mechreg.store import write_text
+
+    page = report_of_run(args.run)
+    out = args.run / "report.html" if args.out is None else args.out
+    if out.is_dir():
+        raise InputError(f"--out names a file, such as report.html; {str(out)!r} is a folder.")
+    try:
+        write_text(page, out)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written: {error.strerror}; give another --out.") from error
+    print(f"Report: {out}")
+    return 0

@@ -1,19 +1,12 @@
-"""Document sums: each document's share in a fit, from which refits on other documents need no second look at rows.
+"""Refits: what document sums give for documents left out, and for what varies within documents."""
 
-A row of a group is z = [q, e, 1]: q its regressors in the fit's orthonormal basis, e its residual. The outcome is
-y = e + c'q, c the coefficients of q. Any coefficients b leave the residual e + (c - b)'q, so that sums of z z' by
-document give estimates and squared errors on any documents, whole or weighted.
-"""
-
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.moments import LagMoments
-from mechreg.moments.blocks import gram_matrices
-from mechreg.moments.results import Fit
+from mechreg.moments import DocumentSums
 from mechreg.schema import InputError, NumericalError
 
 # Relative size below which what document effects leave of a term is rounding.
@@ -22,57 +15,6 @@ TAKEN_UP = 1e-9
 MIN_SHARE = 1e-8
 # Beyond this condition of scaled sums, coefficients within documents have fewer than 6 digits.
 MAX_CONDITION = 1e10
-
-
-class DocumentSums(NamedTuple):
-    """The sums of z z' of every document (or part of one) in one (model, hook, layer[, head])."""
-
-    keys: dict[str, Any]
-    depth: float
-    names: tuple[str, ...]
-    estimate: Float[np.ndarray, " terms"]
-    to_terms: Float[np.ndarray, "terms terms"]  # from coefficients of q to those of the terms
-    labels: pd.Index
-    sums: Float[np.ndarray, "docs columns columns"]
-    where: str
-
-    @property
-    def c(self) -> Float[np.ndarray, " terms"]:
-        """The coefficients of q in the fit to all documents."""
-        return np.linalg.solve(self.to_terms, self.estimate)
-
-    @property
-    def n(self) -> int:
-        """Rows."""
-        return round(float(self.sums[:, -1, -1].sum()))
-
-
-def document_sums(moments: LagMoments) -> list[DocumentSums]:
-    """Return the sums of every group, in the order of the coefficient frame; clusters are documents or parts."""
-    return [_sums(fit) for fit in moments._fits()]
-
-
-def _sums(fit: Fit) -> DocumentSums:
-    solution, blocks = fit.solution, fit.blocks
-    k = len(solution.names)
-    sums = np.zeros((len(blocks.labels), k + 2, k + 2))
-    for cell, (basis, residual) in enumerate(zip(solution.basis, solution.residual, strict=True)):
-        one = np.zeros(len(residual))
-        one[0] = 1.0
-        forms = np.column_stack([basis, residual, one])
-        here = blocks.cell == cell
-        # A document has one block of a cell, so that no addition is lost.
-        sums[blocks.cluster[here]] += forms.T @ gram_matrices(blocks.gram[here]) @ forms
-    return DocumentSums(
-        fit.keys,
-        fit.depth,
-        solution.names,
-        solution.estimate,
-        solution.to_terms,
-        blocks.labels,
-        sums,
-        fit.where,
-    )
 
 
 def in_folds(docs: pd.Index, *, folds: int, seed: int, who: str) -> pd.Series:

@@ -1,0 +1,115 @@
+"""Columns of tokens and documents joined to the rows of a norm frame, each exactly once or not at all."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require
+
+# What a norm frame has no use for.
+_LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
+
+
+def join_annotations(
+    norms: pd.DataFrame, annotations: pd.DataFrame, *, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Return the norm frame (or lagged frame) with columns of its tokens or its documents.
+
+    Parameters
+    ----------
+    norms : pandas.DataFrame
+        doc, window, position, and model or token_id where ``annotations`` has them.
+    annotations : pandas.DataFrame
+        A token frame (a row for each doc, window, position, and model where it has that column: surprisals are one
+        model's own), or a documents frame (a row for each doc).
+    columns : sequence of str, optional
+        By default all that the norms lack, but for text, problem, words and spans.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows in the same order, and the columns. Text comes as categories.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, a column that is there already, a key that comes twice, a row without its token or
+        document, or tokens of another tokenizer.
+
+    Examples
+    --------
+    >>> norms = pd.DataFrame({"doc": ["d", "d"], "window": 0, "position": [0, 1], "norm": [2.0, 3.0]})
+    >>> join_annotations(norms, pd.DataFrame({"doc": ["d"], "source": ["news"]}))["source"].tolist()
+    ['news', 'news']
+    """
+    require(annotations, ("doc",), who="join_annotations")
+    of_tokens = {"window", "position"} <= set(annotations.columns)
+    keys = ["doc"]
+    if of_tokens:
+        keys = ["model", *TOKEN_KEYS] if "model" in annotations.columns else list(TOKEN_KEYS)
+    require(norms, keys, who="join_annotations")
+    if columns is None:
+        named = set(norms.columns) | {*keys, *_LEFT_OUT}
+        chosen = [name for name in annotations.columns if name not in named]
+    else:
+        chosen = [columns] if isinstance(columns, str) else list(columns)
+        require(annotations, chosen, who="join_annotations")
+    there = [name for name in chosen if name in norms.columns]
+    if there or not chosen:
+        raise InputError(
+            f"join_annotations would replace the columns {there}; drop them first."
+            if there
+            else "join_annotations finds no column that the norms lack; name it with columns=."
+        )
+    at = _rows_of(norms, annotations, keys)
+    if of_tokens and "token_id" in annotations.columns and "token_id" in norms.columns:
+        differs = norms["token_id"].to_numpy() != annotations["token_id"].to_numpy()[at]
+        if differs.any():
+            row = norms.iloc[int(differs.argmax())]
+            raise InputError(
+                f"The annotations are of another tokenizer's tokens: token ids differ at document {row['doc']!r}, "
+                f"position {row['position']} ({int(differs.sum())} such rows). Annotate the tokens of this model."
+            )
+    joined = {}
+    for name in chosen:
+        values = annotations[name]
+        if pd.api.types.is_string_dtype(values.dtype):
+            values = values.astype("category")
+        joined[name] = values.take(at).set_axis(norms.index)
+    return norms.assign(**joined)
+
+
+def _rows_of(norms: pd.DataFrame, annotations: pd.DataFrame, keys: list[str]) -> Int[np.ndarray, " rows"]:
+    """Return which row of the annotations belongs to each row of the norms."""
+    kinds = {key: "str" for key in ("model", "doc") if key in keys}
+    index = pd.MultiIndex.from_frame(annotations[keys].astype(kinds))
+    if index.has_duplicates:
+        twice = dict(zip(keys, index[index.duplicated()][0], strict=True))
+        raise InputError(
+            f"join_annotations needs one row for each {', '.join(keys)}; there are two for {twice}."
+        )
+    # A token's keys come again in every layer: they are looked up once.
+    places = norms[keys].astype(kinds)
+    number = places.groupby(keys, sort=False).ngroup().to_numpy()
+    distinct = places.take(np.unique(number, return_index=True)[1])
+    found = index.get_indexer(pd.MultiIndex.from_frame(distinct))
+    if (found < 0).any():
+        lacks = distinct.iloc[int((found < 0).argmax())].to_dict()
+        raise InputError(
+            f"join_annotations finds no row for {lacks} ({int((found < 0).sum())} such tokens or documents). Give it "
+            "the annotations of the documents, windows and models that the norms are of."
+        )
+    return np.asarray(found[number])
+
+
+def group_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that tell one layer's norms from another's.
+
+    Examples
+    --------
+    >>> group_columns(pd.DataFrame(columns=["model", "hook", "layer", "norm"]))
+    ['model', 'hook', 'layer']
+    """
+    return [key for key in (*GROUP_KEYS, "head") if key in frame.columns]

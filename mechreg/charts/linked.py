@@ -1,0 +1,256 @@
+"""One view of a model's layers, linked: choose a layer, and see its regression, its norms and a document."""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.layer_panels import (
+    GAP,
+    histogram_panel,
+    layer_choice,
+    profile_panel,
+    scatter_panel,
+    text_panel,
+)
+from mechreg.charts.rows import count, distinct, one_hook
+from mechreg.charts.theme import figure_title
+from mechreg.charts.tokens import token_cells
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
+
+SCATTER_BINS, HISTOGRAM_BINS = 28, 40
+MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
+
+
+def plot_linked(
+    lagged: pd.DataFrame,
+    coefficients: pd.DataFrame,
+    *,
+    term: str = "lag1",
+    hook: str | None = None,
+    model: str | None = None,
+    doc: str | None = None,
+    layer: int | None = None,
+) -> ChartType:
+    """Return a linked view of one model: choose a layer by slider or click, and all of its panels follow.
+
+    Above, the profile of the coefficients with the chosen layer lit up; below it the layer's tokens as a binned
+    density of log norm against the lag, with the fit's line, and their histogram; and one document as text, each token
+    coloured by its log norm or by its residual. Only counts go into the chart, so that 48 layers of 100,000 tokens are
+    as quick as a few.
+
+    Parameters
+    ----------
+    lagged : pandas.DataFrame
+        model, hook, layer, doc, window, position, log_norm, and the lag; with ``token`` the document is shown too, and
+        with ``residual`` (``fits.augment``) its residuals. Without that column residuals are reckoned from the
+        coefficients where all terms but the intercept are columns.
+    coefficients : pandas.DataFrame
+        A coefficient frame of the same model and hook.
+    term : str
+        The lag on the horizontal axis.
+    hook, model : str, optional
+        Which, where the frames have several.
+    doc : str, optional
+        By default the first document. Its first 240 tokens are shown.
+    layer : int, optional
+        Which layer is chosen at first; by default the one with the largest coefficient.
+
+    Returns
+    -------
+    Altair chart
+        With a title, a caption and a description in words.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, several models or hooks and none chosen, no such document or layer, a layer without a
+        coefficient, or heads.
+    NumericalError
+        A layer without a token that has both a norm and its lag.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> lagged = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": np.repeat([0, 1], 50), "doc": "d",
+    ...                        "window": 0, "position": np.tile(range(50), 2), "log_norm": rng.normal(size=100),
+    ...                        "lag1": rng.normal(size=100)})
+    >>> betas = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "depth": [0.25, 0.75], "term": "lag1",
+    ...     "estimate": [0.1, 0.2], "conf_low": 0.0, "conf_high": 0.3})
+    >>> plot_linked(lagged, betas).to_dict()["title"]["text"]
+    'Layers of m: log norm of attn_out against lag1'
+    """
+    who = "plot_linked"
+    require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
+    needed = ("model", "hook", "layer", "depth", "term", "estimate", "conf_low", "conf_high")
+    require(coefficients, needed, who=who)
+    rows, model, hook = _one_model(lagged, model, hook, who=who)
+    betas = coefficients[(coefficients["model"] == model) & (coefficients["hook"] == hook)]
+    layers = sorted(int(number) for number in rows["layer"].unique())
+    _require_betas(betas, layers, term, who=who)
+    if "residual" not in rows:
+        rows = _with_residuals(rows, betas)
+    shown_doc = str(rows["doc"].iloc[0]) if doc is None else doc
+    views = [_layer_view(part, betas, term) for _, part in rows.groupby("layer", observed=True)]
+    datasets: dict[str, Any] = {"layers": views}
+    at = betas[betas["term"] == term].set_index("layer")["estimate"]
+    largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
+    first = largest if layer is None else layer
+    if first not in layers:
+        raise InputError(f"{who} has no layer {first!r}; layers are {layers[0]} to {layers[-1]}.")
+
+    pick = layer_choice(layers, first)
+    panels = [
+        profile_panel(betas, term, layers, pick),
+        alt.hconcat(histogram_panel(pick), scatter_panel(term, pick), spacing=GAP).resolve_scale(
+            color="independent"
+        ),
+    ]
+    captions = [
+        f"{count(len(rows) // len(layers), 'token')} a layer, {count(rows['doc'].nunique(), 'document')}. Counts: "
+        "tokens of the layer's middle 99.8%. Line: its beta, other terms at their means."
+    ]
+    parameters = []
+    if "token" in rows:
+        places, whole = _add_document(views, rows, shown_doc)
+        datasets["tokens"] = places
+        panel, shade = text_panel(views, places, "residual" in rows, pick)
+        panels.append(panel)
+        parameters.append(shade)
+        of = "" if whole else "the first "
+        captions.append(
+            f"Text: {of}{count(len(places), 'token')} of {shown_doc}, by the deviation of the log norm from the "
+            "layer's median or from the fit."
+        )
+    chart = (
+        alt.vconcat(*panels, spacing=26)
+        .add_params(*parameters)
+        .resolve_scale(color="independent")
+        .properties(
+            usermeta={"model": str(model), "hook": hook},  # so that a page can find the layer's fit
+            title=figure_title(f"Layers of {model}: log norm of {hook} against {term}", captions),
+            description=f"A linked view of {count(len(layers), 'layer')} of {model}, {hook}. The coefficient of {term} "
+            f"goes from {at.min():.3f} (layer {at.idxmin()}) to {at.max():.3f} (layer {at.idxmax()}); at first layer "
+            f"{first} is chosen, and {largest} has the largest in size, {at[largest]:.3f}. The slider below chooses "
+            "another, by the arrow keys too.",
+        )
+    )
+    chart.datasets = datasets  # by name and last: Altair copies a chart's data at every step of its making
+    return chart
+
+
+def _one_model(
+    lagged: pd.DataFrame, model: str | None, hook: str | None, *, who: str
+) -> tuple[pd.DataFrame, str, str]:
+    """Return the rows of one model and hook, and their names."""
+    have = distinct(lagged["model"])
+    if model is None and len(have) > 1:
+        raise InputError(f"{who} shows one model; the frame has {have[:6]}. Choose with model=.")
+    if model is not None and model not in have:
+        raise InputError(f"{who} has no rows of the model {model!r}; the frame has {have[:6]}.")
+    of_model = lagged if model is None else lagged[lagged["model"] == model]
+    rows, hook = one_hook(of_model.assign(depth=0.5), hook, who=who)
+    if "head" in rows and rows["head"].nunique() > 1:
+        raise InputError(f"{who} shows one head; choose it first: frame[frame['head'] == 0].")
+    return rows, have[0] if model is None else model, hook
+
+
+def _require_betas(betas: pd.DataFrame, layers: list[int], term: str, *, who: str) -> None:
+    of_term = betas[betas["term"] == term]
+    if of_term["layer"].duplicated().any():
+        raise InputError(f"{who} needs one coefficient of {term!r} a layer; some layer has several.")
+    without = sorted(set(layers) - set(of_term["layer"]))
+    if without:
+        raise InputError(
+            f"{who} needs a coefficient of {term!r} for every layer; layer {without[0]} has none."
+        )
+    numbers = of_term[["estimate", "conf_low", "conf_high"]].to_numpy(dtype="float64", na_value=np.nan)
+    if not np.isfinite(numbers).all():
+        raise NumericalError(f"{who} needs finite coefficients and intervals of {term!r}.")
+
+
+def _with_residuals(rows: pd.DataFrame, betas: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with residuals of the fit, where its terms are columns; else as they are."""
+    terms = [term for term in distinct(betas["term"]) if term != "Intercept"]
+    if "Intercept" not in set(betas["term"]) or any(term not in rows for term in terms):
+        return rows
+    by_layer = betas.pivot(index="layer", columns="term", values="estimate").reindex(rows["layer"])
+    predicted = by_layer["Intercept"].to_numpy() + sum(
+        by_layer[term].to_numpy() * rows[term].to_numpy(dtype="float64") for term in terms
+    )
+    return rows.assign(residual=rows["log_norm"].to_numpy(dtype="float64") - predicted)
+
+
+def _layer_view(part: pd.DataFrame, betas: pd.DataFrame, term: str) -> dict[str, Any]:
+    """Return what is shown of one layer as counts: cells of the density, bars of the histogram, the line."""
+    layer = int(part["layer"].iloc[0])
+    y = part["log_norm"].to_numpy(dtype="float64", na_value=np.nan)
+    x = part[term].to_numpy(dtype="float64", na_value=np.nan)
+    both = np.isfinite(x) & np.isfinite(y)
+    if not both.any():
+        raise NumericalError(
+            f"plot_linked needs tokens with a log norm and {term} in layer {layer}; none has both."
+        )
+    inside = y[both]
+    low, high = np.quantile(inside, [0.001, 0.999])
+    room = 0.02 * (high - low) or 0.5
+    low, high = float(low - room), float(high + room)
+    edges = np.linspace(low, high, SCATTER_BINS + 1)
+    cells = np.histogram2d(x[both], y[both], [edges, edges])[0].astype(int)
+    at_x, at_y = np.nonzero(cells)
+    bars = np.histogram(inside, np.linspace(low, high, HISTOGRAM_BINS + 1))[0]
+    beta = float(betas[(betas["term"] == term) & (betas["layer"] == layer)]["estimate"].iloc[0])
+    middle_x, middle_y = float(x[both].mean()), float(inside.mean())
+    return {
+        "layer": layer,
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "cell": round((high - low) / SCATTER_BINS, 6),
+        "bar": round((high - low) / HISTOGRAM_BINS, 6),
+        "at_x": at_x.tolist(),
+        "at_y": at_y.tolist(),
+        "tokens": cells[at_x, at_y].tolist(),
+        "bars": bars.tolist(),
+        "at_bar": list(range(HISTOGRAM_BINS)),
+        "beta": round(beta, 4),
+        "line_low": round(middle_y + beta * (low - middle_x), 4),
+        "line_high": round(middle_y + beta * (high - middle_x), 4),
+        "median": round(float(np.median(inside)), 4),
+        "n": int(both.sum()),
+    }
+
+
+def _add_document(
+    views: list[dict[str, Any]], rows: pd.DataFrame, doc: str
+) -> tuple[list[dict[str, Any]], bool]:
+    """Add every layer's log norms and residuals of a document; return its tokens' places, and whether those are all."""
+    own = rows[rows["doc"].astype(str) == doc]
+    if own.empty:
+        raise InputError(f"plot_linked has no document {doc!r}; it has {rows['doc'].nunique()} others.")
+    parts = dict(list(own.sort_values(["window", "position"]).groupby("layer", observed=True)))
+    one = parts[views[0]["layer"]]
+    whole, one = len(one) <= MAX_TOKENS, one.head(MAX_TOKENS)
+    if one["token"].isna().any():
+        raise InputError("plot_linked needs the string of every token of the document; some are missing.")
+    here = one[["window", "position"]].to_numpy()
+    for view in views:
+        part = parts.get(view["layer"], one.head(0)).head(MAX_TOKENS)
+        if not np.array_equal(part[["window", "position"]].to_numpy(), here):
+            raise InputError(
+                f"plot_linked needs the same tokens in every layer; layer {view['layer']} of {doc!r} has others."
+            )
+        residual = part["residual"] if "residual" in part else np.full(len(part), np.nan)
+        view |= {
+            "norm": _rounded(part["log_norm"] - view["median"]),
+            "residual": _rounded(residual),
+        }
+    places = token_cells(one["token"].tolist(), starts=one["position"].eq(0).tolist()).assign(
+        at=range(1, len(one) + 1), position=one["position"].to_numpy()
+    )
+    return [{str(key): value for key, value in row.items()} for row in places.to_dict("records")], whole
+
+
+def _rounded(values: pd.Series | np.ndarray) -> list[float | None]:
+    return [round(float(value), 3) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,302 @@
+"""A document as text, every token shaded by a number."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.rows import count, distinct
+from mechreg.charts.theme import OKABE_ITO, WIDTH, figure_title
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, did_you_mean, require
+
+MAX_TOKENS = 2_000
+# All of them have characters 0.6 of the size wide, so that a token's place can be reckoned without drawing it.
+MONOSPACE = "Liberation Mono, Courier New, monospace"
+FONT_SIZE, LINE_HEIGHT = 12, 20
+CELL = 0.6 * FONT_SIZE
+COLUMNS = int(WIDTH / CELL)
+# Pale enough at both ends for dark text: a token must be read whatever its shade.
+BELOW, NEUTRAL, ABOVE = OKABE_ITO[5], "#f7f7f7", OKABE_ITO[4]
+NOTHING = "#e6e6e6"
+_TITLES = {
+    "norm": "log norm",
+    "log_norm": "log norm",
+    "residual": "residual (log norm)",
+    "loss_change": "change in loss (nats)",
+}
+_SYMBOLS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
+_UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
+
+
+def plot_tokens(
+    norms: pd.DataFrame,
+    *,
+    doc: str,
+    value: str = "norm",
+    layer: int | None = None,
+    model: str | None = None,
+    hook: str | None = None,
+    head: int | None = None,
+    window: int | None = None,
+    coefficients: pd.DataFrame | None = None,
+) -> ChartType:
+    """Return one document as text, each token shaded by its norm, residual, lag contribution or loss change.
+
+    Values of one sign go from pale to orange; values of both, from blue (below 0) to orange. The shade is full at
+    the 1% and 99% quantiles, so that a sink does not wash out the rest; the tooltip has the number.
+
+    Parameters
+    ----------
+    norms : pandas.DataFrame
+        doc, window, position, token, and the value's column: a norm frame joined with its token frame, the same
+        with lags or residuals (``fits.augment``), or any frame with a number a token.
+    doc : str
+    value : str
+        A column. "norm" is shown as its logarithm; "residual" and "loss_change" are in their own units; a lag
+        ("lag1"), with ``coefficients``, is shown as its contribution to the prediction.
+    layer, model, hook, head, window
+        Which, where the frame has several; without ``window`` all windows of the document stand below each other.
+    coefficients : pandas.DataFrame, optional
+        A coefficient frame: ``value`` then is one of its terms, and the shade is beta times the column's deviation
+        from its mean over all rows of that layer.
+
+    Returns
+    -------
+    Altair chart
+        With a title, a caption and a description in words. Line breaks, control characters and marks that would
+        turn the direction of the text are shown as symbols.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, no such document, several layers (models, hooks, heads) and none chosen, two rows for one
+        token, more than 2,000 tokens.
+    NumericalError
+        No finite value at all, or a norm without a logarithm.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"doc": "d", "window": 0, "position": [0, 1, 2], "token": ["The", " cat", " sat"],
+    ...                       "layer": 0, "norm": [30.0, 2.0, 3.0]})
+    >>> plot_tokens(frame, doc="d").to_dict()["title"]["text"]
+    'Tokens of d by log norm'
+    """
+    require(norms, (*TOKEN_KEYS, "token", value), who="plot_tokens")
+    asked = {"model": model, "hook": hook, "layer": layer, "head": head}
+    group = _chosen(norms, asked)
+    place = {key: group[key].iloc[0] for key in asked if key in group}
+    title, numbers = _values(group, value, coefficients, place)
+    shown = _one_document(group.assign(shade=numbers), doc, window)
+    finite = shown["shade"][np.isfinite(shown["shade"])]
+    if finite.empty:
+        raise NumericalError(f"plot_tokens needs a finite {value!r} at some token of {doc!r}; there is none.")
+    cells = token_cells(shown["token"].tolist(), starts=shown["position"].eq(0).tolist()).assign(
+        position=shown["position"].to_numpy(),
+        window=shown["window"].to_numpy(),
+        value=shown["shade"].where(np.isfinite(shown["shade"])).round(5).to_numpy(),
+    )
+    at = ", ".join(
+        f"{key} {value}" if key in ("layer", "head") else str(value) for key, value in place.items()
+    )
+    largest = shown.loc[finite.abs().idxmax()]
+    missing = len(shown) - len(finite)
+    caption = (
+        f"{count(len(shown), 'token')}"
+        + (f"; {at}" if at else "")
+        + ". Full shade at the 1% and 99% quantiles."
+    )
+    caption += f" Grey: {count(missing, 'token')} without a value." if missing else ""
+    tooltip = [
+        alt.Tooltip("shown:N", title="token"),
+        alt.Tooltip("position:Q"),
+        *([alt.Tooltip("window:Q")] if shown["window"].nunique() > 1 else []),
+        alt.Tooltip("value:Q", title=title, format=".4f"),
+    ]
+    return token_layer(
+        alt.Chart(cells), field="value", scale=value_scale(finite), legend_title=title, tooltip=tooltip
+    ).properties(
+        width=WIDTH,
+        height=LINE_HEIGHT * (int(cells["line"].max()) + 1),
+        title=figure_title(f"Tokens of {doc} by {title}", [caption]),
+        description=f"{doc} as text, every token shaded by {title}, which goes from {finite.min():.3f} to "
+        f"{finite.max():.3f}; the largest in size is {largest['shade']:.3f} at position {largest['position']}, "
+        f"token {shown_token(largest['token'])!r}.",
+    )
+
+
+def shown_token(token: str) -> str:
+    r"""Return a token as it can be shown: what is unseen or would turn or break the text becomes a symbol.
+
+    Examples
+    --------
+    >>> shown_token(" a\n"), shown_token("\u202eabc"), shown_token("\x07")
+    (' a⏎', '⟨202E⟩abc', '␇')
+    """
+    return "".join(_shown_character(character) for character in token)
+
+
+def _shown_character(character: str) -> str:
+    if character in _SYMBOLS:
+        return _SYMBOLS[character]
+    kind = unicodedata.category(character)
+    if kind == "Cc":
+        return chr(0x2400 + ord(character)) if ord(character) < 0x20 else f"⟨{ord(character):04X}⟩"
+    return f"⟨{ord(character):04X}⟩" if kind in _UNSEEN else character
+
+
+def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int = COLUMNS) -> pd.DataFrame:
+    r"""Return where each token stands, in lines of so many characters: line, x and x2; its text and where that begins.
+
+    A line ends after a token with a line break in it, where the next token does not fit, and before a window's start.
+    ``shown`` has its spaces as symbols, for tooltips; ``text`` begins after them at ``text_x``, since Vega trims.
+
+    Examples
+    --------
+    >>> token_cells(["One", "\n", "two"], starts=[True, False, False])[["line", "x", "x2"]].values.tolist()
+    [[0, 0, 3], [0, 3, 4], [1, 0, 3]]
+    """
+    rows: list[dict[str, Any]] = []
+    line, x = 0, 0
+    for token, begins in zip(tokens, starts, strict=True):
+        text = shown_token(token)
+        width = max(1, sum(map(_cells_of, text)))
+        if width > columns:
+            text, width = text[: columns // 2 - 1] + "…", columns
+        if x and (begins or x + width > columns):
+            line, x = line + 1, 0
+        bare = text.lstrip(" ")
+        rows.append(
+            {
+                "shown": text.replace(" ", "␣"),
+                "text": bare,
+                "line": line,
+                "x": x,
+                "x2": x + width,
+                "text_x": x + len(text) - len(bare),
+            }
+        )
+        x += width
+        if "\n" in token:
+            line, x = line + 1, 0
+    return pd.DataFrame(rows)
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def value_scale(values: pd.Series) -> alt.Scale:
+    """Return the colours of values: from blue over pale to orange where they have both signs, else one ramp."""
+    low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
+    if low < 0 < high:
+        most = max(-low, high)
+        return alt.Scale(
+            domain=[-most, 0, most], range=[BELOW, NEUTRAL, ABOVE], clamp=True, interpolate="lab"
+        )
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return alt.Scale(domain=[low, high], range=[NEUTRAL, ABOVE], clamp=True, interpolate="lab")
+
+
+def token_layer(
+    base: alt.Chart, *, field: str, scale: alt.Scale, legend_title: str, tooltip: list[alt.Tooltip]
+) -> ChartType:
+    """Return the marks of a document: a shaded cell and its text for every row of `token_cells`."""
+    scale_x = alt.Scale(domain=[0, COLUMNS], nice=False)
+    x, text_x = (alt.X(f"{name}:Q", scale=scale_x, axis=None) for name in ("x", "text_x"))
+    y = alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.1, paddingOuter=0))
+    legend = alt.Legend(title=legend_title, gradientLength=120, gradientThickness=12, titleLimit=140)
+    color = alt.Color(f"{field}:Q", scale=scale, legend=legend)
+    return alt.layer(
+        base.mark_rect(stroke="white", strokeWidth=1, aria=False).encode(
+            x=x,
+            x2="x2:Q",
+            y=y,
+            tooltip=tooltip,
+            color=alt.condition(f"isValid(datum[{field!r}])", color, alt.value(NOTHING)),
+        ),
+        base.mark_text(
+            align="left", baseline="middle", font=MONOSPACE, fontSize=FONT_SIZE, color="#222222", aria=False
+        ).encode(x=text_x, y=y, text="text:N", tooltip=tooltip),
+    )
+
+
+def _chosen(norms: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:
+    """Return the rows of one model, hook, layer and head."""
+    for key, wanted in asked.items():
+        if key not in norms:
+            if wanted is not None:
+                raise InputError(
+                    f"plot_tokens was asked for {key} {wanted!r}; the frame has no column {key!r}."
+                )
+            continue
+        have = list(norms[key].unique())
+        if wanted is None and len(have) > 1:
+            listed = ", ".join(map(str, have[:8])) + (", ..." if len(have) > 8 else "")
+            raise InputError(f"plot_tokens shows one {key}; the frame has {listed}. Choose with {key}=.")
+        if wanted is not None and wanted not in have:
+            hint = did_you_mean(wanted, have) if isinstance(wanted, str) else ""
+            raise InputError(f"plot_tokens has no rows of {key} {wanted!r}; the frame has {have[:8]}.{hint}")
+        norms = norms if wanted is None else norms[norms[key] == wanted]
+    if not len(norms):
+        raise InputError("plot_tokens needs at least one row; the frame is empty.")
+    return norms
+
+
+def _values(
+    group: pd.DataFrame, value: str, coefficients: pd.DataFrame | None, place: dict[str, Any]
+) -> tuple[str, np.ndarray]:
+    """Return the value's title and one number a row; NaN where there is none."""
+    try:
+        numbers = group[value].to_numpy(dtype="float64", na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"plot_tokens shades by numbers; the column {value!r} has others.") from error
+    if coefficients is not None:
+        require(coefficients, ("term", "estimate"), who="plot_tokens")
+        rows = coefficients[coefficients["term"] == value]
+        for key, here in place.items():
+            rows = rows[rows[key] == here] if key in rows else rows
+        if len(rows) != 1:
+            raise InputError(
+                f"plot_tokens needs one coefficient of {value!r} for "
+                f"{', '.join(f'{key} {here}' for key, here in place.items()) or 'the frame'}; "
+                f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
+            )
+        beta = float(rows["estimate"].iloc[0])
+        return f"contribution of {value}", beta * (numbers - np.nanmean(numbers))
+    if value == "norm":
+        if not (np.isfinite(numbers) & (numbers > 0)).all():
+            raise NumericalError("plot_tokens needs the logarithm of every norm; some are not above 0.")
+        numbers = np.log(numbers)
+    return _TITLES.get(value, value.replace("_", " ")), numbers
+
+
+def _one_document(group: pd.DataFrame, doc: str, window: int | None) -> pd.DataFrame:
+    """Return the tokens of one document in their order."""
+    have = distinct(group["doc"].astype(str))
+    if doc not in have:
+        raise InputError(
+            f"plot_tokens has no document {doc!r} among {len(have)}.{did_you_mean(str(doc), have)}"
+        )
+    rows = group[group["doc"].astype(str) == doc]
+    windows = list(rows["window"].unique())
+    if window is not None:
+        if window not in windows:
+            raise InputError(f"plot_tokens has no window {window!r} of {doc!r}; it has {windows[:8]}.")
+        rows = rows[rows["window"] == window]
+    if rows.duplicated(list(TOKEN_KEYS)).any():
+        raise InputError("plot_tokens needs one row for each token; the frame has several.")
+    if rows["token"].isna().any():
+        raise InputError("plot_tokens needs the string of every token; some are missing.")
+    if len(rows) > MAX_TOKENS:
+        raise InputError(
+            f"plot_tokens shows at most {MAX_TOKENS:,} tokens; {doc!r} has {len(rows):,}. Choose with window=, "
+            "or give fewer rows."
+        )
+    return rows.sort_values(["window", "position"], ignore_index=True)

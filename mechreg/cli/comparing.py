@@ -1,0 +1,104 @@
+"""``mechreg compare``: a term's profile over depth in all models of one run or several."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mechreg.cli.run_folders import norms_of_run, provenance_of_run
+from mechreg.schema import InputError
+
+if TYPE_CHECKING:  # the command line must start fast
+    from mechreg.fits import LaggedFits
+
+EXAMPLES = (
+    "mechreg compare runs/demo --margin 0.1\n"
+    "         mechreg compare runs/a runs/b --groups mini-s=small,mini-s-b=small,mini-m=medium --out compared"
+)
+
+
+def options(made: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    made.add_argument("--term", default="lag1", help="the term compared (default: lag1)")
+    made.add_argument("--hook", help="which hook point, where the runs have several")
+    made.add_argument(
+        "--margin",
+        type=float,
+        help="coefficients closer than this count as equal; without it, no equivalence",
+    )
+    made.add_argument("--groups", help="MODEL=GROUP,... for every model: models of one group are seeds")
+    made.add_argument("--draws", type=int, default=1999, help="of the bootstrap (default: 1999)")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--out", type=Path, help="folder of the tables (default: the run folder, if it is one)")
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare, print the verdict, write tables and figure, and return the exit code."""
+    from mechreg.charts import plot_profiles, save_chart
+    from mechreg.store import write_table, write_text
+    from mechreg.universality import compare_profiles
+
+    if args.out is None and len(args.runs) > 1:
+        raise InputError("Several runs are compared; say with --out FOLDER where the tables shall be.")
+    groups = None if args.groups is None else _pairs(args.groups)
+    compared = compare_profiles(
+        _fits_of_runs(args.runs),
+        term=args.term,
+        hook=args.hook,
+        groups=groups,
+        margin=args.margin,
+        draws=args.draws,
+        seed=args.seed,
+    )
+    out = args.runs[0] if args.out is None else args.out
+    # The agreement of pairs is the table that is asked for first; the others carry their name.
+    write_table(compared.agreement, out / "universality.csv")
+    for name in ("profiles", "binned", "differences", "equivalence", "meta", "yardstick", "leave_one_out"):
+        if len(table := getattr(compared, name)):
+            write_table(table, out / f"universality_{name}.csv")
+    write_text("\n".join(compared.verdict) + "\n", out / "universality.txt")
+    save_chart(
+        plot_profiles(compared.profiles), out / "figures" / "universality_profiles", formats=("html", "svg")
+    )
+    print("\n".join(compared.verdict))
+    print(f"\nTables: {out / 'universality.csv'} and universality_*.csv beside it")
+    print(f"Figure: {out / 'figures' / 'universality_profiles.html'}")
+    return 0
+
+
+def _fits_of_runs(folders: list[Path]) -> "LaggedFits":
+    """Return the fits of all models of the runs, made anew from their norms."""
+    import pandas as pd
+
+    from mechreg.fits import fit_lagged
+    from mechreg.lags import add_lags
+
+    frames, first = [], None
+    for folder in folders:
+        spec, norms = norms_of_run(folder)
+        made = {key: getattr(spec, key) for key in ("formula", "lags", "skip", "cov", "prepend_bos")}
+        made["corpus"] = provenance_of_run(folder)["corpus"]["sha256"]
+        for key, value in made.items():
+            if first is not None and first[key] != value:
+                raise InputError(
+                    f"{str(folder)!r} differs from {str(folders[0])!r} in its {key}, so that their coefficients are "
+                    "not comparable; compare runs of the same."
+                )
+        first = made
+        frames.append(norms)
+    names = [name for norms in frames for name in norms["model"].cat.categories]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"The model {name!r} is in two of the runs; a model is compared with others, once."
+            )
+    norms = pd.concat([frame.astype({"model": str, "hook": str, "doc": str}) for frame in frames])
+    norms = norms.reset_index(drop=True).astype(dict.fromkeys(("model", "hook", "doc"), "category"))
+    return fit_lagged(add_lags(norms, lags=spec.lags, skip=spec.skip), spec.formula, cov=spec.cov)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in text.split(",")]
+    if not all(name and equals and group for name, equals, group in pairs):
+        raise InputError(f"--groups must be MODEL=GROUP,MODEL=GROUP,...; got {text!r}.")
+    return {name: group for name, _, group in pairs}

@@ -1,0 +1,69 @@
+"""``mechreg diff``: which numbers moved between two runs, and what in their provenance differs."""
+
+import argparse
+from pathlib import Path
+
+from mechreg.cli.run_folders import provenance_of_run
+
+EXAMPLES = (
+    "mechreg diff runs/before runs/after --within 1e-6\n\n"
+    "Exit code: 0 if no number moved (whatever the provenance says), 1 if some did, 2 for an error."
+)
+
+
+def options(made: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    made.add_argument("run_a", type=Path, metavar="RUN_A")
+    made.add_argument("run_b", type=Path, metavar="RUN_B")
+    made.add_argument(
+        "--within",
+        type=float,
+        default=0.0,
+        help="smaller moves count as equal: in standard errors for estimates, relative for others (default: 0)",
+    )
+    made.add_argument("--out", type=Path, help="a .csv or .parquet table of every number that moved")
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Print what moved and what differs; return 1 if a number moved, else 0."""
+    from dataclasses import asdict
+
+    import pandas as pd
+
+    from mechreg.differences import largest_moves, number_differences, provenance_differences
+    from mechreg.spec import read_spec
+    from mechreg.store import write_table
+
+    folders = (args.run_a, args.run_b)
+    provenance = [
+        provenance_of_run(folder) | {"spec": asdict(read_spec(folder / "spec.toml"))} for folder in folders
+    ]
+    tables = {
+        "coefficients": [pd.read_parquet(folder / "coefficients.parquet") for folder in folders],
+        "statistics": [pd.read_csv(folder / "statistics.csv") for folder in folders],
+    }
+    moved = {name: number_differences(*pair, within=args.within) for name, pair in tables.items()}
+    everything = pd.concat([frame.assign(table=name) for name, frame in moved.items()], ignore_index=True)
+    for name, frame in moved.items():
+        for present, folder in (("only a", args.run_a), ("only b", args.run_b)):
+            keys = [key for key in ("model", "hook", "layer", "head", "term") if key in frame]
+            alone = frame.loc[frame["present"] == present, keys].drop_duplicates()
+            if len(alone):
+                print(
+                    f"{name}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})"
+                )
+        largest = largest_moves(frame)
+        if len(largest):
+            print(f"{name}: the largest moves, {args.run_a} to {args.run_b}\n")
+            print(largest.to_string(index=False, float_format="{:.3g}".format, na_rep=""), end="\n\n")
+    differs = provenance_differences(*provenance)
+    if len(differs):
+        print("Provenance:")
+        for key, a, b in differs.itertuples(index=False):
+            print(f"  {key}: {a} -> {b}")
+    numbers = sum(len(frame) for frame in moved.values())
+    if args.out is not None:
+        write_table(everything, args.out)
+        print(f"Table: {args.out}")
+    print(f"{numbers} numbers moved." if numbers else "No number moved.")
+    return 1 if numbers else 0

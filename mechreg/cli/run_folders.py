@@ -1,0 +1,35 @@
+"""What a finished run left in its folder, read for the commands that go on from it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechreg.schema import InputError
+
+if TYPE_CHECKING:  # the command line must start fast
+    import pandas as pd
+
+    from mechreg.spec import Spec
+
+
+def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
+    """Return the spec of a run and the norm frame of its models."""
+    from mechreg.spec import read_spec
+    from mechreg.store import open_run
+
+    provenance_of_run(folder)  # it is written when all shards are there
+    spec = read_spec(folder / "spec.toml")
+    if spec.keep == "moments":
+        raise InputError(f"{str(folder)!r} keeps a sample of its norms; run its spec with keep = \"norms\".")
+    return spec, open_run(folder).norms()
+
+
+def provenance_of_run(folder: Path) -> dict[str, Any]:
+    """Return what provenance.json of a finished run holds."""
+    try:
+        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{str(folder)!r} is not the folder of a finished run (provenance.json: {error.strerror}); "
+            "mechreg run makes one."
+        ) from error

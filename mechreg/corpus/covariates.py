@@ -1,0 +1,60 @@
+"""Covariates of tokens that need no model: frequency, repetition, distance from the start."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from mechreg.schema import TOKEN_KEYS, InputError, require, require_option
+
+Covariate = Literal["surprisal", "log_frequency", "is_repeat", "distance"]
+COVARIATES: tuple[str, ...] = get_args(Covariate)
+_OF_COUNTS = COVARIATES[1:]
+
+
+def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS) -> pd.DataFrame:
+    """Return the covariates of every token that follow from the token frame alone, rows and index as they are.
+
+    Parameters
+    ----------
+    tokens : pandas.DataFrame
+        doc, window, position, token_id; rows in any order, all tokens of the corpus.
+    covariates : sequence of str
+        "log_frequency": log of the token's share in this corpus; "is_repeat": 1 where the document had the token
+        before, else 0; "distance": tokens from the document's start, over all its windows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns that were asked for: float64, float64, int64.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, an unknown covariate, or a token that comes twice.
+
+    Examples
+    --------
+    >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": [7, 8, 7]})
+    >>> token_counts(tokens).round(2).values.tolist()
+    [[-0.41, 0.0, 0.0], [-1.1, 0.0, 1.0], [-0.41, 1.0, 2.0]]
+    """
+    for name in covariates:
+        require_option(name, _OF_COUNTS, name="covariates")
+    require(tokens, (*TOKEN_KEYS, "token_id"), who="token_counts")
+    if tokens.duplicated(list(TOKEN_KEYS)).any():
+        raise InputError("token_counts needs every token once; some are there twice. Give one token frame.")
+    places = tokens[[*TOKEN_KEYS, "token_id"]].assign(row=np.arange(len(tokens)))
+    ordered = places.sort_values(list(TOKEN_KEYS))
+    made = {}
+    if "log_frequency" in covariates:
+        count = ordered.groupby("token_id")["row"].transform("size")
+        made["log_frequency"] = np.log(count / len(ordered))
+    if "is_repeat" in covariates:
+        before = ordered.groupby(["doc", "token_id"], observed=True).cumcount()
+        made["is_repeat"] = (before > 0).astype("float64")
+    if "distance" in covariates:
+        made["distance"] = ordered.groupby("doc", observed=True).cumcount()
+    found = pd.DataFrame(made, index=ordered.index).iloc[np.argsort(ordered["row"].to_numpy())]
+    return found[list(covariates)]

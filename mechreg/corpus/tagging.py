@@ -1,0 +1,103 @@
+"""Texts to tagged words: universal parts of speech by a spaCy pipeline, recorded beside every document."""
+
+from typing import Any
+
+import pandas as pd
+
+from mechreg.corpus.reading import read_corpus
+from mechreg.schema import DOCUMENT_COLUMNS, InputError
+
+PIPELINE = "en_core_web_sm"
+
+
+def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
+    """Return the documents frame with the words of every text, their tags, and what made them.
+
+    Parameters
+    ----------
+    documents : documents frame, or what `read_corpus` takes
+    pipeline : str, Path or spaCy pipeline
+        The name of an installed pipeline, its folder, or what ``spacy.load`` gave.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same documents in the same order. ``words`` lists form, start, end (of the text's characters), upos
+        (universal) and xpos (the pipeline's own) of each word, none for documents that cannot be read; ``tagger``
+        says what made them: pipeline, version, licence, and spaCy's version.
+
+    Raises
+    ------
+    InputError
+        spaCy or the pipeline is not installed, the pipeline gives no universal tags, or the documents have words
+        already.
+
+    Notes
+    -----
+    Tags of a pipeline are guesses: measure them on text like yours before you believe in a difference between parts
+    of speech. Needs ``pip install mechreg[pos]`` and a pipeline, which is a package of its own.
+
+    Examples
+    --------
+    >>> tag_words(["One text."], pipeline="no_such_pipeline")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    mechreg.schema.InputError: ...
+    """
+    if not (isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)):
+        documents = read_corpus(documents)
+    if "words" in documents.columns:
+        raise InputError(
+            "tag_words would replace the tags that the documents have; leave it out, or give it "
+            "documents.drop(columns='words')."
+        )
+    nlp = _pipeline(pipeline)
+    usable = documents["problem"] == ""
+    words: list[list[dict[str, Any]]] = [[] for _ in range(len(documents))]
+    tagged = nlp.pipe(documents.loc[usable, "text"])
+    for row, doc in zip(usable.to_numpy().nonzero()[0], tagged, strict=True):
+        words[row] = [
+            {
+                "form": token.text,
+                "start": token.idx,
+                "end": token.idx + len(token.text),
+                "upos": token.pos_,
+                "xpos": token.tag_,
+            }
+            for token in doc
+            if not token.is_space
+        ]
+        if any(not word["upos"] for word in words[row]):
+            raise InputError(
+                f"The pipeline {nlp.meta['name']!r} gives no universal tags (it has {', '.join(nlp.pipe_names)}); "
+                "use one that does, for example en_core_web_sm."
+            )
+    return documents.assign(words=words, tagger=_recorded(nlp))
+
+
+def _pipeline(pipeline: Any) -> Any:
+    try:
+        import spacy
+    except ImportError as error:
+        raise InputError(
+            "Tagging needs spaCy and a pipeline: pip install 'mechreg[pos]', then the pipeline's package. "
+            "Documents from .conllu, and read_corpus('demo', tags=True), have tags already."
+        ) from error
+    if isinstance(pipeline, spacy.Language):
+        return pipeline
+    try:
+        return spacy.load(pipeline)
+    except (OSError, ValueError, TypeError) as error:
+        have = ", ".join(spacy.util.get_installed_models()) or "none"
+        raise InputError(
+            f"spaCy cannot load the pipeline {str(pipeline)!r}; installed are: {have}. Name one of them, or "
+            "install that one's package."
+        ) from error
+
+
+def _recorded(nlp: Any) -> str:
+    """Return what made the tags, in one line."""
+    import spacy
+
+    about = nlp.meta
+    licence = f" ({about['license']})" if about.get("license") else ""
+    return f"{about['lang']}_{about['name']} {about['version']}{licence}, spaCy {spacy.__version__}"

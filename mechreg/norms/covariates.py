@@ -1,0 +1,82 @@
+"""Covariates of tokens: what a model makes of them, and what their counts say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechreg.corpus import COVARIATES, token_counts, tokenize
+from mechreg.models import load_model, record_of
+from mechreg.norms.reduction import BATCH_TOKENS, window_norms
+from mechreg.schema import InputError, require_option
+
+
+def token_covariates(
+    model: Any,
+    documents: Any,
+    *,
+    covariates: Sequence[str] = COVARIATES,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Return the token frame with covariates of every token.
+
+    ``extract_norms(..., covariates=...)`` gives the same columns without passes of their own.
+
+    Parameters
+    ----------
+    model : model, name or path
+        Runs for "surprisal" only.
+    documents : documents frame, list of str, path, or token frame
+        A token frame keeps its columns (``pos``, ...).
+    covariates : sequence of str
+        "surprisal": -log p of the token given those before it in its window, in nats, NaN at position 0;
+        "log_frequency": log of the token's share in these documents; "is_repeat": 1 where the document had the token
+        before, else 0; "distance": tokens from the document's start, over all its windows.
+    batch_tokens, progress
+        As in `extract_norms`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The token frame, with ``model`` where a surprisal is in it: it is that model's and of no other.
+
+    Raises
+    ------
+    InputError, ModelError, NumericalError
+        As `extract_norms`; an unknown covariate, or a column that is there already.
+
+    Examples
+    --------
+    >>> tokens = token_covariates("mini-s", ["The cat sat on the mat and looked at the moon."])
+    >>> bool(tokens["surprisal"].iloc[1:].gt(0).all()), tokens["distance"].tolist() == tokens["position"].tolist()
+    (True, True)
+    """
+    for name in covariates:
+        require_option(name, COVARIATES, name="covariates")
+    model = load_model(model)
+    are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
+    tokens = documents if are_tokens else tokenize(model, documents)
+    made = [*covariates, "model"] if "surprisal" in covariates else [*covariates]
+    there = [name for name in made if name in tokens.columns]
+    if there:
+        raise InputError(f"token_covariates would replace the columns {there}; drop them first.")
+    surprisal = None
+    if "surprisal" in covariates:
+        surprisal = window_norms(model, tokens, batch_tokens=batch_tokens, surprisal=True, progress=progress)[
+            "surprisal"
+        ]
+        tokens = tokens.assign(model=pd.Categorical([record_of(model).name]).repeat(len(tokens)))
+    return tokens.assign(**covariate_columns(tokens, covariates, surprisal))
+
+
+def covariate_columns(
+    tokens: pd.DataFrame, covariates: Sequence[str], surprisal: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return the covariates asked for, in that order, the surprisal as it is given."""
+    counted = token_counts(tokens, covariates=[name for name in covariates if name != "surprisal"])
+    return {
+        name: np.asarray(surprisal) if name == "surprisal" else counted[name].to_numpy()
+        for name in covariates
+    }

@@ -1,0 +1,152 @@
+"""A run folder to its page: its tables and shards are read, its linked views drawn."""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechreg import charts, store
+from mechreg.lags import add_lags
+from mechreg.report import report_html, result_table
+from mechreg.schema import TOKEN_KEYS, InputError, MechregError
+
+# Rows (tokens times layers) of one linked view; beyond them it shows the first shards, which are whole documents.
+VIEW_ROWS = 6_000_000
+
+
+def report_of_run(folder: str | Path) -> str:
+    """Return the page of a run from what its folder holds; no model is loaded.
+
+    Tables, summaries and provenance are needed. The linked views are made from the norms and tokens where those are
+    there; ``universality.csv``, ``verdict.txt`` (a sentence a line), ``interventions.csv`` and ``nulls.csv`` are
+    shown where they are there.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A run folder, as `run_spec` leaves it.
+
+    Returns
+    -------
+    str
+        HTML; the same folder gives the same page.
+
+    Raises
+    ------
+    InputError
+        Not the folder of a finished run.
+
+    Examples
+    --------
+    >>> report_of_run("no-such-folder")
+    Traceback (most recent call last):
+    mechreg.schema.InputError: 'no-such-folder' is not the folder of a finished run: it has no provenance.json.
+    """
+    folder = Path(folder)
+    for name in ("provenance.json", "coefficients.parquet", "statistics.csv", "spec.toml"):
+        if not (folder / name).is_file():
+            raise InputError(f"{str(folder)!r} is not the folder of a finished run: it has no {name}.")
+    try:
+        facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        spec = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
+        coefficients = pd.read_parquet(folder / "coefficients.parquet")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(folder)!r} cannot be read as a run: {error}.") from error
+    verdict = folder / "verdict.txt"
+    summaries = folder / "summaries.txt"
+    return report_html(
+        title=str(spec.get("name", folder.name)),
+        coefficients=coefficients,
+        statistics=pd.read_csv(folder / "statistics.csv"),
+        results=result_table(coefficients),
+        figures=_figures(folder, coefficients),
+        problems=_table(folder / "problems.csv", empty=True),
+        provenance=facts,
+        summaries=summaries.read_text(encoding="utf-8") if summaries.is_file() else "",
+        linked=list(_linked(folder, spec, facts, coefficients)),
+        universality=_table(folder / "universality.csv"),
+        verdict=verdict.read_text(encoding="utf-8").splitlines() if verdict.is_file() else (),
+        interventions=_table(folder / "interventions.csv"),
+        nulls=_table(folder / "nulls.csv"),
+    )
+
+
+def _table(path: Path, *, empty: bool = False) -> Any:
+    """Return a table of the run; None, or no rows, where it has none."""
+    try:
+        frame = pd.read_csv(path) if path.is_file() else None
+    except pd.errors.EmptyDataError:
+        frame = None
+    return pd.DataFrame() if frame is None and empty else frame
+
+
+def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
+    """Return norms and betas of every hook: norms as they were drawn, betas from the table."""
+    figures: dict[str, Any] = {}
+    hooks = list(coefficients["hook"].unique())
+    for hook in hooks:
+        drawn = folder / "figures" / ("norms.json" if len(hooks) == 1 else f"norms-{hook}.json")
+        if drawn.is_file():
+            figures[f"Norms of {hook}"] = json.loads(drawn.read_text(encoding="utf-8"))
+        try:
+            figures[f"Betas of {hook}"] = charts.plot_betas(coefficients, hook=hook)
+        except MechregError:  # a panel per head, or more models than a figure holds: the tables have them
+            continue
+    return figures
+
+
+def _linked(
+    folder: Path, spec: dict[str, Any], facts: dict[str, Any], coefficients: pd.DataFrame
+) -> Iterator[Any]:
+    """Yield a linked view of every model, at the first hook that can have one."""
+    terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in spec["lags"]}]
+    run = store.open_run(folder)
+    for model in facts["models"]:
+        for hook in model["hooks"] if terms else []:
+            rows = coefficients[(coefficients["model"] == model["name"]) & (coefficients["hook"] == hook)]
+            norms = _norms(run, model["name"], hook)
+            if norms is None or rows.empty:
+                continue
+            norms = norms[norms["layer"].isin(rows["layer"].unique())]
+            try:
+                lagged = add_lags(norms, lags=spec["lags"], skip=spec["skip"])
+                yield charts.plot_linked(lagged, rows, term=terms[0])
+            except MechregError:  # heads, or a formula whose terms stand for something else
+                continue
+            break
+
+
+def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
+    """Return the norm frame of one model and hook with token strings; None where the folder holds none."""
+    parts: list[pd.DataFrame] = []
+    tokens: list[pd.DataFrame] = []
+    strings_of = {_number(path): path for path in run.shards("tokens", model)}
+    for shard in run.shards("norms", model, hook):
+        parts.append(store.read_norm_shard(shard))
+        if _number(shard) in strings_of:
+            tokens.append(pd.read_parquet(strings_of[_number(shard)], columns=[*TOKEN_KEYS, "token"]))
+        if sum(map(len, parts)) >= VIEW_ROWS:
+            break
+    if not parts:
+        return None
+    norms = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    if not tokens:
+        return norms
+    # Strings are needed of one document alone: the view shows one.
+    first = str(norms["doc"].iloc[0])
+    strings = pd.concat(tokens, ignore_index=True)
+    strings = strings[strings["doc"] == first]
+    own = (norms["doc"].astype("str") == first).to_numpy()
+    keys = pd.MultiIndex.from_frame(norms.loc[own, ["window", "position"]])
+    found = strings.set_index(["window", "position"])["token"].reindex(keys).to_numpy()
+    column = pd.Series(None, index=norms.index, dtype="object")
+    column[own] = found
+    return norms.assign(token=column)
+
+
+def _number(shard: Path) -> str:
+    """Return the running number of a shard, which its tokens and norms share."""
+    return shard.stem.rsplit("-", 1)[1]

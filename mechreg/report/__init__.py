@@ -1,0 +1,6 @@
+"""Tables and charts to one self-contained offline HTML page."""
+
+from mechreg.report.page import report_html
+from mechreg.report.sentences import answer, headline, result_table
+
+__all__ = ["answer", "headline", "report_html", "result_table"]

@@ -1,0 +1,124 @@
+"""Every page of the documentation: its code runs, shows what is printed, and the site builds without a warning.
+
+Blocks of a page run one after the other in one namespace and one empty folder: python, toml (written to the file
+that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the
+code prints.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import mechreg
+from mechreg.cli import main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+# The whole demo, and a whole run with all that can follow it.
+SLOW = {"index.md", "command-line.md"}
+BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).as_posix()
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def printed_by(code: str, page: Path, names: dict) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, name_of(page), "exec"), names)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow) if name_of(p) in SLOW else p for p in PAGES],
+    ids=name_of,
+)
+def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    printed = None
+    for language, code in blocks(page):
+        if language == "python":
+            printed = printed_by(code, page, names)
+        elif language == "text":
+            assert printed is not None, "a text block that no code prints"
+            shown, got = ([line.rstrip() for line in text.strip().splitlines()] for text in (code, printed))
+            assert got == shown, code
+            printed = None
+        elif language == "toml":
+            (tmp_path / code.split()[1]).write_text(code, encoding="utf-8")
+        elif language == "sh":
+            for line in code.splitlines():
+                # Lines of other programs would not be run: a page has none.
+                assert line == "mechreg" or line.startswith("mechreg "), line
+                assert main(shlex.split(line)[1:]) == 0, line
+        else:
+            pytest.fail(f"a block of {language or 'no language'} that nothing checks")
+
+
+def test_there_are_pages_with_code():
+    assert sum(language == "python" for page in PAGES for language, _ in blocks(page)) > 20
+
+
+def test_every_public_name_is_in_the_reference():
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: mechreg\.([\w.]+)$", text, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(f"{module}.{name}" for name, module in mechreg._PUBLIC.items())
+
+
+class Loads(HTMLParser):
+    """The addresses that a page loads by itself: not its links."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        loading = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+        if (
+            tag in loading
+            and given.get(loading[tag])
+            and given.get("rel") not in ("canonical", "next", "prev")
+        ):
+            self.found.append(given[loading[tag]])
+
+
+def site_tools_are_missing() -> bool:
+    return any(importlib.util.find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings"))
+
+
+@pytest.mark.skipif(site_tools_are_missing(), reason="mkdocs is not installed here; make docs installs it")
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    pages = {
+        path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.html")
+    }
+    assert {name_of(page).replace(".md", ".html") for page in PAGES} <= set(pages)
+    for name, path in pages.items():
+        loads = Loads()
+        loads.feed(path.read_text(encoding="utf-8"))
+        assert loads.found
+        assert [address for address in loads.found if re.match(r"(https?:)?//", address)] == [], name
+    for style in (tmp_path / "site").rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), (
+            style
+        )
