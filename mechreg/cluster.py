@@ -73,7 +73,8 @@ def run_on_ray(
                 ray.shutdown()
         return {}
 
-    return carry_out(spec, make, out=out, resume=resume)
+    here = device if address is None else "auto"  # a cluster's devices are not this machine's
+    return carry_out(spec, make, out=out, device=here, resume=resume)
 
 
 class _Worker:

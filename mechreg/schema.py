@@ -109,7 +109,7 @@ FOLDED_SUFFIX = "[folded]"
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

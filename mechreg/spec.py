@@ -58,6 +58,7 @@ class Spec:
     processing: Processing = "raw"
     dtype: Dtype = "float32"
     prepend_bos: bool = False
+    allow_pickle: bool = False
     seed: int = 0
     keep: Keep = "norms"
 
@@ -103,7 +104,11 @@ def read_spec(path: str | Path) -> Spec:
     ('mini-s',)
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # it may never end
+            raise InputError(f"The spec {str(path)!r} is a pipe or a device; give a TOML file.")
         text = Path(path).read_bytes().decode("utf-8-sig")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"The spec {str(path)!r} is not UTF-8 text; save it as UTF-8.") from error
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have

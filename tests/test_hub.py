@@ -56,9 +56,10 @@ if not os.environ.get("HF_HUB_OFFLINE"):
         "listed, on the bridge": facts("pythia-70m", backend="bridge"),
         "unlisted": facts("someone/own-neox"),
         "unlisted, hooked": facts("someone/own-neox", backend="hooked"),
-        "pickled": facts("someone/pickled"),
+        "pickled": facts("someone/pickled", allow_pickle=True),
+        "pickled, not allowed": facts("someone/pickled"),
         "pickled and safe": facts("someone/pickled-and-safe"),
-        "harmful": facts("someone/harmful"),
+        "harmful": facts("someone/harmful", allow_pickle=True),
         "ran": os.path.exists("ran-from-a-pickle"),
         "threads": [thread.name for thread in threading.enumerate() if "conversion" in thread.name],
     }
@@ -280,6 +281,7 @@ def test_safetensors_come_before_pickles_and_no_pickle_runs_anything(online):
     assert answers["pickled"]["failed"] == answers["pickled and safe"]["failed"] == []
     assert answers["pickled"]["weights"] == answers["pickled and safe"]["weights"]
     assert not any("pickled-and-safe" in path and path.endswith(".bin") for _, path in requests)
+    assert "allow_pickle=True" in answers["pickled, not allowed"]
     assert isinstance(answers["harmful"], str)
     assert not answers["ran"]
 

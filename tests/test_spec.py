@@ -55,6 +55,7 @@ def test_the_example_of_the_design(tmp_path):
         "processing": "raw",
         "dtype": "float32",
         "prepend_bos": False,
+        "allow_pickle": False,
         "seed": 0,
         "keep": "norms",
     }
@@ -234,6 +235,7 @@ specs = st.fixed_dictionaries(
         "processing": st.sampled_from(get_args(schema.Processing)),
         "dtype": st.sampled_from(get_args(schema.Dtype)),
         "prepend_bos": st.booleans(),
+        "allow_pickle": st.booleans(),
         "seed": st.integers(0, 2**63),
     }
 )

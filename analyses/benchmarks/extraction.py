@@ -129,7 +129,7 @@ def careful_loop(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
 
 def with_nnsight(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     """nnsight, batched, stopped after the last attention."""
-    from nnsight import NNsight
+    from nnsight import NNsight, save
 
     model = NNsight(GPT2Model.from_pretrained(folder, attn_implementation="sdpa").eval())
 
@@ -137,7 +137,9 @@ def with_nnsight(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
         parts = []
         for ids in equal_batches(tokens):
             with torch.inference_mode(), model.trace(ids, use_cache=False) as tracer:
-                kept = [block.attn.output[0].norm(dim=-1).save() for block in model.h]
+                kept = save([])
+                for block in model.h:
+                    kept.append(block.attn.output[0].norm(dim=-1))
                 tracer.stop()
             parts.append(np.stack([layer.numpy().reshape(-1) for layer in kept]))
         return np.concatenate(parts, axis=1)

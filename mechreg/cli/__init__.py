@@ -3,9 +3,11 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from mechreg import __version__
 from mechreg.cli import comparing, differing, intervening
@@ -37,28 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     parser = _parser()
-    args = parser.parse_args(argv)
+    debug = False
     logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
     try:
+        args = parser.parse_args(argv)
+        debug = args.debug
         code = args.verb(args)
         sys.stdout.flush()
         return code
-    except MechregError as error:
-        if args.debug:
-            raise
-        print(f"mechreg: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if args.debug:
+        if debug:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(
-            f"mechreg: failed, unforeseen ({what}); the same command with --debug shows where.",
-            file=sys.stderr,
-        )
+        print(f"mechreg: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -68,8 +63,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _sentence(error: Exception) -> str:
+    """Return what an error says, on one line and in characters that a terminal can show."""
+    said = str(error)
+    if isinstance(error, MemoryError):
+        said = "the memory is not enough; give smaller documents or --batch-tokens. What was written is kept."
+    elif isinstance(error, OSError):  # what no step foresaw: a full disk, a drive that went away
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        said = f"{place}{error.strerror or error}; check the path and the disk. What was written is kept."
+    elif not isinstance(error, MechregError):
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        said = f"failed, unforeseen ({what}); the same command with --debug shows where."
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in said)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses like everything else does: one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+def _batch_tokens(value: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,11}", value):
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {value!r}")
+    return int(value)
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from mechreg.models import load_model
+
+    return load_model(
+        args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mechreg",
         description="Is the attention update to a token predicted by the updates to the tokens before it?",
         epilog="Start with: mechreg demo",
@@ -93,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     def running(made: argparse.ArgumentParser) -> None:
         made.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
         made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-        made.add_argument("--batch-tokens", type=int, help="tokens in a batch")
+        made.add_argument("--batch-tokens", type=_batch_tokens, help="tokens in a batch")
 
     run = verb(
         "run", _run, "Carry out a spec: norms, fits, tables, figures, report.", "mechreg run spec.toml"
@@ -113,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("model", help="a hub name, a folder, or a miniature such as mini-s")
         made.add_argument("--backend", default="auto", help="auto, hooked or bridge")
         made.add_argument("--revision", help="branch, tag or commit on the hub")
+        made.add_argument("--allow-pickle", action="store_true", help="read weights that are only pickled")
 
     inspect = verb(
         "inspect",
@@ -235,14 +266,14 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     from mechreg.corpus import tokenize
-    from mechreg.models import describe_model, load_model
+    from mechreg.models import describe_model
 
     if args.text is not None and not args.text.strip():
         raise InputError("--text is empty; give a text to tokenize.")
-    model = load_model(args.model, backend=args.backend, revision=args.revision)
+    model = _load(args)
+    tokens = None if args.text is None else tokenize(model, [args.text])
     print(describe_model(model))
-    if args.text is not None:
-        tokens = tokenize(model, [args.text])
+    if tokens is not None:
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
         print(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
         print(table.rename_axis("index").reset_index().to_string(index=False))
@@ -251,9 +282,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from mechreg.check import check_model
-    from mechreg.models import load_model
 
-    table = check_model(load_model(args.model, backend=args.backend, revision=args.revision))
+    table = check_model(_load(args))
     print(
         table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(
             index=False, float_format="{:.1e}".format

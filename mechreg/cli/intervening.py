@@ -52,7 +52,7 @@ def intervene(args: argparse.Namespace) -> int:
             raise InputError(f"--documents must be 1 or more; got {args.documents}.")
         documents = documents.head(args.documents)
     effects = intervene(
-        load_model(args.model, backend=args.backend, revision=args.revision),
+        load_model(args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle),
         documents,
         edits,
         hook=args.hook,

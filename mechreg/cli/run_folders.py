@@ -20,7 +20,7 @@ def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
     provenance_of_run(folder)  # it is written when all shards are there
     spec = read_spec(folder / "spec.toml")
     if spec.keep == "moments":
-        raise InputError(f"{str(folder)!r} keeps a sample of its norms; run its spec with keep = \"norms\".")
+        raise InputError(f'{str(folder)!r} keeps a sample of its norms; run its spec with keep = "norms".')
     return spec, open_run(folder).norms()
 
 

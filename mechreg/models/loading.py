@@ -18,6 +18,7 @@ from mechreg.models.sources import (
     read_tokenizer,
     read_weights,
     require_causal,
+    require_safe_weights,
     resolve,
 )
 from mechreg.schema import (
@@ -41,6 +42,7 @@ def load_model(
     revision: str | None = None,
     tokenizer: Any = None,
     name: str | None = None,
+    allow_pickle: bool = False,
 ) -> Any:
     """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
 
@@ -64,19 +66,21 @@ def load_model(
         For a model object, or a folder without one; a copy is kept.
     name : str, optional
         What the model is called in frames; by default the hub name or the folder's.
+    allow_pickle : bool
+        Read weights that are there only as pickles, with torch's loader that runs no code.
 
     Returns
     -------
     transformer_lens.HookedTransformer or transformer_lens.model_bridge.TransformerBridge
-        Safetensors are read where there are any, pickles only with torch's loader that runs no code, and code
-        of a repository never. No BOS is prepended unless asked for.
+        Safetensors are read where there are any, pickles only if allowed, and code of a repository never. No BOS
+        is prepended unless asked for.
 
     Raises
     ------
     InputError
         An option has no such value or does not apply, or a folder is not there.
     ModelError
-        The model cannot be had, is incomplete, needs remote code, or does not fit the backend.
+        The model cannot be had, is incomplete, is pickled, needs remote code, or does not fit the backend.
 
     Examples
     --------
@@ -89,8 +93,8 @@ def load_model(
     require_option(dtype, get_args(Dtype), name="dtype")
     given: Any = name_or_path_or_hf_model
     if is_transformer_lens_model(given):
-        options = (backend, processing, dtype, device, revision, tokenizer, name)
-        if options != ("auto", "raw", "float32", "auto", None, None, None):
+        options = (backend, processing, dtype, device, revision, tokenizer, name, allow_pickle)
+        if options != ("auto", "raw", "float32", "auto", None, None, None, False):
             raise InputError(
                 "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
                 "folder or Hugging Face model that it was made from."
@@ -115,6 +119,7 @@ def load_model(
             source = resolve(given)
             commit = find_commit(source, revision)
             backend = choose_backend(backend, read_config(source, commit), source)
+            require_safe_weights(source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
         if backend == "bridge":
@@ -180,8 +185,12 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     return name or Path(model.config._name_or_path or type(model).__name__).name
 
 
-def require_loadable(name_or_path: str | Path, *, backend: Backend = "auto") -> None:
-    """Check all that can be known of a model without its weights: it is there, and the backend can hold it.
+def require_loadable(
+    *models: str | Path, backend: Backend = "auto", device: str = "auto", allow_pickle: bool = False
+) -> None:
+    """Check all that can be known of models without their weights: they are there, and the backend can hold them.
+
+    No two may have one name, which would mix their norms.
 
     Raises
     ------
@@ -193,9 +202,21 @@ def require_loadable(name_or_path: str | Path, *, backend: Backend = "auto") -> 
     >>> require_loadable("mini-s")
     """
     require_option(backend, get_args(Backend), name="backend")
-    with quiet():
-        source = resolve(name_or_path)
-        choose_backend(backend, read_config(source, find_commit(source, None)), source)
+    _device(device)
+    labels: dict[str, str | Path] = {}
+    for model in models:
+        label = model_label(model)
+        if label in labels:
+            raise InputError(
+                f"The models {str(labels[label])!r} and {str(model)!r} are both called {label!r}, and their norms "
+                "would be mixed; rename one of the folders."
+            )
+        labels[label] = model
+        with quiet():
+            source = resolve(model)
+            commit = find_commit(source, None)
+            choose_backend(backend, read_config(source, commit), source)
+            require_safe_weights(source, commit, allow_pickle=allow_pickle)
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
@@ -234,6 +255,8 @@ def load_reference(model: Any, original: Any = None) -> Any:
 def _device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("meta"):
+        raise InputError("device='meta' holds no numbers; try 'cpu'.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

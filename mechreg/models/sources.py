@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,22 +16,39 @@ from mechreg import miniatures
 from mechreg.schema import InputError, MechregError, ModelError, did_you_mean
 
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+MOST_LAYERS = 10_000  # transformers would go on building blocks for days
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
 def resolve(source: str | Path) -> str:
     """Return a folder's absolute path, or a hub name in full where TransformerLens has a short one for it."""
     text = str(source)
+    if not text.strip():
+        raise InputError(
+            "The name of a model is empty; give a hub name, a folder or a miniature such as 'mini-s'."
+        )
+    if len(text) > 1000:
+        raise InputError(
+            f"The name of a model has {len(text)} characters ({text[:40]!r} ...), which none has; give a hub name or a "
+            "folder."
+        )
     is_miniature = text in miniatures.NAMES
     path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"The folder {str(path)!r} has no config.json; it is not a Hugging Face model.")
+    if os.path.isdir(path):  # not path.is_dir(), which raises where a name is too long for the file system
+        if not os.path.isfile(path / "config.json"):
+            raise ModelError(
+                f"The folder {str(path)!r} has no config.json, so it is no Hugging Face model; give the folder that "
+                "save_pretrained wrote."
+            )
         return str(path.resolve())
     looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
     if is_miniature or isinstance(source, Path) or looks_like_a_path:
-        raise InputError(f"There is no model folder {str(path)!r}.")
-    if path.exists():
+        raise InputError(
+            f"There is no model folder {str(path)!r}; check the path, or give a hub name such as 'gpt2' or 'org/model'."
+        )
+    if os.path.exists(path):
         raise InputError(f"{text!r} is a file; load_model needs the folder that holds config.json.")
     from transformer_lens.supported_models import MODEL_ALIASES
 
@@ -39,9 +57,9 @@ def resolve(source: str | Path) -> str:
 
 def find_commit(source: str, revision: str | None) -> str | None:
     """Return the commit that a hub name's revision is now, None of a folder; all is then read of that commit."""
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         if revision is not None:
-            raise InputError("revision= is for hub names; a folder has only what is in it.")
+            raise InputError("revision= is for hub names; leave it out, a folder has only what is in it.")
         return None
     from transformers.utils import cached_file
 
@@ -60,9 +78,16 @@ def read_config(source: str, commit: str | None) -> Any:
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.
         raise ModelError(
-            f"{source!r} names code of its own to run (auto_map), which mechreg does not execute."
+            f"{source!r} names code of its own to run (auto_map), which mechreg does not execute; use a model of an "
+            "architecture that transformers has."
         )
     require_causal(config, source)
+    layers = getattr(config, "num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise ModelError(
+            f"The config.json of {source!r} says that the model has {layers!r} layers; it needs a whole number from 1 "
+            f"to {MOST_LAYERS}."
+        )
     return config
 
 
@@ -75,6 +100,24 @@ def require_causal(config: Any, source: str) -> None:
         )
     if config.model_type == "gpt2" and getattr(config, "add_cross_attention", False):
         raise ModelError(f"{source!r} is a GPT-2 with cross-attention; mechreg reads models of one text.")
+
+
+def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool) -> None:
+    """Check that weights are safetensors, or pickles that the caller allows; nothing is downloaded for it."""
+    from transformers.utils import has_file
+
+    if allow_pickle:
+        return
+    with _explained(source):
+        if any(has_file(source, file, revision=commit) for file in SAFE_WEIGHTS):
+            return
+        pickled = next((file for file in PICKLED_WEIGHTS if has_file(source, file, revision=commit)), None)
+    if pickled is not None:
+        raise ModelError(
+            f"The weights of {source!r} are a pickle ({pickled}), a kind of file that can carry commands; convert "
+            "them to safetensors, or allow it with allow_pickle=True (--allow-pickle, in a spec allow_pickle = true): "
+            "torch then reads it with its loader that runs nothing."
+        )
 
 
 def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
@@ -98,7 +141,7 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
     if wrong:  # transformers fills them with random numbers
         raise ModelError(
             f"The weights of {source!r} are incomplete or of another shape than its config says: "
-            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}."
+            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}; save or download the model again."
         )
     return hf_model.eval()
 
@@ -155,12 +198,19 @@ def _explained(source: str) -> Iterator[None]:
         raise
     except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
         reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
+            reason = (
+                "its weights are a pickle that holds more than weights, and torch's safe loader refuses it"
+            )
         if "trust_remote_code" in str(error):
             raise ModelError(
-                f"{source!r} needs code from its repository to run, which mechreg does not execute."
+                f"{source!r} needs code from its repository to run, which mechreg does not execute; use a model of "
+                "an architecture that transformers has."
             ) from error
-        if Path(source).is_dir():
-            raise ModelError(f"The model folder {source!r} cannot be loaded: {reason}") from error
+        if os.path.isdir(source):
+            raise ModelError(
+                f"The model folder {source!r} cannot be loaded: {reason.rstrip('.')}; save or download it again."
+            ) from error
         hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
         raise ModelError(
             f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "

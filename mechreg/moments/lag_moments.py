@@ -390,7 +390,10 @@ class LagMoments:
             group = self._groups[key]
             where = words(group.keys)
             if group.blocks is None:
-                raise InputError(f"{self._who} needs complete rows; {where} has none of {group.n_dropped}.")
+                raise InputError(
+                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; give longer "
+                    "documents, or fewer lags."
+                )
             terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
             solution = solve(group.blocks, terms, where=where, who=self._who, n_dropped=group.n_dropped)
             fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))

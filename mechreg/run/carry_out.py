@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import model_label, require_loadable
+from mechreg.models import require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.pages import report_of_run
 from mechreg.run.figures import draw_figures
@@ -77,11 +77,16 @@ def run_spec(
             progress=progress,
         )
 
-    return carry_out(spec, make, out=out, resume=resume)
+    return carry_out(spec, make, out=out, device=device, resume=resume)
 
 
 def carry_out(
-    spec: Spec, make_shards: MakeShards, *, out: str | Path | None = None, resume: bool = False
+    spec: Spec,
+    make_shards: MakeShards,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
 ) -> Path:
     """Return the run folder of a spec whose shards something else makes, here or on other machines.
 
@@ -91,15 +96,13 @@ def carry_out(
     make_shards : callable
         Given the folder and the survey of the corpus, returns when no shard is missing; the seconds that each
         model took, where they are known.
-    out, resume
-        As for `run_spec`.
+    out, device, resume
+        As for `run_spec`; a device that is not here is refused before any work.
     """
     began = time.perf_counter()
     survey = survey_corpus(spec.corpus)
     check_formula(spec, survey.columns)
-    for name in spec.models:
-        require_loadable(name)
-    _require_distinct([model_label(name) for name in spec.models])
+    require_loadable(*spec.models, backend=spec.backend, device=device, allow_pickle=spec.allow_pickle)
     folder = Path("runs") / spec.name if out is None else Path(out)
     if resume and not (folder / "spec.toml").exists():
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
@@ -156,11 +159,3 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     store.write_text(report_of_run(folder), folder / "report.html")
     tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
     store.write_manifest(folder, spec, tables_written)
-
-
-def _require_distinct(labels: list[str]) -> None:
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(
-                f"Two models of the spec are called {label!r}, and their norms would be mixed; rename a folder."
-            )

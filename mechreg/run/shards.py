@@ -235,6 +235,7 @@ class ShardMaker:
                 processing=self.spec.processing,
                 dtype=self.spec.dtype,
                 device=self.device,
+                allow_pickle=self.spec.allow_pickle,
             )
             if expected is not None:
                 store.require_same_model(self.run, expected["name"], self._identity(model))
