@@ -2,6 +2,7 @@
 
 from mechreg.models.backends import hooked_transformer_class
 from mechreg.models.describing import ModelDescription, describe_model
+from mechreg.models.fused import fused
 from mechreg.models.identity import (
     HOOK_POINTS,
     LoadRecord,
@@ -23,6 +24,7 @@ __all__ = [
     "LoadRecord",
     "ModelDescription",
     "describe_model",
+    "fused",
     "hooked_transformer_class",
     "is_bridge",
     "is_transformer_lens_model",
