@@ -17,10 +17,13 @@ def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
     from mechreg.spec import read_spec
     from mechreg.store import open_run
 
-    provenance_of_run(folder)  # a run that has not ended is told so
+    provenance_of_run(folder)  # it is written when all shards are there
+    spec = read_spec(folder / "spec.toml")
+    if spec.keep == "moments":
+        raise InputError(f'{str(folder)!r} keeps a sample of its norms; run its spec with keep = "norms".')
     run = open_run(folder)
     run.require_whole()
-    return read_spec(folder / "spec.toml"), run.norms()
+    return spec, run.norms()
 
 
 def provenance_of_run(folder: Path) -> dict[str, Any]:
