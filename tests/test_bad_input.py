@@ -250,7 +250,7 @@ COMMANDS = [
     Case("out is a folder of other things", lambda g: [*g.run(), "--out", "texts"], "'texts'", "another --out"),
     Case("out is another run", lambda g: [*g.run("seed = 7"), "--out", "runs/kept"], "another spec", "another --out"),
     Case("out links to itself", lambda g: links(g, "loop", *g.run(), "--out", "loop"), "'loop'", "another --out"),
-    Case("out too long a name", lambda g: [*g.run(), "--out", "a" * 300], "too long", "check the path"),
+    Case("out too long a name", lambda g: [*g.run(), "--out", "a" * 300], "too long", "another --out"),
     Case("a text of broken UTF-8", lambda g: ["inspect", "mini-s", "--text", "a\udcff"], "undecodable", "in UTF-8"),
     Case("no name of a model", lambda g: ["inspect", ""], "is empty", "give a hub name"),
     Case("a very long name", lambda g: ["inspect", "a" * 5000], "5000 characters", "give a hub name"),

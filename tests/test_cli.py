@@ -224,8 +224,11 @@ def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, cap
     (copied / "provenance.json").write_text(json.dumps(facts))
     assert "differs from" in said(run, copied, "--out", tmp_path / "x")
     (shard,) = (copied / "norms" / "mini-s" / "attn_out").iterdir()
-    shutil.copy(shard, shard.with_name("norms-0123456789abcdef-00000.parquet"))
-    assert "norms of several settings" in said(copied)
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "is not what was written" in said(copied)
+    shard.unlink()
+    assert "is gone" in said(copied)
     assert not (tmp_path / "x").exists()
 
 

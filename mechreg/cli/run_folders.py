@@ -21,7 +21,9 @@ def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
     spec = read_spec(folder / "spec.toml")
     if spec.keep == "moments":
         raise InputError(f'{str(folder)!r} keeps a sample of its norms; run its spec with keep = "norms".')
-    return spec, open_run(folder).norms()
+    run = open_run(folder)
+    run.require_whole()
+    return spec, run.norms()
 
 
 def provenance_of_run(folder: Path) -> dict[str, Any]:

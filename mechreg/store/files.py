@@ -103,6 +103,30 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run.
+
+    Raises
+    ------
+    InputError
+        A damaged file, or one that cannot be read.
+    FileNotFoundError
+        There is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        said = f"it holds a {type(value).__name__}"
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+    raise InputError(
+        f"{str(path)!r} is damaged or cannot be read ({said}); remove it, and the same `mechreg run` makes it again."
+    )
+
+
 def write_text(text: str, path: Path) -> Path:
     """Write a text file in one step and return its path."""
     with committed(path) as temporary:

@@ -14,12 +14,27 @@ from filelock import FileLock, Timeout
 
 from mechreg.schema import InputError
 from mechreg.spec import Spec, write_spec
-from mechreg.store.files import TEMPORARY, digest_of, in_reach, is_whole, seal, write_json, write_text
+from mechreg.store.files import (
+    TEMPORARY,
+    digest_of,
+    in_reach,
+    is_whole,
+    read_json,
+    seal,
+    write_json,
+    write_text,
+)
 from mechreg.store.shards import SCHEMA_VERSION, model_folder
 
 KINDS = ("tokens", "norms", "moments")
 SET_ASIDE = "set-aside"
 _LOCK = ".lock"
+_RECORD: dict[str, type] = {"name": str, "spec_name": str, "config_hash": str, "config": dict, "facts": dict}
+_PLAN: dict[str, type] = {
+    **dict.fromkeys(("shards", "tokens", "windows", "documents", "longest"), int),
+    "streamed": bool,
+    "problems": list,
+}
 _IN_WORDS = {
     "weights_sha256": "The hash of the weights",
     "tokenizer_sha256": "The hash of the tokenizer",
@@ -117,11 +132,33 @@ def require_same_model(run: Path, model: str, config: Mapping[str, Any]) -> None
 
 
 def read_record(run: Path, model: str) -> dict[str, Any] | None:
-    """Return what `record_model` wrote of a model, or None."""
+    """Return what `record_model` wrote of a model, or None.
+
+    Raises
+    ------
+    InputError
+        A damaged record.
+    """
     try:
-        return json.loads(_record_path(run, model).read_text(encoding="utf-8"))
+        return checked_record(_record_path(run, model))
     except FileNotFoundError:
         return None
+
+
+def checked_record(path: Path) -> dict[str, Any]:
+    """Return the record in a file; one that lacks what every record has is refused."""
+    record = read_json(path)
+    parts: list[tuple[Any, dict[str, type]]] = [(record, _RECORD)]
+    if "plan" in record:
+        parts.append((record["plan"], _PLAN))
+    for part, kinds in parts:
+        for key, kind in kinds.items():
+            if not isinstance(part, dict) or not isinstance(part.get(key), kind):
+                raise InputError(
+                    f"{str(path)!r} is damaged: {key!r} must be there as {kind.__name__}; remove it, and the same "
+                    "`mechreg run` makes it again."
+                )
+    return record
 
 
 def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
@@ -139,7 +176,7 @@ def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "spec_sha256": spec.digest(),
-        "models": {r["name"]: r["config_hash"] for r in (json.loads(path.read_text()) for path in records)},
+        "models": {record["name"]: record["config_hash"] for record in map(checked_record, records)},
         "files": {
             path.relative_to(run).as_posix(): {"sha256": digest, "bytes": path.stat().st_size}
             for path, digest in files.items()

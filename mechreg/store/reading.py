@@ -1,6 +1,5 @@
 """A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
 
-import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,8 +10,9 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
-from mechreg.store.files import is_whole
-from mechreg.store.folder import KINDS
+from mechreg.spec import parse_spec
+from mechreg.store.files import is_whole, read_json
+from mechreg.store.folder import KINDS, checked_record
 from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
 
 
@@ -58,17 +58,29 @@ class Run:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The spec, as it was written."""
-        return tomllib.loads((self.path / "spec.toml").read_text(encoding="utf-8"))
+        try:
+            text = (self.path / "spec.toml").read_text(encoding="utf-8")
+            parse_spec(text)  # refuses what is damaged
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The spec.toml of {str(self.path)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
+                "spec that the run was made from in its place."
+            ) from error
+        return tomllib.loads(text)
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
         """What is known of every model: config, facts, and the plan of its shards, in the order of the spec."""
-        found = [
-            json.loads(path.read_text(encoding="utf-8")) for path in (self.path / "models").glob("*.json")
-        ]
+        found = {path: checked_record(path) for path in (self.path / "models").glob("*.json")}
         order = self.spec["models"]
-        found.sort(key=lambda record: order.index(record["spec_name"]))
-        return {record["name"]: record for record in found}
+        for path, record in found.items():
+            if record["spec_name"] not in order:
+                raise InputError(
+                    f"{str(path)!r} is of the model {record['spec_name']!r}, which the run's spec does not have: "
+                    f"{order}; remove it, and the same `mechreg run` goes on."
+                )
+        ordered = sorted(found.values(), key=lambda record: order.index(record["spec_name"]))
+        return {record["name"]: record for record in ordered}
 
     @property
     def models(self) -> list[str]:
@@ -152,10 +164,56 @@ class Run:
         folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
         return sorted(folder.glob(f"{kind}-{config_hash}-*"))
 
+    def require_whole(
+        self, *, models: Sequence[str] | None = None, hooks: Sequence[str] | None = None
+    ) -> None:
+        """Check that the norms of all tokens of the corpus are there.
+
+        Raises
+        ------
+        InputError
+            Norms that were not kept, or shards that are missing.
+        """
+        if self.spec["keep"] != "norms":
+            raise InputError(
+                f"{str(self.path)!r} keeps no norms but those of a sample; run its spec with keep = 'norms'."
+            )
+        for name in self._known(models, self.models, "models"):
+            for hook in self._known(hooks, self.hooks, "hooks"):
+                there = len(self.shards("norms", name, hook))
+                all_of_them = self.records[name].get("plan", {}).get("shards")
+                if there != all_of_them:
+                    raise InputError(
+                        f"{there} of {all_of_them or 'not yet known'} shards of {name!r} are in {str(self.path)!r}; "
+                        "`mechreg run --resume` makes those that are missing."
+                    )
+
     def damaged(self) -> list[Path]:
         """Return the shards whose checksum is not that of what was written; reads all of them."""
         files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
         return [path for path in files if not is_whole(path)]
+
+    def require_whole(self) -> None:
+        """Check that all shards of the run are there and hold what was written; reads all of them.
+
+        Raises
+        ------
+        InputError
+            Names the first that is gone or damaged.
+        """
+        lost = [*self.missing(), *self.damaged()]
+        if lost:
+            gone = "is not what was written" if lost[0].exists() else "is gone"
+            raise InputError(
+                f"{lost[0].relative_to(self.path).as_posix()} of {str(self.path)!r} {gone}, the first of "
+                f"{len(lost)}; `mechreg run --resume` with the run's spec makes it again."
+            )
+
+    def missing(self) -> list[Path]:
+        """Return the shards that the manifest of a finished run lists and that are not there."""
+        manifest = self.path / "_manifest.json"
+        paths = (self.path / name for name in (read_json(manifest)["files"] if manifest.exists() else ()))
+        return [path for path in paths if path.parent != self.path and not path.exists()]
 
     def _table(self, name: str) -> Path:
         if not (self.path / name).exists():
