@@ -55,7 +55,9 @@ show(
 
 # %% One model, to look into: choose a layer in the page; here is the first view.
 augmented = fits.augment(lagged)
-one = augmented[of_first].merge(tokens[["doc", "window", "position", "token"]], on=["doc", "window", "position"])
+one = augmented[of_first].merge(
+    tokens[["doc", "window", "position", "token"]], on=["doc", "window", "position"]
+)
 show(
     mr.plot_linked(one, betas, model=MODELS[0]),
     function="plot_linked",
@@ -137,8 +139,8 @@ show(
 
 # %% The page, and the answer.
 page = (
-    "# Gallery\n\nEvery chart of the package, drawn by `analyses/gallery.py` on the miniatures and the demo corpus. Each "
-    "is an Altair chart: it can be changed, and `save_chart` writes it as html, json, svg, png and pdf.\n\n"
+    "# Gallery\n\nEvery chart of the package, drawn by `analyses/gallery.py` on the miniatures and the demo corpus. "
+    "Each is an Altair chart: it can be changed, and `save_chart` writes it as html, json, svg, png and pdf.\n\n"
 )
 (ROOT / "docs").mkdir(exist_ok=True)
 (ROOT / "docs" / "gallery.md").write_text(page + "\n".join(sections), encoding="utf-8")
