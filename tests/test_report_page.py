@@ -96,6 +96,43 @@ def test_the_page_loads_offline_and_hostile_strings_do_nothing(page, width, dark
         assert light != dark
 
 
+def test_a_page_with_its_charts_and_vega_stays_small_enough_to_send(page):
+    assert page.stat().st_size < 700_000
+
+
+@pytest.mark.slow
+def test_four_models_of_48_layers_stay_under_3_megabytes(tmp_path):
+    frames = [lagged_frame(n_layers=48, per=400, docs=10, model=f"m{at}") for at in range(4)]
+    fits = [mr.fit_lagged(frame) for frame in frames]
+    coefficients = pd.concat([fit.coefficients for fit in fits], ignore_index=True)
+    html = report_html(
+        title="large",
+        coefficients=coefficients,
+        statistics=pd.concat([fit.statistics for fit in fits], ignore_index=True),
+        results=result_table(coefficients),
+        figures={
+            "Norms": mr.plot_norms(pd.concat(frames, ignore_index=True)),
+            "Betas": mr.plot_betas(coefficients),
+        },
+        problems=pd.DataFrame(),
+        provenance={"models": [{"name": f"m{at}"} for at in range(4)]},
+        summaries="\n\n".join(
+            f"model m{at}  hook attn_out  layer {layer}\n{fit.summary(layer=layer)}"
+            for at, fit in enumerate(fits)
+            for layer in range(48)
+        ),
+        linked=[
+            mr.plot_linked(*pair) for pair in zip(frames, [fit.coefficients for fit in fits], strict=True)
+        ],
+    )
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    assert len(html.encode()) < 3_000_000
+    with opened(tmp_path / "report.html") as tab:
+        ready(tab)
+        assert tab.console == []
+        assert tab.evaluate("document.querySelectorAll('.chart[data-drawn=yes] svg.marks').length") == 6
+
+
 SLIDER = "document.querySelector('.vega-bindings input[type=range]')"
 TOLD = (
     "[...document.querySelectorAll('.chart svg.marks text')].map(t => t.textContent)"

@@ -173,7 +173,7 @@ def plot_betas_by(
     order = list(marks.groupby("group")["n"].max().sort_values(ascending=False).index)
     low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
     y = alt.Scale(domain=[_down(low), _up(high)], nice=True, zero=False)
-    columns = min(_COLUMNS, len(order))
+    columns = -(-len(order) // -(-len(order) // _COLUMNS))  # rows of like lengths: five are three and two
     width = (WIDTH - 20 * (columns - 1)) // columns
     panels = []
     for at, group in enumerate(order):

@@ -63,7 +63,7 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
     scale = alt.Scale(domain=[round(-far, 4), round(far, 4)], nice=False)
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", scale=scale, title=f"difference of {term}")
+        return alt.X(f"{field}:Q", scale=scale, title=f"difference of {term}", axis=alt.Axis(tickCount=6))
 
     down = alt.Scale(domain=[0, height], reverse=True, nice=False)
     y, y_top = (alt.Y(f"{field}:Q", scale=down, axis=None) for field in ("y", "top"))
