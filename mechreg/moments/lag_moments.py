@@ -387,7 +387,8 @@ class LagMoments:
             where = words(group.keys)
             if group.blocks is None:
                 raise InputError(
-                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; try longer documents."
+                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; give longer "
+                    "documents, or fewer lags."
                 )
             terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
             solution = solve(group.blocks, terms, where=where, who=self._who, n_dropped=group.n_dropped)

@@ -56,8 +56,9 @@ def run_moments(
     ['Intercept', 'lag1']
     """
     opened = store.open_run(run)
-    opened.require_whole(models=models, hooks=hooks)
     spec = opened.spec
+    if spec["keep"] != "norms":
+        raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
     formula = spec["formula"] if formula is None else formula
     lags = spec["lags"] if lags is None else lags
     skip = spec["skip"] if skip is None else skip
@@ -65,8 +66,12 @@ def run_moments(
     def parts() -> Iterable[LagMoments]:
         for model in opened.models if models is None else models:
             for hook in opened.hooks if hooks is None else hooks:
-                shards = zip(opened.shards("norms", model, hook), opened.shards("tokens", model), strict=True)
-                for norms, tokens in shards:
+                shards = opened.shards("norms", model, hook)
+                if len(shards) != opened.records[model].get("plan", {}).get("shards"):
+                    raise InputError(
+                        f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on."
+                    )
+                for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
                     sums = LagMoments(formula, cluster=cluster, max_lag=max_lag, who="run_moments")
                     lagged = lagged_norms(store.read_norm_shard(norms), formula, lags=lags, skip=skip)
                     sums.update(annotated(lagged, partial(store.read_token_shard, tokens), formula))

@@ -164,30 +164,6 @@ class Run:
         folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
         return sorted(folder.glob(f"{kind}-{config_hash}-*"))
 
-    def require_whole(
-        self, *, models: Sequence[str] | None = None, hooks: Sequence[str] | None = None
-    ) -> None:
-        """Check that the norms of all tokens of the corpus are there.
-
-        Raises
-        ------
-        InputError
-            Norms that were not kept, or shards that are missing.
-        """
-        if self.spec["keep"] != "norms":
-            raise InputError(
-                f"{str(self.path)!r} keeps no norms but those of a sample; run its spec with keep = 'norms'."
-            )
-        for name in self._known(models, self.models, "models"):
-            for hook in self._known(hooks, self.hooks, "hooks"):
-                there = len(self.shards("norms", name, hook))
-                all_of_them = self.records[name].get("plan", {}).get("shards")
-                if there != all_of_them:
-                    raise InputError(
-                        f"{there} of {all_of_them or 'not yet known'} shards of {name!r} are in {str(self.path)!r}; "
-                        "`mechreg run --resume` makes those that are missing."
-                    )
-
     def damaged(self) -> list[Path]:
         """Return the shards whose checksum is not that of what was written; reads all of them."""
         files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
