@@ -1,7 +1,6 @@
 """A run folder to its page: its tables and shards are read, its linked views drawn."""
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,18 +48,15 @@ def report_of_run(folder: str | Path) -> str:
     for name in ("provenance.json", "coefficients.parquet", "statistics.csv", "spec.toml"):
         if not (folder / name).is_file():
             raise InputError(f"{str(folder)!r} is not the folder of a finished run: it has no {name}.")
-    try:
-        facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        spec = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
-        coefficients = pd.read_parquet(folder / "coefficients.parquet")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(folder)!r} cannot be read as a run: {error}.") from error
+    facts = store.read_json(folder / "provenance.json")
+    spec = store.open_run(folder).spec
+    coefficients = store.read_table(folder / "coefficients.parquet")
     verdict = folder / "verdict.txt"
     summaries = folder / "summaries.txt"
     return report_html(
         title=str(spec.get("name", folder.name)),
         coefficients=coefficients,
-        statistics=pd.read_csv(folder / "statistics.csv"),
+        statistics=store.read_table(folder / "statistics.csv"),
         results=result_table(coefficients),
         figures=_figures(folder, coefficients),
         problems=_table(folder / "problems.csv", empty=True),

@@ -88,7 +88,9 @@ def read_spec(path: str | Path) -> Spec:
     """Return the spec in a TOML file; relative paths in it are relative to the file.
 
     A model is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
-    always, unless it is "demo" or begins with "datasets:".
+    always, unless it is "demo" or begins with "datasets:". Both may lead out of the folder (``../texts/*.txt``):
+    what a run reads is its user's choice, and it is only read. What it writes stays in its run folder: ``name`` is
+    a plain name below ``runs/``, and no key of a spec, only --out, can move that.
 
     Raises
     ------

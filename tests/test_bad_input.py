@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 import mechreg as mr
 from mechreg.cli import main
 from mechreg.schema import MechregError
+from mechreg.store import read_norm_shard, read_token_shard
 
 SHIP = "The old ship lay in the harbour and nobody knew when it would sail again. " * 3
 WAVES = "Waves came and went; the captain counted them, as he had done for years. " * 3
@@ -41,6 +43,7 @@ class Case(NamedTuple):
     names: str  # what the message must name
     remedy: str  # a word of what it must say to do
     begun: bool = False
+    notes: int = 0  # lines before the sentence that say which documents were left out
 
 
 class Ground(NamedTuple):
@@ -226,6 +229,24 @@ def norms(**changes) -> pd.DataFrame:
     return frame.assign(**{key: value(frame) for key, value in changes.items()})
 
 
+def shard(g, kind):
+    (path,) = (g.here / "runs/kept" / kind).rglob("*.parquet")
+    return path
+
+
+def cut_shard(g, kind):
+    path = shard(g, kind)
+    path.write_bytes(half(path.read_bytes()))
+    return path
+
+
+def sums(g, change):
+    moments = mr.LagMoments("log_norm ~ lag1")
+    moments.update(mr.add_lags(norms()))
+    path = moments.save(g.here / "sums.npz")
+    return g.write("sums.npz", change(path.read_bytes()))
+
+
 def add_lags(**changes):
     return lambda: mr.add_lags(norms(**changes))
 
@@ -276,6 +297,7 @@ SPECS = [
     Case("a word for the seed", lambda g: g.run("seed = 'x'"), "'x'", "whole number"),
     Case("no models", lambda g: g.run(models=[]), "models", "at least one"),
     Case("name leads out", lambda g: g.run("name = '../../x'"), "'../../x'", "usable as a folder's name"),
+    Case("name of dots", lambda g: g.run("name = '..'"), "'..'", "usable as a folder's name"),
     Case("name is absolute", lambda g: g.run("name = '/tmp/x'"), "'/tmp/x'", "usable as a folder's name"),
     Case("corpus outside is not there", lambda g: g.run(corpus="../../no-texts/*.txt"), "../../no-texts/*.txt", "goes into a list"),
     Case("formula runs a command", lambda g: g.run("formula = \"log_norm ~ __import__('os').system('touch ran')\""), "__import__", "add a column"),
@@ -295,7 +317,7 @@ MODELS = [
     Case("a file for a folder", lambda g: ["check", g.write("m.bin", "x").name], "'m.bin'", "needs the folder"),
     Case("an empty folder", lambda g: (g.here / "m").mkdir() or ["check", "./m"], "'m'", "save_pretrained"),
     Case("a folder that links to itself", lambda g: links(g, "m", "check", "./m"), "'m'", "check the path"),
-    Case("a hub name, offline and not in the cache", lambda g: g.run(models=["gpt2-xl"]), "'gpt2-xl'", "Check the name and the network"),
+    Case("a hub name, offline and not in the cache", lambda g: g.run(models=["gpt2-xl"]), "'gpt2-xl'", "unset that to download"),
     Case("no name a hub can have", lambda g: g.run(models=["a b"]), "'a b'", "Check the name"),
     Case("weights cut short", lambda g: spoiled_file(g, "model.safetensors", (g.tiny / "model.safetensors").read_bytes()[:5000]), "model", "download"),
     Case("weights with a lying header", lambda g: spoiled_file(g, "model.safetensors", b"\xff" * 7 + b"\x7f{}"), "model", "download"),
@@ -329,6 +351,68 @@ MODELS = [
 ]  # fmt: skip
 
 
+def kept(g, place, change, *words):
+    """Return a command, after a file of the finished run was changed: its bytes in, others or None for none out."""
+    (path,) = (g.here / "runs/kept").glob(place)
+    data = change(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    return list(words)
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+def flipped(data):
+    return data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 4]) + data[len(data) // 3 + 1 :]
+
+
+def gone(data):
+    return None
+
+
+def record(**changes):
+    return lambda data: json.dumps(json.loads(data) | changes).encode()
+
+
+def linked(g, place, *words):
+    path = g.here / "runs/kept" / place
+    path.rename(g.here / "moved")
+    path.symlink_to(path)
+    return list(words)
+
+
+SHARD, RECORD = "norms/mini-s/attn_out/*.parquet", "models/mini-s.json"
+RUNS = [
+    Case("out where nothing can be made", lambda g: [*g.run(), "--out", "/proc/a/run"], "'/proc/a/run'", "another --out"),
+    Case("out of a null character", lambda g: [*g.run(), "--out", "a\0b"], "'a\\x00b'", "another --out"),
+    Case("resume of nothing", lambda g: [*g.run(), "--resume"], "'runs/run'", "leave out --resume"),
+    Case("resume below too long a name", lambda g: [*g.run(), "--resume", "--out", "a" * 300], "aaa", "leave out --resume"),
+    Case("a shard cut short", lambda g: kept(g, SHARD, half, "compare", "runs/kept"), "norms-", "makes it again"),
+    Case("a shard with a bit turned", lambda g: kept(g, SHARD, flipped, "compare", "runs/kept"), "norms-", "makes it again"),
+    Case("a shard of no bytes", lambda g: kept(g, SHARD, lambda d: b"", "compare", "runs/kept"), "norms-", "makes it again"),
+    Case("a shard that is gone", lambda g: kept(g, SHARD, gone, "compare", "runs/kept"), "is gone", "makes it again"),
+    Case("shards that link to themselves", lambda g: linked(g, "norms", "compare", "runs/kept"), "is gone", "makes it again"),
+    Case("a record cut short", lambda g: kept(g, RECORD, half, "compare", "runs/kept"), "mini-s.json", "remove it"),
+    Case("a record that is gone", lambda g: kept(g, RECORD, gone, "compare", "runs/kept"), "'mini-s'", "makes it again"),
+    Case("a record that leads out", lambda g: kept(g, RECORD, record(config_hash="/../../../x"), "compare", "runs/kept"), "config_hash", "remove it"),
+    Case("a record of another model", lambda g: kept(g, RECORD, record(spec_name="x"), "compare", "runs/kept"), "'x'", "remove it"),
+    Case("a record without what it needs", lambda g: kept(g, RECORD, record(config=5), "compare", "runs/kept"), "'config'", "remove it"),
+    Case("a record that links to itself", lambda g: linked(g, RECORD, "compare", "runs/kept"), "mini-s.json", "remove it"),
+    Case("a manifest cut short", lambda g: kept(g, "_manifest.json", half, "compare", "runs/kept"), "_manifest.json", "remove it"),
+    Case("provenance cut short", lambda g: kept(g, "provenance.json", half, "compare", "runs/kept"), "provenance.json", "makes it again"),
+    Case("provenance that is a list", lambda g: kept(g, "provenance.json", lambda d: b"[]", "report", "runs/kept"), "provenance.json", "makes it again"),
+    Case("coefficients cut short", lambda g: kept(g, "coefficients.parquet", half, "report", "runs/kept"), "coefficients.parquet", "makes it again"),
+    Case("statistics of zero bytes", lambda g: kept(g, "statistics.csv", lambda d: b"", "report", "runs/kept"), "statistics.csv", "makes it again"),
+    Case("a run's spec is no spec", lambda g: kept(g, "spec.toml", half, "report", "runs/kept"), "spec.toml", "in its place"),
+    Case("a run to be compared is not there", lambda g: ["diff", "runs/kept", "runs/lost"], "'runs/lost'", "mechreg run makes one"),
+    Case("tables to be compared are damaged", lambda g: kept(g, "coefficients.parquet", half, "diff", "runs/kept", "runs/kept"), "coefficients.parquet", "makes it again"),
+    Case("a report of a folder of texts", lambda g: ["report", "texts"], "'texts'", "finished run"),
+]  # fmt: skip
+
+
 def context_of_one(g, extra):
     shutil.copytree(g.save_gpt2("short", n_positions=1), g.here / "model")
     return g.run(extra, models=["model"])
@@ -359,7 +443,7 @@ CORPORA = [
     Case("gzip cut short", lambda g: g.corpus("a.txt.gz", gzip.compress(SHIP.encode())[:-9]), "a.txt.gz", "ended before"),
     Case("no gzip", lambda g: g.corpus("a.txt.gz", SHIP), "a.txt.gz", "Not a gzipped file"),
     Case("CoNLL-U of nine columns", lambda g: g.corpus("a.conllu", "1\tA" + "\t_" * 7 + "\n\n"), "line 1", "ten columns"),
-    Case("one token", lambda g: g.corpus("a.txt", "a"), "complete rows", "longer documents", begun=True),
+    Case("one token", lambda g: g.corpus("a.txt", "a"), "complete rows", "longer documents", begun=True, notes=1),
     Case("five tokens", lambda g: g.corpus("a.txt", "a b c d e"), "at least 5", "give more text", begun=True),
     Case("an annotation that is never there", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y=None), "formula = 'log_norm ~ lag1 + y'"), "complete rows", "longer documents", begun=True),
     Case("an annotation of objects", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y={"a": 1}), "formula = 'log_norm ~ lag1 + y'"), "lag1 + y", "hashable", begun=True),
@@ -381,6 +465,20 @@ CALLS = [
     Case("token ids as fractions", lambda g: tokens_of(doc=["d"], token_ids=[[0.5, 1.5]]), "'d'", "whole numbers"),
     Case("two documents of one id", lambda g: tokens_of(doc=["d", "d"], token_ids=[[1], [2]]), "'d'", "Rename them"),
     Case("windows of no tokens", lambda g: lambda: mr.tokenize(mr.load_model("mini-s"), [SHIP], n_ctx=0), "n_ctx", "from 1 to"),
+    Case("a run of no tokens in a batch", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), batch_tokens=0), "batch_tokens", "1 or more"),
+    Case("a run of no tokens in a shard", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), shard_tokens=0), "shard_tokens", "1 or more"),
+    Case("a run into a null character", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a\0b"), "'a\\x00b'", "another --out"),
+    Case("a run into too long a name", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a" * 300), "too long", "another --out"),
+    Case("a layer that no shard has", lambda g: lambda: read_norm_shard(shard(g, "norms"), layers=[99]), "[99]", "it has [0, 1, 2, 3]"),
+    Case("a norm shard cut short", lambda g: partial(read_norm_shard, cut_shard(g, "norms")), "norms-", "makes it again"),
+    Case("a token shard cut short", lambda g: partial(read_token_shard, cut_shard(g, "tokens")), "tokens-", "makes it again"),
+    Case("a text for a shard", lambda g: lambda: read_norm_shard(g.here / "texts/a.txt"), "a.txt", "makes it again"),
+    Case("a token shard for a norm shard", lambda g: lambda: read_norm_shard(shard(g, "tokens")), "tokens-", "another version"),
+    Case("damaged tokens of a run", lambda g: cut_shard(g, "tokens") and mr.open_run("runs/kept").tokens, "tokens-", "makes it again"),
+    Case("damaged coefficients of a run", lambda g: (kept(g, "coefficients.parquet", flipped), lambda: mr.open_run("runs/kept").coefficients)[1], "coefficients", "makes it again"),
+    Case("sums cut short", lambda g: partial(mr.LagMoments.load, sums(g, half)), "sums", "make it again"),
+    Case("sums with a bit turned", lambda g: partial(mr.LagMoments.load, sums(g, flipped)), "sums", "make it again"),
+    Case("a file for a run", lambda g: lambda: mr.open_run("texts/a.txt"), "'texts/a.txt'", "Run `mechreg run` first"),
     Case("texts for a model", lambda g: lambda: mr.tokenize(SHIP, [SHIP]), "str", "load_model"),
     Case("a number for a corpus", lambda g: lambda: mr.read_corpus(5), "int", "a list of str"),
 ]  # fmt: skip
@@ -432,7 +530,7 @@ def ground(finished, tmp_path, tiny, tokenizer, save_gpt2, save_llama, monkeypat
     return Ground(here, tiny, tokenizer, save_gpt2, save_llama)
 
 
-TABLE = [*COMMANDS, *SPECS, *MODELS, *CORPORA]
+TABLE = [*COMMANDS, *SPECS, *MODELS, *CORPORA, *RUNS]
 
 
 @pytest.mark.parametrize("case", TABLE, ids=[case.id for case in TABLE])
@@ -443,8 +541,9 @@ def test_a_command_is_refused_and_nothing_is_lost(case, ground, capfd):
     assert main(words) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
-    line = captured.err.removesuffix("\n")
-    assert line.startswith("mechreg: ")
+    *notes, line = captured.err.removesuffix("\n").split("\n")
+    assert all(said.startswith("mechreg: ") for said in [*notes, line])
+    assert len(notes) == case.notes
     said_in_one_sentence(line, case)
     after = snapshot(ground.here)
     assert {name: after.get(name) for name in before} == before

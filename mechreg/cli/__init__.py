@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     debug = False
-    logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
+    # Ours alone: the libraries show their own notes themselves.
+    notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
+    notes.setFormatter(logging.Formatter("mechreg: %(message)s"))
+    log.addHandler(notes)
     try:
         args = parser.parse_args(argv)
         debug = args.debug
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        log.removeHandler(notes)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """What a finished run left in its folder, read for the commands that go on from it."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,16 @@ def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
     if spec.keep == "moments":
         raise InputError(f'{str(folder)!r} keeps a sample of its norms; run its spec with keep = "norms".')
     run = open_run(folder)
-    run.require_whole()
+    run.require_all()
     return spec, run.norms()
 
 
 def provenance_of_run(folder: Path) -> dict[str, Any]:
     """Return what provenance.json of a finished run holds."""
+    from mechreg.store import read_json
+
     try:
-        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        return read_json(folder / "provenance.json")
     except OSError as error:
         raise InputError(
             f"{str(folder)!r} is not the folder of a finished run (provenance.json: {error.strerror}); "

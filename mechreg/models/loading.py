@@ -8,11 +8,11 @@ from typing import Any, get_args
 import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
+from mechreg.models.explaining import first_line
 from mechreg.models.identity import LoadRecord, is_transformer_lens_model, record_of
 from mechreg.models.sources import (
     copied,
     find_commit,
-    first_line,
     quiet,
     read_config,
     read_tokenizer,

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 
 from mechreg import miniatures
-from mechreg.schema import InputError, MechregError, ModelError, did_you_mean
+from mechreg.models.explaining import explained
+from mechreg.schema import InputError, ModelError
 
-GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 MOST_LAYERS = 10_000  # transformers would go on building blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -63,17 +62,18 @@ def find_commit(source: str, revision: str | None) -> str | None:
         return None
     from transformers.utils import cached_file
 
-    with _explained(source):
-        return Path(
-            cached_file(source, "config.json", revision=revision)
-        ).parent.name  # snapshots/<commit>/...
+    with explained(source):
+        config = cached_file(source, "config.json", revision=revision)
+        if config is None:
+            raise OSError("its repository does not appear to have a config.json")
+        return Path(config).parent.name  # snapshots/<commit>/...
 
 
 def read_config(source: str, commit: str | None) -> Any:
     """Return a model's config; one that asks for code of its own, or is no causal model, is refused."""
     from transformers import AutoConfig
 
-    with _explained(source):
+    with explained(source):
         config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.
@@ -104,20 +104,34 @@ def require_causal(config: Any, source: str) -> None:
 
 def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool) -> None:
     """Check that weights are safetensors, or pickles that the caller allows; nothing is downloaded for it."""
-    from transformers.utils import has_file
-
     if allow_pickle:
         return
-    with _explained(source):
-        if any(has_file(source, file, revision=commit) for file in SAFE_WEIGHTS):
+    with explained(source):
+        if any(_has(source, file, commit) for file in SAFE_WEIGHTS):
             return
-        pickled = next((file for file in PICKLED_WEIGHTS if has_file(source, file, revision=commit)), None)
+        pickled = next((file for file in PICKLED_WEIGHTS if _has(source, file, commit)), None)
     if pickled is not None:
         raise ModelError(
             f"The weights of {source!r} are a pickle ({pickled}), a kind of file that can carry commands; convert "
             "them to safetensors, or allow it with allow_pickle=True (--allow-pickle, in a spec allow_pickle = true): "
             "torch then reads it with its loader that runs nothing."
         )
+
+
+def _has(source: str, file: str, commit: str | None) -> bool:
+    """Return whether a folder or repository has a file; unlike transformers' has_file, the hub's failure is no "no"."""
+    if os.path.isdir(source):
+        return os.path.isfile(os.path.join(source, file))
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(try_to_load_from_cache(source, file, revision=commit), str):
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(source, file, revision=commit))
+    except (EntryNotFoundError, OfflineModeIsEnabled):
+        return False
+    return True
 
 
 def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
@@ -128,7 +142,7 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    with _explained(source), _no_conversion_request():
+    with explained(source), _no_conversion_request():
         hf_model, report = AutoModelForCausalLM.from_pretrained(
             source,
             revision=commit,
@@ -160,7 +174,7 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    with _explained(source):
+    with explained(source):
         options = {"revision": commit, "_raise_exceptions_for_missing_entries": False}
         if not any(cached_file(source, file, **options) for file in TOKENIZER_FILES):
             return None
@@ -182,40 +196,6 @@ def quiet() -> Iterator[None]:
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Turn what the libraries raise while loading into one sentence with a remedy."""
-    try:
-        yield
-    except MechregError:
-        raise
-    except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
-            reason = (
-                "its weights are a pickle that holds more than weights, and torch's safe loader refuses it"
-            )
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{source!r} needs code from its repository to run, which mechreg does not execute; use a model of "
-                "an architecture that transformers has."
-            ) from error
-        if os.path.isdir(source):
-            raise ModelError(
-                f"The model folder {source!r} cannot be loaded: {reason.rstrip('.')}; save or download it again."
-            ) from error
-        hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
-        raise ModelError(
-            f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
-            f"{reason} Check the name and the network, or give a local folder.{hint}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """From a spec to a run folder: shards, then tables, figures, report and manifest."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,10 @@ def run_spec(
     True
     """
 
+    for name, value in {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number, 1 or more; got {value!r}.")
+
     def make(run: Path, survey: Survey) -> dict[str, float]:
         return make_all(
             run,
@@ -104,7 +109,9 @@ def carry_out(
     check_formula(spec, survey.columns)
     require_loadable(*spec.models, backend=spec.backend, device=device, allow_pickle=spec.allow_pickle)
     folder = Path("runs") / spec.name if out is None else Path(out)
-    if resume and not (folder / "spec.toml").exists():
+    if resume and not os.path.exists(
+        folder / "spec.toml"
+    ):  # not Path's, which raises where a name is too long
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
     with store.open_run_folder(folder, spec), store.in_reach(folder):
         store.set_aside_damaged(folder)

@@ -127,6 +127,25 @@ def read_json(path: Path) -> dict[str, Any]:
     )
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a table of a run, .csv or .parquet.
+
+    Raises
+    ------
+    InputError
+        None, a damaged file, or one that cannot be read.
+    """
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except Exception as error:  # Arrow and pandas have errors of many kinds
+        said = (
+            (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
+        )
+        raise InputError(
+            f"{str(path)!r} is damaged or cannot be read ({said.rstrip('.')}); the same `mechreg run` makes it again."
+        ) from error
+
+
 def write_text(text: str, path: Path) -> Path:
     """Write a text file in one step and return its path."""
     with committed(path) as temporary:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,7 +73,8 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
         if not file.exists():
             write_text(text, file)
         for left in out.rglob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
+            with in_reach(left):
+                left.unlink(missing_ok=True)
         yield out
     finally:
         lock.release()
@@ -158,6 +160,10 @@ def checked_record(path: Path) -> dict[str, Any]:
                     f"{str(path)!r} is damaged: {key!r} must be there as {kind.__name__}; remove it, and the same "
                     "`mechreg run` makes it again."
                 )
+    if not re.fullmatch("[0-9a-f]{16}", record["config_hash"]):  # a part of file names
+        raise InputError(
+            f"{str(path)!r} is damaged: its config_hash is none; remove it, and the same `mechreg run` makes it again."
+        )
     return record
 
 
@@ -211,6 +217,10 @@ def _record_path(run: Path, model: str) -> Path:
 def _require_ours(out: Path, text: str) -> None:
     """Check that a folder is not there, is empty, or holds a run of this spec."""
     file = out / "spec.toml"
+    if "\0" in str(out):  # for Path that is merely not there
+        raise InputError(
+            f"{str(out)!r} holds a null character, which no folder's name can; give another --out."
+        )
     try:
         if file.exists():
             if file.read_text(encoding="utf-8") != text:
@@ -219,7 +229,9 @@ def _require_ours(out: Path, text: str) -> None:
                 )
         elif out.exists() and (not out.is_dir() or any(not _is_our_start(path) for path in out.iterdir())):
             raise InputError(f"{str(out)!r} is there and is not a run folder; give another --out.")
-    except (OSError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no folder can have
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(out)!r} cannot be read: {reason}; give another --out.") from error
 

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
 from mechreg.spec import parse_spec
-from mechreg.store.files import is_whole, read_json
+from mechreg.store.files import digest_of, is_whole, read_json, read_table
 from mechreg.store.folder import KINDS, checked_record
 from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
 
@@ -95,12 +95,12 @@ class Run:
     @property
     def coefficients(self) -> pd.DataFrame:
         """The coefficient frame."""
-        return pd.read_parquet(self._table("coefficients.parquet"))
+        return read_table(self._table("coefficients.parquet"))
 
     @property
     def statistics(self) -> pd.DataFrame:
         """The statistics frame."""
-        return pd.read_csv(self._table("statistics.csv"))
+        return read_table(self._table("statistics.csv"))
 
     def norms(
         self,
@@ -142,12 +142,15 @@ class Run:
         for name in self._known(models, self.models, "models"):
             for hook in self._known(hooks, self.hooks, "hooks"):
                 for path in self.shards("norms", name, hook):
+                    # Whole, it is held to its seal; of a part the pages have checksums.
+                    path = unharmed(path, layers is not None or is_whole(path))
                     yield read_norm_shard(path, layers=layers, sources=sources)
 
     def tokens(self, *, models: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the token frame of one model, with the document's source and what the formula asked for."""
         (name,) = self._one(models)
-        parts = [read_token_shard(path) for path in self.shards("tokens", name)]
+        paths = self.shards("tokens", name)
+        parts = [read_token_shard(unharmed(path, is_whole(path))) for path in paths]
         return pd.concat([part.astype({"doc": "str"}) for part in parts], ignore_index=True).astype(
             {"doc": "category"}
         )
@@ -169,34 +172,41 @@ class Run:
         files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
         return [path for path in files if not is_whole(path)]
 
-    def require_whole(self) -> None:
-        """Check that all shards of the run are there and hold what was written; reads all of them.
+    def require_all(self) -> None:
+        """Check that every model's record is there, and every shard that the manifest of a finished run lists.
 
         Raises
         ------
         InputError
-            Names the first that is gone or damaged.
+            Names the first that is gone.
         """
-        lost = [*self.missing(), *self.damaged()]
-        if lost:
-            gone = "is not what was written" if lost[0].exists() else "is gone"
+        known = {record["spec_name"] for record in self.records.values()}
+        gone = [f"The record of {name!r}" for name in self.spec["models"] if name not in known]
+        gone += [name for name in self._written() if "/" in name and not (self.path / name).exists()]
+        if gone:
             raise InputError(
-                f"{lost[0].relative_to(self.path).as_posix()} of {str(self.path)!r} {gone}, the first of "
-                f"{len(lost)}; `mechreg run --resume` with the run's spec makes it again."
+                f"{gone[0]} of {str(self.path)!r} is gone, the first of {len(gone)}; `mechreg run` with the same spec "
+                "and --out makes it again."
             )
 
-    def missing(self) -> list[Path]:
-        """Return the shards that the manifest of a finished run lists and that are not there."""
+    def _written(self) -> dict[str, dict[str, Any]]:
+        """Return the checksums of tables and shards in the manifest; none where the run has not ended."""
         manifest = self.path / "_manifest.json"
-        paths = (self.path / name for name in (read_json(manifest)["files"] if manifest.exists() else ()))
-        return [path for path in paths if path.parent != self.path and not path.exists()]
+        files = read_json(manifest).get("files") if manifest.exists() else {}
+        if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+            raise InputError(
+                f"{str(manifest)!r} is damaged; remove it, and the same `mechreg run` makes it again."
+            )
+        return files
 
     def _table(self, name: str) -> Path:
-        if not (self.path / name).exists():
+        path = self.path / name
+        if not path.exists():
             raise InputError(
                 f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
             )
-        return self.path / name
+        written = self._written().get(name)
+        return path if written is None else unharmed(path, written.get("sha256") == digest_of(path))
 
     def _one(self, models: Sequence[str] | None) -> list[str]:
         found = self._known(models, self.models, "models")
@@ -211,6 +221,16 @@ class Run:
             if entry not in have:
                 raise InputError(f"{name} must be of {have}; got {entry!r}.{did_you_mean(entry, have)}")
         return have if asked is None else list(asked)
+
+
+def unharmed(path: Path, whole: bool) -> Path:
+    """Return the path; refuse it where the file is not what was written."""
+    if not whole:
+        raise InputError(
+            f"{path.name} in {str(path.parent)!r} is damaged (its checksum is not that of what was written); `mechreg "
+            "run` with the same spec and --out makes it again."
+        )
+    return path
 
 
 def stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:

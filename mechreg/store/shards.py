@@ -1,9 +1,10 @@
 """Shards: whole documents as Parquet, wide on the disk, tidy frames in memory."""
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +88,7 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
         "hook": str(norms["hook"].iloc[0]),
         "depths": dict(zip(names, norms["depth"].iloc[::rows].tolist(), strict=True)),
     }
+    about["check"] = _check(about)
     _write_parquet(
         pa.table(columns).replace_schema_metadata({"mechreg": json.dumps(about)}),
         path,
@@ -94,6 +96,23 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
         | dict.fromkeys(names, "BYTE_STREAM_SPLIT"),
     )
     return path
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes the readers raise into one sentence with a remedy."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Arrow, thrift, JSON and pandas have errors of their own
+        said = (
+            (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
+        )
+        raise InputError(
+            f"The shard {path.name} is damaged or cannot be read ({said.rstrip('.')}); `mechreg run` with the same "
+            "spec and --out makes it again."
+        ) from error
 
 
 def read_norm_shard(
@@ -111,8 +130,13 @@ def read_norm_shard(
     Raises
     ------
     InputError
-        Not a norm shard of this schema version, or one without sources where they are asked for.
+        Not a norm shard of this schema version, a damaged one, or one without sources where they are asked for.
     """
+    with _readable(path):
+        return _norm_frame(path, layers, sources)
+
+
+def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[str] | None) -> pd.DataFrame:
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
     if about.get("schema_version") != SCHEMA_VERSION:
@@ -120,6 +144,9 @@ def read_norm_shard(
             f"{path.name} is not a norm shard of schema version {SCHEMA_VERSION}; "
             "it was written by another version of mechreg or by something else."
         )
+    names = [name for name in schema.names if name not in (*_TOKEN_PLACE, "source")]
+    if about.get("check") != _check(about) or names != list(about["depths"]):
+        raise ValueError("its description is not what was written")
     series = {}
     for name in schema.names:
         match = _VALUE.fullmatch(name)
@@ -136,6 +163,7 @@ def read_norm_shard(
         path,
         columns=[*_TOKEN_PLACE, *series],
         filters=None if sources is None else [("source", "in", list(sources))],
+        page_checksum_verification=True,
     )
     doc = table.column("doc").to_pandas().astype("category")
     columns: dict[str, Any] = {
@@ -176,10 +204,23 @@ def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
 
 
 def read_token_shard(path: Path) -> pd.DataFrame:
-    """Return the token frame of a shard, with its annotations."""
-    frame = pq.read_table(path).to_pandas()
-    docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
-    return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
+    """Return the token frame of a shard, with its annotations.
+
+    Raises
+    ------
+    InputError
+        Not a token shard, or a damaged one.
+    """
+    with _readable(path):
+        frame = pq.read_table(path, page_checksum_verification=True).to_pandas()
+        docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
+        return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
+
+
+def _check(about: dict[str, Any]) -> str:
+    """Return the hash of a shard's description: the pages of a Parquet file have checksums, its footer has none."""
+    told = {key: value for key, value in about.items() if key != "check"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) -> None:
@@ -190,5 +231,6 @@ def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) ->
             compression="zstd",
             compression_level=3,
             column_encoding=encodings or None,
+            write_page_checksum=True,
             use_dictionary=[name for name in table.column_names if name not in encodings],
         )
