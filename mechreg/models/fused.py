@@ -18,7 +18,8 @@ def fused(model: Any) -> Iterator[None]:
     Both are what the model computes, rounded elsewhere: torch's GELU in its tanh form is GPT-2's ``gelu_new``
     (Hendrycks and Gimpel 2016, section 2), and ``scaled_dot_product_attention`` is the attention that Hugging Face
     itself takes by default. TransformerLens computes scores, mask and softmax one by one, so that they can be hooked;
-    where one of them is hooked, and in any other architecture, the model's own way is left as it is.
+    where one of them is hooked or a method of the attention replaced, and in any other architecture, the model's own
+    way is left as it is.
 
     Parameters
     ----------
@@ -58,8 +59,10 @@ def _fuse_attention(attention: Any, undo: ExitStack) -> None:
     points = (attention.hook_attn_scores, attention.hook_pattern)
     if any(point._forward_hooks or point._forward_pre_hooks for point in points):
         return
+    if any(callable(value) and hasattr(type(attention), name) for name, value in vars(attention).items()):
+        return  # someone has put a method of their own, such as another mask, in the place of the class's
     method, function = _hooked_attention(attention) or _bridge_attention(attention) or (None, None)
-    if method is not None and method not in vars(attention):
+    if method is not None:
         setattr(attention, method, function)
         undo.callback(delattr, attention, method)
 
