@@ -5,6 +5,7 @@ from mechreg.models.describing import ModelDescription, describe_model
 from mechreg.models.identity import (
     HOOK_POINTS,
     LoadRecord,
+    input_device,
     is_bridge,
     is_transformer_lens_model,
     record_of,
@@ -24,6 +25,7 @@ __all__ = [
     "ModelDescription",
     "describe_model",
     "hooked_transformer_class",
+    "input_device",
     "is_bridge",
     "is_transformer_lens_model",
     "load_model",
