@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from mechreg import charts, store
+from mechreg.charts.theme import figure_title
 from mechreg.lags import add_lags
 from mechreg.report import report_html, result_table
 from mechreg.schema import TOKEN_KEYS, InputError, MechregError
 
-# Rows (tokens times layers) of one linked view; beyond them it shows the first shards, which are whole documents.
-VIEW_ROWS = 6_000_000
+# Rows (tokens times layers) of one linked view; beyond them it shows the first documents, and says so.
+VIEW_ROWS = 1_000_000
 
 
 def report_of_run(folder: str | Path) -> str:
@@ -107,9 +108,16 @@ def _linked(
             if norms is None or rows.empty:
                 continue
             norms = norms[norms["layer"].isin(rows["layer"].unique())]
+            shown = len(norms) // norms["layer"].nunique()
             try:
                 lagged = add_lags(norms, lags=spec["lags"], skip=spec["skip"])
-                yield charts.plot_linked(lagged, rows, term=terms[0])
+                chart = charts.plot_linked(lagged, rows, term=terms[0])
+                if shown < model["tokens"]:
+                    said = (
+                        f"Of the first {shown:,} of {model['tokens']:,} tokens; the coefficients are of all."
+                    )
+                    chart.title = figure_title(chart.title.text, [*chart.title.subtitle, said])
+                yield chart
             except MechregError:  # heads, or a formula whose terms stand for something else
                 continue
             break
@@ -119,12 +127,15 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     """Return the norm frame of one model and hook with token strings; None where the folder holds none."""
     parts: list[pd.DataFrame] = []
     tokens: list[pd.DataFrame] = []
+    rows = 0
     strings_of = {_number(path): path for path in run.shards("tokens", model)}
     for shard in run.shards("norms", model, hook):
-        parts.append(store.read_norm_shard(shard))
+        part = _first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows)
+        rows += len(part)
+        parts.append(part)
         if _number(shard) in strings_of:
             tokens.append(pd.read_parquet(strings_of[_number(shard)], columns=[*TOKEN_KEYS, "token"]))
-        if sum(map(len, parts)) >= VIEW_ROWS:
+        if rows >= VIEW_ROWS:
             break
     if not parts:
         return None
@@ -141,6 +152,13 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     column = pd.Series(None, index=norms.index, dtype="object")
     column[own] = found
     return norms.assign(token=column)
+
+
+def _first_documents(norms: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Return the first whole documents of a shard that have so many rows together, or all of them."""
+    sizes = norms["doc"].value_counts(sort=False)[norms["doc"].unique()]
+    before = sizes.cumsum() - sizes
+    return norms if sizes.sum() <= rows else norms[norms["doc"].isin(before.index[before < rows])]
 
 
 def _number(shard: Path) -> str:

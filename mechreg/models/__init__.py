@@ -6,6 +6,7 @@ from mechreg.models.fused import fused
 from mechreg.models.identity import (
     HOOK_POINTS,
     LoadRecord,
+    input_device,
     is_bridge,
     is_transformer_lens_model,
     record_of,
@@ -26,6 +27,7 @@ __all__ = [
     "describe_model",
     "fused",
     "hooked_transformer_class",
+    "input_device",
     "is_bridge",
     "is_transformer_lens_model",
     "load_model",

@@ -45,6 +45,18 @@ def is_bridge(model: Any) -> bool:
     return hasattr(model, "original_model")
 
 
+def input_device(model: Any) -> torch.device:
+    """Return the device that token ids must be on: the embedding's, where a model is split over several.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> input_device(load_model("mini-s"))
+    device(type='cpu')
+    """
+    return next(iter(getattr(model, "embed", model).parameters())).device
+
+
 def record_of(model: Any) -> LoadRecord:
     """Return what is known of a model: its load record, or for a model made elsewhere what it shows itself.
 

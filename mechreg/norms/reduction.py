@@ -1,6 +1,6 @@
 """Forward passes that leave one float per hook point, layer and token."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechreg.models import HOOK_POINTS, fused, is_bridge, record_of
+from mechreg.models import HOOK_POINTS, fused, input_device, is_bridge, record_of
 from mechreg.norms.batches import Window, batches, token_windows
-from mechreg.norms.next_token import next_token_losses
+from mechreg.norms.next_token import batch_losses
+from mechreg.norms.transfer import Arriving, one_late, to_device
 from mechreg.schema import InputError, ModelError, NumericalError, require, require_option
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
@@ -81,22 +82,28 @@ def window_norms(
         _ReducedRun(model, hooks, logits=surprisal) as run,
         tqdm(total=len(ids), unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
-        for batch in batches(windows, batch_tokens):
-            # Right padding: with causal attention no real token can see it, so it needs no mask.
-            padded = np.zeros((len(batch), batch[0].length), np.int64)
-            for row, window in enumerate(batch):
-                padded[row, : window.length] = ids[window.rows]
-            batch_ids = torch.from_numpy(padded).to(parameter.device)
-            for (hook, layer), norms in run.norms(batch_ids).items():
+
+        def passes() -> Iterator[tuple[list[Window], Arriving[tuple[str, int]]]]:
+            for batch in batches(windows, batch_tokens):
+                # Right padding: with causal attention no real token can see it, so it needs no mask.
+                padded = np.zeros((len(batch), batch[0].length), np.int64)
+                for row, window in enumerate(batch):
+                    padded[row, : window.length] = ids[window.rows]
+                batch_ids = to_device(padded, input_device(model))
+                arriving = Arriving(run.norms(batch_ids))
+                if run.logits is not None:
+                    losses = batch_losses(run.logits, batch_ids, [window.length for window in batch])
+                    for row, window in enumerate(batch):
+                        surprisals[window.rows][1:] = losses[row, : window.length - 1]
+                yield batch, arriving
+
+        for batch, arriving in one_late(passes()):
+            for (hook, layer), norms in arriving.arrays().items():
                 for row, window in enumerate(batch):
                     real = norms[row, ..., : window.length]
                     if not np.isfinite(real).all():
                         raise _not_finite(model, hook, layer, real, tokens.iloc[window.rows])
                     values[hook][layer, ..., window.rows] = real
-            if run.logits is not None:
-                losses = _losses(run.logits, batch_ids, batch)
-                for row, window in enumerate(batch):
-                    surprisals[window.rows][1:] = losses[row, : window.length - 1]
             bar.update(sum(window.length for window in batch))
     if surprisal:
         _require_finite_surprisal(model, surprisals, tokens)
@@ -223,7 +230,7 @@ class _ReducedRun:
     def __exit__(self, *error: Any) -> None:
         self.undo.__exit__(*error)
 
-    def norms(self, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[str, int], np.ndarray]:
+    def norms(self, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[str, int], Tensor]:
         """Return the norms at every (hook, layer), "batch pos" or "batch head pos", of one forward pass."""
         if not self.seen_whole:
             # Once, two tokens go through all blocks, so that a block that runs twice is seen to; after that
@@ -233,8 +240,8 @@ class _ReducedRun:
             self.seen_whole = True
         return self._forward(tokens, whole=False)
 
-    def _forward(self, tokens: Int[Tensor, "batch pos"], *, whole: bool) -> dict[tuple[str, int], np.ndarray]:
-        self.captured: dict[tuple[str, int], np.ndarray] = {}
+    def _forward(self, tokens: Int[Tensor, "batch pos"], *, whole: bool) -> dict[tuple[str, int], Tensor]:
+        self.captured: dict[tuple[str, int], Tensor] = {}
         self.fired = dict.fromkeys(self.wanted, 0)
         self.whole = whole
         options: dict[str, Any] = {}
@@ -265,7 +272,7 @@ class _ReducedRun:
 
         def capture(activation: Tensor, hook: Any = None) -> None:
             self.fired[key] += 1
-            self.captured[key] = reduced(activation).cpu().numpy()
+            self.captured[key] = reduced(activation)
             if len(self.captured) == len(self.wanted) and not (self.whole or self.wants_logits):
                 raise _Stop
 
@@ -274,18 +281,6 @@ class _ReducedRun:
 
 def _stop(module: Any, inputs: Any) -> None:
     raise _Stop
-
-
-def _losses(
-    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], batch: list[Window]
-) -> Float[np.ndarray, "batch pos"]:
-    """Return the cross-entropy of the next token after every token of a window that has one."""
-    place = np.arange(ids.shape[1])
-    has_next = np.stack([place < window.length - 1 for window in batch])
-    losses = np.full(has_next.shape, np.nan)
-    if has_next.any():
-        losses[has_next] = next_token_losses(logits, ids, torch.from_numpy(has_next).to(ids.device))
-    return losses
 
 
 def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
