@@ -21,8 +21,8 @@ def report_of_run(folder: str | Path) -> str:
     """Return the page of a run from what its folder holds; no model is loaded.
 
     Tables, summaries and provenance are needed. The linked views are made from the norms and tokens where those are
-    there; ``universality.csv``, ``verdict.txt`` (a sentence a line), ``interventions.csv`` and ``nulls.csv`` are
-    shown where they are there.
+    there. What ``mechreg compare`` leaves in the folder (``universality.csv``, ``universality_profiles.csv``, and
+    ``universality.txt``, a sentence a line), ``interventions.csv`` and ``nulls.csv`` are shown where they are there.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def report_of_run(folder: str | Path) -> str:
     facts = store.read_json(folder / "provenance.json")
     spec = store.open_run(folder).spec
     coefficients = store.read_table(folder / "coefficients.parquet")
-    verdict = folder / "verdict.txt"
+    verdict = folder / "universality.txt"
     summaries = folder / "summaries.txt"
     return report_html(
         title=str(spec.get("name", folder.name)),
@@ -65,6 +65,7 @@ def report_of_run(folder: str | Path) -> str:
         summaries=summaries.read_text(encoding="utf-8") if summaries.is_file() else "",
         linked=list(_linked(folder, spec, facts, coefficients)),
         universality=_table(folder / "universality.csv"),
+        profiles=_table(folder / "universality_profiles.csv"),
         verdict=verdict.read_text(encoding="utf-8").splitlines() if verdict.is_file() else (),
         interventions=_table(folder / "interventions.csv"),
         nulls=_table(folder / "nulls.csv"),
@@ -77,6 +78,8 @@ def _table(path: Path, *, empty: bool = False) -> Any:
         frame = pd.read_csv(path) if path.is_file() else None
     except pd.errors.EmptyDataError:
         frame = None
+    if frame is not None and "group" in frame:
+        frame["group"] = frame["group"].fillna("")  # as a comparison without groups has it
     return pd.DataFrame() if frame is None and empty else frame
 
 
