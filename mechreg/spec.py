@@ -22,6 +22,7 @@ from mechreg.schema import (
     require_option,
 )
 
+OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
 Section = TypeVar("Section")
 _IN_WORDS: dict[type, str] = {
     str: "a string",
@@ -34,6 +35,9 @@ _IN_WORDS: dict[type, str] = {
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
+
+    ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
+    the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class Spec:
     processing: Processing = "raw"
     dtype: Dtype = "float32"
     prepend_bos: bool = False
+    tagger: str = "none"
     allow_pickle: bool = False
     seed: int = 0
     keep: Keep = "norms"
@@ -87,7 +92,7 @@ class Spec:
 def read_spec(path: str | Path) -> Spec:
     """Return the spec in a TOML file; relative paths in it are relative to the file.
 
-    A model is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
+    A model or tagger is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
     always, unless it is "demo" or begins with "datasets:". Both may lead out of the folder (``../texts/*.txt``):
     what a run reads is its user's choice, and it is only read. What it writes stays in its run folder: ``name`` is
     a plain name below ``runs/``, and no key of a spec, only --out, can move that.
@@ -125,6 +130,7 @@ def read_spec(path: str | Path) -> Spec:
         spec,
         models=tuple(_model_beside(folder, model) for model in spec.models),
         corpus=_corpus_beside(folder, spec.corpus),
+        tagger=spec.tagger if spec.tagger in ("none", OWN_TAGS) else _model_beside(folder, spec.tagger),
     )
 
 

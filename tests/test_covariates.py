@@ -21,6 +21,7 @@ from mechreg import miniatures, read_corpus, token_covariates, tokenize
 from mechreg.corpus import COVARIATES, token_counts
 from mechreg.models import load_model
 from mechreg.norms import extract_norms, window_norms
+from mechreg.norms.next_token import next_token_losses
 from mechreg.schema import InputError, NumericalError
 
 pytestmark = pytest.mark.models
@@ -170,6 +171,17 @@ def test_texts_that_follow_in_a_batch_change_no_surprisal(backend):
     alone = [token_covariates(model, [text], covariates=["surprisal"])["surprisal"] for text in TEXTS]
     together = token_covariates(model, TEXTS, covariates=["surprisal"])["surprisal"]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=0, atol=WITHIN["float32"])
+
+
+def test_a_token_that_is_all_but_certain_keeps_its_digits():
+    """Its loss is log(1 + (d - 1) exp(-20)), 4.2e-6: less than three steps of float32 at 20."""
+    logits = torch.zeros(1, 2, 2048)
+    logits[0, 0, 7] = 20
+    at = torch.tensor([[True, False]])
+    (loss,) = next_token_losses(logits, torch.tensor([[1, 7]]), at)
+    assert loss == pytest.approx(math.log1p(2047 * math.exp(-20)), rel=1e-8)
+    (loss,) = next_token_losses(logits, torch.tensor([[1, 8]]), at)
+    assert loss == pytest.approx(20, rel=1e-6)
 
 
 def test_a_surprisal_that_is_no_number_is_refused(tiny, make_windows):

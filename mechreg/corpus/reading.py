@@ -77,11 +77,18 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         )
     require_unique(documents["doc"])
     require_usable(Counter(documents["problem"]))
-    if tags and "words" not in documents.columns:
-        raise InputError(
-            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...)."
-        )
+    if tags:
+        require_tags(documents)
     return documents
+
+
+def require_tags(documents: pd.DataFrame) -> None:
+    """Check that documents have tagged words."""
+    if "words" not in documents.columns:
+        raise InputError(
+            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...), or in a run with "
+            "tagger = 'en_core_web_sm' (or another spaCy pipeline)."
+        )
 
 
 def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:

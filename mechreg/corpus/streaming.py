@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from mechreg.corpus.documents import documents_frame, require_unique
 from mechreg.corpus.formats import from_arrow, json_rows, reason
-from mechreg.corpus.reading import files_of, kind_of, read_corpus, read_file, require_usable
+from mechreg.corpus.reading import files_of, kind_of, read_corpus, read_file, require_tags, require_usable
 from mechreg.schema import InputError
 
 # So much text is in memory at a time, about a quarter of a million tokens.
@@ -22,7 +22,7 @@ _ROWS = 256  # documents of a table that are taken at a time
 
 
 def stream_corpus(
-    corpus: str, *, text: str = "text", characters: int = CHUNK_CHARACTERS
+    corpus: str, *, text: str = "text", characters: int = CHUNK_CHARACTERS, tags: bool = False
 ) -> Iterator[pd.DataFrame]:
     """Yield the documents frame of a corpus in parts of at least so many characters, the last one shorter.
 
@@ -33,7 +33,8 @@ def stream_corpus(
     ----------
     corpus : str
         A file or glob, "demo" or "datasets:...", as for `read_corpus`.
-    text : str
+    text, tags
+        As for `read_corpus`.
     characters : int
 
     Raises
@@ -49,7 +50,9 @@ def stream_corpus(
     """
     seen: list[np.ndarray] = []
     problems: Counter[str] = Counter()
-    for documents in _filled(_parts(corpus, text), characters):
+    for documents in _filled(_parts(corpus, text, tags), characters):
+        if tags:
+            require_tags(documents)
         seen.append(pd.util.hash_array(documents["doc"].to_numpy(object)))  # 8 bytes a document are kept
         problems.update(documents["problem"])
         yield documents
@@ -58,7 +61,7 @@ def stream_corpus(
         twice = set(hashes[counts > 1].tolist())
         suspects = [
             part["doc"][[h in twice for h in pd.util.hash_array(part["doc"].to_numpy(object)).tolist()]]
-            for part in _parts(corpus, text)
+            for part in _parts(corpus, text, False)
         ]
         require_unique(pd.concat(suspects))
     require_usable(problems)
@@ -78,9 +81,9 @@ def _filled(parts: Iterator[pd.DataFrame], characters: int) -> Iterator[pd.DataF
         yield pd.concat(held, ignore_index=True)
 
 
-def _parts(corpus: str, text: str) -> Iterator[pd.DataFrame]:
+def _parts(corpus: str, text: str, tags: bool) -> Iterator[pd.DataFrame]:
     if corpus == "demo" or corpus.startswith("datasets:"):
-        yield from _some_at_a_time(read_corpus(corpus, text=text))
+        yield from _some_at_a_time(read_corpus(corpus, text=text, tags=tags))
         return
     for path, stem in files_of(corpus):
         kind = kind_of(path)

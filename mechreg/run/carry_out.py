@@ -105,7 +105,7 @@ def carry_out(
         As for `run_spec`; a device that is not here is refused before any work.
     """
     began = time.perf_counter()
-    survey = survey_corpus(spec.corpus)
+    survey = survey_corpus(spec.corpus, tagger=spec.tagger)
     check_formula(spec, survey.columns)
     require_loadable(*spec.models, backend=spec.backend, device=device, allow_pickle=spec.allow_pickle)
     folder = Path("runs") / spec.name if out is None else Path(out)
@@ -147,6 +147,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
             "sha256": survey.sha256,
             "documents": survey.documents,
             "left_out": survey.left_out,
+            **survey.tags,
         },
         seconds=round(time.perf_counter() - began, 1),
     )

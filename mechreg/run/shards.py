@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.corpus import corpus_problems, stream_corpus, tokenize
 from mechreg.fits.lagged import STATSMODELS_ROWS
 from mechreg.models import describe_model, load_model, record_of, tokenizer_hash, weight_hash
 from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.norms.reduction import is_per_head
 from mechreg.run.refit import moments_of_shard
 from mechreg.run.sample import sampled, shards_of_sample
-from mechreg.run.survey import Survey, annotations_of, is_summable
+from mechreg.run.survey import Survey, is_summable
+from mechreg.run.tokens import covariates_of, stream_tokens
 from mechreg.schema import InputError
 from mechreg.spec import Spec, parse_spec
 
@@ -104,6 +104,7 @@ class ShardMaker:
             **self._identity(model),
             "hooks": list(spec.hooks),
             "corpus": survey.sha256,
+            **survey.tags,
             "prepend_bos": spec.prepend_bos,
             "batch_tokens": batch_tokens,
             "shard_tokens": shard_tokens,
@@ -158,6 +159,7 @@ class ShardMaker:
             tokens,
             hooks=self.spec.hooks,
             batch_tokens=record["config"]["batch_tokens"],
+            covariates=[name for name in covariates_of(self.spec.formula) if name == "surprisal"],
             progress=self.progress,
         )
         if plan["streamed"]:
@@ -181,18 +183,12 @@ class ShardMaker:
 
     def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
         """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""
-        wanted = ["source", *(c for c in annotations_of(self.spec.formula, survey.columns) if c != "source")]
         problems: list[dict[str, str]] = []
 
         def pieces() -> Iterator[pd.DataFrame]:
-            for documents in stream_corpus(self.spec.corpus):
-                if (documents["problem"] == "").any():
-                    tokens = tokenize(model, documents, prepend_bos=self.spec.prepend_bos)
-                    found = corpus_problems(documents, tokens, prepend_bos=self.spec.prepend_bos)
-                    about = documents.reindex(columns=["doc", *wanted])
-                    yield tokens.astype({"doc": "str"}).merge(about, on="doc", how="left", validate="m:1")
-                else:
-                    found = corpus_problems(documents)
+            for tokens, found in stream_tokens(model, self.spec, survey.columns):
+                if tokens is not None:
+                    yield tokens
                 problems.extend({str(k): v for k, v in row.items()} for row in found.to_dict("records"))
 
         counts = {"tokens": 0, "windows": 0, "longest": 0, "documents": 0}

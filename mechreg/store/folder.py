@@ -40,6 +40,8 @@ _IN_WORDS = {
     "weights_sha256": "The hash of the weights",
     "tokenizer_sha256": "The hash of the tokenizer",
     "corpus": "The hash of the corpus",
+    "tagger": "The tagger",
+    "tags_sha256": "The hash of the corpus's tags",
     "versions": "The libraries' versions",
 }
 log = logging.getLogger("mechreg")

@@ -49,6 +49,7 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
     Parameters
     ----------
     norms : pandas.DataFrame
+        Columns of tokens beside the norm frame's own (``surprisal``) are kept once.
     path : Path
     sources : pandas.Series, optional
         The source of every document, by its id; a column of the shard.
@@ -79,6 +80,8 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
     )
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
     columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
+    extra = _token_values(norms, rows)
+    columns |= {name: pa.array(values) for name, values in extra.items()}
     if sources is not None:
         columns["source"] = pa.array(tokens["doc"].astype(str).map(sources).astype(str)).dictionary_encode()
     columns |= dict(zip(names, map(pa.array, values), strict=True))
@@ -93,7 +96,7 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
         pa.table(columns).replace_schema_metadata({"mechreg": json.dumps(about)}),
         path,
         encodings=dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
-        | dict.fromkeys(names, "BYTE_STREAM_SPLIT"),
+        | dict.fromkeys([*names, *extra], "BYTE_STREAM_SPLIT"),
     )
     return path
 
@@ -113,6 +116,19 @@ def _readable(path: Path) -> Iterator[None]:
             f"The shard {path.name} is damaged or cannot be read ({said.rstrip('.')}); `mechreg run` with the same "
             "spec and --out makes it again."
         ) from error
+
+
+def _token_values(norms: pd.DataFrame, rows: int) -> dict[str, np.ndarray]:
+    """Return the numbers that tokens have beside their norms, the same in every layer."""
+    found = {}
+    for name in (column for column in norms.columns if column not in (*NORM_COLUMNS, "head")):
+        values = einops.rearrange(
+            norms[name].to_numpy(np.float64), "(series token) -> series token", token=rows
+        )
+        if not ((values == values[0]) | (np.isnan(values) & np.isnan(values[0]))).all():
+            raise InputError(f"The column {name!r} of a norm shard must be the same in every layer.")
+        found[str(name)] = values[0]
+    return found
 
 
 def read_norm_shard(
@@ -152,6 +168,9 @@ def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[
         match = _VALUE.fullmatch(name)
         if match and (layers is None or int(match[1]) in layers):
             series[name] = (int(match[1]), None if match[2] is None else int(match[2]))
+    extra = [
+        name for name in schema.names if name not in (*_TOKEN_PLACE, "source") and not _VALUE.fullmatch(name)
+    ]
     if sources is not None and "source" not in schema.names:
         raise InputError(f"{path.name} was written without sources, so sources= cannot be asked for.")
     if not series:
@@ -161,7 +180,7 @@ def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[
         )
     table = pq.read_table(
         path,
-        columns=[*_TOKEN_PLACE, *series],
+        columns=[*_TOKEN_PLACE, *extra, *series],
         filters=None if sources is None else [("source", "in", list(sources))],
         page_checksum_verification=True,
     )
@@ -182,6 +201,7 @@ def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[
     for key in _TOKEN_PLACE[1:]:
         columns[key] = np.tile(table.column(key).to_numpy(), len(series))
     columns["norm"] = np.concatenate([table.column(name).to_numpy() for name in series])
+    columns |= {name: np.tile(table.column(name).to_numpy(), len(series)) for name in extra}
     return pd.DataFrame(columns).astype(NORM_COLUMNS)
 
 
