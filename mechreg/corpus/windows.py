@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -11,10 +12,14 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.corpus.documents import require_unique
+from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import read_corpus
 from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, require
 
 log = logging.getLogger("mechreg")
+BATCH_CHARACTERS = (
+    1_000_000  # that the tokenizer is given at a time: what it returns takes 140 bytes for each
+)
 
 
 def tokenize(
@@ -126,10 +131,13 @@ def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, 
         documents = read_corpus(documents)
     _warn(documents.loc[documents["problem"] != "", "doc"], "cannot be read and are left out")
     usable = documents[documents["problem"] == ""]
-    return usable["doc"].astype("str"), _encode_texts(tokenizer, usable["text"].tolist(), spans=spans)
+    docs = usable["doc"].astype("str")
+    return docs, _encode_texts(tokenizer, docs.tolist(), usable["text"].tolist(), spans=spans)
 
 
-def _encode_texts(tokenizer: Any, texts: list[str], *, spans: bool) -> list[Int[np.ndarray, "_ _"]]:
+def _encode_texts(
+    tokenizer: Any, docs: list[str], texts: list[str], *, spans: bool
+) -> list[Int[np.ndarray, "_ _"]]:
     if not getattr(tokenizer, "is_fast", False):
         if spans:
             raise InputError("spans=True needs a fast tokenizer (transformers' Rust ones).")
@@ -141,12 +149,37 @@ def _encode_texts(tokenizer: Any, texts: list[str], *, spans: bool) -> list[Int[
     plain.no_truncation()
     plain.post_processor = None
     encode = plain.encode_batch if spans else plain.encode_batch_fast  # the fast one finds no spans
-    encodings = encode(texts, add_special_tokens=False)
-    ids = [np.array(each.ids, np.int64).reshape(-1, 1) for each in encodings]
-    if not spans:
-        return ids
-    offsets = [np.array(each.offsets, np.int64).reshape(-1, 2) for each in encodings]
-    return [np.hstack(both) for both in zip(ids, offsets, strict=True)]
+    cut = any(len(text) > PIECE for text in texts) and cuts_anyway(plain)
+    found: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
+    for batch in _batches(docs, texts, cut=cut):
+        encodings = encode([piece for _, _, piece in batch], add_special_tokens=False)
+        for (number, start, _), each in zip(batch, encodings, strict=True):
+            line = np.array(each.ids, np.int32).reshape(-1, 1)
+            if spans:
+                line = np.hstack([line, start + np.array(each.offsets, np.int32).reshape(-1, 2)])
+            found[number].append(line)
+    return [np.concatenate(lines).astype(np.int64) for lines in found]
+
+
+def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[tuple[int, int, str]]]:
+    """Yield texts, long ones in pieces, some at a time: the number of the text, where the piece begins, the piece."""
+    held: list[tuple[int, int, str]] = []
+    size = 0
+    for number, (doc, text) in enumerate(zip(docs, texts, strict=True)):
+        for start, piece in pieces_of(text) if cut else [(0, text)]:
+            if cut and len(piece) > LONGEST_PIECE:
+                raise InputError(
+                    f"The document {doc!r} has {len(piece):,} characters from character {start:,} on without a space "
+                    f"or line end after a letter; more than {LONGEST_PIECE:,} are too many for the tokenizer's memory. "
+                    "Split it, or leave it out."
+                )
+            held.append((number, start, piece))
+            size += len(piece)
+            if size >= BATCH_CHARACTERS:
+                yield held
+                held, size = [], 0
+    if held:
+        yield held
 
 
 def _given_ids(doc: str, line: Any) -> Int[np.ndarray, "_ 1"]:
