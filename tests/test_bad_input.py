@@ -443,6 +443,7 @@ CORPORA = [
     Case("gzip cut short", lambda g: g.corpus("a.txt.gz", gzip.compress(SHIP.encode())[:-9]), "a.txt.gz", "ended before"),
     Case("no gzip", lambda g: g.corpus("a.txt.gz", SHIP), "a.txt.gz", "Not a gzipped file"),
     Case("CoNLL-U of nine columns", lambda g: g.corpus("a.conllu", "1\tA" + "\t_" * 7 + "\n\n"), "line 1", "ten columns"),
+    Case("a document without a space", lambda g: g.corpus("a.txt", "a" * 5_000_001), "5,000,001 characters", "Split it", begun=True),
     Case("one token", lambda g: g.corpus("a.txt", "a"), "complete rows", "longer documents", begun=True, notes=1),
     Case("five tokens", lambda g: g.corpus("a.txt", "a b c d e"), "at least 5", "give more text", begun=True),
     Case("an annotation that is never there", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y=None), "formula = 'log_norm ~ lag1 + y'"), "complete rows", "longer documents", begun=True),

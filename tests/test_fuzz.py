@@ -297,6 +297,11 @@ def everything(run):
     }
 
 
+@pytest.fixture(scope="module")
+def right(finished):
+    return {name: read() for name, read in everything(finished).items()}
+
+
 def same(got, right) -> bool:
     return got.equals(right) if isinstance(right, pd.DataFrame) else got == right
 
@@ -314,10 +319,9 @@ FILES = [
 
 
 @pytest.mark.parametrize("place", FILES)
-@fuzz(12)
+@fuzz(10)
 @given(changes=damage)
-def test_a_damaged_run_is_refused_or_read_right(finished, place, changes):
-    right = {name: read() for name, read in everything(finished).items()}
+def test_a_damaged_run_is_refused_or_read_right(finished, right, place, changes):
     (path,) = finished.glob(place)
     data = path.read_bytes()
     try:

@@ -6,6 +6,8 @@ ideographic spaces, control characters that some call white space), marks, speci
 """
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -98,7 +100,7 @@ def test_a_text_is_cut_at_every_place_that_there_is(backend):
     assert in_pieces(backend, text, 0) == whole(backend, text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=texts)
 def test_the_token_frame_is_the_same(model, text):
     documents = mr.read_corpus([text or "a", "A short text.", text + " end", "x"])
@@ -132,6 +134,28 @@ def test_a_text_without_a_place_to_cut_is_refused_beyond_what_memory_holds(model
     ):
         mr.tokenize(model, [text])
     assert len(mr.tokenize(model, ["a" * 150_000]))
+
+
+MEASURED = """
+import resource
+import mechreg as mr
+
+demo = " ".join(" ".join(mr.read_corpus("demo")["text"]).split())
+text = (demo * (50_000_000 // len(demo) + 1))[:50_000_000]
+model = mr.load_model("mini-s")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tokens = mr.tokenize(model, [text])
+print(len(tokens), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_line_of_fifty_megabytes_takes_less_than_two_gibibytes():
+    # 0.9 GiB measured; in one piece it was 6.4.
+    done = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
+    tokens, gibibytes = map(float, done.stdout.split())
+    assert tokens > 1e7
+    assert gibibytes < 2
 
 
 def test_other_tokenizers_are_not_cut(backend):

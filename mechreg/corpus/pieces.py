@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from typing import Any
 
 PIECE = 100_000  # characters; a longer text is cut
-# Of a text without a place to cut, each character takes about 150 bytes of memory: more than this is refused.
-LONGEST_PIECE = 10_000_000
+# Of a text without a place to cut, each character takes 140 bytes of memory ("a") to 450 ("中"): more is refused.
+LONGEST_PIECE = 5_000_000
 _PLACE = re.compile(r"(?<=\S)[ \n]")
 
 
