@@ -4,7 +4,16 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from mechreg.run import BATCH_TOKENS, SHARD_TOKENS, Shard, ShardMaker, Survey, carry_out, missing_shards
+from mechreg.run import (
+    BATCH_TOKENS,
+    SHARD_TOKENS,
+    DeviceMap,
+    Shard,
+    ShardMaker,
+    Survey,
+    carry_out,
+    missing_shards,
+)
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -17,6 +26,7 @@ def run_on_ray(
     gpus_per_worker: int | float = 0,
     address: str | None = None,
     device: str = "auto",
+    device_map: DeviceMap | None = None,
     batch_tokens: int = BATCH_TOKENS,
     shard_tokens: int = SHARD_TOKENS,
     resume: bool = False,
@@ -35,8 +45,8 @@ def run_on_ray(
         0.5 lets two workers share a GPU; a worker without any computes on the CPU.
     address : str, optional
         Of a running Ray cluster ("auto" finds it); by default workers are started on this machine.
-    device, batch_tokens, shard_tokens, resume
-        As for `run_spec`.
+    device, device_map, batch_tokens, shard_tokens, resume
+        As for `run_spec`; a device map splits a model over the GPUs of its worker.
 
     Raises
     ------
@@ -58,7 +68,7 @@ def run_on_ray(
             actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=-1)(
                 _Worker
             )
-            pool = [actor.remote(str(run.resolve()), device) for _ in range(workers)]
+            pool = [actor.remote(str(run.resolve()), device, device_map) for _ in range(workers)]
             _in_turn(
                 ray,
                 pool,
@@ -73,15 +83,16 @@ def run_on_ray(
                 ray.shutdown()
         return {}
 
-    here = device if address is None else "auto"  # a cluster's devices are not this machine's
-    return carry_out(spec, make, out=out, device=here, resume=resume)
+    # A cluster's devices are not this machine's.
+    here = {"device": device, "device_map": device_map} if address is None else {}
+    return carry_out(spec, make, out=out, resume=resume, **here)  # type: ignore[arg-type]
 
 
 class _Worker:
     """What runs in a Ray actor."""
 
-    def __init__(self, run: str, device: str) -> None:
-        self.maker = ShardMaker(run, device=device)
+    def __init__(self, run: str, device: str, device_map: DeviceMap | None) -> None:
+        self.maker = ShardMaker(run, device=device, device_map=device_map)
 
     def prepare(self, name: str, survey: Survey, batch_tokens: int, shard_tokens: int) -> None:
         self.maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)

@@ -32,7 +32,8 @@ class NumericalError(MechregError, ArithmeticError):
 Hook = Literal["resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Backend = Literal["auto", "hooked", "bridge"]
 Processing = Literal["raw", "folded"]
-Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16", "bfloat16-autocast"]
+AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3", "jackknife"]
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -124,3 +125,23 @@ def test_shards_made_one_by_one_by_any_launcher_are_those_of_a_run(tiny, tmp_pat
     record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "plan"}))
     with pytest.raises(InputError, match="not known yet"):
         mr.missing_shards(whole)
+
+
+@pytest.mark.slow
+def test_the_job_array_of_the_how_to_makes_what_one_process_makes(tiny, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "clusters.md").read_text(encoding="utf-8")
+    script = page.split("with `make_shards.py`:\n")[1].split("\nOnly one")[0]
+    (tmp_path / "make_shards.py").write_text(textwrap.dedent(script))
+    spec = Spec(models=(str(tiny),), corpus=write_corpus(tmp_path / "texts.jsonl", 12))
+    run = mr.run_spec(spec, out=tmp_path / "run", shard_tokens=40, progress=False)
+    expected = contents(run)
+    for path in (run / "norms").rglob("*.parquet"):
+        path.unlink()
+    shards, left = len(mr.missing_shards(run)), []
+    for job in ("0", "1"):
+        environment = os.environ | {"SLURM_ARRAY_TASK_ID": job, "SLURM_ARRAY_TASK_COUNT": "2"}
+        command = [sys.executable, "make_shards.py", str(run)]
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        left.append(len(mr.missing_shards(run)))
+    assert left == [shards // 2, 0]
+    assert contents(mr.run_spec(spec, out=run, shard_tokens=40, resume=True, progress=False)) == expected

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 # The whole demo, and a whole run with all that can follow it.
-SLOW = {"index.md", "command-line.md"}
+SLOW = {"index.md", "command-line.md", "how-to/large-corpora.md"}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 

@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     def running(made: argparse.ArgumentParser) -> None:
         made.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
         made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+        made.add_argument("--device-map", help="split a model over GPUs: auto, balanced, sequential, ...")
         made.add_argument("--batch-tokens", type=_batch_tokens, help="tokens in a batch")
 
     run = verb(
@@ -244,7 +245,9 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     from mechreg.report import answer, result_table
     from mechreg.run import run_spec
 
-    options: dict = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
+    options: dict = {"device": args.device, "device_map": args.device_map}
+    if args.batch_tokens is not None:
+        options["batch_tokens"] = args.batch_tokens
     if args.verb is _run:
         require_option(args.engine, ("local", "ray"), name="--engine")
         options["resume"] = args.resume
@@ -252,9 +255,9 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
         from mechreg.cluster import run_on_ray
 
         options |= {key: getattr(args, key) for key in ("workers", "gpus_per_worker", "address")}
-        folder = run_on_ray(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+        folder = run_on_ray(spec, out=args.out, **options)  # type: ignore[arg-type]
     else:
-        folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+        folder = run_spec(spec, out=args.out, **options)  # type: ignore[arg-type]
     results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()

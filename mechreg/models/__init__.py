@@ -19,9 +19,11 @@ from mechreg.models.loading import (
     model_label,
     require_loadable,
 )
+from mechreg.models.placing import DeviceMap
 
 __all__ = [
     "HOOK_POINTS",
+    "DeviceMap",
     "LoadRecord",
     "ModelDescription",
     "describe_model",

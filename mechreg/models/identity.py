@@ -32,7 +32,8 @@ class LoadRecord:
     backend: str
     processing: str
     dtype: str
-    device: str
+    device: str  # all of them, where a device map splits the model
+    device_map: Any = None
 
 
 def is_transformer_lens_model(model: object) -> bool:

@@ -134,8 +134,8 @@ def _has(source: str, file: str, commit: str | None) -> bool:
     return True
 
 
-def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
-    """Return the Hugging Face model of a folder or hub name, in evaluation mode.
+def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_map: Any = None) -> Any:
+    """Return the Hugging Face model of a folder or hub name, in evaluation mode, on the CPU or as the map says.
 
     Safetensors are taken where there are any; pickles only by torch's loader that runs no code
     (``weights_only=True``, the default of transformers 5).
@@ -150,6 +150,7 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused just below, by name
+            device_map=device_map,
         )
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if wrong:  # transformers fills them with random numbers

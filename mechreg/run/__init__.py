@@ -1,5 +1,6 @@
 """A spec carried out: shards made, tables and figures written; what is there already is not made again."""
 
+from mechreg.models import DeviceMap
 from mechreg.norms import BATCH_TOKENS
 from mechreg.run.carry_out import carry_out, run_spec
 from mechreg.run.refit import run_moments
@@ -9,6 +10,7 @@ from mechreg.run.survey import Survey
 __all__ = [
     "BATCH_TOKENS",
     "SHARD_TOKENS",
+    "DeviceMap",
     "Shard",
     "ShardMaker",
     "Survey",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import require_loadable
+from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.pages import report_of_run
 from mechreg.run.figures import draw_figures
@@ -26,6 +26,7 @@ def run_spec(
     *,
     out: str | Path | None = None,
     device: str = "auto",
+    device_map: DeviceMap | None = None,
     batch_tokens: int = BATCH_TOKENS,
     shard_tokens: int = SHARD_TOKENS,
     resume: bool = False,
@@ -46,6 +47,8 @@ def run_spec(
     out : str or Path, optional
         The run folder; by default ``runs/<name>``.
     device : str
+    device_map : str or dict, optional
+        As for `load_model`: splits a model over several GPUs.
     batch_tokens : int
     shard_tokens : int
         A shard holds whole documents of at least so many tokens.
@@ -77,12 +80,13 @@ def run_spec(
             run,
             survey,
             device=device,
+            device_map=device_map,
             batch_tokens=batch_tokens,
             shard_tokens=shard_tokens,
             progress=progress,
         )
 
-    return carry_out(spec, make, out=out, device=device, resume=resume)
+    return carry_out(spec, make, out=out, device=device, device_map=device_map, resume=resume)
 
 
 def carry_out(
@@ -91,6 +95,7 @@ def carry_out(
     *,
     out: str | Path | None = None,
     device: str = "auto",
+    device_map: DeviceMap | None = None,
     resume: bool = False,
 ) -> Path:
     """Return the run folder of a spec whose shards something else makes, here or on other machines.
@@ -101,13 +106,20 @@ def carry_out(
     make_shards : callable
         Given the folder and the survey of the corpus, returns when no shard is missing; the seconds that each
         model took, where they are known.
-    out, device, resume
+    out, device, device_map, resume
         As for `run_spec`; a device that is not here is refused before any work.
     """
     began = time.perf_counter()
     survey = survey_corpus(spec.corpus, tagger=spec.tagger)
     check_formula(spec, survey.columns)
-    require_loadable(*spec.models, backend=spec.backend, device=device, allow_pickle=spec.allow_pickle)
+    require_loadable(
+        *spec.models,
+        backend=spec.backend,
+        processing=spec.processing,
+        device=device,
+        device_map=device_map,
+        allow_pickle=spec.allow_pickle,
+    )
     folder = Path("runs") / spec.name if out is None else Path(out)
     if resume and not os.path.exists(
         folder / "spec.toml"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mechreg import store
 from mechreg.fits.lagged import STATSMODELS_ROWS
-from mechreg.models import describe_model, load_model, record_of, tokenizer_hash, weight_hash
+from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
 from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.norms.reduction import is_per_head
 from mechreg.run.refit import moments_of_shard
@@ -33,7 +33,13 @@ class Shard(NamedTuple):
     number: int
 
 
-def make_shard(run: str | Path, shard: Shard | tuple[str, int], *, device: str = "auto") -> Path:
+def make_shard(
+    run: str | Path,
+    shard: Shard | tuple[str, int],
+    *,
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+) -> Path:
     """Return the file of a shard, made now or earlier: the one task that any launcher can hand out.
 
     The same shard may be made twice, at once or one after the other: the files are the same bytes.
@@ -44,14 +50,15 @@ def make_shard(run: str | Path, shard: Shard | tuple[str, int], *, device: str =
         A run folder whose tokens are there (`missing_shards` says so if not).
     shard : Shard
         Of `missing_shards`.
-    device : str
+    device, device_map : optional
+        As for `load_model`.
 
     Raises
     ------
     InputError
         No such shard, or the model is not the one that the run was begun with.
     """
-    return ShardMaker(run, device=device).make(Shard(*shard))
+    return ShardMaker(run, device=device, device_map=device_map).make(Shard(*shard))
 
 
 def missing_shards(run: str | Path) -> list[Shard]:
@@ -81,10 +88,17 @@ def missing_shards(run: str | Path) -> list[Shard]:
 class ShardMaker:
     """Makes shards of a run, the model of the last one kept in memory."""
 
-    def __init__(self, run: str | Path, *, device: str = "auto", progress: bool = False) -> None:
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        device_map: DeviceMap | None = None,
+        progress: bool = False,
+    ) -> None:
         self.run = Path(run)
         self.spec = stored_spec(self.run)
-        self.device = device
+        self.device, self.device_map = device, device_map
         self.progress = progress
         self._loaded: tuple[str, Any] | None = None
 
@@ -231,6 +245,7 @@ class ShardMaker:
                 processing=self.spec.processing,
                 dtype=self.spec.dtype,
                 device=self.device,
+                device_map=self.device_map,
                 allow_pickle=self.spec.allow_pickle,
             )
             if expected is not None:
@@ -240,10 +255,18 @@ class ShardMaker:
 
 
 def make_all(
-    run: Path, survey: Survey, *, device: str, batch_tokens: int, shard_tokens: int, progress: bool
+    run: Path,
+    survey: Survey,
+    *,
+    device: str,
+    device_map: DeviceMap | None,
+    batch_tokens: int,
+    shard_tokens: int,
+    progress: bool,
 ) -> dict[str, float]:
     """Make all that is missing in this process, model after model; return each model's seconds."""
-    maker, seconds = ShardMaker(run, device=device, progress=progress), {}
+    maker = ShardMaker(run, device=device, device_map=device_map, progress=progress)
+    seconds = {}
     for name in maker.spec.models:
         began = time.perf_counter()
         label = maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
