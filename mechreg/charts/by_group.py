@@ -20,6 +20,7 @@ from mechreg.schema import InputError, NumericalError, did_you_mean, require
 
 MAX_GROUPS = 20  # more rows or panels than that are a poster
 _COLUMNS = 4
+_IN_WORDS = {"pos": "part of speech"}
 
 
 def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = None) -> ChartType:
@@ -55,7 +56,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
     ...        "conf_high": 1.5}
     >>> table = pd.DataFrame([{**row, "pos": "NOUN", "estimate": 1.0}, {**row, "pos": "VERB", "estimate": 0.9}])
     >>> plot_norms_by(table).to_dict()["title"]["text"]
-    'Log norms of attn_out by pos'
+    'Log norms of attn_out by part of speech'
     """
     needed = ("model", "hook", "layer", "depth", by, "n", "n_docs", "estimate", "conf_low", "conf_high")
     require(table, needed, who="plot_norms_by")
@@ -102,7 +103,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
         *panels,
         columns=columns,
         spacing=20,
-        title=figure_title(f"Log norms of {hook} by {by}", [caption]),
+        title=figure_title(f"Log norms of {hook} by {_IN_WORDS.get(by, by)}", [caption]),
         description=_norms_in_words(marks, order, by, hook),
     ).resolve_scale(color="shared", stroke="independent", y="independent")
 
@@ -142,7 +143,7 @@ def plot_betas_by(
     >>> row = {"model": "m", "hook": "attn_out", "layer": 0, "pos": "NOUN", "depth": 0.5, "term": "lag1",
     ...        "estimate": 0.3, "conf_low": 0.1, "conf_high": 0.5, "n": 91, "n_docs": 9, "cov_type": "crv3"}
     >>> plot_betas_by(pd.DataFrame([row])).to_dict()["title"]["text"]
-    'lag1 of attn_out by pos and depth'
+    'lag1 of attn_out by part of speech and depth'
     """
     needed = (
         "model",
@@ -195,8 +196,8 @@ def plot_betas_by(
         bounds="flush",
         spacing={"row": 66, "column": 20},  # type: ignore[arg-type]
         title=figure_title(
-            f"{term} of {hook} by {by} and depth",
-            [f"Bars: the frame's confidence intervals (cov_type {kinds}). n: tokens a layer, at most."],
+            f"{term} of {hook} by {_IN_WORDS.get(by, by)} and depth",
+            [f"Bars: confidence intervals ({kinds}). n: tokens a layer, at most."],
         ),
         description=_betas_in_words(marks, order, term, by, hook),
     ).resolve_scale(color="shared")
@@ -278,9 +279,7 @@ def _beta_panel(
             legend=alt.Legend(title="model", symbolType="circle", symbolOpacity=1, symbolSize=70),
         ),
     )
-    axis_y = alt.Axis(
-        title=f"beta of {term}" if leftmost else None, labels=leftmost, labelFlush=True, tickCount=5
-    )
+    axis_y = alt.Axis(title=f"beta of {term}" if leftmost else None, labels=leftmost, tickCount=5)
     at = alt.Y("estimate:Q", scale=y, axis=axis_y)
     tooltip = [
         alt.Tooltip("model:N"),
@@ -310,7 +309,7 @@ def _up(value: float) -> float:
 
 
 def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -> str:
-    sentences = [f"Mean log norms of {hook} by {by}, less each layer's mean."]
+    sentences = [f"Mean log norms of {hook} by {_IN_WORDS.get(by, by)}, less each layer's mean."]
     for model, part in marks.groupby("model", sort=False, observed=True):
         mean = part.groupby("group")["deviation"].mean()
         highest, lowest = str(mean.idxmax()), str(mean.idxmin())
@@ -322,7 +321,9 @@ def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -
 
 
 def _betas_in_words(marks: pd.DataFrame, order: list[str], term: str, by: str, hook: str) -> str:
-    sentences = [f"Coefficients of {term} for {hook} by relative depth, a panel for each {by}."]
+    sentences = [
+        f"Coefficients of {term} for {hook} by relative depth, a panel for each {_IN_WORDS.get(by, by)}."
+    ]
     for group in order:
         part = marks[marks["group"] == group]
         told = ", ".join(

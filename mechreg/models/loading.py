@@ -9,7 +9,6 @@ from typing import Any, get_args
 import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
-from mechreg.models.explaining import first_line
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
 from mechreg.models.sources import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mechreg.models.sources import first_line
+from mechreg.models.explaining import first_line
 from mechreg.schema import Backend, InputError, ModelError, Processing
 
 # A name that accelerate knows, a device for everything, or Hugging Face's module names with their devices.
