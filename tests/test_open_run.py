@@ -4,6 +4,8 @@ No tolerances: every norm comes back to the bit.
 """
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +125,23 @@ def test_tables_and_names(folder):
 def test_what_is_not_there_is_refused(folder, asked, said):
     with pytest.raises(InputError, match=said):
         mr.open_run(folder).norms(**asked)
+
+
+def test_a_run_shows_itself_in_a_notebook_and_says_when_it_has_not_ended(folder, tmp_path):
+    run = mr.open_run(folder)
+    cells = re.findall("<td>(.*?)</td>", run._repr_html_())
+    made = len(run.shards("norms", "one", "attn_out"))
+    tokens = [str(len(run.tokens(models=[name]))) for name in run.models]
+    assert (cells[0], cells[7]) == ("one", "two")
+    assert cells[4:7] == ["12", tokens[0], f"{made} of {made}"]
+    assert cells[11:14] == ["12", tokens[1], f"{made} of {made}"]
+    assert "not ended" not in run._repr_html_()
+    begun = tmp_path / "<b>begun"
+    shutil.copytree(folder, begun, ignore=shutil.ignore_patterns("coefficients*", "norms-*-00000*"))
+    page = mr.open_run(begun)._repr_html_()
+    assert f"{made - 1} of {made}" in page
+    assert "The run has not ended" in page
+    assert "<b>" not in page
 
 
 def test_what_is_no_run_is_refused(tmp_path):

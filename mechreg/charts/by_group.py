@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook
 from mechreg.charts.theme import (
     DEPTH_LEGEND,
     DEPTH_SCALE,
@@ -16,11 +16,14 @@ from mechreg.charts.theme import (
     figure_title,
     panel_title,
 )
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.schema import InputError, NumericalError, require
 
 MAX_GROUPS = 20  # more rows or panels than that are a poster
 _COLUMNS = 4
 _IN_WORDS = {"pos": "part of speech"}
+_CROWDED = 12  # layers of a group; the bars of more hide each other
+_CROWDED_PANEL = 100  # marks in a panel of coefficients; likewise
+_UNSEEN = "intervals, which would hide each other, are in the frame"
 
 
 def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = None) -> ChartType:
@@ -76,8 +79,12 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
     n_layers = marks.groupby("model", observed=True)["layer"].nunique()
     columns = min(len(models), 3 if n_layers.max() <= 12 else 2)
     width = (WIDTH - 20 * (columns - 1)) // columns
+    crowded = bool(n_layers.max() > _CROWDED)
+    # Models that read the same tokens have the same groups in the same places: named once, panels have room.
+    alike = marks.groupby(["model", "group"], observed=True)["n"].max().groupby("group").nunique().max() == 1
+    alike &= marks.groupby("group")["model"].nunique().min() == len(models)
     panels = []
-    for model in models:
+    for at, model in enumerate(models):
         part = marks[marks["model"] == model]
         counts = part.groupby("group")["n"].max()
         labels = {group: f"{group} {counts.get(group, 0):,}" for group in order}
@@ -85,9 +92,9 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
             ["layer", "depth", "group", "n", "n_docs", "deviation", "estimate", "low", "high"]
         ].assign(label=part["group"].map(labels))
         panels.append(
-            _norm_rows(drawn, list(labels.values()), x).properties(
+            _norm_rows(drawn, list(labels.values()), x, named=not alike or at % columns == 0).properties(
                 width=width,
-                height=max(120, 22 * len(order)),
+                height=max(120, (34 if crowded else 22) * len(order)),
                 title=panel_title(
                     model,
                     f"n = {counts.sum():,}; at most {count(int(part['n_docs'].max()), 'document')} a group",
@@ -95,9 +102,10 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
                 ),
             )
         )
+    bars = "bars: intervals of the group's mean, clustered by document, cut at the panel's edge"
     caption = (
-        "Dots: a group's mean log norm in a layer, less the layer's mean over all groups; bars: intervals of the "
-        "group's mean, clustered by document, cut at the panel's edge. Numbers beside the groups: tokens."
+        f"Dots: a group's mean log norm in a layer, less the layer's mean over all groups; "
+        f"{_UNSEEN if crowded else bars}. Numbers beside the groups: tokens."
     )
     return alt.concat(
         *panels,
@@ -160,12 +168,7 @@ def plot_betas_by(
     )
     require(coefficients, (*needed, "cov_type"), who="plot_betas_by")
     shown, hook = one_hook(coefficients, hook, who="plot_betas_by")
-    terms = distinct(shown["term"])
-    if term not in terms:
-        raise InputError(
-            f"plot_betas_by has no rows of the term {term!r}; the frame has {terms}.{did_you_mean(term, terms)}"
-        )
-    shown = shown[shown["term"] == term]
+    shown = of_term(shown, term, who="plot_betas_by")
     models = few_models(shown, who="plot_betas_by")
     _require_one_row(shown, by, ["estimate", "conf_low", "conf_high"], who="plot_betas_by")
     marks = shown[["model", "layer", "depth", "estimate", "conf_low", "conf_high", "n", "n_docs"]].assign(
@@ -190,6 +193,8 @@ def plot_betas_by(
             )
         )
     kinds = ", ".join(distinct(shown["cov_type"]))
+    crowded = marks.groupby("group").size().max() > _CROWDED_PANEL
+    bars = _UNSEEN.capitalize() if crowded else "Bars: the frame's confidence intervals"
     return alt.concat(
         *panels,
         columns=columns,
@@ -197,7 +202,7 @@ def plot_betas_by(
         spacing={"row": 66, "column": 20},  # type: ignore[arg-type]
         title=figure_title(
             f"{term} of {hook} by {_IN_WORDS.get(by, by)} and depth",
-            [f"Bars: confidence intervals ({kinds}). n: tokens a layer, at most."],
+            [f"{bars} (cov_type {kinds}). n: tokens a layer, at most."],
         ),
         description=_betas_in_words(marks, order, term, by, hook),
     ).resolve_scale(color="shared")
@@ -221,15 +226,16 @@ def _require_one_row(shown: pd.DataFrame, by: str, numbers: list[str], *, who: s
         raise NumericalError(f"{who} needs finite numbers as {', '.join(numbers)}; some are not.")
 
 
-def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartType:
+def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale, *, named: bool) -> ChartType:
     """Return one model's rows: the layers of a group below each other within it, first layer on top."""
     layers = sorted(drawn["layer"].unique())
     place = {
         layer: 0.0 if len(layers) == 1 else at / (len(layers) - 1) - 0.5 for at, layer in enumerate(layers)
     }
     drawn = drawn.assign(offset=drawn["layer"].map(place).astype(float))
+    axis = alt.Axis(grid=True, ticks=False, domain=False, labels=named)
     base = alt.Chart(drawn).encode(
-        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False)),
+        y=alt.Y("label:N", sort=labels, title=None, axis=axis),
         yOffset=alt.YOffset("offset:Q", scale=alt.Scale(domain=[-0.8, 0.8])),
     )
     tooltip = [
@@ -247,14 +253,15 @@ def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartTyp
     )
     # Its own channel: Vega has no gradient as the legend of dots and lines together.
     shade = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
+    bars = base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(
+        x=alt.X("low:Q", scale=x), x2="high", stroke=shade
+    )
     return alt.layer(
         alt.Chart(alt.Data(values=[{}]))
         .mark_rule(color=PALE_INK, strokeDash=[4, 3])
         .encode(x=alt.datum(0, type="quantitative", scale=x)),
-        base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(
-            x=alt.X("low:Q", scale=x), x2="high", stroke=shade
-        ),
-        dots.mark_point(filled=True, size=26 if len(layers) <= 12 else 14, opacity=1),
+        *([] if len(layers) > _CROWDED else [bars]),
+        dots.mark_point(filled=True, size=26 if len(layers) <= _CROWDED else 12, opacity=1),
     )
 
 
@@ -290,13 +297,16 @@ def _beta_panel(
         alt.Tooltip("conf_high:Q", title="to", format=".4f"),
         alt.Tooltip("n:Q", format=","),
     ]
+    bars = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
+        y=alt.Y("conf_low:Q", scale=y, axis=axis_y), y2="conf_high"
+    )
     return alt.layer(
         alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
         base.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=at),
-        base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
-            y=alt.Y("conf_low:Q", scale=y, axis=axis_y), y2="conf_high"
+        *([] if len(part) > _CROWDED_PANEL else [bars]),
+        base.mark_point(filled=True, size=8 if len(part) > _CROWDED_PANEL else 22, opacity=1).encode(
+            y=at, tooltip=tooltip
         ),
-        base.mark_point(filled=True, size=22, opacity=1).encode(y=at, tooltip=tooltip),
     )
 
 

@@ -1,5 +1,6 @@
 """Regression against cause: what a layer's norm predicts of the next token's norms above, and what moving it does."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -47,6 +48,17 @@ class CauseMaps:
 
     pairs: pd.DataFrame
     agreement: pd.DataFrame
+
+    def __repr__(self) -> str:
+        models = ", ".join(dict.fromkeys(self.pairs["model"]))
+        return f"CauseMaps({models}: {len(self.pairs)} pairs of layers)"
+
+    def _repr_html_(self) -> str:
+        shown = self.agreement.to_html(index=False, border=0, float_format="{:.3g}".format)
+        columns = ["layer", "later_layer", "coefficient", "coefficient_low", "coefficient_high"]
+        columns += ["effect", "effect_low", "effect_high"]
+        pairs = self.pairs[columns].to_html(max_rows=12, index=False, border=0, float_format="{:.3g}".format)
+        return f"<p><code>{html.escape(repr(self))}</code></p>{shown}{pairs}"
 
 
 def regression_vs_cause(

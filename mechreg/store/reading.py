@@ -1,5 +1,6 @@
 """A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
 
+import html
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -54,6 +55,22 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {', '.join(self.models)}; {', '.join(self.hooks)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, record in self.records.items():
+            facts, plan = record["facts"], record.get("plan") or {}
+            made = max(len(self.shards(kind, name, self.hooks[0])) for kind in ("norms", "moments"))
+            rows.append(
+                {"model": name}
+                | {key: facts.get(key, "") for key in ("blocks", "d_model", "parameters")}
+                | {key: plan.get(key, "") for key in ("documents", "tokens")}
+                | {"shards made": f"{made} of {plan.get('shards', 'so many')}"}
+            )
+        table = pd.DataFrame(rows).to_html(index=False, border=0)
+        ended = (self.path / "coefficients.parquet").exists()
+        about = "" if ended else "<p>The run has not ended: the same command again goes on.</p>"
+        return f"<p><code>{html.escape(repr(self))}</code></p>{table}{about}"
 
     @cached_property
     def spec(self) -> dict[str, Any]:
