@@ -131,6 +131,20 @@ def test_damaged_shards_are_found_named_set_aside_and_made_again_and_no_others(
     assert mr.open_run(copy).damaged() == []
 
 
+def test_of_a_shard_that_was_half_made_only_what_lacks_is_written(tiny, corpus, tmp_path):
+    """Found by a kill between the moments of a shard and its norms."""
+    spec = Spec(models=(str(tiny),), corpus=corpus, hooks=("attn_out", "mlp_out"), keep="moments")
+    run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
+    expected = contents(run)
+    for lost in ("moments", "attn_out", "mlp_out"):
+        gone = next(path for path in shards_of(run) if lost in path.parts)
+        gone.unlink()
+        before = {path: path.stat().st_mtime_ns for path in shards_of(run)}
+        mr.make_shard(run, mr.missing_shards(run)[0])
+        assert before.items() <= {path: path.stat().st_mtime_ns for path in shards_of(run)}.items(), lost
+        assert contents(run) == expected
+
+
 def test_other_weights_corpora_and_batches_refuse_to_go_on(copy, spec, tiny, corpus, save_gpt2, tmp_path):
     before = contents(copy)
     with pytest.raises(InputError, match=r"batch_tokens of 'tiny' was 2048 when .* and is 64 now"):

@@ -176,11 +176,11 @@ class ShardMaker:
             covariates=[name for name in covariates_of(self.spec.formula) if name == "surprisal"],
             progress=self.progress,
         )
-        if plan["streamed"]:
+        # A kill between the files of a shard leaves some of them: those are not written again.
+        of_moments = store.shard_path(self.run, "moments", shard.model, None, *at)
+        if plan["streamed"] and not of_moments.exists():
             moments = moments_of_shard(norms, tokens, self.spec, longest=plan["longest"])
-            with store.committed(
-                store.shard_path(self.run, "moments", shard.model, None, *at), sealed=True
-            ) as temporary:
+            with store.committed(of_moments, sealed=True) as temporary:
                 moments.save(temporary)
         if self.spec.keep == "moments" and shard.number not in shards_of_sample(plan["shards"]):
             return files[0]
@@ -188,10 +188,12 @@ class ShardMaker:
             norms = sampled(norms, shards=plan["shards"])
         sources = tokens.drop_duplicates("doc").astype({"doc": "str"}).set_index("doc")["source"]
         for hook in self.spec.hooks:
+            path = store.shard_path(self.run, "norms", shard.model, hook, *at)
+            if path.exists():
+                continue
             here = norms[norms["hook"] == hook]
             # The heads of one hook are no column of another's.
             here = here.drop(columns="head") if headless(here) else here
-            path = store.shard_path(self.run, "norms", shard.model, hook, *at)
             store.write_norm_shard(here.reset_index(drop=True), path, sources=sources)
         return files[0]
 
