@@ -39,6 +39,7 @@ format: $(VENV)/.ready
 figures: $(VENV)/.ready
 	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
 	$(VENV)/bin/python analyses/06_coverage.py --replications 1000
+	$(VENV)/bin/python analyses/gallery.py
 
 # The site, into site/; a warning is an error.
 docs: $(VENV)/.docs-ready

@@ -161,10 +161,10 @@ def pdf_text(pdf: bytes) -> tuple[bytes, set[str]]:
 @pytest.mark.parametrize("n_models", [1, 5])
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_chart_of_any_size_is_drawn_and_stays_small(tmp_path, name, n_models, n_layers, tokens):
-    if tokens > 94 and name in NORM_CHARTS:
-        n_models = 1 if n_layers == 48 else n_models  # 48 million rows; more are no other chart
-    elif tokens > 94:
+    if tokens > 94 and name not in NORM_CHARTS:
         pytest.skip("drawn from a table that has the same rows whatever the number of tokens")
+    if tokens > 94 and n_layers == 48 and n_models > 1:
+        pytest.skip("one model has 48 million rows already")
     models = {f"gpt2-size-{at}": n_layers for at in range(n_models)}
     chart = CHARTS[name](models, tokens)
     text, svg, png = save_chart(chart, tmp_path / name, formats=("json", "svg", "png"))

@@ -110,15 +110,18 @@ def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = Non
 
 def _cells(part: pd.DataFrame) -> pd.DataFrame:
     """Return one model's cells, a row a pair for both maps: with 48 layers there are thousands."""
-    no_path = part["later_layer"] <= part["layer"]
+    no_path, has_labels = part["later_layer"] <= part["layer"], part["layer"].nunique() <= _LABELLED
     cells = part[["layer", "later_layer"]].assign(no_path=no_path & (part["effect"] == 0))
     for name in _MAPS:
         value, low, high = part[name], part[f"{name}_low"], part[f"{name}_high"]
         cells[name], cells[f"{name}_low"], cells[f"{name}_high"] = value, low, high
         cells[f"{name}_unsure"] = (low <= 0) & (high >= 0) & ~((value == 0) & no_path)
-        if part["layer"].nunique() <= _LABELLED:
+        if has_labels:
             cells[f"{name}_label"] = value.map(_short)
-    return cells
+    if has_labels:
+        return cells
+    numbers = [f"{name}{end}" for name in _MAPS for end in ("", "_low", "_high")]
+    return cells.assign(**{name: cells[name].map(lambda value: float(f"{value:.5g}")) for name in numbers})
 
 
 def _map(cells: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartType:
