@@ -173,7 +173,8 @@ def plot_betas_by(
     )
     order = list(marks.groupby("group")["n"].max().sort_values(ascending=False).index)
     low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
-    y = alt.Scale(domain=[_down(low), _up(high)], nice=True, zero=False)
+    # No tick falls on the upper end: its label would push up the first heading of a row.
+    y = alt.Scale(domain=[_down(low), round(_up(high) + 0.03, 2)], nice=False, zero=False)
     columns = min(_COLUMNS, len(order))
     width = (WIDTH - 20 * (columns - 1)) // columns
     panels = []
