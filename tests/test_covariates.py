@@ -85,7 +85,9 @@ def losses_by_hand(hf_model, windows):
 
 
 @pytest.mark.parametrize("prepend_bos", [False, True])
-@pytest.mark.parametrize("batch_tokens", [1, 600, 2048])
+@pytest.mark.parametrize(
+    "batch_tokens", [600, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2048))]
+)
 def test_surprisal_is_hugging_faces_loss_of_every_token(
     model, folder, dtype, hugging_face, prepend_bos, batch_tokens
 ):

@@ -140,6 +140,7 @@ def test_the_demo_runs_with_its_tags(tmp_path):
     assert expected["term"].nunique() == 3 * tokens["pos"].nunique() == 54
 
 
+@pytest.mark.slow
 def test_tags_are_there_for_later_questions_too(conllu, tmp_path):
     spec = Spec(models=("mini-s",), corpus=conllu, tagger="corpus", formula="log_norm ~ lag1 + surprisal")
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
@@ -234,7 +235,7 @@ def by_hand(corpus, formula, cov="auto", **options):
     return mr.fit_lagged(mr.add_lags(norms), formula, cov=cov).coefficients
 
 
-@pytest.mark.parametrize("keep", ["norms", "moments"])
+@pytest.mark.parametrize("keep", [pytest.param("norms", marks=pytest.mark.slow), "moments"])
 def test_covariates_stand_in_the_formula(conllu, tmp_path, monkeypatch, keep):
     # Several parts of the corpus and several shards: a frequency is one of the whole corpus all the same.
     streamed = functools.partial(streaming.stream_corpus, characters=150)
@@ -318,6 +319,7 @@ def test_after_an_interruption_the_bytes_are_the_same(conllu, tmp_path, monkeypa
     assert contents(cut) == contents(whole)
 
 
+@pytest.mark.slow
 def test_other_tags_refuse_to_go_on(tmp_path):
     path = tmp_path / "texts.conllu"
     spec = Spec(models=("mini-s",), corpus=write_conllu(path), tagger="corpus")

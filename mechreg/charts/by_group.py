@@ -176,7 +176,7 @@ def plot_betas_by(
     )
     order = list(marks.groupby("group")["n"].max().sort_values(ascending=False).index)
     low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
-    y = alt.Scale(domain=[_down(low), _up(high)], nice=True, zero=False)
+    y = alt.Scale(domain=[_down(low), _above_ticks(_down(low), _up(high))], nice=False, zero=False)
     columns = -(-len(order) // -(-len(order) // _COLUMNS))  # rows of like lengths: five are three and two
     width = (WIDTH - 20 * (columns - 1)) // columns
     panels = []
@@ -316,6 +316,17 @@ def _down(value: float) -> float:
 
 def _up(value: float) -> float:
     return round(float(np.ceil(20 * value) / 20), 2)
+
+
+def _above_ticks(low: float, high: float) -> float:
+    """Return an upper end that is far enough above the last tick: its label would push up the row's first heading."""
+    rough = (high - low) / 5  # Vega's steps for five ticks are 1, 2 or 5 times a power of ten
+    power = 10 ** np.floor(np.log10(rough))
+    step = power * float(
+        np.select([rough / power >= edge for edge in (50**0.5, 10**0.5, 2**0.5)], [10, 5, 2], 1)
+    )
+    room = 0.07 * (high - low)
+    return round(max(high, np.floor(high / step + 1e-9) * step + room), 4)
 
 
 def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -> str:
