@@ -277,6 +277,20 @@ COMMANDS = [
     Case("a very long name", lambda g: ["inspect", "a" * 5000], "5000 characters", "give a hub name"),
     Case("a web address", lambda g: ["inspect", "https://h.co/gpt2"], "h.co/gpt2", "hub name such as"),
     Case("a revision of a folder", lambda g: ["check", "mini-s", "--revision", "v2"], "revision=", "leave it out"),
+    Case("unknown engine", lambda g: [*g.run(), "--engine", "warp"], "'warp'", "'local', 'ray'"),
+    Case("a word for the workers", lambda g: [*g.run(), "--workers", "many"], "'many'", "--help"),
+    Case("no text", lambda g: ["inspect", "mini-s", "--text", " "], "--text", "give a text"),
+    Case("a finding that nobody knows", lambda g: ["replicate", "lagged_norm"], "'lagged_norm'", "Did you mean 'lagged_norms'"),
+    Case("a shell that nobody knows", lambda g: ["completion", "csh9"], "'csh9'", "--help"),
+    Case("no draws", lambda g: ["compare", "runs/kept", "--draws", "0"], "draws", "0"),
+    Case("a margin of NaN", lambda g: ["compare", "runs/kept", "--margin", "nan"], "margin", "nan"),
+    Case("a term that no run has", lambda g: ["compare", "runs/kept", "--term", "lag9"], "'lag9'", "lag1"),
+    Case("the page of a run into a folder", lambda g: ["report", "runs/kept", "--out", "texts"], "'texts'", "names a file"),
+    Case("the page of a run into nothing", lambda g: ["report", "runs/kept", "--out", "/proc/a/b.html"], "/proc/a/b.html", "another --out"),
+    Case("an edit that is none", lambda g: ["intervene", "mini-s", "--edit", "explode=2"], "explode", "scale"),
+    Case("a dose of NaN", lambda g: ["intervene", "mini-s", "--edit", "scale=nan", "--layers", "0", "--documents", "1"], "nan", "finite"),
+    Case("layers that count down", lambda g: ["intervene", "mini-s", "--edit", "scale=0", "--layers", "3-1"], "3-1", "--layers"),
+    Case("more layers than memory holds", lambda g: ["intervene", "mini-s", "--edit", "scale=0", "--layers", "0-99999999999"], "99999999999", "--layers"),
     Case("line breaks in a name", lambda g: ["inspect", "a\nb\x1b[31m"], "a\\nb", "Check the name"),
 ]  # fmt: skip
 
@@ -309,6 +323,13 @@ SPECS = [
     Case("formula asks for no such lag", lambda g: g.run("formula = 'log_norm ~ lag9'"), "'lag9'", "lags = [1, 2]"),
     Case("formula without outcome", lambda g: g.run("formula = 'lag1'"), "'lag1'", "write it like"),
     Case("more lags than tokens", lambda g: g.run("lags = [5000]\nformula = 'log_norm ~ lag5000'"), "complete rows", "fewer lags", begun=True),
+    Case("a lag beyond all numbers", lambda g: g.run(f"lags = [{10**30}]\nformula = 'log_norm ~ lag{10**30}'"), "complete rows", "fewer lags", begun=True),
+    Case("a number beyond all numbers", lambda g: g.run("seed = " + "9" * 5000), "not TOML", "digits"),
+    Case("a number that is infinite", lambda g: g.run("skip = inf"), "inf", "whole number"),
+    Case("one key twice", lambda g: g.run("models = ['mini-s']"), "not TOML", "line 3"),
+    Case("a model twice", lambda g: g.run(models=["mini-s", "mini-s"]), "models", "distinct"),
+    Case("a covariance that nobody knows", lambda g: g.run("cov = 'hc9'"), "'hc9'", "Did you mean"),
+    Case("sums that no covariance has", lambda g: g.run("cov = 'hc3'\nkeep = 'moments'"), "'hc3'", "keep = 'norms'"),
     Case("everything skipped", lambda g: g.run(f"skip = {10**20}"), "complete rows", "longer documents", begun=True),
 ]  # fmt: skip
 
@@ -426,6 +447,9 @@ CORPORA = [
     Case("no file", lambda g: g.run(corpus="*.csv"), "*.csv", "There is no file"),
     Case("a folder", lambda g: g.run(corpus="texts"), "texts", "give its files"),
     Case("a kind that is not read", lambda g: g.corpus("a.docx", "x"), "a.docx", ".jsonl"),
+    Case("a folder of a file's name", lambda g: (g.here / "a.txt").mkdir() or g.run(corpus="a.txt"), "a.txt", "give its files"),
+    Case("a corpus of a null character", lambda g: g.run(corpus="a\0.txt"), "a\\x00.txt", "There is no file"),
+    Case("a corpus of too long a name", lambda g: g.run(corpus="a" * 5000), " ...", "There is no file"),
     Case("a link to itself", loop_in_texts, "loop.txt", "no such file"),
     Case("a pipe", lambda g: pipe(g, "p.txt"), "p.txt", "pipe"),
     Case("a device that never ends", lambda g: (g.here / "z.txt").symlink_to("/dev/zero") or g.run(corpus="z.txt"), "z.txt", "device"),
@@ -565,4 +589,4 @@ def test_a_call_is_refused_and_nothing_is_lost(case, ground):
 
 def test_ids_are_distinct_and_there_are_enough_of_them():
     ids = [case.id for case in [*TABLE, *CALLS]]
-    assert len(set(ids)) == len(ids) >= 60
+    assert len(set(ids)) == len(ids) >= 190
