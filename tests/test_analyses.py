@@ -13,10 +13,15 @@ import mechreg as mr
 ROOT = Path(__file__).parents[1]
 # Those that take a minute on three models; make figures runs them on all.
 ON_ONE_MODEL = ("03_part_of_speech", "04_causal_scaling", "05_sources")
-ANALYSES = sorted((ROOT / "analyses").glob("[0-9]*.py"))
+# Half a minute each even so, of functions that have quick tests of their own.
+SLOW = ("04_causal_scaling", "07_nulls")
+ANALYSES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+    for path in sorted((ROOT / "analyses").glob("[0-9]*.py"))
+]
 
 
-@pytest.mark.parametrize("script", ANALYSES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", ANALYSES)
 def test_an_analysis_runs(script, tmp_path):
     # A copy in a folder of the same shape: figures drawn by a test must not land in the checkout.
     copy = tmp_path / "analyses" / script.name

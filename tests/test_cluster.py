@@ -100,6 +100,7 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(save_gpt2, t
     assert contents(run) == contents(whole)
 
 
+@pytest.mark.slow
 def test_shards_made_one_by_one_by_any_launcher_are_those_of_a_run(tiny, tmp_path):
     """What a job array does: each process makes one shard, in any order, and a last one writes the tables."""
     spec = Spec(models=(str(tiny),), corpus=write_corpus(tmp_path / "texts.jsonl", 12))

@@ -151,8 +151,8 @@ def close(one: pd.DataFrame, other: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("formula", "cov"),
     [
-        ("log_norm ~ lag1 + lag2", "auto"),
-        ("log_norm ~ lag1 + lag2", "hac"),
+        pytest.param("log_norm ~ lag1 + lag2", "auto", marks=pytest.mark.slow),
+        pytest.param("log_norm ~ lag1 + lag2", "hac", marks=pytest.mark.slow),
         ("log_norm ~ lag1 + below_lag1 + C(source) + year", "crv1"),
     ],
 )

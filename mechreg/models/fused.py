@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from mechreg.models.identity import record_of
+
 
 @contextmanager
 def fused(model: Any) -> Iterator[None]:
@@ -18,8 +20,8 @@ def fused(model: Any) -> Iterator[None]:
     Both are what the model computes, rounded elsewhere: torch's GELU in its tanh form is GPT-2's ``gelu_new``
     (Hendrycks and Gimpel 2016, section 2), and ``scaled_dot_product_attention`` is the attention that Hugging Face
     itself takes by default. TransformerLens computes scores, mask and softmax one by one, so that they can be hooked;
-    where one of them is hooked or a method of the attention replaced, and in any other architecture, the model's own
-    way is left as it is.
+    where one of them is hooked or a method of the attention replaced, in half precision, where rounding is not small,
+    and in any other architecture, the model's own way is left as it is.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def fused(model: Any) -> Iterator[None]:
     """
     with ExitStack() as undo:
         names = (getattr(model.cfg, key, None) for key in ("original_architecture", "architecture"))
-        if "GPT2LMHeadModel" in names:
+        if "GPT2LMHeadModel" in names and record_of(model).dtype in ("float32", "float64"):
             for module in list(model.modules()):
                 _fuse_gelu(module, undo)
             for block in model.blocks:

@@ -89,6 +89,7 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
         "schema_version": SCHEMA_VERSION,
         "model": str(norms["model"].iloc[0]),
         "hook": str(norms["hook"].iloc[0]),
+        "of_tokens": list(extra),
         "depths": dict(zip(names, norms["depth"].iloc[::rows].tolist(), strict=True)),
     }
     about["check"] = _check(about)
@@ -161,16 +162,14 @@ def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[
             "it was written by another version of mechreg or by something else."
         )
     names = [name for name in schema.names if name not in (*_TOKEN_PLACE, "source")]
-    if about.get("check") != _check(about) or names != list(about["depths"]):
+    if about.get("check") != _check(about) or names != [*about["of_tokens"], *about["depths"]]:
         raise ValueError("its description is not what was written")
     series = {}
     for name in schema.names:
         match = _VALUE.fullmatch(name)
         if match and (layers is None or int(match[1]) in layers):
             series[name] = (int(match[1]), None if match[2] is None else int(match[2]))
-    extra = [
-        name for name in schema.names if name not in (*_TOKEN_PLACE, "source") and not _VALUE.fullmatch(name)
-    ]
+    extra = about["of_tokens"]
     if sources is not None and "source" not in schema.names:
         raise InputError(f"{path.name} was written without sources, so sources= cannot be asked for.")
     if not series:
