@@ -6,7 +6,7 @@ VENV4 ?= .venv-tl4
 # One thread a test worker: two workers on two cores are faster than one with two threads.
 PYTEST = -m pytest -n 2 --jaxtyping-packages=mechreg,beartype.beartype
 
-.PHONY: demo test test-slow test-tl4 lint format figures docs bench clean
+.PHONY: demo test test-slow test-tl4 fuzz lint format figures docs bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -17,6 +17,10 @@ test: lint
 
 test-slow: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m slow
+
+# What is read from outside, with ten times the examples of the normal tests, others every time.
+fuzz: $(VENV)/.ready
+	HYPOTHESIS_PROFILE=fuzz OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/test_fuzz.py
 
 # The model layer against the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready
@@ -35,6 +39,7 @@ format: $(VENV)/.ready
 figures: $(VENV)/.ready
 	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
 	$(VENV)/bin/python analyses/06_coverage.py --replications 1000
+	$(VENV)/bin/python analyses/gallery.py
 
 # The site, into site/; a warning is an error.
 docs: $(VENV)/.docs-ready

@@ -11,12 +11,12 @@ import torch
 from mechreg.corpus import tokenize
 from mechreg.models import load_model, load_reference, record_of
 from mechreg.norms import active_dropouts, known_hooks, window_norms
-from mechreg.schema import InputError, MechregError, ModelError, NumericalError
+from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
 
 # Largest relative difference of a norm allowed, by dtype. In float32 Hugging Face's own two attention paths differ by
 # 2e-7 with random weights and by 5e-6 where trained heads cancel (float64: 4e-16, bfloat16: 5e-3); the mildest mistake
 # met, folded weights, is 8e-3. Room for deeper models, none for a mistake.
-TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 5e-3}
+TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 5e-3, AUTOCAST: 2e-2}
 
 # What Hugging Face's architectures call the parts of a block, and the projection inside the attention.
 PARTS = {

@@ -132,6 +132,8 @@ def _one_layer_down(
 
 def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
     """Return the natural logarithm of every norm, or say where it has none."""
+    if not pd.api.types.is_numeric_dtype(norms["norm"]):
+        raise InputError(f"add_lags needs numbers as 'norm'; the column is {norms['norm'].dtype}.")
     norm = norms["norm"].to_numpy(dtype="float64", na_value=np.nan)
     bad = ~(np.isfinite(norm) & (norm > 0))
     if bad.any():

@@ -1,7 +1,6 @@
 """A run folder to its page: its tables and shards are read, its linked views drawn."""
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,21 @@ from typing import Any
 import pandas as pd
 
 from mechreg import charts, store
+from mechreg.charts.theme import figure_title
 from mechreg.lags import add_lags
 from mechreg.report import report_html, result_table
 from mechreg.schema import TOKEN_KEYS, InputError, MechregError
 
-# Rows (tokens times layers) of one linked view; beyond them it shows the first shards, which are whole documents.
-VIEW_ROWS = 6_000_000
+# Rows (tokens times layers) of one linked view; beyond them it shows the first documents, and says so.
+VIEW_ROWS = 1_000_000
 
 
 def report_of_run(folder: str | Path) -> str:
     """Return the page of a run from what its folder holds; no model is loaded.
 
     Tables, summaries and provenance are needed. The linked views are made from the norms and tokens where those are
-    there; ``universality.csv``, ``verdict.txt`` (a sentence a line), ``interventions.csv`` and ``nulls.csv`` are
-    shown where they are there.
+    there. What ``mechreg compare`` leaves in the folder (``universality.csv``, ``universality_profiles.csv``, and
+    ``universality.txt``, a sentence a line), ``interventions.csv`` and ``nulls.csv`` are shown where they are there.
 
     Parameters
     ----------
@@ -49,18 +49,15 @@ def report_of_run(folder: str | Path) -> str:
     for name in ("provenance.json", "coefficients.parquet", "statistics.csv", "spec.toml"):
         if not (folder / name).is_file():
             raise InputError(f"{str(folder)!r} is not the folder of a finished run: it has no {name}.")
-    try:
-        facts = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        spec = tomllib.loads((folder / "spec.toml").read_text(encoding="utf-8"))
-        coefficients = pd.read_parquet(folder / "coefficients.parquet")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(folder)!r} cannot be read as a run: {error}.") from error
-    verdict = folder / "verdict.txt"
+    facts = store.read_json(folder / "provenance.json")
+    spec = store.open_run(folder).spec
+    coefficients = store.read_table(folder / "coefficients.parquet")
+    verdict = folder / "universality.txt"
     summaries = folder / "summaries.txt"
     return report_html(
         title=str(spec.get("name", folder.name)),
         coefficients=coefficients,
-        statistics=pd.read_csv(folder / "statistics.csv"),
+        statistics=store.read_table(folder / "statistics.csv"),
         results=result_table(coefficients),
         figures=_figures(folder, coefficients),
         problems=_table(folder / "problems.csv", empty=True),
@@ -68,6 +65,7 @@ def report_of_run(folder: str | Path) -> str:
         summaries=summaries.read_text(encoding="utf-8") if summaries.is_file() else "",
         linked=list(_linked(folder, spec, facts, coefficients)),
         universality=_table(folder / "universality.csv"),
+        profiles=_table(folder / "universality_profiles.csv"),
         verdict=verdict.read_text(encoding="utf-8").splitlines() if verdict.is_file() else (),
         interventions=_table(folder / "interventions.csv"),
         nulls=_table(folder / "nulls.csv"),
@@ -80,6 +78,8 @@ def _table(path: Path, *, empty: bool = False) -> Any:
         frame = pd.read_csv(path) if path.is_file() else None
     except pd.errors.EmptyDataError:
         frame = None
+    if frame is not None and "group" in frame:
+        frame["group"] = frame["group"].fillna("")  # as a comparison without groups has it
     return pd.DataFrame() if frame is None and empty else frame
 
 
@@ -103,32 +103,42 @@ def _linked(
 ) -> Iterator[Any]:
     """Yield a linked view of every model, at the first hook that can have one."""
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in spec["lags"]}]
+    run = store.open_run(folder)
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
             rows = coefficients[(coefficients["model"] == model["name"]) & (coefficients["hook"] == hook)]
-            norms = _norms(folder, model["name"], hook, int(model["blocks"]))
+            norms = _norms(run, model["name"], hook)
             if norms is None or rows.empty:
                 continue
             norms = norms[norms["layer"].isin(rows["layer"].unique())]
+            shown = len(norms) // norms["layer"].nunique()
             try:
                 lagged = add_lags(norms, lags=spec["lags"], skip=spec["skip"])
-                yield charts.plot_linked(lagged, rows, term=terms[0])
+                chart = charts.plot_linked(lagged, rows, term=terms[0])
+                if shown < model["tokens"]:
+                    said = (
+                        f"Of the first {shown:,} of {model['tokens']:,} tokens; the coefficients are of all."
+                    )
+                    chart.title = figure_title(chart.title.text, [*chart.title.subtitle, said])
+                yield chart
             except MechregError:  # heads, or a formula whose terms stand for something else
                 continue
             break
 
 
-def _norms(folder: Path, model: str, hook: str, n_layers: int) -> pd.DataFrame | None:
+def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     """Return the norm frame of one model and hook with token strings; None where the folder holds none."""
-    shards = _newest(folder, "norms", model, hook)
     parts: list[pd.DataFrame] = []
     tokens: list[pd.DataFrame] = []
-    for shard in shards:
-        parts.append(store.read_norm_shard(shard))
-        beside = folder / "tokens" / store.model_folder(model) / shard.name.replace("norms-", "tokens-", 1)
-        if beside.is_file():
-            tokens.append(pd.read_parquet(beside, columns=[*TOKEN_KEYS, "token"]))
-        if sum(map(len, parts)) >= VIEW_ROWS:
+    rows = 0
+    strings_of = {_number(path): path for path in run.shards("tokens", model)}
+    for shard in run.shards("norms", model, hook):
+        part = _first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows)
+        rows += len(part)
+        parts.append(part)
+        if _number(shard) in strings_of:
+            tokens.append(pd.read_parquet(strings_of[_number(shard)], columns=[*TOKEN_KEYS, "token"]))
+        if rows >= VIEW_ROWS:
             break
     if not parts:
         return None
@@ -147,9 +157,13 @@ def _norms(folder: Path, model: str, hook: str, n_layers: int) -> pd.DataFrame |
     return norms.assign(token=column)
 
 
-def _newest(folder: Path, kind: str, model: str, hook: str) -> list[Path]:
-    """Return the shards of one configuration, the newest: other batch sizes leave shards of their own."""
-    by_hash: dict[str, list[Path]] = {}
-    for path in sorted((folder / kind / store.model_folder(model) / hook).glob(f"{kind}-*.parquet")):
-        by_hash.setdefault(path.name.rsplit("-", 1)[0], []).append(path)
-    return max(by_hash.values(), key=lambda paths: max(p.stat().st_mtime for p in paths), default=[])
+def _first_documents(norms: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Return the first whole documents of a shard that have so many rows together, or all of them."""
+    sizes = norms["doc"].value_counts(sort=False)[norms["doc"].unique()]
+    before = sizes.cumsum() - sizes
+    return norms if sizes.sum() <= rows else norms[norms["doc"].isin(before.index[before < rows])]
+
+
+def _number(shard: Path) -> str:
+    """Return the running number of a shard, which its tokens and norms share."""
+    return shard.stem.rsplit("-", 1)[1]

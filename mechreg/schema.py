@@ -32,7 +32,9 @@ class NumericalError(MechregError, ArithmeticError):
 Hook = Literal["resid_pre", "z", "result", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 Backend = Literal["auto", "hooked", "bridge"]
 Processing = Literal["raw", "folded"]
-Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Dtype = Literal["float32", "float64", "bfloat16", "float16", "bfloat16-autocast"]
+AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
+Keep = Literal["norms", "moments"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3", "jackknife"]
 
 # What tells one token of a corpus from another, and one regression from another.
@@ -108,7 +110,7 @@ FOLDED_SUFFIX = "[folded]"
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -10,8 +10,19 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from mechreg.schema import Backend, Cov, Dtype, Hook, InputError, Processing, did_you_mean, require_option
+from mechreg.schema import (
+    Backend,
+    Cov,
+    Dtype,
+    Hook,
+    InputError,
+    Keep,
+    Processing,
+    did_you_mean,
+    require_option,
+)
 
+OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
 Section = TypeVar("Section")
 _IN_WORDS: dict[type, str] = {
     str: "a string",
@@ -24,6 +35,9 @@ _IN_WORDS: dict[type, str] = {
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
+
+    ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
+    the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
 
     Raises
     ------
@@ -48,7 +62,10 @@ class Spec:
     processing: Processing = "raw"
     dtype: Dtype = "float32"
     prepend_bos: bool = False
+    tagger: str = "none"
+    allow_pickle: bool = False
     seed: int = 0
+    keep: Keep = "norms"
 
     def __post_init__(self) -> None:
         _check_kinds(type(self), vars(self))
@@ -75,8 +92,10 @@ class Spec:
 def read_spec(path: str | Path) -> Spec:
     """Return the spec in a TOML file; relative paths in it are relative to the file.
 
-    A model is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
-    always, unless it is "demo" or begins with "datasets:".
+    A model or tagger is taken for a path where it begins with "." or "~" or is a folder beside the file; the corpus
+    always, unless it is "demo" or begins with "datasets:". Both may lead out of the folder (``../texts/*.txt``):
+    what a run reads is its user's choice, and it is only read. What it writes stays in its run folder: ``name`` is
+    a plain name below ``runs/``, and no key of a spec, only --out, can move that.
 
     Raises
     ------
@@ -92,18 +111,18 @@ def read_spec(path: str | Path) -> Spec:
     ('mini-s',)
     """
     try:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # it may never end
+            raise InputError(f"The spec {str(path)!r} is a pipe or a device; give a TOML file.")
         text = Path(path).read_bytes().decode("utf-8-sig")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"The spec {str(path)!r} is not UTF-8 text; save it as UTF-8.") from error
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"The spec {str(path)!r} cannot be read: {reason}.") from error
     try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The spec {str(path)!r} is not TOML: {error}.") from error
-    try:
-        spec = _section(Spec, table)
+        spec = parse_spec(text)
     except InputError as error:
         raise InputError(f"The spec {str(path)!r}: {error}") from error
     folder = Path(path).resolve().parent
@@ -111,7 +130,28 @@ def read_spec(path: str | Path) -> Spec:
         spec,
         models=tuple(_model_beside(folder, model) for model in spec.models),
         corpus=_corpus_beside(folder, spec.corpus),
+        tagger=spec.tagger if spec.tagger in ("none", OWN_TAGS) else _model_beside(folder, spec.tagger),
     )
+
+
+def parse_spec(text: str) -> Spec:
+    """Return the spec that a TOML text is, its paths as they stand.
+
+    Raises
+    ------
+    InputError
+        As `read_spec`.
+
+    Examples
+    --------
+    >>> parse_spec(write_spec(Spec(models=("mini-s",), corpus="demo"))).corpus
+    'demo'
+    """
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"it is not TOML: {error}.") from error
+    return _section(Spec, table)
 
 
 def write_spec(spec: Spec) -> str:

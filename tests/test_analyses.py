@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
+import mechreg as mr
+
 ROOT = Path(__file__).parents[1]
 # Those that take a minute on three models; make figures runs them on all.
 ON_ONE_MODEL = ("03_part_of_speech", "04_causal_scaling", "05_sources")
-ANALYSES = sorted((ROOT / "analyses").glob("[0-9]*.py"))
+# Half a minute each even so, of functions that have quick tests of their own.
+SLOW = ("04_causal_scaling", "07_nulls")
+ANALYSES = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+    for path in sorted((ROOT / "analyses").glob("[0-9]*.py"))
+]
 
 
-@pytest.mark.parametrize("script", ANALYSES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("script", ANALYSES)
 def test_an_analysis_runs(script, tmp_path):
     # A copy in a folder of the same shape: figures drawn by a test must not land in the checkout.
     copy = tmp_path / "analyses" / script.name
@@ -33,6 +40,20 @@ def test_an_analysis_runs(script, tmp_path):
     assert "Question:" in script.read_text(encoding="utf-8")
     assert list((tmp_path / "figures").glob("*.svg"))
     assert done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_gallery_draws_every_chart_and_its_page(tmp_path):
+    copy = tmp_path / "analyses" / "gallery.py"
+    copy.parent.mkdir()
+    copy.write_text((ROOT / "analyses" / "gallery.py").read_text(encoding="utf-8"), encoding="utf-8")
+    command = [sys.executable, str(copy), "mini-s", "mini-s-b"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    drawn = {path.stem for path in (tmp_path / "figures" / "gallery").glob("*.svg")}
+    assert {f"plot_{name}" for name in drawn} == {name for name in mr._PUBLIC if name.startswith("plot_")}
+    page = (tmp_path / "docs" / "gallery.md").read_text(encoding="utf-8")
+    assert page.count("](figures/gallery/") == len(drawn)
 
 
 def test_the_extraction_benchmark_runs(tmp_path):

@@ -435,7 +435,7 @@ def test_the_caption_tells_level_covariance_and_correction(level):
         (lambda f: f, {"terms": ["lag1", "lag1"]}, InputError, "each once"),
         (lambda f: f, {"alpha": 5.0}, InputError, "alpha must lie between 0 and 1"),
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
-        (lambda f: pd.concat([f, f]), {}, InputError, "two for model m, layer 0, term lag1.*Were two fits"),
+        (lambda f: pd.concat([f, f]), {}, InputError, "two for model m, layer 0, term lag1.*Were two tables"),
         (lambda f: pd.concat([f.assign(head=h) for h in (0, 1)]), {}, InputError, "Choose one head"),
         (lambda f: f.assign(p_adjusted=np.nan), {}, NumericalError, "finite numbers as .*p_adjusted"),
         (lambda f: f.assign(conf_high=np.inf), {}, NumericalError, "finite numbers"),

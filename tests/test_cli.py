@@ -210,6 +210,17 @@ def test_compare_says_the_verdict_and_writes_its_tables(run, tmp_path, capsys):
     assert (out / "figures" / "universality_profiles.svg").exists()
 
 
+def test_what_compare_left_in_a_run_is_in_its_report(copied, tmp_path):
+    assert main(["compare", str(copied), "--draws", "199"]) == 0
+    assert main(["report", str(copied), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    first = (copied / "universality.txt").read_text().splitlines()[0]
+    assert f"<li>{first}</li>" in page
+    assert "lag1 of attn_out by relative depth, in 2 models" in page
+    assert "Colour: group" not in page  # without groups a model has its own colour, after the csv as before
+    assert "Concordance of lag1 profiles" in page
+
+
 def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, capsys):
     def said(*arguments):
         assert main(["compare", *map(str, arguments)]) == 2
@@ -224,8 +235,11 @@ def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, cap
     (copied / "provenance.json").write_text(json.dumps(facts))
     assert "differs from" in said(run, copied, "--out", tmp_path / "x")
     (shard,) = (copied / "norms" / "mini-s" / "attn_out").iterdir()
-    shutil.copy(shard, shard.with_name("norms-0123456789abcdef-00000.parquet"))
-    assert "norms of several settings" in said(copied)
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "is damaged" in said(copied)
+    shard.unlink()
+    assert "is gone" in said(copied)
     assert not (tmp_path / "x").exists()
 
 

@@ -24,8 +24,14 @@ from mechreg.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-# The whole demo, and a whole run with all that can follow it.
-SLOW = {"index.md", "command-line.md"}
+# The whole demo, whole runs with all that can follow them, and passes by the dozen.
+SLOW = {
+    "index.md",
+    "command-line.md",
+    "how-to/large-corpora.md",
+    "how-to/parts-of-speech.md",
+    "how-to/interventions.md",
+}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 
 

@@ -1,31 +1,58 @@
 """Hub names, against a stand-in for the hub: the real huggingface_hub client talks to a server on this machine."""
 
-import hashlib
-import http.server
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
-import threading
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from stand_in import COMMITS, Fault, serving
 
 from mechreg.models import hooked_transformer_class
 
 pytestmark = pytest.mark.models
 
-COMMITS = {"main": "a" * 40, "v2": "b" * 40}
+SPEC = 'models = ["faulty/begun"]\ncorpus = "begun.txt"\n'
+# What goes wrong: the fault, and the file that it is of ("*": all); what the sentence must name, and its remedy.
+FAULTS = {
+    "unauthorised": (Fault(401), "*", "(401)", "`hf auth login`"),
+    "private": (Fault(401, "RepoNotFound"), "*", "'faulty/private'", "Check the name"),
+    "gated": (Fault(403, "GatedRepo"), "*", "(403)", "ask for access"),
+    "forbidden": (Fault(403), "model.safetensors", "(403)", "ask for access"),
+    "gone": (Fault(404, "RepoNotFound"), "*", "'faulty/gone'", "Check the name"),
+    "no-config": (Fault(404, "EntryNotFound"), "config.json", "config.json", "Check the name"),
+    "no-weights": (Fault(404, "EntryNotFound"), "model.safetensors", "model.safetensors", "Check the name"),
+    "down": (Fault(500), "*", "500", "try again later"),
+    "down-later": (Fault(500), "model.safetensors", "500", "try again later"),
+    "busy": (Fault(429), "*", "429", "try again later"),
+    "cut-config": (Fault(cut=40), "config.json", "complete message body", "goes on from what has come"),
+    "cut-tokenizer": (Fault(cut=1500), "tokenizer.json", "complete message body", "goes on from what has come"),
+    "cut-weights": (Fault(cut=5500), "model.safetensors", "complete message body", "goes on from what has come"),
+    "begun": (Fault(cut=5500, times=6), "model.safetensors", "complete message body", "goes on from what has come"),
+    "silent": (Fault(silent=True), "*", "disconnected", "Check the network"),
+    "loop": (Fault(302), "*", "redirects", "Check the network"),
+    "login-page": (Fault(body=b"<html>Log in to this network</html>"), "config.json", "JSON", "remove '"),
+    "login-page-later": (Fault(body=b"<html>"), "model.safetensors", "header", "remove '"),
+}  # fmt: skip
+# These recover while they are asked.
+BRIEF = {
+    "busy-for-a-while": (Fault(503, times=3), "*"),
+    "dropped": (Fault(cut=5500, times=1), "model.safetensors"),
+    "dropped-often": (Fault(cut=5500, times=3), "model.safetensors"),
+}
+COMMANDS = [f"inspect faulty/{name}" for name in [*FAULTS, *BRIEF] if name != "begun"]
+COMMANDS += ["run begun.toml", "run --resume begun.toml"]
 # What is asked of the hub, in one process that knows nothing beforehand; the answers come back as JSON.
 QUESTIONS = """
-import json, os, threading
+import contextlib, io, json, os, threading, time
+import huggingface_hub.constants
 import pandas as pd
 import mechreg as mr
+from mechreg.cli import main
 from mechreg.models import record_of, tokenizer_hash, weight_hash
 
 def facts(name, /, **options):
@@ -56,12 +83,29 @@ if not os.environ.get("HF_HUB_OFFLINE"):
         "listed, on the bridge": facts("pythia-70m", backend="bridge"),
         "unlisted": facts("someone/own-neox"),
         "unlisted, hooked": facts("someone/own-neox", backend="hooked"),
-        "pickled": facts("someone/pickled"),
+        "pickled": facts("someone/pickled", allow_pickle=True),
+        "pickled, not allowed": facts("someone/pickled"),
         "pickled and safe": facts("someone/pickled-and-safe"),
-        "harmful": facts("someone/harmful"),
+        "harmful": facts("someone/harmful", allow_pickle=True),
         "ran": os.path.exists("ran-from-a-pickle"),
         "threads": [thread.name for thread in threading.enumerate() if "conversion" in thread.name],
     }
+
+wait = time.sleep
+time.sleep = lambda seconds: wait(min(seconds, 0.005))  # the client waits seconds before it asks again
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1000  # what of a file comes is kept by so many bytes
+
+def command(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return [code, out.getvalue(), err.getvalue().splitlines()[-1:]]
+
+offline = os.environ.get("HF_HUB_OFFLINE")
+answers["weights of one model"] = [
+    weight_hash(mr.load_model("faulty/" + name)) for name in ("busy-for-a-while", "dropped", "dropped-often")
+]
+answers["commands"] = {words: command(*words.split()) for words in COMMANDS if not (offline and "run" in words)}
 print(json.dumps(answers))
 """
 
@@ -73,82 +117,14 @@ class Harmful:
         return os.system, ("touch ran-from-a-pickle",)
 
 
-@dataclass
-class Hub:
-    """Repositories as folders, one for each revision; every request is noted."""
-
-    endpoint: str = ""
-    repositories: dict[tuple[str, str], Path] = field(default_factory=dict)
-    requests: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, name: str, folder: Path, revision: str = "main") -> None:
-        self.repositories[name, revision] = folder
-        self.repositories[name, COMMITS[revision]] = folder
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    hub: Hub
-
-    def log_message(self, *args):
-        pass
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, *, body):
-        self.hub.requests.append((self.command, self.path))
-        names = {name for name, _ in self.hub.repositories}
-        path = self.path.split("?")[0].strip("/")
-        if path.startswith("api/models/"):
-            path = path.removeprefix("api/models/")
-            name = next((name for name in names if path == name or path.startswith(name + "/")), None)
-            revision = path.partition("/revision/")[2] or "main"
-            if name is None:
-                return self.refuse(401, "RepoNotFound")
-            if "/tree/" in path:
-                return self.refuse(404, "EntryNotFound")
-            folder = self.hub.repositories[name, revision]
-            files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-            commit = COMMITS.get(revision, revision)
-            content = json.dumps({"id": name, "modelId": name, "sha": commit, "siblings": files}).encode()
-            return self.send(200, content, {"Content-Type": "application/json"}, body)
-        name, _, rest = path.partition("/resolve/")
-        revision, _, file = rest.partition("/")
-        if name not in names:
-            return self.refuse(401, "RepoNotFound")
-        if (name, revision) not in self.hub.repositories:
-            return self.refuse(404, "RevisionNotFound")
-        place = self.hub.repositories[name, revision] / file
-        commit = COMMITS.get(revision, revision)
-        if not place.is_file():
-            return self.refuse(404, "EntryNotFound", commit)
-        content = place.read_bytes()
-        etag = f'"{hashlib.sha1(content).hexdigest()}"'
-        self.send(200, content, {"ETag": etag, "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}, body)
-
-    def refuse(self, status, code, commit=None):
-        self.send(status, b"", {"X-Error-Code": code} | ({"X-Repo-Commit": commit} if commit else {}), False)
-
-    def send(self, status, content, headers, body):
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 @pytest.fixture(scope="module")
 def hub(save_gpt2, make_neox, tokenizer, tmp_path_factory):
-    found = Hub()
-    handler = type("BoundHandler", (Handler,), {"hub": found})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    found.endpoint = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving() as found:
+        fill(found, save_gpt2, make_neox, tokenizer, tmp_path_factory)
+        yield found
+
+
+def fill(found, save_gpt2, make_neox, tokenizer, tmp_path_factory):
     found.add("gpt2", save_gpt2("gpt2"))
     found.add("gpt2", save_gpt2("gpt2", seed=1, n_layer=2), "v2")
     found.add("someone/no-tokenizer", save_gpt2("no-tokenizer", with_tokenizer=False))
@@ -166,9 +142,10 @@ def hub(save_gpt2, make_neox, tokenizer, tmp_path_factory):
     found.add("someone/pickled", pickled)
     found.add("someone/pickled-and-safe", both)
     found.add("someone/harmful", harmful)
-    yield found
-    server.shutdown()
-    server.server_close()
+    faulty = save_gpt2("faulty")
+    for name, (fault, file, *_) in (FAULTS | BRIEF).items():
+        found.add(f"faulty/{name}", faulty)
+        found.faults[f"faulty/{name}", file] = fault
 
 
 def ask(hub, home, **environment):
@@ -177,8 +154,10 @@ def ask(hub, home, **environment):
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSF"))
     }
+    (home / "begun.toml").write_text(SPEC)
+    (home / "begun.txt").write_text("The moon looked at the cat, and the cat sat still. " * 9)
     done = subprocess.run(
-        [sys.executable, "-c", QUESTIONS],
+        [sys.executable, "-c", f"COMMANDS = {COMMANDS}\n{QUESTIONS}"],
         env=kept | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
@@ -232,8 +211,13 @@ def test_the_short_names_of_transformer_lens_are_known(answers):
     assert answers["alias"] == answers["main"]
 
 
-def test_a_second_start_needs_no_network(hub, online, home):
-    answers, requests = ask(hub, home, HF_HUB_OFFLINE="1")
+@pytest.fixture(scope="module")
+def offline(hub, online, home):
+    return ask(hub, home, HF_HUB_OFFLINE="1")
+
+
+def test_a_second_start_needs_no_network(online, offline):
+    answers, requests = offline
     assert requests == []
     assert answers["main"] == online[0]["main"]
     assert "'gpt3' is no folder" in answers["gpt3"]
@@ -280,6 +264,7 @@ def test_safetensors_come_before_pickles_and_no_pickle_runs_anything(online):
     assert answers["pickled"]["failed"] == answers["pickled and safe"]["failed"] == []
     assert answers["pickled"]["weights"] == answers["pickled and safe"]["weights"]
     assert not any("pickled-and-safe" in path and path.endswith(".bin") for _, path in requests)
+    assert "allow_pickle=True" in answers["pickled, not allowed"]
     assert isinstance(answers["harmful"], str)
     assert not answers["ran"]
 
@@ -288,3 +273,57 @@ def test_the_hub_is_not_asked_to_convert_a_repository(online):
     answers, requests = online
     assert answers["threads"] == []
     assert not any("discussions" in path or "spaces" in path for _, path in requests)
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name != "begun"])
+def test_a_hub_that_fails_is_one_sentence_with_the_remedy(answers, name):
+    _, _, names, remedy = FAULTS[name]
+    code, out, (said,) = answers["commands"][f"inspect faulty/{name}"]
+    assert (code, out) == (2, "")
+    refused(said, names, remedy)
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_a_hub_that_fails_for_a_while_is_asked_again(answers, name):
+    code, out, _ = answers["commands"][f"inspect faulty/{name}"]
+    assert code == 0
+    assert f"faulty/{name}" in out
+
+
+def test_a_broken_download_goes_on_where_it_broke(answers):
+    # Of 5,500 bytes that came, five whole chunks of 1,000 are kept and not asked for again.
+    assert BRIEF["dropped-often"][0].ranges == [None, "bytes=5000-", "bytes=5000-"]
+    assert FAULTS["cut-weights"][0].ranges[:2] == [None, "bytes=5000-"]
+    assert len(set(answers["weights of one model"])) == 1
+
+
+def test_a_run_whose_download_broke_goes_on_with_the_same_command(answers, home):
+    code, out, (said,) = answers["commands"]["run begun.toml"]
+    assert (code, out) == (2, "")
+    refused(said, *FAULTS["begun"][2:])
+    code, out, _ = answers["commands"]["run --resume begun.toml"]
+    assert code == 0
+    assert "Report:" in out
+    assert (home / "runs/run/_manifest.json").is_file()
+
+
+def test_without_the_network_the_cache_is_enough_and_half_of_it_is_refused(offline):
+    answers, requests = offline
+    assert requests == []
+    commands = answers["commands"]
+    for name in BRIEF:
+        code, out, _ = commands[f"inspect faulty/{name}"]
+        assert (code, f"faulty/{name}" in out) == (0, True)
+    for name in ("down", "gone", "cut-config", "cut-weights"):
+        code, out, (said,) = commands[f"inspect faulty/{name}"]
+        assert (code, out) == (2, "")
+        refused(said, f"'faulty/{name}'", "unset that")
+
+
+def refused(said, names, remedy):
+    assert said.startswith("mechreg: ")
+    assert said.endswith((".", "?"))
+    assert "Traceback" not in said
+    assert len(said) < 600
+    assert names in said
+    assert remedy in said

@@ -1059,15 +1059,28 @@ def cause_maps(load, make_windows):
 
 def test_the_cause_maps_draw_every_pair_twice(cause_maps):
     spec = chart_spec(plot_cause_maps(cause_maps.pairs, agreement=cause_maps.agreement))
-    cells = [data for data in spec["datasets"].values() if data and "later_layer" in data[0]]
-    assert [len(data) for data in cells] == [9, 9]
-    values = [[row["value"] for row in data] for data in cells]
-    expected = cause_maps.pairs[["coefficient", "effect"]].to_numpy().T.tolist()
-    np.testing.assert_allclose(sorted(values), sorted(expected))
-    assert sum(row["exactly_zero"] for data in cells for row in data) == 6
+    (cells,) = [data for data in spec["datasets"].values() if data and "later_layer" in data[0]]
+    drawn = pd.DataFrame(cells)
+    for name in ("layer", "later_layer", "coefficient", "effect"):
+        np.testing.assert_allclose(drawn[name], cause_maps.pairs[name])
+    assert drawn["no_path"].sum() == 6
+    colours = {
+        part["encoding"]["color"].get("field")
+        for part in leaves(spec, "encoding")
+        if "color" in part["encoding"]
+    }
+    assert {"coefficient", "effect"} <= colours
     title = str(leaves(spec, "subtitle"))
     told = f"{cause_maps.agreement['spearman'].iloc[0]:.2f}".replace("-", "−")
     assert f"over 3 pairs k < l: {told}" in title
+
+
+def test_the_cause_maps_show_themselves_in_a_notebook(cause_maps):
+    assert repr(cause_maps).endswith(": 9 pairs of layers)")
+    page = cause_maps._repr_html_()
+    assert "later_layer" in page
+    assert "spearman" in page
+    assert len(page) < 10_000
 
 
 @pytest.mark.parametrize(

@@ -273,10 +273,14 @@ def test_pickled_weights_are_read_only_where_there_is_nothing_safer_and_run_noth
     assert weight_hash(load_model(folder)) == safe
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"pickle \(pytorch_model.bin\).*allow_pickle=True"):
         load_model(folder)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(folder, allow_pickle=True)
     torch.save(state, folder / "pytorch_model.bin")
-    assert weight_hash(load_model(folder)) == safe
+    with pytest.raises(ModelError, match="allow_pickle"):
+        load_model(folder)
+    assert weight_hash(load_model(folder, allow_pickle=True)) == safe
     assert Harmful.ran == []
 
 

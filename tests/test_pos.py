@@ -419,6 +419,19 @@ def test_fits_by_group_are_fits_to_the_groups_rows(tagged, engine):
     assert len(fits.statistics) == 4
 
 
+@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+def test_where_no_row_follows_another_nothing_is_said_of_serial_correlation(tagged, engine, recwarn):
+    lagged = add_lags(tagged)
+    serial = ["durbin_watson", "breusch_godfrey", "breusch_godfrey_p"]
+    apart = lagged[lagged["position"] % 3 == 2]
+    for formula in ("log_norm ~ 1", "log_norm ~ lag1"):
+        statistics = fit_lagged(apart, formula, engine=engine).statistics
+        assert statistics[serial].isna().all(axis=None)
+        assert statistics["jarque_bera"].notna().all()
+        assert fit_lagged(lagged, formula, engine=engine).statistics[serial].notna().all(axis=None)
+    assert [str(w.message) for w in recwarn if "rank-deficient" in str(w.message)] == []
+
+
 def test_the_interaction_says_the_same_as_fits_apart(tagged):
     lagged = add_lags(tagged)
     some = lagged[lagged["pos"].isin(["NOUN", "VERB"])]

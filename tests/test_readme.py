@@ -28,7 +28,7 @@ def test_the_commands_run(tmp_path):
     (spec,) = blocks("toml")
     (tmp_path / "spec.toml").write_text(spec)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mechreg ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = subprocess.run(
             f"{sys.executable} -m {command}",
@@ -39,6 +39,8 @@ def test_the_commands_run(tmp_path):
             timeout=300,
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
+    (shown,) = blocks("text")  # what the last command prints first
+    assert done.stdout.lstrip("\n").startswith(shown)
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

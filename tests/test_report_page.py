@@ -96,6 +96,62 @@ def test_the_page_loads_offline_and_hostile_strings_do_nothing(page, width, dark
         assert light != dark
 
 
+def test_a_page_with_its_charts_and_vega_stays_small_enough_to_send(page):
+    assert page.stat().st_size < 700_000
+
+
+@pytest.mark.slow
+def test_four_models_of_48_layers_stay_under_3_megabytes(tmp_path):
+    frames = [lagged_frame(n_layers=48, per=400, docs=10, model=f"m{at}") for at in range(4)]
+    fits = [mr.fit_lagged(frame) for frame in frames]
+    coefficients = pd.concat([fit.coefficients for fit in fits], ignore_index=True)
+    html = report_html(
+        title="large",
+        coefficients=coefficients,
+        statistics=pd.concat([fit.statistics for fit in fits], ignore_index=True),
+        results=result_table(coefficients),
+        figures={
+            "Norms": mr.plot_norms(pd.concat(frames, ignore_index=True)),
+            "Betas": mr.plot_betas(coefficients),
+        },
+        problems=pd.DataFrame(),
+        provenance={"models": [{"name": f"m{at}"} for at in range(4)]},
+        summaries="\n\n".join(
+            f"model m{at}  hook attn_out  layer {layer}\n{fit.summary(layer=layer)}"
+            for at, fit in enumerate(fits)
+            for layer in range(48)
+        ),
+        linked=[
+            mr.plot_linked(*pair) for pair in zip(frames, [fit.coefficients for fit in fits], strict=True)
+        ],
+    )
+    (tmp_path / "report.html").write_text(html, encoding="utf-8")
+    assert len(html.encode()) < 3_000_000
+    with opened(tmp_path / "report.html") as tab:
+        ready(tab)
+        assert tab.console == []
+        assert tab.evaluate("document.querySelectorAll('.chart[data-drawn=yes] svg.marks').length") == 6
+
+
+@needs_browser
+def test_on_paper_the_page_is_light_and_has_its_tables_and_every_chart_whole(page):
+    with opened(page, width=720, dark=True, media="print") as tab:
+        ready(tab)
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert tab.evaluate("getComputedStyle(document.querySelector('.chart svg.marks')).filter") == "none"
+        assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        shown = "[...document.querySelectorAll('details')].filter(d => d.getBoundingClientRect().height > 0)"
+        assert tab.evaluate(f"{shown}.map(d => d.className)") == ["printed", "printed"]
+        assert tab.evaluate(
+            "document.querySelector('.printed td').checkVisibility({contentVisibilityAuto: true})"
+        )
+        assert tab.evaluate("document.querySelector('.printed td').getBoundingClientRect().height > 5")
+        room = "document.querySelector('main').clientWidth"
+        assert tab.evaluate(
+            f"[...document.querySelectorAll('svg.marks')].every(s => s.getBoundingClientRect().width <= {room})"
+        )
+
+
 SLIDER = "document.querySelector('.vega-bindings input[type=range]')"
 TOLD = (
     "[...document.querySelectorAll('.chart svg.marks text')].map(t => t.textContent)"
@@ -194,7 +250,10 @@ def test_universality_and_interventions_are_drawn_or_the_reason_is_given():
         "summaries": "",
     }
     doses = pd.DataFrame([row | {"dose": 0.0}, row | {"dose": 1.0}])
-    page = report_html(**common, universality=uni.agreement, verdict=uni.verdict, interventions=doses)
+    page = report_html(
+        **common, universality=uni.agreement, profiles=uni.profiles, verdict=uni.verdict, interventions=doses
+    )
+    assert "lag1 of attn_out by relative depth, in 2 models" in page
     assert "Concordance of lag1 profiles for attn_out" in page
     assert "attn_out scaled: effects by dose and layer" in page
     assert all(

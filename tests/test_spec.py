@@ -55,7 +55,10 @@ def test_the_example_of_the_design(tmp_path):
         "processing": "raw",
         "dtype": "float32",
         "prepend_bos": False,
+        "tagger": "none",
+        "allow_pickle": False,
         "seed": 0,
+        "keep": "norms",
     }
     # Every key but models, corpus and the name has that default.
     defaults = read_spec(write(tmp_path / "small.toml", SMALL))
@@ -233,6 +236,8 @@ specs = st.fixed_dictionaries(
         "processing": st.sampled_from(get_args(schema.Processing)),
         "dtype": st.sampled_from(get_args(schema.Dtype)),
         "prepend_bos": st.booleans(),
+        "tagger": st.sampled_from(["none", "corpus"]) | texts.map(lambda name: f"/{name}"),
+        "allow_pickle": st.booleans(),
         "seed": st.integers(0, 2**63),
     }
 )

@@ -143,17 +143,21 @@ def test_names_of_models_never_collide_as_folders():
 
 
 def test_a_run_folder_takes_up_its_own_spec_and_refuses_others(tmp_path):
-    folder = store.open_run_folder(tmp_path / "run", SPEC)
-    assert store.open_run_folder(folder, SPEC) == folder
-    with pytest.raises(InputError, match="holds a run of another spec"):
-        store.open_run_folder(folder, Spec(models=("mini-m",), corpus="demo"))
+    for _ in range(2):
+        with store.open_run_folder(tmp_path / "run", SPEC) as folder:
+            assert (folder / "spec.toml").exists()
+
+    def refused(out, spec, said):
+        with pytest.raises(InputError, match=said), store.open_run_folder(out, spec):
+            pytest.fail("the folder was opened")
+
+    refused(folder, Spec(models=("mini-m",), corpus="demo"), "holds a run of another spec")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="is not a run folder"):
-        store.open_run_folder(tmp_path / "mine", SPEC)
+    refused(tmp_path / "mine", SPEC, "is not a run folder")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be written"):
-        store.open_run_folder(tmp_path / "file" / "run", SPEC)
+    refused(tmp_path / "file" / "run", SPEC, "cannot be")
 
 
 def test_provenance_names_what_made_the_numbers():

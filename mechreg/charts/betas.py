@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from numbers import Real
 
 import altair as alt
 import numpy as np
@@ -10,9 +9,10 @@ import pandas as pd
 from altair.typing import ChartType
 from scipy.special import stdtr
 
-from mechreg.charts.rows import count, distinct, few_models, one_hook
-from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.charts.judged import p_labels, p_legend
+from mechreg.charts.rows import count, distinct, few_models, one_hook, require_one_row
+from mechreg.charts.theme import OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
+from mechreg.schema import InputError, did_you_mean, require
 
 _NEEDED = (
     *("model", "hook", "layer", "depth", "term", "estimate", "std_error", "df", "conf_low", "conf_high"),
@@ -84,16 +84,15 @@ def plot_betas(
         "n_docs",
     )
     require(coefficients, (*needed, "cov_type"), who="plot_betas")
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < 1:
-        raise InputError(f"alpha must lie between 0 and 1, for example alpha=0.05; got {alpha!r}.")
+    labels = p_labels(alpha, told="adjusted p" if adjusted else "p")
     shown, hook = one_hook(coefficients, hook, who="plot_betas")
     models = few_models(shown, who="plot_betas")
     terms = _terms(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    _require_drawable(shown, p)
+    require_one_row(
+        shown, ("model", "layer", "term"), ("estimate", "conf_low", "conf_high", p), who="plot_betas"
+    )
 
-    told = "adjusted p" if adjusted else "p"
-    labels = [f"{told} < {alpha:g}", f"{told} ≥ {alpha:g}"]
     marks = _marks(shown, terms).assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
     y = alt.Scale(domain=_range(marks), nice=True, zero=False)
     columns = _columns(len(models), int(marks["n_layers"].max()))
@@ -146,34 +145,6 @@ def _terms(shown: pd.DataFrame, terms: Sequence[str] | None) -> list[str]:
             f"got {len(wanted)}: {wanted}. Choose with terms=."
         )
     return wanted
-
-
-def _require_drawable(shown: pd.DataFrame, p: str) -> None:
-    """Check that every coefficient has one row, and numbers in it."""
-    keys = ["model", "layer", "term"]
-    twice = shown.duplicated(keys)
-    if twice.any():
-        heads = "head" in shown and shown["head"].nunique() > 1
-        raise InputError(
-            f"plot_betas needs one row for each coefficient; there are two for {_where(shown, twice)}. "
-            + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two fits concatenated?")
-        )
-    if not shown["depth"].between(0, 1, inclusive="neither").all():
-        raise InputError(
-            "plot_betas needs a 'depth' between 0 and 1, (layer + 0.5) / n_layers, in every row."
-        )
-    numbers = ["estimate", "conf_low", "conf_high", p]
-    bad = ~np.isfinite(shown[numbers].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
-    if bad.any():
-        raise NumericalError(
-            f"plot_betas needs finite numbers as {', '.join(numbers)}; some are not at "
-            f"{_where(shown, pd.Series(bad, shown.index))} ({int(bad.sum())} such rows)."
-        )
-
-
-def _where(shown: pd.DataFrame, rows: pd.Series) -> str:
-    row = shown[rows].iloc[0]
-    return ", ".join(f"{key} {row[key]}" for key in ("model", "layer", "term"))
 
 
 def _marks(shown: pd.DataFrame, terms: list[str]) -> pd.DataFrame:
@@ -250,24 +221,8 @@ def _panel(
         base.transform_filter(is_not)
         .mark_point(filled=False, fill="white", shape="cross", size=1.5 * size, strokeWidth=1.3, opacity=1)
         .encode(x=x_bare, tooltip=tooltip),
-        _significance_legend(labels),
+        p_legend(labels, "significance"),
     ).resolve_axis(x="independent")
-
-
-def _significance_legend(labels: list[str]) -> alt.Chart:
-    """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
-    look = alt.Legend(title="significance", symbolSize=70, symbolStrokeWidth=1.3)
-    looks = {alt.Shape: ["circle", "cross"], alt.Fill: [INK, "white"], alt.Stroke: [INK, INK]}
-    return (
-        alt.Chart(alt.Data(values=[{"judged": label} for label in labels]))
-        .mark_point(size=0, opacity=1, aria=False)
-        .encode(
-            *[
-                channel("judged:N", scale=alt.Scale(domain=labels, range=values), legend=look)
-                for channel, values in looks.items()
-            ]
-        )
-    )
 
 
 def _columns(n_models: int, n_layers: int) -> int:

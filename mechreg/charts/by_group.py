@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook
 from mechreg.charts.theme import (
     DEPTH_LEGEND,
     DEPTH_SCALE,
@@ -16,10 +16,14 @@ from mechreg.charts.theme import (
     figure_title,
     panel_title,
 )
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.schema import InputError, NumericalError, require
 
 MAX_GROUPS = 20  # more rows or panels than that are a poster
 _COLUMNS = 4
+_IN_WORDS = {"pos": "part of speech"}
+_CROWDED = 12  # layers of a group; the bars of more hide each other
+_CROWDED_PANEL = 100  # marks in a panel of coefficients; likewise
+_UNSEEN = "intervals, which would hide each other, are in the frame"
 
 
 def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = None) -> ChartType:
@@ -55,7 +59,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
     ...        "conf_high": 1.5}
     >>> table = pd.DataFrame([{**row, "pos": "NOUN", "estimate": 1.0}, {**row, "pos": "VERB", "estimate": 0.9}])
     >>> plot_norms_by(table).to_dict()["title"]["text"]
-    'Log norms of attn_out by pos'
+    'Log norms of attn_out by part of speech'
     """
     needed = ("model", "hook", "layer", "depth", by, "n", "n_docs", "estimate", "conf_low", "conf_high")
     require(table, needed, who="plot_norms_by")
@@ -75,8 +79,12 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
     n_layers = marks.groupby("model", observed=True)["layer"].nunique()
     columns = min(len(models), 3 if n_layers.max() <= 12 else 2)
     width = (WIDTH - 20 * (columns - 1)) // columns
+    crowded = bool(n_layers.max() > _CROWDED)
+    # Models that read the same tokens have the same groups in the same places: named once, panels have room.
+    alike = marks.groupby(["model", "group"], observed=True)["n"].max().groupby("group").nunique().max() == 1
+    alike &= marks.groupby("group")["model"].nunique().min() == len(models)
     panels = []
-    for model in models:
+    for at, model in enumerate(models):
         part = marks[marks["model"] == model]
         counts = part.groupby("group")["n"].max()
         labels = {group: f"{group} {counts.get(group, 0):,}" for group in order}
@@ -84,9 +92,9 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
             ["layer", "depth", "group", "n", "n_docs", "deviation", "estimate", "low", "high"]
         ].assign(label=part["group"].map(labels))
         panels.append(
-            _norm_rows(drawn, list(labels.values()), x).properties(
+            _norm_rows(drawn, list(labels.values()), x, named=not alike or at % columns == 0).properties(
                 width=width,
-                height=max(120, 22 * len(order)),
+                height=max(120, (34 if crowded else 22) * len(order)),
                 title=panel_title(
                     model,
                     f"n = {counts.sum():,}; at most {count(int(part['n_docs'].max()), 'document')} a group",
@@ -94,15 +102,16 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
                 ),
             )
         )
+    bars = "bars: intervals of the group's mean, clustered by document, cut at the panel's edge"
     caption = (
-        "Dots: a group's mean log norm in a layer, less the layer's mean over all groups; bars: intervals of the "
-        "group's mean, clustered by document, cut at the panel's edge. Numbers beside the groups: tokens."
+        f"Dots: a group's mean log norm in a layer, less the layer's mean over all groups; "
+        f"{_UNSEEN if crowded else bars}. Numbers beside the groups: tokens."
     )
     return alt.concat(
         *panels,
         columns=columns,
         spacing=20,
-        title=figure_title(f"Log norms of {hook} by {by}", [caption]),
+        title=figure_title(f"Log norms of {hook} by {_IN_WORDS.get(by, by)}", [caption]),
         description=_norms_in_words(marks, order, by, hook),
     ).resolve_scale(color="shared", stroke="independent", y="independent")
 
@@ -142,7 +151,7 @@ def plot_betas_by(
     >>> row = {"model": "m", "hook": "attn_out", "layer": 0, "pos": "NOUN", "depth": 0.5, "term": "lag1",
     ...        "estimate": 0.3, "conf_low": 0.1, "conf_high": 0.5, "n": 91, "n_docs": 9, "cov_type": "crv3"}
     >>> plot_betas_by(pd.DataFrame([row])).to_dict()["title"]["text"]
-    'lag1 of attn_out by pos and depth'
+    'lag1 of attn_out by part of speech and depth'
     """
     needed = (
         "model",
@@ -159,12 +168,7 @@ def plot_betas_by(
     )
     require(coefficients, (*needed, "cov_type"), who="plot_betas_by")
     shown, hook = one_hook(coefficients, hook, who="plot_betas_by")
-    terms = distinct(shown["term"])
-    if term not in terms:
-        raise InputError(
-            f"plot_betas_by has no rows of the term {term!r}; the frame has {terms}.{did_you_mean(term, terms)}"
-        )
-    shown = shown[shown["term"] == term]
+    shown = of_term(shown, term, who="plot_betas_by")
     models = few_models(shown, who="plot_betas_by")
     _require_one_row(shown, by, ["estimate", "conf_low", "conf_high"], who="plot_betas_by")
     marks = shown[["model", "layer", "depth", "estimate", "conf_low", "conf_high", "n", "n_docs"]].assign(
@@ -172,8 +176,8 @@ def plot_betas_by(
     )
     order = list(marks.groupby("group")["n"].max().sort_values(ascending=False).index)
     low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
-    y = alt.Scale(domain=[_down(low), _up(high)], nice=True, zero=False)
-    columns = min(_COLUMNS, len(order))
+    y = alt.Scale(domain=[_down(low), _above_ticks(_down(low), _up(high))], nice=False, zero=False)
+    columns = -(-len(order) // -(-len(order) // _COLUMNS))  # rows of like lengths: five are three and two
     width = (WIDTH - 20 * (columns - 1)) // columns
     panels = []
     for at, group in enumerate(order):
@@ -189,14 +193,16 @@ def plot_betas_by(
             )
         )
     kinds = ", ".join(distinct(shown["cov_type"]))
+    crowded = marks.groupby("group").size().max() > _CROWDED_PANEL
+    bars = _UNSEEN.capitalize() if crowded else "Bars: the frame's confidence intervals"
     return alt.concat(
         *panels,
         columns=columns,
         bounds="flush",
         spacing={"row": 66, "column": 20},  # type: ignore[arg-type]
         title=figure_title(
-            f"{term} of {hook} by {by} and depth",
-            [f"Bars: the frame's confidence intervals (cov_type {kinds}). n: tokens a layer, at most."],
+            f"{term} of {hook} by {_IN_WORDS.get(by, by)} and depth",
+            [f"{bars} (cov_type {kinds}). n: tokens a layer, at most."],
         ),
         description=_betas_in_words(marks, order, term, by, hook),
     ).resolve_scale(color="shared")
@@ -220,15 +226,16 @@ def _require_one_row(shown: pd.DataFrame, by: str, numbers: list[str], *, who: s
         raise NumericalError(f"{who} needs finite numbers as {', '.join(numbers)}; some are not.")
 
 
-def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartType:
+def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale, *, named: bool) -> ChartType:
     """Return one model's rows: the layers of a group below each other within it, first layer on top."""
     layers = sorted(drawn["layer"].unique())
     place = {
         layer: 0.0 if len(layers) == 1 else at / (len(layers) - 1) - 0.5 for at, layer in enumerate(layers)
     }
     drawn = drawn.assign(offset=drawn["layer"].map(place).astype(float))
+    axis = alt.Axis(grid=True, ticks=False, domain=False, labels=named)
     base = alt.Chart(drawn).encode(
-        y=alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(grid=True, ticks=False, domain=False)),
+        y=alt.Y("label:N", sort=labels, title=None, axis=axis),
         yOffset=alt.YOffset("offset:Q", scale=alt.Scale(domain=[-0.8, 0.8])),
     )
     tooltip = [
@@ -246,14 +253,15 @@ def _norm_rows(drawn: pd.DataFrame, labels: list[str], x: alt.Scale) -> ChartTyp
     )
     # Its own channel: Vega has no gradient as the legend of dots and lines together.
     shade = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
+    bars = base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(
+        x=alt.X("low:Q", scale=x), x2="high", stroke=shade
+    )
     return alt.layer(
         alt.Chart(alt.Data(values=[{}]))
         .mark_rule(color=PALE_INK, strokeDash=[4, 3])
         .encode(x=alt.datum(0, type="quantitative", scale=x)),
-        base.mark_rule(strokeWidth=1.2, opacity=0.7, clip=True).encode(
-            x=alt.X("low:Q", scale=x), x2="high", stroke=shade
-        ),
-        dots.mark_point(filled=True, size=26 if len(layers) <= 12 else 14, opacity=1),
+        *([] if len(layers) > _CROWDED else [bars]),
+        dots.mark_point(filled=True, size=26 if len(layers) <= _CROWDED else 12, opacity=1),
     )
 
 
@@ -278,9 +286,7 @@ def _beta_panel(
             legend=alt.Legend(title="model", symbolType="circle", symbolOpacity=1, symbolSize=70),
         ),
     )
-    axis_y = alt.Axis(
-        title=f"beta of {term}" if leftmost else None, labels=leftmost, labelFlush=True, tickCount=5
-    )
+    axis_y = alt.Axis(title=f"beta of {term}" if leftmost else None, labels=leftmost, tickCount=5)
     at = alt.Y("estimate:Q", scale=y, axis=axis_y)
     tooltip = [
         alt.Tooltip("model:N"),
@@ -291,13 +297,16 @@ def _beta_panel(
         alt.Tooltip("conf_high:Q", title="to", format=".4f"),
         alt.Tooltip("n:Q", format=","),
     ]
+    bars = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
+        y=alt.Y("conf_low:Q", scale=y, axis=axis_y), y2="conf_high"
+    )
     return alt.layer(
         alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
         base.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=at),
-        base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(
-            y=alt.Y("conf_low:Q", scale=y, axis=axis_y), y2="conf_high"
+        *([] if len(part) > _CROWDED_PANEL else [bars]),
+        base.mark_point(filled=True, size=8 if len(part) > _CROWDED_PANEL else 22, opacity=1).encode(
+            y=at, tooltip=tooltip
         ),
-        base.mark_point(filled=True, size=22, opacity=1).encode(y=at, tooltip=tooltip),
     )
 
 
@@ -309,8 +318,19 @@ def _up(value: float) -> float:
     return round(float(np.ceil(20 * value) / 20), 2)
 
 
+def _above_ticks(low: float, high: float) -> float:
+    """Return an upper end that is far enough above the last tick: its label would push up the row's first heading."""
+    rough = (high - low) / 5  # Vega's steps for five ticks are 1, 2 or 5 times a power of ten
+    power = 10 ** np.floor(np.log10(rough))
+    step = power * float(
+        np.select([rough / power >= edge for edge in (50**0.5, 10**0.5, 2**0.5)], [10, 5, 2], 1)
+    )
+    room = 0.07 * (high - low)
+    return round(max(high, np.floor(high / step + 1e-9) * step + room), 4)
+
+
 def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -> str:
-    sentences = [f"Mean log norms of {hook} by {by}, less each layer's mean."]
+    sentences = [f"Mean log norms of {hook} by {_IN_WORDS.get(by, by)}, less each layer's mean."]
     for model, part in marks.groupby("model", sort=False, observed=True):
         mean = part.groupby("group")["deviation"].mean()
         highest, lowest = str(mean.idxmax()), str(mean.idxmin())
@@ -322,7 +342,9 @@ def _norms_in_words(marks: pd.DataFrame, order: list[str], by: str, hook: str) -
 
 
 def _betas_in_words(marks: pd.DataFrame, order: list[str], term: str, by: str, hook: str) -> str:
-    sentences = [f"Coefficients of {term} for {hook} by relative depth, a panel for each {by}."]
+    sentences = [
+        f"Coefficients of {term} for {hook} by relative depth, a panel for each {_IN_WORDS.get(by, by)}."
+    ]
     for group in order:
         part = marks[marks["group"] == group]
         told = ", ".join(

@@ -89,7 +89,8 @@ def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = Non
             f"n = {part['n'].iloc[0]:,} tokens (regression), {part['n_edits'].iloc[0]:,} (cause); "
             f"{count(int(part['n_docs'].iloc[0]), 'document')}{_told(agreement, model)}"
         )
-        maps = [_map(part, name, width, lowest=model == models[-1]) for name in _MAPS]
+        cells = _cells(part)
+        maps = [_map(cells, name, width, lowest=model == models[-1]) for name in _MAPS]
         rows.append(
             alt.hconcat(*maps, spacing=36, title=panel_title(model, detail, width=WIDTH)).resolve_scale(
                 color="independent"
@@ -107,20 +108,25 @@ def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = Non
     )
 
 
-def _map(part: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartType:
-    n_layers = int(part["n_layers"].max())
-    low, high = part[f"{name}_low"], part[f"{name}_high"]
-    is_zero = (part[name] == 0) & (part["later_layer"] <= part["layer"])
-    most = float(part[name].abs().max()) or 1.0
-    cells = part[["layer", "later_layer"]].assign(
-        value=part[name],
-        low=low,
-        high=high,
-        exactly_zero=is_zero & (name == "effect"),
-        unsure=((low <= 0) & (high >= 0)) & ~is_zero,
-        label=part[name].map(_short),
-        is_dark=part[name].abs() > 0.65 * most,
-    )
+def _cells(part: pd.DataFrame) -> pd.DataFrame:
+    """Return one model's cells, a row a pair for both maps: with 48 layers there are thousands."""
+    no_path, has_labels = part["later_layer"] <= part["layer"], part["layer"].nunique() <= _LABELLED
+    cells = part[["layer", "later_layer"]].assign(no_path=no_path & (part["effect"] == 0))
+    for name in _MAPS:
+        value, low, high = part[name], part[f"{name}_low"], part[f"{name}_high"]
+        cells[name], cells[f"{name}_low"], cells[f"{name}_high"] = value, low, high
+        cells[f"{name}_unsure"] = (low <= 0) & (high >= 0) & ~((value == 0) & no_path)
+        if has_labels:
+            cells[f"{name}_label"] = value.map(_short)
+    if has_labels:
+        return cells
+    numbers = [f"{name}{end}" for name in _MAPS for end in ("", "_low", "_high")]
+    return cells.assign(**{name: cells[name].map(lambda value: float(f"{value:.5g}")) for name in numbers})
+
+
+def _map(cells: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartType:
+    n_layers = int(cells["layer"].max()) + 1
+    most = float(cells[name].abs().max()) or 1.0
     ticks = layer_ticks(0, n_layers - 1)
     axis: dict[str, Any] = {"values": ticks, "labelAngle": 0, "ticks": False, "domain": False, "grid": False}
     x = alt.X(
@@ -137,7 +143,7 @@ def _map(part: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartTyp
         scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
     )
     color = alt.Color(
-        "value:Q",
+        f"{name}:Q",
         title=None,
         scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
         legend=alt.Legend(gradientLength=120, gradientThickness=10, format=".2~g", tickCount=5),
@@ -145,23 +151,22 @@ def _map(part: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartTyp
     tooltip = [
         alt.Tooltip("layer:O", title="layer k, t−1"),
         alt.Tooltip("later_layer:O", title="layer l, t"),
-        alt.Tooltip("value:Q", title=name, format=".4~g"),
-        alt.Tooltip("low:Q", title="interval from", format=".4~g"),
-        alt.Tooltip("high:Q", title="to", format=".4~g"),
+        alt.Tooltip(f"{name}:Q", format=".4~g"),
+        alt.Tooltip(f"{name}_low:Q", title="interval from", format=".4~g"),
+        alt.Tooltip(f"{name}_high:Q", title="to", format=".4~g"),
     ]
     base = alt.Chart(cells).encode(x=x, y=y)
-    layers = [
-        base.transform_filter("!datum.exactly_zero").mark_rect().encode(color=color, tooltip=tooltip),
-        base.transform_filter("datum.exactly_zero").mark_rect(color=GRID).encode(tooltip=tooltip),
-    ]
+    coloured = base.transform_filter("!datum.no_path") if name == "effect" else base
+    layers = [coloured.mark_rect().encode(color=color, tooltip=tooltip)]
+    if name == "effect":
+        layers.append(base.transform_filter("datum.no_path").mark_rect(color=GRID).encode(tooltip=tooltip))
     cell = width / n_layers
-    ink = alt.condition("datum.is_dark", alt.value("white"), alt.value(INK))
+    ink = alt.condition(f"abs(datum.{name}) > {0.65 * most:.6g}", alt.value("white"), alt.value(INK))
     has_labels = n_layers <= _LABELLED
     if has_labels:
         size = 11 if n_layers <= 6 else 9
-        labels = base.transform_filter("!datum.exactly_zero").mark_text(fontSize=size)
-        layers.append(labels.encode(text="label:N", color=ink))
-    crosses = base.transform_filter("datum.unsure").mark_text(
+        layers.append(coloured.mark_text(fontSize=size).encode(text=f"{name}_label:N", color=ink))
+    crosses = base.transform_filter(f"datum.{name}_unsure").mark_text(
         text="×", fontSize=9 if has_labels else min(10, cell), dx=0.36 * cell if has_labels else 0,
         dy=-0.32 * cell if has_labels else 0,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from mechreg.schema import InputError, require
 
 _STATES = {"equivalent": OKABE_ITO[0], "undecided": PALE_INK, "beyond the margin": OKABE_ITO[1]}
 _FOREST = 900  # pixels that a forest should not be much higher than
-_ROW = (5, 11)  # pixels of one of its rows
+_ROW = (2, 11)  # pixels of one of its rows
 
 
 def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
@@ -63,7 +63,7 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
     scale = alt.Scale(domain=[round(-far, 4), round(far, 4)], nice=False)
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", scale=scale, title=f"difference of {term}")
+        return alt.X(f"{field}:Q", scale=scale, title=f"difference of {term}", axis=alt.Axis(tickCount=6))
 
     down = alt.Scale(domain=[0, height], reverse=True, nice=False)
     y, y_top = (alt.Y(f"{field}:Q", scale=down, axis=None) for field in ("y", "top"))
@@ -81,7 +81,7 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
     tooltip = [alt.Tooltip("pair:N"), alt.Tooltip("depth:Q", title="relative depth", format=".3f")]
     tooltip += [alt.Tooltip(f"{name}:Q", format=".4f") for name in numbers if name != "margin"]
     row = float(marks["row"].iloc[0])
-    points = base.mark_point(size=26 if row < 9 else 40, opacity=1, strokeWidth=1.2).encode(
+    points = base.mark_point(size=8 if row < 5 else 26 if row < 9 else 40, opacity=1, strokeWidth=1.2).encode(
         x=x("estimate"), tooltip=tooltip
     )
     labels = alt.Chart(pairs).encode(y=y)
@@ -94,8 +94,8 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
         .mark_rule(color=PALE_INK, strokeDash=[4, 3])
         .encode(x=x("edge")),
         alt.Chart(pairs.iloc[1:]).mark_rule(color="#cccccc").encode(y=y_top),
-        base.mark_rule(strokeWidth=0.8).encode(x=x("sim_low"), x2="sim_high"),
-        base.mark_rule(strokeWidth=min(3.0, row - 2)).encode(x=x("conf_low"), x2="conf_high"),
+        base.mark_rule(strokeWidth=0.8 if row > 4 else 0.4).encode(x=x("sim_low"), x2="sim_high"),
+        base.mark_rule(strokeWidth=min(3.0, max(1.2, row - 2))).encode(x=x("conf_low"), x2="conf_high"),
         points.transform_filter("datum.equivalent").encode(
             fill=alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None)
         ),

@@ -25,10 +25,10 @@ _EFFECTS = (
     *("estimate", "conf_low", "conf_high", "n", "n_docs"),
 )
 _MEASURES = {
-    "loss": "change in next-token loss (nats)",
-    "kl": "KL from the clean distribution (nats)",
-    "top1": "share of top-1 flips",
-    "norms": "change in log norm, last layer",
+    "loss": ["change in", "next-token loss (nats)"],
+    "kl": ["KL from the clean", "distribution (nats)"],
+    "top1": ["share of", "top-1 flips"],
+    "norms": ["change in log norm,", "last layer"],
 }
 _DOSES = {
     "scale": ("factor", 1.0, "scaled"),
@@ -38,6 +38,7 @@ _DOSES = {
 }
 _ITSELF = "the edit"
 _TICKED = 7  # doses; more do not have a tick each
+_CROWDED = 12  # layers; the bars of more hide each other
 
 
 def plot_dose_response(
@@ -185,7 +186,7 @@ def _scale(marks: pd.DataFrame) -> alt.Scale:
 def _dose_panel(marks: pd.DataFrame, measure: str, edit: str, scale: alt.Scale) -> ChartType:
     title, neutral, _ = _DOSES.get(edit, ("dose", None, edit))
     kinds = [_ITSELF, *[kind for kind in distinct(marks["kind"]) if kind != _ITSELF]]
-    n_layers = marks["layer"].nunique()
+    crowded = marks["layer"].nunique() > _CROWDED
     doses = sorted(marks["dose"].unique().tolist())
     ticks: dict[str, Any] = {"values": doses, "format": ".3~g"} if len(doses) <= _TICKED else {}
     x = alt.X(
@@ -223,10 +224,12 @@ def _dose_panel(marks: pd.DataFrame, measure: str, edit: str, scale: alt.Scale) 
         rules.append(still.encode(x=alt.datum(neutral)))
     return alt.layer(
         *rules,
-        base.mark_line(strokeWidth=1.4).encode(stroke=stroke, strokeDash=dash, detail="layer:N"),
-        bars,
+        base.mark_line(strokeWidth=0.7 if crowded else 1.4).encode(
+            stroke=stroke, strokeDash=dash, detail="layer:N"
+        ),
+        *([] if crowded else [bars]),
         base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=_ITSELF))
-        .mark_point(filled=True, size=34 if n_layers <= 12 else 16, opacity=1)
+        .mark_point(filled=True, size=12 if crowded else 34, opacity=1)
         .encode(color=color, tooltip=tooltip),
     )
 
@@ -241,7 +244,9 @@ def _dose_caption(marks: pd.DataFrame) -> list[str]:
     dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
     same = " of the same size" if "control: random direction" in dashed else ""
     told = [f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]
-    return [" ".join(["Bars: confidence intervals of the mean over documents.", *told])]
+    crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
+    bars = "Intervals, which would hide each other, are in the frame." if crowded else ""
+    return [" ".join([bars or "Bars: confidence intervals of the mean over documents.", *told])]
 
 
 def _dose_description(marks: pd.DataFrame, measures: list[str], hook: str, done: str) -> str:
@@ -249,7 +254,7 @@ def _dose_description(marks: pd.DataFrame, measures: list[str], hook: str, done:
     for (model, measure), rows in marks[marks["kind"] == _ITSELF].groupby(
         ["model", "measure"], sort=False, observed=True
     ):
-        name = _MEASURES[str(measure)]
+        name = " ".join(_MEASURES[str(measure)])
         top = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
         sentences.append(
             f"{model}, {name}: largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."

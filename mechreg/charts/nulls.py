@@ -1,14 +1,12 @@
 """Coefficients by depth, against what they would be with no context at work."""
 
-from collections.abc import Sequence
-from numbers import Real
-
 import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.judged import p_labels, p_legend
+from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook, require_one_row
 from mechreg.charts.theme import (
     INK,
     OKABE_ITO,
@@ -17,7 +15,7 @@ from mechreg.charts.theme import (
     figure_title,
     panel_title,
 )
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.schema import InputError, require
 
 MAX_NULLS = 5  # panels beside each other; more are too narrow
 _NULL_NUMBERS = (
@@ -75,8 +73,7 @@ def plot_nulls(
     """
     needed = (*COEFFICIENT_KEYS, "null", *_NULL_NUMBERS, "repeats", "draws", "n", "n_docs")
     require(comparison, needed, who="plot_nulls")
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < 1:
-        raise InputError(f"alpha must lie between 0 and 1, for example alpha=0.05; got {alpha!r}.")
+    labels = p_labels(alpha)
     shown, hook = one_hook(comparison, hook, who="plot_nulls")
     shown = of_term(shown, term, who="plot_nulls")
     models, nulls = few_models(shown, who="plot_nulls"), distinct(shown["null"])
@@ -84,8 +81,7 @@ def plot_nulls(
         raise InputError(
             f"plot_nulls shows at most {MAX_NULLS} nulls in one figure; the frame has {len(nulls)}."
         )
-    require_drawable(shown, "null", _NULL_NUMBERS, who="plot_nulls")
-    labels = [f"p < {alpha:g}", f"p ≥ {alpha:g}"]
+    require_one_row(shown, ("model", "layer", "null"), _NULL_NUMBERS, who="plot_nulls")
     marks = shown[["model", "layer", "depth", "null", *_NULL_NUMBERS]].assign(
         judged=np.where(shown["p_value"] < alpha, *labels)
     )
@@ -126,32 +122,6 @@ def plot_nulls(
         title=figure_title(f"{term} of {hook} against its nulls, by depth", _null_caption(shown)),
         description=_null_description(marks, term, hook, labels),
     ).resolve_scale(shape="shared", fill="shared", stroke="shared")
-
-
-def of_term(shown: pd.DataFrame, term: str, *, who: str) -> pd.DataFrame:
-    """Return the rows of one term, or say which there are."""
-    have = distinct(shown["term"])
-    if term not in have:
-        hint = did_you_mean(term, have) if isinstance(term, str) else ""
-        raise InputError(f"{who} has no rows of the term {term!r}; the frame has {have}.{hint}")
-    return shown[shown["term"] == term]
-
-
-def require_drawable(shown: pd.DataFrame, part: str, numbers: Sequence[str], *, who: str) -> None:
-    """Check that every coefficient has one row, and numbers in it."""
-    twice = shown.duplicated(["model", "layer", part])
-    if twice.any():
-        row = shown[twice].iloc[0]
-        heads = "head" in shown and shown["head"].nunique() > 1
-        raise InputError(
-            f"{who} needs one row for each coefficient; there are two for model {row['model']}, layer {row['layer']}, "
-            f"{part} {row[part]}. "
-            + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two tables concatenated?")
-        )
-    if not shown["depth"].between(0, 1, inclusive="neither").all():
-        raise InputError(f"{who} needs a 'depth' between 0 and 1, (layer + 0.5) / n_layers, in every row.")
-    if not np.isfinite(shown[list(numbers)].to_numpy("float64", na_value=np.nan)).all():
-        raise NumericalError(f"{who} needs finite numbers as {', '.join(numbers)}; some are not.")
 
 
 def _null_panel(
@@ -207,7 +177,7 @@ def _null_panel(
         base.transform_filter(is_not)
         .mark_point(fill="white", stroke=INK, shape="cross", size=1.5 * size, strokeWidth=1.3, opacity=1)
         .encode(tooltip=tooltip),
-        _judged_legend(labels),
+        p_legend(labels, "excess over the null", orient="bottom", direction="horizontal"),
     )
 
 
@@ -217,28 +187,6 @@ def zero_line(scale: alt.Scale) -> list[alt.Chart]:
         return []
     nothing = alt.Chart(alt.Data(values=[{}]))
     return [nothing.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0))]
-
-
-def _judged_legend(labels: list[str]) -> alt.Chart:
-    """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
-    look = alt.Legend(
-        title="excess over the null",
-        symbolSize=70,
-        symbolStrokeWidth=1.3,
-        orient="bottom",
-        direction="horizontal",
-    )
-    looks = {alt.Shape: ["circle", "cross"], alt.Fill: [INK, "white"], alt.Stroke: [INK, INK]}
-    return (
-        alt.Chart(alt.Data(values=[{"judged": label} for label in labels]))
-        .mark_point(size=0, opacity=1, aria=False)
-        .encode(
-            *[
-                channel("judged:N", scale=alt.Scale(domain=labels, range=values), legend=look)
-                for channel, values in looks.items()
-            ]
-        )
-    )
 
 
 def value_range(values: pd.DataFrame) -> list[float]:

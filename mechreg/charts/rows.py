@@ -1,8 +1,11 @@
-"""Which rows of a frame a chart shows: one hook point, a few models."""
+"""Which rows of a frame a chart shows: one hook point, a few models, one term, one row a coefficient."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 
-from mechreg.schema import InputError, did_you_mean
+from mechreg.schema import InputError, NumericalError, did_you_mean
 
 MAX_MODELS = 6
 
@@ -59,6 +62,63 @@ def few_models(frame: pd.DataFrame, *, who: str) -> list[str]:
             f"({', '.join(models[:3])}, ...). Choose some: frame[frame['model'].isin([...])]."
         )
     return models
+
+
+def of_term(frame: pd.DataFrame, term: str, *, who: str) -> pd.DataFrame:
+    """Return the rows of one term.
+
+    Raises
+    ------
+    InputError
+        There are none; the message has the terms that there are.
+
+    Examples
+    --------
+    >>> len(of_term(pd.DataFrame({"term": ["lag1", "lag2"]}), "lag2", who="plot_nulls"))
+    1
+    """
+    have = distinct(frame["term"])
+    if term not in have:
+        hint = did_you_mean(term, have) if isinstance(term, str) else ""
+        raise InputError(f"{who} has no rows of the term {term!r}; the frame has {have}.{hint}")
+    return frame[frame["term"] == term]
+
+
+def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *, who: str) -> None:
+    """Check that every coefficient has one row, a depth, and finite numbers.
+
+    Raises
+    ------
+    InputError
+        Two rows for one, or a depth that is none.
+    NumericalError
+        A number that is NaN or infinite; the message says where.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"layer": [0, 1], "depth": [0.25, 0.75], "estimate": [0.1, 0.2]})
+    >>> require_one_row(frame, ("layer",), ("estimate",), who="plot_betas")
+    """
+
+    def at(rows: pd.Series) -> str:
+        row = frame[rows].iloc[0]
+        return ", ".join(f"{key} {row[key]}" for key in keys)
+
+    twice = frame.duplicated(list(keys))
+    if twice.any():
+        heads = "head" in frame and frame["head"].nunique() > 1
+        raise InputError(
+            f"{who} needs one row for each coefficient; there are two for {at(twice)}. "
+            + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two tables concatenated?")
+        )
+    if not frame["depth"].between(0, 1, inclusive="neither").all():
+        raise InputError(f"{who} needs a 'depth' between 0 and 1, (layer + 0.5) / n_layers, in every row.")
+    bad = ~np.isfinite(frame[list(numbers)].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
+    if bad.any():
+        raise NumericalError(
+            f"{who} needs finite numbers as {', '.join(numbers)}; some are not at "
+            f"{at(pd.Series(bad, frame.index))} ({int(bad.sum())} such rows)."
+        )
 
 
 def distinct(values: pd.Series) -> list[str]:

@@ -27,7 +27,11 @@ _VEGA: dict[str, Any] = {
 
 
 def save_chart(
-    chart: Any, path: str | Path, *, formats: Sequence[str] = ("html", "json", "svg", "png")
+    chart: Any,
+    path: str | Path,
+    *,
+    formats: Sequence[str] = ("html", "json", "svg", "png"),
+    ppi: int = PRINT_PPI,
 ) -> list[Path]:
     """Return the files that a chart was written to, one for each format.
 
@@ -40,7 +44,9 @@ def save_chart(
     path : str or pathlib.Path
         Without a suffix: "figures/betas" becomes figures/betas.html and so on. Folders are made.
     formats : sequence of "html", "json", "svg", "png", "pdf"
-        png has 300 pixels an inch; text stays text in svg and pdf.
+        Text stays text in svg and pdf.
+    ppi : int
+        Pixels an inch of the png, 36 to 1,200; 300 is what journals ask for.
 
     Returns
     -------
@@ -65,6 +71,8 @@ def save_chart(
         require_option(name, FORMATS, name="formats")
     if not names or len(set(names)) < len(names):
         raise InputError(f"formats must name at least one of {', '.join(FORMATS)}, each once; got {names}.")
+    if isinstance(ppi, bool) or not isinstance(ppi, int) or not 36 <= ppi <= 1_200:
+        raise InputError(f"ppi must be a whole number from 36 to 1200, such as {PRINT_PPI}; got {ppi!r}.")
     path = Path(path)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
@@ -76,7 +84,7 @@ def save_chart(
         "html": lambda: _html(spec, name=path.name).encode(),
         "json": lambda: (json.dumps(spec, indent=1) + "\n").encode(),
         "svg": lambda: svg.encode(),
-        "png": lambda: vl_convert.vegalite_to_png(spec, ppi=PRINT_PPI, **_VEGA),
+        "png": lambda: vl_convert.vegalite_to_png(spec, ppi=ppi, **_VEGA),
         "pdf": lambda: vl_convert.vegalite_to_pdf(spec, **_VEGA),
     }
     try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression

@@ -7,8 +7,8 @@ import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.nulls import COEFFICIENT_KEYS, of_term, require_drawable, value_range, zero_line
-from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.nulls import COEFFICIENT_KEYS, value_range, zero_line
+from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook, require_one_row
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, panel_title
 from mechreg.schema import InputError, did_you_mean, require
 
@@ -75,7 +75,7 @@ def plot_specifications(
         raise InputError(f"specifications must name at least one, each once; got {names}.")
     shown = shown[shown["specification"].isin(names)]
     models = few_models(shown, who="plot_specifications")
-    require_drawable(shown, "specification", _SPEC_NUMBERS, who="plot_specifications")
+    require_one_row(shown, ("model", "layer", "specification"), _SPEC_NUMBERS, who="plot_specifications")
     marks = _placed(shown, names)
     scales = {
         "estimate": alt.Scale(domain=value_range(marks[["conf_low", "conf_high"]]), nice=True, zero=False),

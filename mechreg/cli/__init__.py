@@ -3,13 +3,15 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from mechreg import __version__
 from mechreg.cli import comparing, differing, intervening
-from mechreg.schema import InputError, MechregError
+from mechreg.schema import InputError, MechregError, require_option
 
 START = """mechreg: is the attention update to a token predicted by the updates to the tokens before it?
 
@@ -37,28 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     parser = _parser()
-    args = parser.parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, format="mechreg: %(message)s", level=logging.WARNING)
+    debug = False
+    # Ours alone: the libraries show their own notes themselves.
+    notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
+    notes.setFormatter(logging.Formatter("mechreg: %(message)s"))
+    log.addHandler(notes)
     try:
+        args = parser.parse_args(argv)
+        debug = args.debug
         code = args.verb(args)
         sys.stdout.flush()
         return code
-    except MechregError as error:
-        if args.debug:
-            raise
-        print(f"mechreg: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if args.debug:
+        if debug:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(
-            f"mechreg: failed, unforeseen ({what}); the same command with --debug shows where.",
-            file=sys.stderr,
-        )
+        print(f"mechreg: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -66,10 +64,47 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        log.removeHandler(notes)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what an error says, on one line and in characters that a terminal can show."""
+    said = str(error)
+    if isinstance(error, MemoryError):
+        said = "the memory is not enough; give smaller documents or --batch-tokens. What was written is kept."
+    elif isinstance(error, OSError):  # what no step foresaw: a full disk, a drive that went away
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        said = f"{place}{error.strerror or error}; check the path and the disk. What was written is kept."
+    elif not isinstance(error, MechregError):
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        said = f"failed, unforeseen ({what}); the same command with --debug shows where."
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in said)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses like everything else does: one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+def _batch_tokens(value: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,11}", value):
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {value!r}")
+    return int(value)
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from mechreg.models import load_model
+
+    return load_model(
+        args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mechreg",
         description="Is the attention update to a token predicted by the updates to the tokens before it?",
         epilog="Start with: mechreg demo",
@@ -93,12 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     def running(made: argparse.ArgumentParser) -> None:
         made.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
         made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-        made.add_argument("--batch-tokens", type=int, help="tokens in a batch")
+        made.add_argument("--device-map", help="split a model over GPUs: auto, balanced, sequential, ...")
+        made.add_argument("--batch-tokens", type=_batch_tokens, help="tokens in a batch")
 
     run = verb(
         "run", _run, "Carry out a spec: norms, fits, tables, figures, report.", "mechreg run spec.toml"
     )
     run.add_argument("spec", type=Path, help="a TOML file")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with a run that was begun; refuse to begin one"
+    )
+    run.add_argument("--engine", default="local", help="local (this process) or ray (mechreg[ray])")
+    run.add_argument("--workers", type=int, default=2, help="of engine ray")
+    run.add_argument("--gpus-per-worker", type=float, default=0, help="of engine ray; 0.5 shares a GPU")
+    run.add_argument("--address", help="of a running Ray cluster; by default workers start on this machine")
     running(run)
     running(verb("demo", _demo, "Run the study on the models and texts that ship, offline.", "mechreg demo"))
 
@@ -106,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("model", help="a hub name, a folder, or a miniature such as mini-s")
         made.add_argument("--backend", default="auto", help="auto, hooked or bridge")
         made.add_argument("--revision", help="branch, tag or commit on the hub")
+        made.add_argument("--allow-pickle", action="store_true", help="read weights that are only pickled")
 
     inspect = verb(
         "inspect",
@@ -201,8 +245,19 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
     from mechreg.report import answer, result_table
     from mechreg.run import run_spec
 
-    options = {} if args.batch_tokens is None else {"batch_tokens": args.batch_tokens}
-    folder = run_spec(spec, out=args.out, device=args.device, **options)  # type: ignore[arg-type]
+    options: dict = {"device": args.device, "device_map": args.device_map}
+    if args.batch_tokens is not None:
+        options["batch_tokens"] = args.batch_tokens
+    if args.verb is _run:
+        require_option(args.engine, ("local", "ray"), name="--engine")
+        options["resume"] = args.resume
+    if args.verb is _run and args.engine == "ray":
+        from mechreg.cluster import run_on_ray
+
+        options |= {key: getattr(args, key) for key in ("workers", "gpus_per_worker", "address")}
+        folder = run_on_ray(spec, out=args.out, **options)  # type: ignore[arg-type]
+    else:
+        folder = run_spec(spec, out=args.out, **options)  # type: ignore[arg-type]
     results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()
@@ -219,14 +274,14 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     from mechreg.corpus import tokenize
-    from mechreg.models import describe_model, load_model
+    from mechreg.models import describe_model
 
     if args.text is not None and not args.text.strip():
         raise InputError("--text is empty; give a text to tokenize.")
-    model = load_model(args.model, backend=args.backend, revision=args.revision)
+    model = _load(args)
+    tokens = None if args.text is None else tokenize(model, [args.text])
     print(describe_model(model))
-    if args.text is not None:
-        tokens = tokenize(model, [args.text])
+    if tokens is not None:
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
         print(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
         print(table.rename_axis("index").reset_index().to_string(index=False))
@@ -235,9 +290,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from mechreg.check import check_model
-    from mechreg.models import load_model
 
-    table = check_model(load_model(args.model, backend=args.backend, revision=args.revision))
+    table = check_model(_load(args))
     print(
         table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(
             index=False, float_format="{:.1e}".format

@@ -32,15 +32,15 @@ def diff(args: argparse.Namespace) -> int:
 
     from mechreg.differences import largest_moves, number_differences, provenance_differences
     from mechreg.spec import read_spec
-    from mechreg.store import write_table
+    from mechreg.store import read_table, write_table
 
     folders = (args.run_a, args.run_b)
     provenance = [
         provenance_of_run(folder) | {"spec": asdict(read_spec(folder / "spec.toml"))} for folder in folders
     ]
     tables = {
-        "coefficients": [pd.read_parquet(folder / "coefficients.parquet") for folder in folders],
-        "statistics": [pd.read_csv(folder / "statistics.csv") for folder in folders],
+        "coefficients": [read_table(folder / "coefficients.parquet") for folder in folders],
+        "statistics": [read_table(folder / "statistics.csv") for folder in folders],
     }
     moved = {name: number_differences(*pair, within=args.within) for name, pair in tables.items()}
     everything = pd.concat([frame.assign(table=name) for name, frame in moved.items()], ignore_index=True)

@@ -1,6 +1,7 @@
 """``mechreg intervene``: an edit of a model's updates, and what it changes."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def intervene(args: argparse.Namespace) -> int:
             raise InputError(f"--documents must be 1 or more; got {args.documents}.")
         documents = documents.head(args.documents)
     effects = intervene(
-        load_model(args.model, backend=args.backend, revision=args.revision),
+        load_model(args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle),
         documents,
         edits,
         hook=args.hook,
@@ -105,7 +106,9 @@ def _whole_numbers(text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        ends = [first, last if dash else first]
+        # No model has so many layers; a list of them could have more than the memory.
+        if not all(re.fullmatch("[0-9]{1,5}", end) for end in ends) or int(ends[0]) > int(ends[1]):
             raise InputError(f"--layers must be whole numbers and ranges, such as 0,3 or 0-5; got {text!r}.")
-        numbers += range(int(first), int(last if dash else first) + 1)
+        numbers += range(int(ends[0]), int(ends[1]) + 1)
     return numbers

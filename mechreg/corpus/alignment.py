@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -115,12 +115,42 @@ def _pieces(
     return np.where(word < 0, NO_TAG, np.where(again, "continuation", "first"))
 
 
-def _word_spans(text: str, words: Sequence[dict[str, Any]], tag: str, doc: str) -> Int[np.ndarray, "words 2"]:
+def require_words(documents: pd.DataFrame, *, tags: Tags = "upos") -> None:
+    """Check the words of all documents that can be read: lists of what `annotate_pos` needs, of the document's text.
+
+    Raises
+    ------
+    InputError
+        Names the first document that has none, or others.
+
+    Examples
+    --------
+    >>> from mechreg import read_corpus
+    >>> require_words(read_corpus("demo", tags=True))
+    """
+    usable = documents[documents["problem"] == ""]
+    for doc, text, words in usable[["doc", "text", "words"]].itertuples(index=False):
+        _word_spans(text, words, tags, doc)
+
+
+def _word_spans(text: str, words: Any, tag: str, doc: str) -> Int[np.ndarray, "words 2"]:
     """Return start and end of a document's words, checked against its text."""
+    if not isinstance(words, list | tuple | np.ndarray) or not all(
+        isinstance(entry, dict) for entry in words
+    ):
+        raise InputError(
+            f"Document {doc!r} has no tagged words: 'words' must be a list of objects with start, end and {tag}; it is "
+            f"{str(words)[:40]!r}. Tag it, or leave it out."
+        )
     for entry in words:
         for key in (*_WORD_KEYS, tag):
             if key not in entry:
                 raise InputError(f"Every word needs {key!r}; one of document {doc!r} has {sorted(entry)}.")
+            kind, in_words = (str, "text") if key == tag else (Integral, "a whole number")
+            if not isinstance(entry[key], kind):
+                raise InputError(
+                    f"Every word's {key!r} must be {in_words}; document {doc!r} has {str(entry[key])[:40]!r}."
+                )
     edges = np.array([[entry["start"], entry["end"]] for entry in words], np.int64).reshape(-1, 2)
     before = 0
     for entry, (start, end) in zip(words, edges.tolist(), strict=True):

@@ -10,7 +10,7 @@ ID_COLUMNS = ("doc", "id")
 SOURCE_COLUMNS = ("source", "genre")
 
 
-def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str) -> pd.DataFrame:
+def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, first: int = 0) -> pd.DataFrame:
     """Return a documents frame: id and source found or made, texts judged, other columns kept.
 
     Parameters
@@ -23,6 +23,8 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str) ->
         The source of documents that name none; with the row's number, their id.
     where : str
         Where the table comes from; it opens the messages.
+    first : int
+        The number of the table's first row, where it is a part of a file.
 
     Examples
     --------
@@ -41,7 +43,7 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str) ->
     table = table.set_axis(have, axis=1).reset_index(drop=True)
     ident = next((column for column in ID_COLUMNS if column in have), None)
     source = next((column for column in SOURCE_COLUMNS if column in have), None)
-    docs = _strings(table, ident, [f"{stem}-{i}" for i in range(len(table))])
+    docs = _strings(table, ident, [f"{stem}-{first + i}" for i in range(len(table))])
     texts = ["" if _is_missing(entry) else entry for entry in table[text]]
     for doc, entry in zip(docs, texts, strict=True):
         if not isinstance(entry, str):

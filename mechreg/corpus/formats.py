@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -31,12 +32,12 @@ def read_table(data: bytes, kind: str, *, stem: str, text: str) -> pd.DataFrame:
     0  One.
     """
     if kind == ".parquet":
-        return _from_arrow(parquet.ParquetFile(pa.BufferReader(data)).read(), text)
+        return from_arrow(parquet.ParquetFile(pa.BufferReader(data)).read(), text)
     if kind == ".csv":
-        return _from_arrow(_csv(data, text), text)
+        return from_arrow(_csv(data, text), text)
     content = data.decode("utf-8-sig", errors="surrogateescape")
     if kind == ".jsonl":
-        rows = _json_lines(content)
+        rows = json_rows(content.split("\n"))
     else:
         rows = _conllu(content, stem) if kind == ".conllu" else [{"doc": stem, "text": content}]
     return pd.DataFrame(rows, columns=None if rows else [text], dtype=object)
@@ -62,7 +63,7 @@ def _csv(data: bytes, text: str) -> pa.Table:
     )
 
 
-def _from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
+def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
     """Return an Arrow table as a frame, the text decoded here: Arrow does not look whether it is UTF-8."""
     if table.column_names.count(text) != 1:
         return table.to_pandas(ignore_metadata=True)  # `documents_frame` says what is wrong
@@ -78,9 +79,10 @@ def _from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
     return pd.concat([frame, rest.to_pandas(ignore_metadata=True)], axis=1)
 
 
-def _json_lines(content: str) -> list[dict[str, Any]]:
+def json_rows(lines: Iterable[str], *, first: int = 1) -> list[dict[str, Any]]:
+    """Return the objects of lines of JSON, of which the first is line ``first`` of its file."""
     rows = []
-    for number, line in enumerate(content.split("\n"), start=1):
+    for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
         try:

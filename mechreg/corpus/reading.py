@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 import zlib
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,28 +62,33 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         table = pd.DataFrame({"text": list(corpus)}, dtype=object)
         documents = documents_frame(table, text="text", stem="text", where="The list")
     elif isinstance(corpus, str) and corpus == "demo":
-        documents = _read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text")
+        documents = read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text")
         if tags:
             documents = _with_demo_tags(documents)
     elif isinstance(corpus, str) and corpus.startswith("datasets:"):
         documents = _read_data_set(corpus, text=text)
     elif isinstance(corpus, str | os.PathLike):
-        documents = _read_files(os.fspath(corpus), text=text)
+        parts = [read_file(path, stem=stem, text=text) for path, stem in files_of(os.fspath(corpus))]
+        documents = pd.concat(parts, ignore_index=True)
     else:
         raise InputError(
             "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list of str or a frame; "
             f"got {type(corpus).__name__}."
         )
     require_unique(documents["doc"])
-    if documents["problem"].ne("").all():
-        counts = documents["problem"].value_counts().items()
-        read = ", ".join(f"{count} {problem}" for problem, count in counts) or "none"
-        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
-    if tags and "words" not in documents.columns:
-        raise InputError(
-            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...)."
-        )
+    require_usable(Counter(documents["problem"]))
+    if tags:
+        require_tags(documents)
     return documents
+
+
+def require_tags(documents: pd.DataFrame) -> None:
+    """Check that documents have tagged words."""
+    if "words" not in documents.columns:
+        raise InputError(
+            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...), or in a run with "
+            "tagger = 'en_core_web_sm' (or another spaCy pipeline)."
+        )
 
 
 def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:
@@ -98,8 +105,15 @@ def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:
     return documents.assign(words=words, tagger=[found[doc]["tagger"] for doc in documents["doc"]])
 
 
-def _read_files(pattern: str, *, text: str) -> pd.DataFrame:
-    """Return the documents of a file, or of all files that a glob matches."""
+def require_usable(problems: Mapping[str, int]) -> None:
+    """Check that some document has no problem; ``problems`` counts each kind, "" for none."""
+    if not problems.get(""):
+        read = ", ".join(f"{count} {problem}" for problem, count in problems.items()) or "none"
+        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
+
+
+def files_of(pattern: str) -> list[tuple[str, str]]:
+    """Return the path and the stem of ids of a file, or of all files that a glob matches."""
     pattern = os.path.expanduser(pattern)
     if os.path.isdir(pattern):
         raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
@@ -117,21 +131,13 @@ def _read_files(pattern: str, *, text: str) -> pd.DataFrame:
         raise InputError(f"There is no file {shown}; a text itself goes into a list, [text].{hint}")
     # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
     top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
-    parts = []
-    for path in paths.values():
-        stem = os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0]
-        parts.append(_read_file(path, stem=stem.replace(os.sep, "/"), text=text))
-    return pd.concat(parts, ignore_index=True)
+    stems = [os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0] for path in paths.values()]
+    return [(path, stem.replace(os.sep, "/")) for path, stem in zip(paths.values(), stems, strict=True)]
 
 
-def _read_file(path: str, *, stem: str, text: str) -> pd.DataFrame:
-    kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
-    if kind not in SUFFIXES:
-        raise InputError(
-            f"{path} is of no kind that read_corpus reads: {', '.join(SUFFIXES)}, or .gz of one."
-        )
-    if not os.path.isfile(path):
-        raise InputError(f"{path} cannot be read: there is no such file, or it is a pipe or a device.")
+def read_file(path: str, *, stem: str, text: str) -> pd.DataFrame:
+    """Return the documents of one file."""
+    kind = kind_of(path)
     if kind in (".txt", ".conllu"):
         text = "text"
     try:
@@ -146,6 +152,18 @@ def _read_file(path: str, *, stem: str, text: str) -> pd.DataFrame:
         raise
     except (OSError, EOFError, zlib.error, ValueError, RecursionError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
+
+
+def kind_of(path: str) -> str:
+    """Return a file's kind, as in ".jsonl"; refuse what cannot be read."""
+    kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
+    if kind not in SUFFIXES:
+        raise InputError(
+            f"{path} is of no kind that read_corpus reads: {', '.join(SUFFIXES)}, or .gz of one."
+        )
+    if not os.path.isfile(path):
+        raise InputError(f"{path} cannot be read: there is no such file, or it is a pipe or a device.")
+    return kind
 
 
 def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
             "tag_words would replace the tags that the documents have; leave it out, or give it "
             "documents.drop(columns='words')."
         )
-    nlp = _pipeline(pipeline)
+    nlp = load_pipeline(pipeline)
     usable = documents["problem"] == ""
     words: list[list[dict[str, Any]]] = [[] for _ in range(len(documents))]
     tagged = nlp.pipe(documents.loc[usable, "text"])
@@ -74,7 +74,14 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
     return documents.assign(words=words, tagger=_recorded(nlp))
 
 
-def _pipeline(pipeline: Any) -> Any:
+def load_pipeline(pipeline: Any) -> Any:
+    """Return a spaCy pipeline, loaded unless it is one.
+
+    Raises
+    ------
+    InputError
+        spaCy or the pipeline is not installed.
+    """
     try:
         import spacy
     except ImportError as error:

@@ -7,11 +7,11 @@ import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechreg.findings.finding import Settings
-from mechreg.findings.forward import Act, batches_of, forward
+from mechreg.findings.forward import Act, watch
 from mechreg.schema import InputError
 
 
@@ -61,26 +61,20 @@ def first_position(model: Any, tokens: pd.DataFrame, settings: Settings) -> Firs
         )
     n_layers, d_model = int(model.cfg.n_layers), int(model.cfg.d_model)
     mean, magnitude, elsewhere = np.zeros((3, n_layers, d_model))
-    median, n = np.zeros(n_layers), 0
+    median, n = np.zeros(n_layers), int((tokens["position"] == 0).sum())
 
-    def look(layer: int, lengths: Int[Tensor, " batch"]) -> Act:
-        def act(stream: Tensor) -> None:
-            first = stream[:, 0].double()
-            mean[layer] += einops.reduce(first, "batch d_model -> d_model", "sum").cpu().numpy()
-            magnitude[layer] += einops.reduce(first.abs(), "batch d_model -> d_model", "sum").cpu().numpy()
-            for row, length in zip(stream.float().abs(), lengths.tolist(), strict=True):
-                median[layer] += float(row[:length].median())
-                if length > 1:
-                    largest = einops.reduce(row[1:length], "pos d_model -> d_model", "max")
-                    elsewhere[layer] = np.maximum(elsewhere[layer], largest.cpu().numpy())
-
-        return act
-
-    for ids, real in batches_of(model, tokens, settings):
+    def look(layer: int, stream: Tensor, real: Bool[Tensor, "batch pos"]) -> None:
+        first = stream[:, 0].double()
+        mean[layer] += einops.reduce(first, "batch d_model -> d_model", "sum").cpu().numpy()
+        magnitude[layer] += einops.reduce(first.abs(), "batch d_model -> d_model", "sum").cpu().numpy()
         lengths = einops.reduce(real.long(), "batch pos -> batch", "sum")
-        acts = {f"blocks.{layer}.hook_resid_post": look(layer, lengths) for layer in range(n_layers)}
-        forward(model, ids, acts, logits=False)
-        n += len(ids)
+        for row, length in zip(stream.float().abs(), lengths.tolist(), strict=True):
+            median[layer] += float(row[:length].median())
+            if length > 1:
+                largest = einops.reduce(row[1:length], "pos d_model -> d_model", "max")
+                elsewhere[layer] = np.maximum(elsewhere[layer], largest.cpu().numpy())
+
+    watch(model, tokens, "hook_resid_post", look, settings)
     return FirstPosition(mean / n, magnitude / n, elsewhere, median / n)
 
 

@@ -20,6 +20,8 @@ from mechreg.schema import InputError, ModelError
 # What is done at a hook point: looks at the activation, and may give another in its place.
 Act = Callable[[Tensor], Tensor | None]
 Batch = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
+# What is done with one block's activation in one batch, of which some tokens are real.
+Look = Callable[[int, Tensor, Bool[Tensor, "batch pos"]], None]
 
 
 def batches_of(model: Any, tokens: pd.DataFrame, settings: Settings) -> Iterator[Batch]:
@@ -104,6 +106,42 @@ def forward(
                 "forward pass; it must fire once."
             )
     return given
+
+
+def watch(model: Any, tokens: pd.DataFrame, point: str, look: Look, settings: Settings) -> None:
+    """Show a function the activation of every block at one hook point, batch by batch.
+
+    Parameters
+    ----------
+    model : TransformerLens model
+    tokens : pandas.DataFrame
+    point : str
+        The hook point's name in a block, such as "hook_resid_post".
+    look : function
+        Of the block's number, the activation, and which tokens are real.
+    settings : Settings
+
+    Raises
+    ------
+    ModelError
+        As `forward`.
+
+    Examples
+    --------
+    >>> from mechreg import load_model, tokenize
+    >>> model, seen = load_model("mini-s"), []
+    >>> look = lambda layer, stream, real: seen.append((layer, int(real.sum())))
+    >>> watch(model, tokenize(model, ["A cat."]), "hook_resid_post", look, Settings())
+    >>> [layer for layer, _ in seen]
+    [0, 1, 2, 3]
+    """
+
+    def looking(layer: int, real: Bool[Tensor, "batch pos"]) -> Act:
+        return lambda activation: look(layer, activation, real)
+
+    for ids, real in batches_of(model, tokens, settings):
+        acts = {f"blocks.{layer}.{point}": looking(layer, real) for layer in range(int(model.cfg.n_layers))}
+        forward(model, ids, acts, logits=False)
 
 
 def mean_loss(model: Any, tokens: pd.DataFrame, acts: Mapping[str, Act], settings: Settings) -> float:

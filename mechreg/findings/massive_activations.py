@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import einops
 import numpy as np
 import pandas as pd
 
@@ -23,7 +24,8 @@ def massive_dimensions(found: FirstPosition) -> list[int]:
     [1, 2]
     """
     bar = np.maximum(LARGER_THAN, MEDIANS * found.median)
-    massive = np.flatnonzero((found.magnitude > bar[:, None]).any(axis=0))
+    above = found.magnitude > einops.rearrange(bar, "layer -> layer 1")
+    massive = np.flatnonzero(einops.reduce(above, "layer d_model -> d_model", "any"))
     return massive[np.argsort(-found.magnitude.max(axis=0)[massive])].tolist()
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import einops
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.findings.forward import Act, batches_of, forward
+from mechreg.findings.forward import watch
 from mechreg.schema import InputError
 
 EPSILON, LENGTH, SEQUENCES = 0.3, 64, 100
@@ -31,18 +31,13 @@ def first_token_attention(
     """
     found: list[list[np.ndarray]] = [[] for _ in range(int(model.cfg.n_layers))]
 
-    def look(layer: int, real: Tensor) -> Act:
-        def act(pattern: Tensor) -> None:
-            to_first = pattern[..., 0].double() * einops.rearrange(real, "batch query -> batch 1 query")
-            total = einops.reduce(to_first, "batch head query -> batch head", "sum")
-            lengths = einops.reduce(real.double(), "batch query -> batch 1", "sum")
-            found[layer].append((total / lengths).cpu().numpy())
+    def look(layer: int, pattern: Tensor, real: Bool[Tensor, "batch query"]) -> None:
+        to_first = pattern[..., 0].double() * einops.rearrange(real, "batch query -> batch 1 query")
+        total = einops.reduce(to_first, "batch head query -> batch head", "sum")
+        lengths = einops.reduce(real.double(), "batch query -> batch 1", "sum")
+        found[layer].append((total / lengths).cpu().numpy())
 
-        return act
-
-    for ids, real in batches_of(model, tokens, settings):
-        acts = {f"blocks.{layer}.attn.hook_pattern": look(layer, real) for layer in range(len(found))}
-        forward(model, ids, acts, logits=False)
+    watch(model, tokens, "attn.hook_pattern", look, settings)
     return np.stack([np.concatenate(layer) for layer in found])
 
 

@@ -26,7 +26,10 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
     """Refuse a group whose numbers would be wrong or missing."""
     where, kind = group.place, covariance_of(group, recipe)
     if not len(group.rows):
-        raise InputError(f"fit_lagged needs complete rows; {where} has none of {group.n_dropped}.")
+        raise InputError(
+            f"fit_lagged needs complete rows; {where} has none of {group.n_dropped}; give longer documents, or fewer "
+            "lags."
+        )
     _require_finite(group.data.select_dtypes("float").items(), group)
     model = group.model(recipe.formula)
     x, names = model.exog, model.exog_names
@@ -34,7 +37,7 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
     if len(x) < len(names) + 2:
         raise InputError(
             f"fit_lagged needs at least {len(names) + 2} complete rows for {len(names)} terms; "
-            f"{where} has {len(x)} ({group.n_dropped} dropped for missing values)."
+            f"{where} has {len(x)} ({group.n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     # An intercept takes up the level of the other columns: what is left of them must vary.
     centred = np.array(["Intercept" in names and name != "Intercept" for name in names])

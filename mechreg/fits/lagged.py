@@ -327,7 +327,7 @@ class LaggedFits:
         return f"LaggedFits({self.formula!r}: {len(self.statistics)} fits of {models}; {kinds})"
 
     def _repr_html_(self) -> str:
-        table = self.coefficients.to_html(max_rows=12, index=False, float_format="{:.4g}".format)
+        table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
 
 

@@ -78,9 +78,10 @@ def serial_correlation(
     """Return Breusch-Godfrey of order 1 with its p, and Durbin-Watson; no pair of rows crosses a window.
 
     With one window these are statsmodels' acorr_breusch_godfrey and durbin_watson; over several, Durbin-Watson
-    is summed as in a panel (Bhargava, Franzini, Narendranathan 1982).
+    is summed as in a panel (Bhargava, Franzini, Narendranathan 1982). All are NaN where no row follows another, as
+    in a part of speech that never stands twice in a row.
     """
-    if not len(follows):  # the frame does not say what comes before what
+    if not follows.any():  # the frame does not say what comes before what, or no row comes after another
         return np.nan, np.nan, np.nan
     before = np.where(follows, np.roll(residual, 1), 0.0)
     watson = float(((residual - before)[follows] ** 2).sum() / (residual**2).sum())

@@ -1,14 +1,16 @@
 """Regression against cause: what a layer's norm predicts of the next token's norms above, and what moving it does."""
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
+import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -46,6 +48,17 @@ class CauseMaps:
 
     pairs: pd.DataFrame
     agreement: pd.DataFrame
+
+    def __repr__(self) -> str:
+        models = ", ".join(dict.fromkeys(self.pairs["model"]))
+        return f"CauseMaps({models}: {len(self.pairs)} pairs of layers)"
+
+    def _repr_html_(self) -> str:
+        shown = self.agreement.to_html(index=False, border=0, float_format="{:.3g}".format)
+        columns = ["layer", "later_layer", "coefficient", "coefficient_low", "coefficient_high"]
+        columns += ["effect", "effect_low", "effect_high"]
+        pairs = self.pairs[columns].to_html(max_rows=12, index=False, border=0, float_format="{:.3g}".format)
+        return f"<p><code>{html.escape(repr(self))}</code></p>{shown}{pairs}"
 
 
 def regression_vs_cause(
@@ -172,28 +185,28 @@ def regression_vs_cause(
         for batch in batches(rows, int(batch_tokens)):
             found = elasticities(passes, model, tokens, batch, step=float(step))
             at = np.array([place[int(codes[row.start])] for row in batch])
-            np.add.at(sums, at, np.moveaxis(found, 2, 0))
+            np.add.at(sums, at, einops.rearrange(found, "layer later batch -> batch layer later"))
             np.add.at(counted, at, 1)
             bar.update(2 * passes.n_layers * sum(row.length for row in batch))
-    repeated = np.broadcast_to(counted[:, None, None], sums.shape)
+    repeated = einops.repeat(counted, "doc -> doc layer later", layer=passes.n_layers, later=passes.n_layers)
     effect = document_means(sums, repeated, conf_level=conf_level)
 
     layer, later = np.indices((passes.n_layers, passes.n_layers))
     keys = {"model": passes.name, "hook": hook}
     pairs = pd.DataFrame(
         {
-            "layer": layer.ravel(),
-            "later_layer": later.ravel(),
+            "layer": _flat(layer),
+            "later_layer": _flat(later),
             "n_layers": passes.n_layers,
             **{
-                name: values.ravel()
+                name: _flat(values)
                 for name, values in with_interval(coefficient, left_out, conf_level=conf_level).items()
             },
             "n": int(n.sum()),
-            "effect": effect["estimate"].ravel(),
-            "effect_std_error": effect["std_error"].ravel(),
-            "effect_low": effect["conf_low"].ravel(),
-            "effect_high": effect["conf_high"].ravel(),
+            "effect": _flat(effect["estimate"]),
+            "effect_std_error": _flat(effect["std_error"]),
+            "effect_low": _flat(effect["conf_low"]),
+            "effect_high": _flat(effect["conf_high"]),
             "n_edits": int(counted.sum()),
             "n_docs": len(docs),
         }
@@ -206,9 +219,12 @@ def regression_vs_cause(
     )
     boot = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
         pair_coefficients(moments, draws.astype("float64"), own_lag=own_lag)[:, above],
-        np.einsum("bg,gkl->bkl", draws / len(docs), sums / repeated)[:, above],
+        einops.einsum(draws / len(docs), sums / repeated, "draw doc, doc layer later -> draw layer later")[
+            :, above
+        ],
     )
-    found = _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
+    once = [einops.rearrange(values[above], "pair -> 1 pair") for values in (coefficient, effect["estimate"])]
+    found = _rank_correlations(*once)[0]
     tail = (1 - conf_level) / 2
     boot = boot[np.isfinite(boot)] if len(docs) > 1 else np.empty(0)
     low, high = np.quantile(boot, [tail, 1 - tail]) if len(boot) else (np.nan, np.nan)
@@ -253,6 +269,10 @@ def elasticities(
     return found
 
 
+def _flat(values: Shaped[np.ndarray, "layer later_layer"]) -> Shaped[np.ndarray, " pairs"]:
+    return einops.rearrange(values, "layer later_layer -> (layer later_layer)")
+
+
 def _scaled(factor: float) -> Change:
     def change(vectors: Tensor) -> Tensor:
         return vectors * factor
@@ -281,8 +301,10 @@ def _rank_correlations(
     product = np.full(len(one), np.nan)
     known = np.isfinite(one).all(axis=1)
     ranks = [stats.rankdata(values[known], axis=1) for values in (one, other)]
-    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
-    sizes = [np.sqrt((rank**2).sum(axis=1)) for rank in centred]
+    centred = [rank - einops.reduce(rank, "draw pair -> draw 1", "mean") for rank in ranks]
+    sizes = [np.sqrt(einops.reduce(rank**2, "draw pair -> draw", "sum")) for rank in centred]
     with np.errstate(invalid="ignore"):  # all effects alike
-        product[known] = (centred[0] * centred[1]).sum(axis=1) / (sizes[0] * sizes[1])
+        product[known] = einops.reduce(centred[0] * centred[1], "draw pair -> draw", "sum") / (
+            sizes[0] * sizes[1]
+        )
     return product

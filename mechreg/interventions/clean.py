@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechreg.interventions.draws import generator, uniforms
 from mechreg.interventions.passes import Edited, Passes
+from mechreg.models import input_device
 from mechreg.norms import Window, batches, token_windows, window_norms
 from mechreg.schema import InputError
 
@@ -125,5 +126,4 @@ def padded(
     real = np.stack([place < window.length for window in batch])
     rows = np.where(real, np.array([[window.start] for window in batch]) + place, 0)
     ids = np.where(real, tokens["token_id"].to_numpy(np.int64)[rows], 0)
-    device = next(iter(model.parameters())).device
-    return torch.from_numpy(ids).to(device), rows, torch.from_numpy(real)
+    return torch.from_numpy(ids).to(input_device(model)), rows, torch.from_numpy(real)

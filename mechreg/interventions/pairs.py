@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import einops
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
@@ -25,13 +26,13 @@ def pair_moments(
     ([[2.0, 0.0, 2.0], [0.0, 8.0, -4.0], [2.0, -4.0, 4.0]], [2])
     """
     used = [np.arange(window.start + skip, window.start + window.length) for window in windows]
-    shift = log_norms[:, np.concatenate(used)].mean(axis=1, keepdims=True)
+    shift = einops.reduce(log_norms[:, np.concatenate(used)], "layer tokens -> layer 1", "mean")
     n_docs, columns = max(docs) + 1, 1 + 2 * len(log_norms)
     moments, n = np.zeros((n_docs, columns, columns)), np.zeros(n_docs, np.int64)
     for doc, rows in zip(docs, used, strict=True):
         now = log_norms[:, rows] - shift
         table = np.concatenate([np.ones((1, len(rows) - 1)), now[:, :-1], now[:, 1:]])
-        moments[doc] += table @ table.T
+        moments[doc] += einops.einsum(table, table, "column tokens, other tokens -> column other")
         n[doc] += len(rows) - 1
     return moments, n
 
@@ -61,20 +62,22 @@ def pair_coefficients(
     n_layers = (moments.shape[1] - 1) // 2
     total = np.tensordot(weights, moments, axes=1)
     n, means = total[:, 0, 0], total[:, 0, 1:]
-    centred = total[:, 1:, 1:] - means[:, :, None] * means[:, None, :] / n[:, None, None]
+    squared = einops.einsum(means, means, "draw column, draw other -> draw column other")
+    centred = total[:, 1:, 1:] - squared / einops.rearrange(n, "draw -> draw 1 1")
     before, across = centred[:, :n_layers, :n_layers], centred[:, :n_layers, n_layers:]
     squares = np.diagonal(before, axis1=1, axis2=2)
     # Below this they vary by the rounding of float32.
-    squares = np.where(squares > 1e-12 * n[:, None], squares, np.nan)
-    alone = across / squares[:, :, None]
+    squares = np.where(squares > 1e-12 * einops.rearrange(n, "draw -> draw 1"), squares, np.nan)
+    alone = across / einops.rearrange(squares, "draw layer -> draw layer 1")
     if not own_lag:
         return alone
     # With two regressors, k and l at t-1, the slope of k is that of what l leaves of it (Frisch and Waugh 1933).
-    both = squares[:, :, None] * squares[:, None, :]
+    both = einops.einsum(squares, squares, "draw layer, draw later -> draw layer later")
     left = np.where(before**2 < MAX_CORRELATION * both, both - before**2, np.nan)
     diagonal = np.eye(n_layers, dtype=bool)
     own = np.diagonal(across, axis1=1, axis2=2)
-    slopes = across * squares[:, None, :] - before * own[:, None, :]
+    slopes = across * einops.rearrange(squares, "draw later -> draw 1 later")
+    slopes = slopes - before * einops.rearrange(own, "draw later -> draw 1 later")
     return np.where(diagonal, alone, slopes / np.where(diagonal, 1.0, left))
 
 

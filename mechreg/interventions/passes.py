@@ -174,8 +174,11 @@ class Passes:
 
 def _replace(edit: Edited) -> Callable[[Tensor], Tensor]:
     def act(activation: Tensor) -> Tensor:
-        changed = activation.clone()
-        changed[edit.mask] = edit.change(activation[edit.mask].double()).to(activation.dtype)
+        changed, mask = (
+            activation.clone(),
+            edit.mask.to(activation.device),
+        )  # where a model is split: this layer's
+        changed[mask] = edit.change(activation[mask].double()).to(activation.dtype)
         return changed
 
     return act

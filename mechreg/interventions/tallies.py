@@ -37,7 +37,7 @@ class Tally:
         sums, counts = self.sums[:, measures], self.counts[:, measures]
         for place, tokens in ((offset[near], near), (-1, slice(None))):
             at: Any = (doc[tokens], slice(None), place)
-            np.add.at(sums, at, values[:, tokens].T)
+            np.add.at(sums, at, einops.rearrange(values[:, tokens], "measure tokens -> tokens measure"))
             np.add.at(counts, at, 1)
 
 

@@ -2,9 +2,11 @@
 
 from mechreg.models.backends import hooked_transformer_class
 from mechreg.models.describing import ModelDescription, describe_model
+from mechreg.models.fused import fused
 from mechreg.models.identity import (
     HOOK_POINTS,
     LoadRecord,
+    input_device,
     is_bridge,
     is_transformer_lens_model,
     record_of,
@@ -17,13 +19,17 @@ from mechreg.models.loading import (
     model_label,
     require_loadable,
 )
+from mechreg.models.placing import DeviceMap
 
 __all__ = [
     "HOOK_POINTS",
+    "DeviceMap",
     "LoadRecord",
     "ModelDescription",
     "describe_model",
+    "fused",
     "hooked_transformer_class",
+    "input_device",
     "is_bridge",
     "is_transformer_lens_model",
     "load_model",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mechreg.models.sources import first_line
+from mechreg.models.explaining import first_line
 from mechreg.schema import Backend, ModelError
 
 

@@ -32,7 +32,8 @@ class LoadRecord:
     backend: str
     processing: str
     dtype: str
-    device: str
+    device: str  # all of them, where a device map splits the model
+    device_map: Any = None
 
 
 def is_transformer_lens_model(model: object) -> bool:
@@ -43,6 +44,18 @@ def is_transformer_lens_model(model: object) -> bool:
 def is_bridge(model: Any) -> bool:
     """Return whether a TransformerLens model is a TransformerBridge, which runs a Hugging Face model inside."""
     return hasattr(model, "original_model")
+
+
+def input_device(model: Any) -> torch.device:
+    """Return the device that token ids must be on: the embedding's, where a model is split over several.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> input_device(load_model("mini-s"))
+    device(type='cpu')
+    """
+    return next(iter(getattr(model, "embed", model).parameters())).device
 
 
 def record_of(model: Any) -> LoadRecord:

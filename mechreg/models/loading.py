@@ -1,6 +1,7 @@
 """Load a model: a Hugging Face model in, a TransformerLens model out whose numbers are Hugging Face's own."""
 
 import copy
+import functools
 import weakref
 from pathlib import Path
 from typing import Any, get_args
@@ -8,19 +9,21 @@ from typing import Any, get_args
 import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
-from mechreg.models.identity import LoadRecord, is_transformer_lens_model, record_of
+from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
+from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
 from mechreg.models.sources import (
     copied,
     find_commit,
-    first_line,
     quiet,
     read_config,
     read_tokenizer,
     read_weights,
     require_causal,
+    require_safe_weights,
     resolve,
 )
 from mechreg.schema import (
+    AUTOCAST,
     FOLDED_SUFFIX,
     Backend,
     Dtype,
@@ -38,9 +41,11 @@ def load_model(
     processing: Processing = "raw",
     dtype: Dtype = "float32",
     device: str = "auto",
+    device_map: DeviceMap | None = None,
     revision: str | None = None,
     tokenizer: Any = None,
     name: str | None = None,
+    allow_pickle: bool = False,
 ) -> Any:
     """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
 
@@ -55,28 +60,34 @@ def load_model(
     processing : {"raw", "folded"}
         "folded" is TransformerLens' processing (layer norms folded, writing weights centred); it changes
         attn_out norms by several percent, and the model's name says so ("gpt2[folded]").
-    dtype : {"float32", "float64", "bfloat16", "float16"}
+    dtype : {"float32", "float64", "bfloat16", "float16", "bfloat16-autocast"}
+        The last keeps float32 weights and lets torch's autocast multiply in bfloat16; norms differ from float32's.
     device : str
         "auto" is cuda where there is one, else cpu.
+    device_map : str or dict, optional
+        For a model larger than one GPU: "auto", "balanced", "balanced_low_0", "sequential", or a dict of Hugging
+        Face's module names and their devices, as in ``from_pretrained``. Bridge only; instead of ``device``.
     revision : str, optional
         Branch, tag or commit of the hub repository.
     tokenizer : transformers tokenizer, optional
         For a model object, or a folder without one; a copy is kept.
     name : str, optional
         What the model is called in frames; by default the hub name or the folder's.
+    allow_pickle : bool
+        Read weights that are there only as pickles, with torch's loader that runs no code.
 
     Returns
     -------
     transformer_lens.HookedTransformer or transformer_lens.model_bridge.TransformerBridge
-        Safetensors are read where there are any, pickles only with torch's loader that runs no code, and code
-        of a repository never. No BOS is prepended unless asked for.
+        Safetensors are read where there are any, pickles only if allowed, and code of a repository never. No BOS
+        is prepended unless asked for.
 
     Raises
     ------
     InputError
         An option has no such value or does not apply, or a folder is not there.
     ModelError
-        The model cannot be had, is incomplete, needs remote code, or does not fit the backend.
+        The model cannot be had, is incomplete, is pickled, needs remote code, or does not fit the backend.
 
     Examples
     --------
@@ -89,16 +100,20 @@ def load_model(
     require_option(dtype, get_args(Dtype), name="dtype")
     given: Any = name_or_path_or_hf_model
     if is_transformer_lens_model(given):
-        options = (backend, processing, dtype, device, revision, tokenizer, name)
-        if options != ("auto", "raw", "float32", "auto", None, None, None):
+        options = (backend, processing, dtype, device, device_map, revision, tokenizer, name, allow_pickle)
+        if options != ("auto", "raw", "float32", "auto", None, None, None, None, False):
             raise InputError(
                 "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
                 "folder or Hugging Face model that it was made from."
             )
         return given
 
-    device = _device(device)
-    torch_dtype = getattr(torch, dtype)
+    if device_map is None:
+        device = usable_device(device)
+    else:
+        require_device_map(device_map, device=device, backend=backend, processing=processing)
+        backend = "bridge"
+    torch_dtype = _torch_dtype(dtype)
     folded = processing == "folded"
     label = model_label(given, name=name) + (FOLDED_SUFFIX if folded else "")
     is_object = not isinstance(given, str | Path)
@@ -108,6 +123,10 @@ def load_model(
             source, commit = f"a {type(given).__name__} in memory", None
             if revision is not None:
                 raise InputError("revision= is for hub names; a model object is what it is.")
+            if device_map is not None:
+                raise InputError(
+                    "device_map= is for names and folders; a model object is copied to one device."
+                )
             require_causal(given.config, source)
             backend = choose_backend(backend, given.config, source)
             hf_model = copied(given, torch_dtype, "cpu")
@@ -115,7 +134,10 @@ def load_model(
             source = resolve(given)
             commit = find_commit(source, revision)
             backend = choose_backend(backend, read_config(source, commit), source)
-            hf_model = read_weights(source, commit, torch_dtype)
+            require_safe_weights(source, commit, allow_pickle=allow_pickle)
+            hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
+            if device_map is not None:
+                require_placed(hf_model, source, device_map)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
         if backend == "bridge":
             model = bridge_of(hf_model, source, torch_dtype, folded=folded)
@@ -124,12 +146,18 @@ def load_model(
         else:
             model = hooked_by_name(hf_model, source, commit, torch_dtype, folded=folded)
         del hf_model
-        torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
-    model.cfg.device = device
+        if device_map is None:
+            torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
+            model.cfg.device = device
+        else:
+            device = devices_of(model)
+            model.cfg.device = str(input_device(model))
     model.cfg.model_name = label
     model.cfg.default_prepend_bos = False
     _give_tokenizer(model, tokenizer)
     model.eval().requires_grad_(False)
+    if dtype == AUTOCAST:
+        _autocast(model, device.split(":")[0])
     model._mechreg_record = LoadRecord(
         name=label,
         source=source,
@@ -139,6 +167,7 @@ def load_model(
         processing=processing,
         dtype=dtype,
         device=device,
+        device_map=device_map,
     )
     if is_object:  # weakly, so that a user who lets the original go has its memory back
         model._mechreg_original = weakref.ref(given)
@@ -180,8 +209,17 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     return name or Path(model.config._name_or_path or type(model).__name__).name
 
 
-def require_loadable(name_or_path: str | Path, *, backend: Backend = "auto") -> None:
-    """Check all that can be known of a model without its weights: it is there, and the backend can hold it.
+def require_loadable(
+    *models: str | Path,
+    backend: Backend = "auto",
+    processing: Processing = "raw",
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+    allow_pickle: bool = False,
+) -> None:
+    """Check all that can be known of models without their weights: they are there, and the backend can hold them.
+
+    No two may have one name, which would mix their norms.
 
     Raises
     ------
@@ -193,9 +231,25 @@ def require_loadable(name_or_path: str | Path, *, backend: Backend = "auto") -> 
     >>> require_loadable("mini-s")
     """
     require_option(backend, get_args(Backend), name="backend")
-    with quiet():
-        source = resolve(name_or_path)
-        choose_backend(backend, read_config(source, find_commit(source, None)), source)
+    if device_map is None:
+        usable_device(device)
+    else:
+        require_device_map(device_map, device=device, backend=backend, processing=processing)
+        backend = "bridge"
+    labels: dict[str, str | Path] = {}
+    for model in models:
+        label = model_label(model)
+        if label in labels:
+            raise InputError(
+                f"The models {str(labels[label])!r} and {str(model)!r} are both called {label!r}, and their norms "
+                "would be mixed; rename one of the folders."
+            )
+        labels[label] = model
+        with quiet():
+            source = resolve(model)
+            commit = find_commit(source, None)
+            choose_backend(backend, read_config(source, commit), source)
+            require_safe_weights(source, commit, allow_pickle=allow_pickle)
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
@@ -218,7 +272,7 @@ def load_reference(model: Any, original: Any = None) -> Any:
     'GPT2LMHeadModel'
     """
     record = record_of(model)
-    dtype = getattr(torch, record.dtype)
+    dtype = _torch_dtype(record.dtype)
     made_from = getattr(model, "_mechreg_original", None)
     if original is None and made_from is not None:
         original = made_from()
@@ -227,20 +281,26 @@ def load_reference(model: Any, original: Any = None) -> Any:
     if original is not None:
         return copied(original, dtype, record.device)
     with torch.random.fork_rng(), quiet():
-        reference = read_weights(resolve(record.source), record.commit, dtype)
-    return reference.to(record.device)
+        source = resolve(record.source)
+        reference = read_weights(source, record.commit, dtype, device_map=record.device_map)
+    return reference if record.device_map is not None else reference.to(record.device)
 
 
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device={device!r} cannot be used here ({first_line(error)}); try 'cpu'."
-        ) from error
-    return device
+def _torch_dtype(dtype: str) -> torch.dtype:
+    """Return the dtype of the weights."""
+    return torch.float32 if dtype == AUTOCAST else getattr(torch, dtype)
+
+
+def _autocast(model: Any, device_type: str) -> None:
+    """Let every forward pass of a model, whoever runs it, multiply in bfloat16."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def cast(*args: Any, **options: Any) -> Any:
+        with torch.autocast(device_type, dtype=torch.bfloat16):
+            return forward(*args, **options)
+
+    model.forward = cast
 
 
 def _give_tokenizer(model: Any, tokenizer: Any) -> None:

@@ -12,25 +12,42 @@ from typing import Any
 import torch
 
 from mechreg import miniatures
-from mechreg.schema import InputError, MechregError, ModelError, did_you_mean
+from mechreg.models.explaining import explained
+from mechreg.schema import InputError, ModelError
 
-GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+MOST_LAYERS = 10_000  # transformers would go on building blocks for days
+SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
 def resolve(source: str | Path) -> str:
     """Return a folder's absolute path, or a hub name in full where TransformerLens has a short one for it."""
     text = str(source)
+    if not text.strip():
+        raise InputError(
+            "The name of a model is empty; give a hub name, a folder or a miniature such as 'mini-s'."
+        )
+    if len(text) > 1000:
+        raise InputError(
+            f"The name of a model has {len(text)} characters ({text[:40]!r} ...), which none has; give a hub name or a "
+            "folder."
+        )
     is_miniature = text in miniatures.NAMES
     path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"The folder {str(path)!r} has no config.json; it is not a Hugging Face model.")
+    if os.path.isdir(path):  # not path.is_dir(), which raises where a name is too long for the file system
+        if not os.path.isfile(path / "config.json"):
+            raise ModelError(
+                f"The folder {str(path)!r} has no config.json, so it is no Hugging Face model; give the folder that "
+                "save_pretrained wrote."
+            )
         return str(path.resolve())
     looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
     if is_miniature or isinstance(source, Path) or looks_like_a_path:
-        raise InputError(f"There is no model folder {str(path)!r}.")
-    if path.exists():
+        raise InputError(
+            f"There is no model folder {str(path)!r}; check the path, or give a hub name such as 'gpt2' or 'org/model'."
+        )
+    if os.path.exists(path):
         raise InputError(f"{text!r} is a file; load_model needs the folder that holds config.json.")
     from transformer_lens.supported_models import MODEL_ALIASES
 
@@ -39,30 +56,38 @@ def resolve(source: str | Path) -> str:
 
 def find_commit(source: str, revision: str | None) -> str | None:
     """Return the commit that a hub name's revision is now, None of a folder; all is then read of that commit."""
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         if revision is not None:
-            raise InputError("revision= is for hub names; a folder has only what is in it.")
+            raise InputError("revision= is for hub names; leave it out, a folder has only what is in it.")
         return None
     from transformers.utils import cached_file
 
-    with _explained(source):
-        return Path(
-            cached_file(source, "config.json", revision=revision)
-        ).parent.name  # snapshots/<commit>/...
+    with explained(source):
+        config = cached_file(source, "config.json", revision=revision)
+        if config is None:
+            raise OSError("its repository does not appear to have a config.json")
+        return Path(config).parent.name  # snapshots/<commit>/...
 
 
 def read_config(source: str, commit: str | None) -> Any:
     """Return a model's config; one that asks for code of its own, or is no causal model, is refused."""
     from transformers import AutoConfig
 
-    with _explained(source):
+    with explained(source):
         config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.
         raise ModelError(
-            f"{source!r} names code of its own to run (auto_map), which mechreg does not execute."
+            f"{source!r} names code of its own to run (auto_map), which mechreg does not execute; use a model of an "
+            "architecture that transformers has."
         )
     require_causal(config, source)
+    layers = getattr(config, "num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise ModelError(
+            f"The config.json of {source!r} says that the model has {layers!r} layers; it needs a whole number from 1 "
+            f"to {MOST_LAYERS}."
+        )
     return config
 
 
@@ -77,15 +102,47 @@ def require_causal(config: Any, source: str) -> None:
         raise ModelError(f"{source!r} is a GPT-2 with cross-attention; mechreg reads models of one text.")
 
 
-def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
-    """Return the Hugging Face model of a folder or hub name, in evaluation mode.
+def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool) -> None:
+    """Check that weights are safetensors, or pickles that the caller allows; nothing is downloaded for it."""
+    if allow_pickle:
+        return
+    with explained(source):
+        if any(_has(source, file, commit) for file in SAFE_WEIGHTS):
+            return
+        pickled = next((file for file in PICKLED_WEIGHTS if _has(source, file, commit)), None)
+    if pickled is not None:
+        raise ModelError(
+            f"The weights of {source!r} are a pickle ({pickled}), a kind of file that can carry commands; convert "
+            "them to safetensors, or allow it with allow_pickle=True (--allow-pickle, in a spec allow_pickle = true): "
+            "torch then reads it with its loader that runs nothing."
+        )
+
+
+def _has(source: str, file: str, commit: str | None) -> bool:
+    """Return whether a folder or repository has a file; unlike transformers' has_file, the hub's failure is no "no"."""
+    if os.path.isdir(source):
+        return os.path.isfile(os.path.join(source, file))
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(try_to_load_from_cache(source, file, revision=commit), str):
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(source, file, revision=commit))
+    except (EntryNotFoundError, OfflineModeIsEnabled):
+        return False
+    return True
+
+
+def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_map: Any = None) -> Any:
+    """Return the Hugging Face model of a folder or hub name, in evaluation mode, on the CPU or as the map says.
 
     Safetensors are taken where there are any; pickles only by torch's loader that runs no code
     (``weights_only=True``, the default of transformers 5).
     """
     from transformers import AutoModelForCausalLM
 
-    with _explained(source), _no_conversion_request():
+    with explained(source), _no_conversion_request():
         hf_model, report = AutoModelForCausalLM.from_pretrained(
             source,
             revision=commit,
@@ -93,12 +150,13 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused just below, by name
+            device_map=device_map,
         )
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if wrong:  # transformers fills them with random numbers
         raise ModelError(
             f"The weights of {source!r} are incomplete or of another shape than its config says: "
-            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}."
+            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}; save or download the model again."
         )
     return hf_model.eval()
 
@@ -117,7 +175,7 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
-    with _explained(source):
+    with explained(source):
         options = {"revision": commit, "_raise_exceptions_for_missing_entries": False}
         if not any(cached_file(source, file, **options) for file in TOKENIZER_FILES):
             return None
@@ -139,33 +197,6 @@ def quiet() -> Iterator[None]:
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _explained(source: str) -> Iterator[None]:
-    """Turn what the libraries raise while loading into one sentence with a remedy."""
-    try:
-        yield
-    except MechregError:
-        raise
-    except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
-        reason = first_line(error)
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{source!r} needs code from its repository to run, which mechreg does not execute."
-            ) from error
-        if Path(source).is_dir():
-            raise ModelError(f"The model folder {source!r} cannot be loaded: {reason}") from error
-        hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
-        raise ModelError(
-            f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
-            f"{reason} Check the name and the network, or give a local folder.{hint}"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -137,9 +137,12 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
     coordinates = (first if first.n >= second.n else second).coordinates
     first, second = _in_coordinates(first, coordinates), _in_coordinates(second, coordinates)
     number, labels = pd.factorize(first.labels.append(second.labels), sort=True)
-    number = np.concatenate(
-        [number[: len(first.labels)][first.cluster], number[len(first.labels) :][second.cluster]]
-    )
+    if len(labels):
+        number = np.concatenate(
+            [number[: len(first.labels)][first.cluster], number[len(first.labels) :][second.cluster]]
+        )
+    else:  # no clusters: all rows are of one
+        number = np.concatenate([first.cluster, second.cluster])
     cell = np.concatenate([first.cell, cell_of_second[second.cell]])
     cells = int(cell.max()) + 1
     key, gram = sums_by(number * cells + cell, np.concatenate([first.gram, second.gram]))

@@ -91,7 +91,8 @@ def residual_statistics(solution: Solution, blocks: Blocks) -> Residuals:
         pagan = n * float((explained**2).sum()) / total(0, centred_squares, centred_squares).item()
 
     godfrey = watson = autocorrelation = np.nan
-    if blocks.longest and blocks.lagged.shape[1] > 1:
+    # No row may follow another, as in a part of speech that never stands twice in a row.
+    if blocks.longest and blocks.lagged.shape[1] > 1 and total(1, ones, ones).item() > 0.5:
         product = total(1, errors, errors).item()
         now, before = total(1, squares, ones).item(), total(1, ones, squares).item()
         watson = (now - 2 * product + before) / solution.residual_ss

@@ -32,6 +32,7 @@ from mechreg.schema import (
 MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 1
+_OPTIONS = ("formula", "cluster", "max_lag", "by")
 
 
 class _Group(NamedTuple):
@@ -151,12 +152,10 @@ class LagMoments:
         InputError
             Another formula, cluster, max_lag or by, or a document in two of them.
         """
-        merged = LagMoments(
-            self.formula, cluster=self.cluster, max_lag=self.max_lag, by=self.by, who=self._who
-        )
+        merged = LagMoments(**{key: getattr(self, key) for key in _OPTIONS}, who=self._who)
         merged._groups = dict(self._groups)
         for other in others:
-            for option in ("formula", "cluster", "max_lag", "by"):
+            for option in _OPTIONS:
                 ours, theirs = getattr(self, option), getattr(other, option)
                 if ours != theirs:
                     raise InputError(f"merge needs the same {option}; got {ours!r} and {theirs!r}.")
@@ -256,14 +255,8 @@ class LagMoments:
                     f"{number}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)
                 }
             entries.append(entry)
-        about = {
-            "version": FILE_VERSION,
-            "formula": self.formula,
-            "cluster": self.cluster,
-            "max_lag": self.max_lag,
-            "by": self.by,
-            "groups": entries,
-        }
+        options = {key: getattr(self, key) for key in _OPTIONS}
+        about = {"version": FILE_VERSION, **options, "groups": entries}
         with open(path, "wb") as file:  # a path would be given the ending .npz
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
         return Path(path)
@@ -275,21 +268,24 @@ class LagMoments:
         Raises
         ------
         InputError
-            Not such a file, or one of another version.
+            Not such a file, a damaged one, or one of another version.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
-        except (ValueError, KeyError, EOFError, OSError) as error:
+            if about["version"] == FILE_VERSION:
+                return cls._restored(about, arrays)
+        except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
+            said = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{Path(path).name!r} is not a file that LagMoments.save wrote: {error}."
+                f"{Path(path).name!r} is not a file that LagMoments.save wrote ({said}); make it again."
             ) from error
-        if about.get("version") != FILE_VERSION:
-            raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
-        moments = cls(
-            about["formula"], cluster=about["cluster"], max_lag=about["max_lag"], by=about.get("by", ())
-        )
+        raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
+
+    @classmethod
+    def _restored(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "LagMoments":
+        moments = cls(**{"by": ()} | {key: about[key] for key in _OPTIONS if key in about})
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
             found = {
@@ -390,7 +386,10 @@ class LagMoments:
             group = self._groups[key]
             where = words(group.keys)
             if group.blocks is None:
-                raise InputError(f"{self._who} needs complete rows; {where} has none of {group.n_dropped}.")
+                raise InputError(
+                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; give longer "
+                    "documents, or fewer lags."
+                )
             terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
             solution = solve(group.blocks, terms, where=where, who=self._who, n_dropped=group.n_dropped)
             fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))

@@ -62,7 +62,7 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, who: str, n_dropped: int 
     if blocks.n < k + 2:
         raise InputError(
             f"{who} needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
-            f"({n_dropped} dropped for missing values)."
+            f"({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))

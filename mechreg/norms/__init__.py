@@ -1,16 +1,14 @@
 """Norms: token windows in, one norm per hook point, layer and token out, reduced while the model runs."""
 
+from mechreg.norms.batches import Window, batches, token_windows
 from mechreg.norms.covariates import token_covariates
 from mechreg.norms.extraction import extract_norms
 from mechreg.norms.next_token import LOGIT_ROWS, next_token_losses
 from mechreg.norms.reduction import (
     BATCH_TOKENS,
-    Window,
     active_dropouts,
-    batches,
     head_norms,
     known_hooks,
-    token_windows,
     vector_norms,
     window_norms,
 )

@@ -29,6 +29,8 @@ def extract_norms(
 
     The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens; the
     run stops after the last hook point wanted, so that no logits are computed.
+    A GPT-2's attention and GELU are computed by torch's fused kernels (`mechreg.models.fused`), which are the same to
+    rounding.
 
     Parameters
     ----------

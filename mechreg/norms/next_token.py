@@ -29,3 +29,21 @@ def next_token_losses(
         chosen = wide.gather(1, einops.rearrange(wanted, "tokens -> tokens 1"))
         losses.append(wide.logsumexp(dim=1) - einops.rearrange(chosen, "tokens 1 -> tokens"))
     return torch.cat(losses).cpu().numpy()
+
+
+def batch_losses(
+    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], lengths: list[int]
+) -> Float[np.ndarray, "batch pos"]:
+    """Return the cross-entropy of the next token after every token that has one, NaN elsewhere.
+
+    Examples
+    --------
+    >>> batch_losses(torch.zeros(1, 3, 7), torch.zeros(1, 3, dtype=torch.int64), [2]).round(2)
+    array([[1.95,  nan,  nan]])
+    """
+    place = np.arange(ids.shape[1])
+    has_next = np.stack([place < length - 1 for length in lengths])
+    losses = np.full(has_next.shape, np.nan)
+    if has_next.any():
+        losses[has_next] = next_token_losses(logits, ids, torch.from_numpy(has_next).to(ids.device))
+    return losses

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import einops
@@ -13,14 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechreg.models import HOOK_POINTS, is_bridge, record_of
-from mechreg.norms.next_token import next_token_losses
+from mechreg.models import HOOK_POINTS, fused, input_device, is_bridge, record_of
+from mechreg.norms.batches import Window, batches, token_windows
+from mechreg.norms.next_token import batch_losses
+from mechreg.norms.transfer import Arriving, one_late, to_device
 from mechreg.schema import InputError, ModelError, NumericalError, require, require_option
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
-# What a forward pass costs beside its tokens, in tokens: gpt2 runs one text of 16 at a third of a batch's speed.
-PASS_TOKENS = 32
 
 
 def window_norms(
@@ -83,22 +82,28 @@ def window_norms(
         _ReducedRun(model, hooks, logits=surprisal) as run,
         tqdm(total=len(ids), unit="tok", unit_scale=True, disable=None if progress else True) as bar,
     ):
-        for batch in batches(windows, batch_tokens):
-            # Right padding: with causal attention no real token can see it, so it needs no mask.
-            padded = np.zeros((len(batch), batch[0].length), np.int64)
-            for row, window in enumerate(batch):
-                padded[row, : window.length] = ids[window.rows]
-            batch_ids = torch.from_numpy(padded).to(parameter.device)
-            for (hook, layer), norms in run.norms(batch_ids).items():
+
+        def passes() -> Iterator[tuple[list[Window], Arriving[tuple[str, int]]]]:
+            for batch in batches(windows, batch_tokens):
+                # Right padding: with causal attention no real token can see it, so it needs no mask.
+                padded = np.zeros((len(batch), batch[0].length), np.int64)
+                for row, window in enumerate(batch):
+                    padded[row, : window.length] = ids[window.rows]
+                batch_ids = to_device(padded, input_device(model))
+                arriving = Arriving(run.norms(batch_ids))
+                if run.logits is not None:
+                    losses = batch_losses(run.logits, batch_ids, [window.length for window in batch])
+                    for row, window in enumerate(batch):
+                        surprisals[window.rows][1:] = losses[row, : window.length - 1]
+                yield batch, arriving
+
+        for batch, arriving in one_late(passes()):
+            for (hook, layer), norms in arriving.arrays().items():
                 for row, window in enumerate(batch):
                     real = norms[row, ..., : window.length]
                     if not np.isfinite(real).all():
                         raise _not_finite(model, hook, layer, real, tokens.iloc[window.rows])
                     values[hook][layer, ..., window.rows] = real
-            if run.logits is not None:
-                losses = _losses(run.logits, batch_ids, batch)
-                for row, window in enumerate(batch):
-                    surprisals[window.rows][1:] = losses[row, : window.length - 1]
             bar.update(sum(window.length for window in batch))
     if surprisal:
         _require_finite_surprisal(model, surprisals, tokens)
@@ -216,6 +221,7 @@ class _ReducedRun:
                 except NotImplementedError as error:
                     raise ModelError(f"{self.name} has no hook 'result': {error}") from error
                 undo.callback(self.model.set_use_attn_result, False)
+            undo.enter_context(fused(self.model))
             hooks = [(place, self._capture(key)) for key, place in self.places.items()]
             undo.enter_context(self.model.hooks(fwd_hooks=hooks))
             self.undo = undo.pop_all()
@@ -224,7 +230,7 @@ class _ReducedRun:
     def __exit__(self, *error: Any) -> None:
         self.undo.__exit__(*error)
 
-    def norms(self, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[str, int], np.ndarray]:
+    def norms(self, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[str, int], Tensor]:
         """Return the norms at every (hook, layer), "batch pos" or "batch head pos", of one forward pass."""
         if not self.seen_whole:
             # Once, two tokens go through all blocks, so that a block that runs twice is seen to; after that
@@ -234,8 +240,8 @@ class _ReducedRun:
             self.seen_whole = True
         return self._forward(tokens, whole=False)
 
-    def _forward(self, tokens: Int[Tensor, "batch pos"], *, whole: bool) -> dict[tuple[str, int], np.ndarray]:
-        self.captured: dict[tuple[str, int], np.ndarray] = {}
+    def _forward(self, tokens: Int[Tensor, "batch pos"], *, whole: bool) -> dict[tuple[str, int], Tensor]:
+        self.captured: dict[tuple[str, int], Tensor] = {}
         self.fired = dict.fromkeys(self.wanted, 0)
         self.whole = whole
         options: dict[str, Any] = {}
@@ -266,7 +272,7 @@ class _ReducedRun:
 
         def capture(activation: Tensor, hook: Any = None) -> None:
             self.fired[key] += 1
-            self.captured[key] = reduced(activation).cpu().numpy()
+            self.captured[key] = reduced(activation)
             if len(self.captured) == len(self.wanted) and not (self.whole or self.wants_logits):
                 raise _Stop
 
@@ -275,107 +281,6 @@ class _ReducedRun:
 
 def _stop(module: Any, inputs: Any) -> None:
     raise _Stop
-
-
-@dataclass(frozen=True)
-class Window:
-    """A run of rows of a token frame that goes through a model as one."""
-
-    start: int
-    length: int
-
-    @property
-    def rows(self) -> slice:
-        """The rows, as a slice."""
-        return slice(self.start, self.start + self.length)
-
-
-def token_windows(model: Any, tokens: pd.DataFrame) -> list[Window]:
-    """Return where each window's rows are, in the token frame's order.
-
-    Raises
-    ------
-    InputError
-        Windows that are not whole or not in order, that do not fit the model's context, or ids it does not have.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": 5})
-    >>> token_windows(load_model("mini-s"), tokens)
-    [Window(start=0, length=2), Window(start=2, length=1)]
-    """
-    position = tokens["position"].to_numpy(np.int64)
-    starts = np.flatnonzero(position == 0)
-    if len(position) == 0 or position[0] != 0:
-        raise InputError("The token frame is empty or does not begin with position 0; give whole windows.")
-    lengths = np.diff(np.append(starts, len(position)))
-    start = np.repeat(starts, lengths)
-    doc, number = pd.factorize(tokens["doc"])[0], tokens["window"].to_numpy()
-    wrong = (position != np.arange(len(position)) - start) | (doc != doc[start]) | (number != number[start])
-    if wrong.any():
-        row = tokens.iloc[int(wrong.argmax())]
-        raise InputError(
-            "The token frame's positions must count 0, 1, 2, ... within each window of a document; they do not at "
-            f"document {row['doc']!r}, window {row['window']}, position {row['position']}. Give the frame as "
-            "tokenize made it."
-        )
-    if lengths.max() > model.cfg.n_ctx:
-        raise InputError(
-            f"A window of {lengths.max()} tokens does not fit the context of {record_of(model).name}, "
-            f"{model.cfg.n_ctx}; tokenize the documents with this model."
-        )
-    highest, lowest = int(tokens["token_id"].max()), int(tokens["token_id"].min())
-    if lowest < 0 or highest >= model.cfg.d_vocab:
-        raise InputError(
-            f"Token ids run from {lowest} to {highest}, and the vocabulary of {record_of(model).name} has "
-            f"{model.cfg.d_vocab}; tokenize the documents with this model."
-        )
-    return [Window(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
-
-
-def batches(windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding.
-
-    Of all ways to cut the windows, in order of length, into batches, this is the one with the fewest tokens, padding
-    included, where a forward pass counts as `PASS_TOKENS` more.
-
-    Examples
-    --------
-    >>> [len(batch) for batch in batches([Window(0, 5), Window(5, 2), Window(7, 2)], 5)]
-    [1, 2]
-    >>> [len(batch) for batch in batches([Window(0, 900), Window(900, 850), Window(1750, 9), Window(1759, 9)], 4096)]
-    [1, 1, 2]
-    """
-    ordered = sorted(windows, key=lambda window: (-window.length, window.start))
-    cost, begins = [0], [0]  # of the first i windows, and where the last of their batches begins
-    for end in range(1, len(ordered) + 1):
-        least = None
-        for begin in range(end - 1, -1, -1):
-            padded = (end - begin) * ordered[begin].length
-            if least is not None and padded > batch_tokens:
-                break
-            if least is None or cost[begin] + padded < least:
-                least, at = cost[begin] + padded, begin
-        cost.append((least or 0) + PASS_TOKENS)
-        begins.append(at)
-    cuts = [len(ordered)]
-    while cuts[-1] > 0:
-        cuts.append(begins[cuts[-1]])
-    for end, begin in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
-        yield ordered[begin:end]
-
-
-def _losses(
-    logits: Float[Tensor, "batch pos d_vocab"], ids: Int[Tensor, "batch pos"], batch: list[Window]
-) -> Float[np.ndarray, "batch pos"]:
-    """Return the cross-entropy of the next token after every token of a window that has one."""
-    place = np.arange(ids.shape[1])
-    has_next = np.stack([place < window.length - 1 for window in batch])
-    losses = np.full(has_next.shape, np.nan)
-    if has_next.any():
-        losses[has_next] = next_token_losses(logits, ids, torch.from_numpy(has_next).to(ids.device))
-    return losses
 
 
 def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:

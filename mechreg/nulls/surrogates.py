@@ -212,6 +212,11 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
             config = read_config(source, find_commit(source, None))
     else:
         record = record_of(model)
+        if record.device_map is not None:
+            raise InputError(
+                f"random_weights makes a model on one device, and {record.name} is split over {record.device}; load it "
+                "with device= instead of device_map=."
+            )
         name, config = record.name.removesuffix(FOLDED_SUFFIX), _config_of(model)
         options = {
             "backend": record.backend,

@@ -18,7 +18,7 @@ a { color: var(--link); } :focus-visible { outline: 3px solid var(--mark); outli
 .question { color: var(--pale); margin: 0; } .answer { font-size: 1.2rem; margin: .5rem 0; }
 .caveat { border-left: 4px solid var(--mark); padding: .1rem 0 .1rem .8rem; }
 nav { position: sticky; top: 0; background: var(--paper); border-bottom: 1px solid var(--line); z-index: 2;
-  display: flex; gap: 1.1rem; overflow-x: auto; white-space: nowrap; padding: .6rem .2rem; font-size: .9rem; }
+  display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; white-space: nowrap; padding: .6rem .2rem; font-size: .9rem; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
@@ -29,6 +29,7 @@ figcaption strong { color: var(--ink); display: block; font-size: 1rem; }
 figure > img { max-width: 100%; height: auto; background: #fff; }
 .chart { overflow-x: auto; position: relative; display: block !important; min-height: 3rem; }
 .chart.vega-embed { padding-right: 0; } .chart svg.marks { display: block; }
+.chart svg.marks { max-width: 100%; height: auto; }
 .chart .chart-wrapper { display: flex; flex-direction: column; }
 .chart .vega-bindings { order: -1; display: flex; flex-wrap: wrap; gap: .3rem 2rem; padding: .5rem .6rem;
   background: var(--soft); border-radius: 6px; position: sticky; left: 0; align-self: flex-start; max-width: 100%; }
@@ -46,21 +47,35 @@ pre { overflow-x: auto; font: .75rem/1.35 "Liberation Mono", "Courier New", mono
 summary { cursor: pointer; padding: .2rem 0; } details details { margin-left: 1.2rem; }
 .words { font-size: .85rem; color: var(--pale); }
 .downloads { columns: 2; padding-left: 1.2rem; } .note { color: var(--pale); font-size: .9rem; }
-@media (max-width: 40rem) { body { font-size: 15px; } .answer { font-size: 1.1rem; } .downloads { columns: 1; } }
+@media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; }
+  body { font-size: 15px; } .answer { font-size: 1.1rem; } .downloads { columns: 1; } }
+@page { margin: 1.6cm; }
+/* On paper: every chart whole under its heading, coefficients and provenance, and of what else is folded only what the
+   reader has opened. */
 @media print {
-  nav, .skip, .vega-bindings, .vega-embed details, .downloads { display: none !important; }
+  :root { color-scheme: light; }
+  nav, .skip, .vega-bindings, .vega-embed details, .downloads, .downloads-title, details:not([open], .printed),
+  section:has(.fit):not(:has(details[open])) { display: none !important; }
+  .printed::details-content { content-visibility: visible; block-size: auto; }
   body { max-width: none; font-size: 10pt; padding: 0; } h2 { break-after: avoid; margin-top: 1.5rem; }
-  figure, tr { break-inside: avoid; } .scroll, .chart, pre { overflow: visible; } pre { white-space: pre-wrap; }
-  .chart svg.marks { max-width: 100%; height: auto; } table { font-size: 8pt; } th, td { padding: .1rem .3rem; }
+  figure, tr { break-inside: avoid; } figcaption, summary { break-after: avoid; }
+  .scroll, .chart, pre { overflow: visible; } pre { white-space: pre-wrap; }
+  .chart svg.marks { max-height: 21cm; } .chart .chart-wrapper { align-items: flex-start; }
+  .printed pre { columns: 2; font-size: 6.5pt; } table { font-size: 8pt; } th, td { padding: .1rem .3rem; }
 }
 """
 
-# Charts are drawn from their specifications, one after the other from the top. On a narrow screen panels stand below
-# each other, legends under them, and the text of a document is broken into shorter lines.
+# Vega and the charts' specifications are unpacked, and the charts drawn one after the other from the top. On a narrow
+# screen panels stand below each other, legends under them, and the text of a document is broken into shorter lines.
 SCRIPT = r"""
 "use strict";
 (async () => {
   const CELL = 7.2;
+  async function unpacked(name) {
+    const packed = atob(document.getElementById(name).textContent);
+    const bytes = Uint8Array.from(packed, (character) => character.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
   function rewrap(rows, columns) {
     let line = 0, x = 0, last = 0;
     for (const row of rows) {
@@ -75,8 +90,13 @@ SCRIPT = r"""
   function narrow(node, room, columns, lines) {
     if (Array.isArray(node)) { node.forEach((part) => narrow(part, room, columns, lines)); return; }
     if (node === null || typeof node !== "object") return;
+    for (const panel of node.hconcat || node.concat || [])
+      if (typeof panel.width === "number") panel.width = Math.max(panel.width, room);
     if (node.hconcat) { node.vconcat = node.hconcat; delete node.hconcat; }
     if (node.concat) node.columns = 1;
+    if (node.concat || node.vconcat) { delete node.bounds; delete node.spacing; }
+    const labels = node.encoding && node.encoding.y && node.encoding.y.axis;
+    if (labels && labels.labels === false) delete labels.labels;
     const text = node.name === "tokens";
     if (text) { node.width = columns * CELL; node.height = lines * 20; }
     else if (typeof node.width === "number") node.width = Math.min(node.width, room);
@@ -102,14 +122,24 @@ SCRIPT = r"""
     show(view.signal("chosen").layer?.[0]);
     view.addSignalListener("chosen", (_, chosen) => show(chosen.layer?.[0]));
   }
-  for (const box of document.querySelectorAll(".chart")) {
-    const spec = JSON.parse(document.getElementById(box.dataset.spec).textContent);
-    if (box.clientWidth < 760) {
+  const boxes = document.querySelectorAll(".chart");
+  if (typeof DecompressionStream === "undefined") {
+    boxes.forEach((box) => { box.textContent = "Charts need a browser of 2023 or later."; });
+    return;
+  }
+  // The page's policy has the hash of this code; any other would not run.
+  const vega = document.createElement("script");
+  vega.textContent = await unpacked("vega");
+  document.head.append(vega);
+  for (const box of boxes) {
+    const spec = JSON.parse(await unpacked(box.dataset.spec));
+    if (box.clientWidth < 600) {
       const columns = Math.max(24, Math.floor((box.clientWidth - 75) / CELL));
       const tokens = spec.datasets && spec.datasets.tokens;
       narrow(spec, Math.max(220, box.clientWidth - 80), columns, tokens ? rewrap(tokens, columns) : 1);
       spec.config = spec.config || {};
-      spec.config.legend = Object.assign({}, spec.config.legend, { orient: "bottom", columns: 2 });
+      spec.config.legend = Object.assign({}, spec.config.legend, { orient: "bottom", columns: 2,
+        layout: { bottom: { anchor: "start", direction: "vertical" } } });
     }
     try {
       const drawn = await vegaEmbed(box, spec, { mode: "vega-lite", renderer: "svg", ast: true,

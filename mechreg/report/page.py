@@ -1,6 +1,7 @@
 """The page: sections of figures and tables, with everything in it that it needs."""
 
 import base64
+import gzip
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ def report_html(
     summaries: str,
     linked: Sequence[Figure] = (),
     universality: pd.DataFrame | None = None,
+    profiles: pd.DataFrame | None = None,
     verdict: Sequence[str] = (),
     interventions: pd.DataFrame | None = None,
     nulls: pd.DataFrame | None = None,
@@ -53,7 +55,9 @@ def report_html(
     linked : sequence of charts
         What `plot_linked` gives, a model each.
     universality : pandas.DataFrame, optional
-        ``compare_profiles(...).agreement`` or ``.profiles``: drawn where it is of one hook and term.
+        ``compare_profiles(...).agreement``: drawn where it is of one hook and term.
+    profiles : pandas.DataFrame, optional
+        ``compare_profiles(...).profiles``: likewise.
     verdict : sequence of str
         ``compare_profiles(...).verdict``.
     interventions : pandas.DataFrame, optional
@@ -76,16 +80,18 @@ def report_html(
         page.section("Layer by layer", *[page.linked(chart, entries) for chart in linked])
     for name, figure in figures.items():
         page.section(name, page.figure(figure, name))
-    if universality is not None or verdict:
-        page.section("Across models", *_universality(page, universality, verdict))
+    if universality is not None or profiles is not None or verdict:
+        page.section("Across models", *_universality(page, universality, profiles, verdict))
     if nulls is not None:
         page.section(
-            "Against the nulls", *_drawn(page, charts.plot_nulls, nulls), _folded(nulls, "comparisons")
+            "Against the nulls",
+            *_drawn(page, charts.plot_nulls, nulls, ("hook",)),
+            _folded(nulls, "comparisons"),
         )
     if interventions is not None:
         page.section(
             "Interventions",
-            *_drawn(page, charts.plot_dose_response, interventions),
+            *_drawn(page, charts.plot_dose_response, interventions, ("hook", "edit")),
             _folded(interventions, "effects"),
         )
     page.section("Diagnostics", *_diagnostics(statistics))
@@ -97,14 +103,16 @@ def report_html(
         "statistics": statistics,
         "problems": problems,
         "universality": universality,
+        "profiles": profiles,
         "interventions": interventions,
         "nulls": nulls,
     }
-    page.section("Tables", _folded(coefficients, "coefficients"), downloads(tables))
+    page.section("Tables", _folded(coefficients, "coefficients", printed=True), downloads(tables))
     commit = provenance.get("git_commit")
+    made_from = f"commit {commit}" if commit else "what it was made from"
     page.section(
         "Provenance",
-        f"<details><summary>{_safe(f'commit {commit}' if commit else 'what it was made from')}</summary>"
+        f"<details class='printed'><summary>{_safe(made_from)}</summary>"
         f"<pre>{_safe(json.dumps(provenance, indent=2, ensure_ascii=False))}</pre></details>",
     )
     return page.html(
@@ -168,15 +176,12 @@ class _Page:
         return self.figure(spec, "Layers", attributes=attributes, below=below)
 
     def html(self, title: str, top: str) -> str:
-        bundle = vega_bundle() if self.specs else ""
-        scripts = [bundle, SCRIPT] if self.specs else []
-        policy = content_policy(scripts)
+        specs = {f"spec{at}": script_json(spec) for at, spec in enumerate(self.specs, 1)}
+        packed = {"vega": vega_bundle()} | specs if specs else {}
+        policy = content_policy([packed["vega"], SCRIPT] if packed else [])
         links = "".join(f"<a href='#s{at}'>{_safe(name)}</a>" for at, name in enumerate(self.names, 1))
-        data = "".join(
-            f'<script type="application/json" id="spec{at}">{script_json(spec)}</script>\n'
-            for at, spec in enumerate(self.specs, 1)
-        )
-        code = "".join(f"<script>{script}</script>\n" for script in scripts)
+        data = "".join(_packed(name, text) for name, text in packed.items())
+        code = f"{data}<script>{SCRIPT}</script>\n" if packed else ""
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -186,8 +191,14 @@ class _Page:
 <header><h1>{_safe(title)}</h1>{top}</header>
 <nav aria-label="Sections">{links}</nav>
 <main id="main">{"".join(self.body)}</main>
-{data}{code}</body></html>
+{code}</body></html>
 """
+
+
+def _packed(name: str, text: str) -> str:
+    """Return text as data for the page's script, compressed: rows repeat their keys, and take a quarter then."""
+    data = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return f'<script type="application/gzip" id="{name}">{data}</script>\n'
 
 
 def _title(title: Any) -> tuple[str, str]:
@@ -202,35 +213,28 @@ def _title(title: Any) -> tuple[str, str]:
 
 
 def _drawn(
-    page: _Page, plot: Callable[[pd.DataFrame], Any], frame: pd.DataFrame, name: str = ""
+    page: _Page, plot: Callable[[pd.DataFrame], Any], frame: pd.DataFrame, keys: Sequence[str]
 ) -> list[str]:
-    """Return the figure of a frame for every hook (and term) of it, or why there is none."""
+    """Return the figure of a frame for every hook, edit or term of it, or why there is none."""
     parts = []
-    for keys, rows in frame.groupby(
-        [key for key in ("hook", "edit") if key in frame], sort=False, observed=True
-    ):
-        where = ", ".join(map(str, keys))
+    for names, rows in frame.groupby([key for key in keys if key in frame], sort=False, observed=True):
+        where = ", ".join(map(str, names))
         try:
-            parts.append(page.figure(plot(rows.reset_index(drop=True)), name or where))
+            parts.append(page.figure(plot(rows.reset_index(drop=True)), where))
         except MechregError as error:
             parts.append(f"<p class='note'>No chart of {_safe(where)}: {_safe(str(error))}</p>")
     return parts
 
 
-def _universality(page: _Page, frame: pd.DataFrame | None, verdict: Sequence[str]) -> list[str]:
+def _universality(
+    page: _Page, agreement: pd.DataFrame | None, profiles: pd.DataFrame | None, verdict: Sequence[str]
+) -> list[str]:
     said = "".join(f"<li>{_safe(sentence)}</li>" for sentence in verdict)
     parts = [f"<ul>{said}</ul>"] if said else []
-    if frame is None:
-        return parts
-    keys = [key for key in ("hook", "term") if key in frame]
-    groups = [rows for _, rows in frame.groupby(keys, sort=False, observed=True)] if keys else [frame]
-    for rows in groups:
-        plot = charts.plot_profiles if "sim_low" in rows and "depth" in rows else charts.plot_agreement
-        try:
-            parts.append(page.figure(plot(rows.reset_index(drop=True)), "Agreement"))
-        except MechregError as error:
-            parts.append(f"<p class='note'>No chart: {_safe(str(error))}</p>")
-    return [*parts, _folded(frame, "rows")]
+    for plot, frame in ((charts.plot_profiles, profiles), (charts.plot_agreement, agreement)):
+        if frame is not None:
+            parts += _drawn(page, plot, frame, ("hook", "term"))
+    return parts if agreement is None else [*parts, _folded(agreement, "rows")]
 
 
 def _diagnostics(statistics: pd.DataFrame) -> list[str]:
@@ -278,8 +282,9 @@ def _models(provenance: Mapping[str, Any], problems: pd.DataFrame) -> list[str]:
     return parts
 
 
-def _folded(frame: pd.DataFrame, noun: str) -> str:
-    return f"<details><summary>{len(frame):,} {noun}</summary>{table_html(frame, noun)}</details>"
+def _folded(frame: pd.DataFrame, noun: str, *, printed: bool = False) -> str:
+    kind = " class='printed'" if printed else ""
+    return f"<details{kind}><summary>{len(frame):,} {noun}</summary>{table_html(frame, noun)}</details>"
 
 
 def _safe(text: Any) -> str:

@@ -47,7 +47,11 @@ def downloads(tables: Mapping[str, pd.DataFrame | None]) -> str:
             f"<li><a download='{name}.csv' href='data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}'>"
             f"{name}.csv</a> ({len(frame):,} rows)</li>"
         )
-    return f"<p>To download:</p><ul class='downloads'>{''.join(links)}</ul>" if links else ""
+    return (
+        f"<p class='downloads-title'>To download:</p><ul class='downloads'>{''.join(links)}</ul>"
+        if links
+        else ""
+    )
 
 
 def models_table(provenance: Mapping[str, Any]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ taken off the profiles' second moments: once from the estimate, twice from each 
 
 from typing import Literal, NamedTuple
 
+import einops
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
@@ -79,7 +80,7 @@ def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Meas
     >>> agreement(one, one, level=0.95)["concordance"]
     Agreement(observed=1.0, estimate=1.0, conf_low=1.0, conf_high=1.0)
     """
-    pair = _difference_and_sum(first.estimate[None], second.estimate[None])
+    pair = _difference_and_sum(*(einops.rearrange(e.estimate, "depth -> 1 depth") for e in (first, second)))
     moved = _difference_and_sum(first.scaled_draws, second.scaled_draws)
     noise = _noise(_difference_and_sum(first.jackknife, second.jackknife), first.df)
     plain = _moments(pair)

@@ -69,7 +69,9 @@ class ProfileComparison:
     def _repr_html_(self) -> str:
         said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict)
         columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
-        table = self.agreement[columns].to_html(max_rows=24, index=False, float_format="{:.3g}".format)
+        table = self.agreement[columns].to_html(
+            max_rows=24, index=False, na_rep="", float_format="{:.3g}".format
+        )
         return f"<ul>{said}</ul>{table}"
 
 

@@ -7,6 +7,7 @@ replacement, the same ones in every model and layer. So differences between mode
 from functools import reduce
 from typing import Any, NamedTuple
 
+import einops
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -124,7 +125,8 @@ def depth_bins(n_layers: int, bins: int) -> Float[np.ndarray, "bins layers"]:
            [0., 1., 2.]])
     """
     # In units of 1 / (bins * n_layers), so that edges are whole numbers.
-    begins, layers = np.arange(bins)[:, None] * n_layers, np.arange(n_layers)[None] * bins
+    begins = einops.rearrange(np.arange(bins) * n_layers, "bins -> bins 1")
+    layers = einops.rearrange(np.arange(n_layers) * bins, "layers -> 1 layers")
     overlap = np.minimum(begins + n_layers, layers + bins) - np.maximum(begins, layers)
     return np.maximum(overlap, 0) / n_layers
 
@@ -246,7 +248,7 @@ def _without_each(layer: _Sums, *, who: str) -> Float[np.ndarray, " docs"]:
             f"{who} fits without each document in turn; in {layer.where} the terms are collinear without "
             f"{layer.docs[int(least.argmin())]}. Leave a term out."
         )
-    return -np.linalg.solve(left, layer.score[..., None])[..., 0] @ layer.to_term
+    return -_solved_each(left, layer.score) @ layer.to_term
 
 
 def _drawn(layers: list[_Sums], draws: int, seed: int, *, who: str) -> Float[np.ndarray, "draws layers"]:
@@ -257,8 +259,10 @@ def _drawn(layers: list[_Sums], draws: int, seed: int, *, who: str) -> Float[np.
     for begin in range(0, draws, step):
         chunk = slice(begin, min(draws, begin + step))
         size = chunk.stop - chunk.start
-        drawn = rng.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        begin_of = einops.rearrange(count * np.arange(size), "draw -> draw 1")
+        drawn = einops.rearrange(begin_of + rng.integers(0, count, (size, count)), "draw doc -> (draw doc)")
+        times = np.bincount(drawn, minlength=size * count).astype(np.float64)
+        weights = einops.rearrange(times, "(draw doc) -> draw doc", draw=size)
         for at, layer in enumerate(layers):
             whole = np.tensordot(weights, layer.products, axes=1)
             if np.linalg.eigvalsh(whole)[:, 0].min() < MIN_LEFT:
@@ -266,7 +270,13 @@ def _drawn(layers: list[_Sums], draws: int, seed: int, *, who: str) -> Float[np.
                     f"{who} draws documents with replacement; in {layer.where} a draw makes the terms collinear, "
                     "since too few documents tell them apart. Leave a term out, or use more documents."
                 )
-            moved[chunk, at] = (
-                np.linalg.solve(whole, (weights @ layer.score)[..., None])[..., 0] @ layer.to_term
-            )
+            moved[chunk, at] = _solved_each(whole, weights @ layer.score) @ layer.to_term
     return moved
+
+
+def _solved_each(
+    products: Float[np.ndarray, "systems terms terms"], scores: Float[np.ndarray, "systems terms"]
+) -> Float[np.ndarray, "systems terms"]:
+    """Return the solution of each system of normal equations."""
+    columns = einops.rearrange(scores, "systems terms -> systems terms 1")
+    return einops.rearrange(np.linalg.solve(products, columns), "systems terms 1 -> systems terms")

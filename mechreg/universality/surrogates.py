@@ -6,6 +6,7 @@ sign. Such surrogates are as smooth as the profile; they differ from it in shape
 
 from typing import NamedTuple
 
+import einops
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
@@ -103,7 +104,8 @@ def _p(
 
 def _patterns(waves: int, seed: int) -> Float[np.ndarray, "patterns waves"]:
     if waves <= ALL_PATTERNS:
-        bits = np.arange(2**waves)[:, None] >> np.arange(waves)[None] & 1
+        numbers = einops.rearrange(np.arange(2**waves), "patterns -> patterns 1")
+        bits = numbers >> einops.rearrange(np.arange(waves), "waves -> 1 waves") & 1
         return bits * 2.0 - 1.0
     return np.random.default_rng(seed).integers(0, 2, (PATTERNS, waves)) * 2.0 - 1.0
 

@@ -1,0 +1,115 @@
+"""What the libraries raise while a model is loaded, as one sentence with a remedy."""
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+from mechreg import miniatures
+from mechreg.schema import MechregError, ModelError, did_you_mean
+
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
+# The clients that huggingface_hub has used; their errors are the network's.
+_NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+
+
+@contextlib.contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turn what the libraries raise while loading ``source`` into a ModelError."""
+    try:
+        yield
+    except MechregError:
+        raise
+    except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
+        raise ModelError(_sentence(error, source)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _sentence(error: Exception, source: str) -> str:
+    reason = first_line(error).rstrip(".:")
+    if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
+        reason = "its weights are a pickle that holds more than weights, and torch's safe loader refuses it"
+    if "trust_remote_code" in str(error):
+        return (
+            f"{source!r} needs code from its repository to run, which mechreg does not execute; use a model of "
+            "an architecture that transformers has."
+        )
+    if os.path.isdir(source):
+        return f"The model folder {source!r} cannot be loaded: {reason}; save or download it again."
+    return _of_the_hub(error, source) or _of_the_cache(source, reason) or _unknown(source, reason)
+
+
+def _of_the_hub(error: Exception, source: str) -> str | None:
+    """Return what went wrong between here and the hub, None where it was something else."""
+    from huggingface_hub import constants
+
+    chain = list(_chain(error))
+    kinds = {type(link).__name__ for link in chain}
+    answers = (getattr(getattr(link, "response", None), "status_code", None) for link in chain)
+    status = next((answer for answer in answers if answer is not None), None)
+    if "GatedRepoError" in kinds or (status in (401, 403) and "RepositoryNotFoundError" not in kinds):
+        return (
+            f"The Hugging Face hub does not give {source!r} to you ({status}); ask for access on its page there, and "
+            "log in with `hf auth login`."
+        )
+    if status is not None and (status == 429 or status >= 500):
+        return (
+            f"The Hugging Face hub answers {status} when asked for {source!r}; try again later (what has come is "
+            "kept), or give a local folder."
+        )
+    network = next((link for link in chain if type(link).__module__.split(".")[0] in _NETWORK), None)
+    incomplete = next((link for link in chain if "Consistency check failed" in str(link)), None)
+    if status is None and (broken := network or incomplete) is not None:
+        return (
+            f"{source!r} could not be downloaded from the Hugging Face hub: {first_line(broken).rstrip('.')}. Check "
+            "the network, and the same command goes on from what has come; or give a local folder."
+        )
+    lacks = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"} or "does not appear to have" in str(
+        error
+    )
+    if constants.HF_HUB_OFFLINE and lacks:
+        return (
+            f"{source!r} is no folder and no miniature, and not all of it is in the cache while HF_HUB_OFFLINE keeps "
+            f"the network away; unset that to download it, or give a local folder.{_hint(source)}"
+        )
+    return None
+
+
+def _of_the_cache(source: str, reason: str) -> str | None:
+    """Return what is wrong with files that were downloaded, None where there are none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(source, "config.json")
+    except ValueError:  # no name that a repository can have
+        return None
+    if not isinstance(config, str) or "does not appear to have" in reason:
+        return None
+    folder = Path(config).parents[2]  # .../models--org--name/snapshots/<commit>/config.json
+    return (
+        f"{source!r} was downloaded from the Hugging Face hub and cannot be loaded: {reason}; if its files came "
+        f"damaged, remove {str(folder)!r} and they are downloaded again."
+    )
+
+
+def _unknown(source: str, reason: str) -> str:
+    return (
+        f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
+        f"{reason}. Check the name and the network, or give a local folder.{_hint(source)}"
+    )
+
+
+def _hint(source: str) -> str:
+    return did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

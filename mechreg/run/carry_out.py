@@ -1,0 +1,181 @@
+"""From a spec to a run folder: shards, then tables, figures, report and manifest."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from mechreg import store
+from mechreg.models import DeviceMap, require_loadable
+from mechreg.norms import BATCH_TOKENS
+from mechreg.pages import report_of_run
+from mechreg.run.figures import draw_figures
+from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
+from mechreg.run.survey import Survey, check_formula, survey_corpus
+from mechreg.run.tables import tables_of
+from mechreg.schema import InputError
+from mechreg.spec import Spec
+
+MakeShards = Callable[[Path, Survey], dict[str, float]]
+
+
+def run_spec(
+    spec: Spec,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    shard_tokens: int = SHARD_TOKENS,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Return the run folder that a spec was carried out into.
+
+    The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
+    .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
+    written as they are made; the same call after an interruption takes up those that are there, whole, and ends
+    with the same bytes. Where a model has more than a million rows its tables come from sums over shards
+    (`LagMoments`), and the norms in its figure are those of a sample of documents.
+
+    Parameters
+    ----------
+    spec : Spec
+        `read_spec` reads one from a file.
+    out : str or Path, optional
+        The run folder; by default ``runs/<name>``.
+    device : str
+    device_map : str or dict, optional
+        As for `load_model`: splits a model over several GPUs.
+    batch_tokens : int
+    shard_tokens : int
+        A shard holds whole documents of at least so many tokens.
+    resume : bool
+        The run must have been begun already.
+    progress : bool
+
+    Raises
+    ------
+    InputError, ModelError
+        Whatever can be known before any work is done is refused before: files, models, hooks, formula, a
+        folder of another run or in use. Later: a disk that is full or gone.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=out, progress=False)
+    >>> (folder / "report.html").exists()
+    True
+    """
+
+    for name, value in {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} must be a whole number, 1 or more; got {value!r}.")
+
+    def make(run: Path, survey: Survey) -> dict[str, float]:
+        return make_all(
+            run,
+            survey,
+            device=device,
+            device_map=device_map,
+            batch_tokens=batch_tokens,
+            shard_tokens=shard_tokens,
+            progress=progress,
+        )
+
+    return carry_out(spec, make, out=out, device=device, device_map=device_map, resume=resume)
+
+
+def carry_out(
+    spec: Spec,
+    make_shards: MakeShards,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+    resume: bool = False,
+) -> Path:
+    """Return the run folder of a spec whose shards something else makes, here or on other machines.
+
+    Parameters
+    ----------
+    spec : Spec
+    make_shards : callable
+        Given the folder and the survey of the corpus, returns when no shard is missing; the seconds that each
+        model took, where they are known.
+    out, device, device_map, resume
+        As for `run_spec`; a device that is not here is refused before any work.
+    """
+    began = time.perf_counter()
+    survey = survey_corpus(spec.corpus, tagger=spec.tagger)
+    check_formula(spec, survey.columns)
+    require_loadable(
+        *spec.models,
+        backend=spec.backend,
+        processing=spec.processing,
+        device=device,
+        device_map=device_map,
+        allow_pickle=spec.allow_pickle,
+    )
+    folder = Path("runs") / spec.name if out is None else Path(out)
+    if resume and not os.path.exists(
+        folder / "spec.toml"
+    ):  # not Path's, which raises where a name is too long
+        raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
+    with store.open_run_folder(folder, spec), store.in_reach(folder):
+        store.set_aside_damaged(folder)
+        seconds = make_shards(folder, survey)
+        missing = missing_shards(folder)
+        if missing:
+            raise InputError(
+                f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
+            )
+        _write_results(folder, spec, survey, seconds, began)
+    return folder
+
+
+def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:
+    records = [record for name in spec.models if (record := record_of_spec(folder, name)) is not None]
+    results = [tables_of(folder, spec, record) for record in records]
+    coefficients = pd.concat([tables.coefficients for tables in results], ignore_index=True)
+    statistics = pd.concat([tables.statistics for tables in results], ignore_index=True)
+    problems = [pd.DataFrame(r["plan"]["problems"], columns=["doc", "problem"]) for r in records]
+    trouble = pd.concat(problems, ignore_index=True).drop_duplicates()
+    summaries = "\n\n".join(tables.summaries for tables in results)
+    entries = [
+        record["facts"]
+        | {key: record["plan"][key] for key in ("tokens", "windows")}
+        | {"seconds": seconds.get(record["name"])}
+        for record in records
+    ]
+    facts = store.provenance(
+        spec,
+        entries,
+        corpus={
+            "corpus": spec.corpus,
+            "sha256": survey.sha256,
+            "documents": survey.documents,
+            "left_out": survey.left_out,
+            **survey.tags,
+        },
+        seconds=round(time.perf_counter() - began, 1),
+    )
+    store.write_table(coefficients, folder / "coefficients.parquet")
+    store.write_table(coefficients, folder / "coefficients.csv")
+    store.write_table(statistics, folder / "statistics.csv")
+    store.write_table(trouble, folder / "problems.csv")
+    store.write_text(summaries + "\n", folder / "summaries.txt")
+    store.write_json(facts, folder / "provenance.json")
+    notes = [
+        f"{record['name']}: {tables.drawn}"
+        for record, tables in zip(records, results, strict=True)
+        if tables.drawn
+    ]
+    norms = [tables.norms for tables in results]
+    draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
+    store.write_text(report_of_run(folder), folder / "report.html")
+    tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
+    store.write_manifest(folder, spec, tables_written)

@@ -1,0 +1,142 @@
+"""Regressions from stored norms, shard by shard: what the tables of a run larger than memory come from."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from mechreg import store
+from mechreg.fits import formula_columns
+from mechreg.fits.covariances import CLUSTERED
+from mechreg.lags import add_lags
+from mechreg.moments import LagMoments
+from mechreg.run.survey import below_lags
+from mechreg.schema import InputError
+from mechreg.spec import Spec
+
+
+def run_moments(
+    run: str | Path,
+    formula: str | None = None,
+    *,
+    lags: Sequence[int] | None = None,
+    skip: int | None = None,
+    models: Sequence[str] | None = None,
+    hooks: Sequence[str] | None = None,
+    cluster: str | None = "doc",
+    max_lag: int | None = 1,
+) -> LagMoments:
+    """Return the sums of a regression over a run's stored norms, read a shard at a time; no model is loaded.
+
+    Parameters
+    ----------
+    run : str or Path
+        A run folder with ``keep = "norms"``.
+    formula : str, optional
+        The run's own by default; any that `LagMoments` takes, of lags, tokens' columns and ``source``.
+    lags, skip : optional
+        The run's own by default.
+    models, hooks : sequence of str, optional
+        Only these.
+    cluster, max_lag : optional
+        As for `LagMoments`.
+
+    Raises
+    ------
+    InputError
+        Norms that were not kept, shards that are missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mechreg import Spec, run_spec
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=tempfile.mkdtemp(), progress=False)
+    >>> run_moments(folder, "log_norm ~ lag1").coefficients()["term"].unique().tolist()
+    ['Intercept', 'lag1']
+    """
+    opened = store.open_run(run)
+    spec = opened.spec
+    if spec["keep"] != "norms":
+        raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
+    formula = spec["formula"] if formula is None else formula
+    lags = spec["lags"] if lags is None else lags
+    skip = spec["skip"] if skip is None else skip
+
+    def parts() -> Iterable[LagMoments]:
+        for model in opened.models if models is None else models:
+            for hook in opened.hooks if hooks is None else hooks:
+                shards = opened.shards("norms", model, hook)
+                if len(shards) != opened.records[model].get("plan", {}).get("shards"):
+                    raise InputError(
+                        f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on."
+                    )
+                for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
+                    sums = LagMoments(formula, cluster=cluster, max_lag=max_lag, who="run_moments")
+                    lagged = lagged_norms(store.read_norm_shard(norms), formula, lags=lags, skip=skip)
+                    sums.update(annotated(lagged, partial(store.read_token_shard, tokens), formula))
+                    yield sums
+
+    return merged(parts())
+
+
+def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, longest: int) -> LagMoments:
+    """Return the sums of a spec's regression over the norms of one shard.
+
+    Parameters
+    ----------
+    norms, tokens : pandas.DataFrame
+    spec : Spec
+    longest : int
+        The tokens of the longest window of the whole corpus: Newey-West's lags hang on it.
+    """
+    sums = LagMoments(
+        spec.formula,
+        cluster="doc" if spec.cov in ("auto", *CLUSTERED) else None,
+        max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
+        who="run_spec",
+    )
+    lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
+    sums.update(annotated(lagged, lambda: tokens, spec.formula))
+    return sums
+
+
+def merged(parts: Iterable[LagMoments]) -> LagMoments:
+    """Return the sums over all parts, which are merged in pairs, pairs of pairs, ...: n log n, the same every time."""
+    held: list[tuple[int, LagMoments]] = []
+    for part in parts:
+        level = 0
+        while held and held[-1][0] == level:
+            part = held.pop()[1].merge(part)
+            level += 1
+        held.append((level, part))
+    if not held:
+        raise InputError("There is no shard to sum.")
+    _, whole = held.pop()
+    while held:
+        whole = held.pop()[1].merge(whole)
+    return whole
+
+
+def annotated(lagged: pd.DataFrame, tokens: Callable[[], pd.DataFrame], formula: str) -> pd.DataFrame:
+    """Return the lagged frame with the tokens' columns that the formula asks for, read only if it asks."""
+    wanted = [column for column in formula_columns(formula) if column not in lagged.columns]
+    if not wanted:
+        return lagged
+    keys = ["doc", "window", "position"]
+    frame = tokens()
+    missing = [column for column in wanted if column not in frame.columns]
+    if missing:
+        raise InputError(
+            f"The formula {formula!r} needs the column {missing[0]!r}; the run has "
+            f"{sorted({*lagged.columns, *frame.columns})}."
+        )
+    right = frame[[*keys, *wanted]].astype({"doc": "str"})
+    return lagged.astype({"doc": "str"}).merge(right, on=keys, how="left", validate="many_to_one")
+
+
+def lagged_norms(norms: pd.DataFrame, formula: str, *, lags: Sequence[int], skip: int) -> pd.DataFrame:
+    """Return the lagged frame that a formula needs, without the layer that has none below it if it asks for that."""
+    below = below_lags(formula)
+    lagged = add_lags(norms, lags=lags, skip=skip, below=below)
+    return lagged[lagged["layer"] > 0] if below else lagged  # nothing is below the first layer

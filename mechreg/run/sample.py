@@ -1,0 +1,40 @@
+"""A sample of whole documents for the figures of a run whose norms are too many to draw."""
+
+import hashlib
+import math
+
+import numpy as np
+import pandas as pd
+
+SAMPLE_TOKENS = 50_000
+SAMPLE_SHARDS = 20
+
+
+def shards_of_sample(shards: int) -> list[int]:
+    """Return the shards that the sample is drawn from: at most 20, evenly spread over the corpus.
+
+    Examples
+    --------
+    >>> shards_of_sample(3), shards_of_sample(1000)[:3]
+    ([0, 1, 2], [0, 53, 105])
+    """
+    return np.linspace(0, shards - 1, min(shards, SAMPLE_SHARDS)).round().astype(int).tolist()
+
+
+def sampled(norms: pd.DataFrame, *, shards: int) -> pd.DataFrame:
+    """Return a shard's part of the sample: whole documents in the order of the hash of their ids.
+
+    Parameters
+    ----------
+    norms : pandas.DataFrame
+        The norm frame of one shard.
+    shards : int
+        How many shards the model has: 50,000 tokens are shared out over those that are drawn from.
+    """
+    wanted = math.ceil(SAMPLE_TOKENS / len(shards_of_sample(shards)))
+    keys = [key for key in ("hook", "layer", "head") if key in norms.columns]
+    first = (norms[keys] == norms[keys].iloc[0]).all(axis=1)
+    sizes = norms.loc[first, "doc"].astype("str").value_counts()
+    order = sorted(sizes.index, key=lambda doc: hashlib.sha256(doc.encode()).digest())
+    before = sizes[order].cumsum() - sizes[order]
+    return norms[norms["doc"].isin(before.index[before < wanted])].reset_index(drop=True)

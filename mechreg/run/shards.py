@@ -1,0 +1,333 @@
+"""Shards: a model's tokens are cut into shards of whole documents, and each is made by itself, once."""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mechreg import store
+from mechreg.fits.lagged import STATSMODELS_ROWS
+from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
+from mechreg.norms import BATCH_TOKENS, extract_norms
+from mechreg.norms.reduction import is_per_head
+from mechreg.run.refit import moments_of_shard
+from mechreg.run.sample import sampled, shards_of_sample
+from mechreg.run.survey import Survey, is_summable
+from mechreg.run.tokens import covariates_of, stream_tokens
+from mechreg.schema import InputError
+from mechreg.spec import Spec, parse_spec
+
+SHARD_TOKENS = 100_000
+_LIBRARIES = ("torch", "transformers", "transformer-lens")
+
+
+class Shard(NamedTuple):
+    """A shard of a run: the model's name, and the shard's number in the order of the corpus."""
+
+    model: str
+    number: int
+
+
+def make_shard(
+    run: str | Path,
+    shard: Shard | tuple[str, int],
+    *,
+    device: str = "auto",
+    device_map: DeviceMap | None = None,
+) -> Path:
+    """Return the file of a shard, made now or earlier: the one task that any launcher can hand out.
+
+    The same shard may be made twice, at once or one after the other: the files are the same bytes.
+
+    Parameters
+    ----------
+    run : str or Path
+        A run folder whose tokens are there (`missing_shards` says so if not).
+    shard : Shard
+        Of `missing_shards`.
+    device, device_map : optional
+        As for `load_model`.
+
+    Raises
+    ------
+    InputError
+        No such shard, or the model is not the one that the run was begun with.
+    """
+    return ShardMaker(run, device=device, device_map=device_map).make(Shard(*shard))
+
+
+def missing_shards(run: str | Path) -> list[Shard]:
+    """Return the shards of a run that are not there, in order; a shard is there when all its files are.
+
+    Raises
+    ------
+    InputError
+        The tokens of a model have not been counted yet, so that its shards are not known.
+    """
+    folder, spec = Path(run), stored_spec(Path(run))
+    missing = []
+    for name in spec.models:
+        record = record_of_spec(folder, name)
+        if record is None or "plan" not in record:
+            raise InputError(
+                f"The shards of {name!r} are not known yet: its tokens are not all there. `mechreg run` makes them."
+            )
+        missing += [
+            Shard(record["name"], index)
+            for index in range(record["plan"]["shards"])
+            if not all(path.exists() for path in files_of_shard(folder, spec, record, index))
+        ]
+    return missing
+
+
+class ShardMaker:
+    """Makes shards of a run, the model of the last one kept in memory."""
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        device_map: DeviceMap | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.run = Path(run)
+        self.spec = stored_spec(self.run)
+        self.device, self.device_map = device, device_map
+        self.progress = progress
+        self._loaded: tuple[str, Any] | None = None
+
+    def prepare(
+        self, name: str, survey: Survey, *, batch_tokens: int = BATCH_TOKENS, shard_tokens: int = SHARD_TOKENS
+    ) -> str:
+        """Return the model's name in frames, after its tokens are written and its shards planned.
+
+        Raises
+        ------
+        InputError
+            The run was begun with another model, corpus, batch size or library.
+        """
+        spec, model = self.spec, self._model(name)
+        known = record_of(model)
+        config = {
+            **self._identity(model),
+            "hooks": list(spec.hooks),
+            "corpus": survey.sha256,
+            **survey.tags,
+            "prepend_bos": spec.prepend_bos,
+            "batch_tokens": batch_tokens,
+            "shard_tokens": shard_tokens,
+            "schema_version": store.SCHEMA_VERSION,
+        }
+        config_hash = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+        facts = {
+            key: getattr(known, key)
+            for key in ("name", "source", "revision", "commit", "backend", "processing", "dtype", "device")
+        }
+        record = {
+            "name": known.name,
+            "spec_name": name,
+            "config_hash": config_hash,
+            "config": config,
+            "facts": facts
+            | {key: config[key] for key in ("weights_sha256", "tokenizer_sha256")}
+            | {
+                "hooks": list(spec.hooks),
+                "blocks": int(model.cfg.n_layers),
+                "heads": int(model.cfg.n_heads),
+                "d_model": int(model.cfg.d_model),
+                "parameters": int(describe_model(model).parameters["parameters"].iloc[-1]),
+                "prepend_bos": spec.prepend_bos,
+            },
+        }
+        before = store.read_record(self.run, known.name)
+        if before is not None and "plan" in before:
+            record["plan"] = before["plan"]
+            paths = _token_files(self.run, record)
+            if not all(path.exists() for path in paths):
+                del record["plan"]
+        store.record_model(self.run, record)
+        if "plan" not in record:
+            record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
+            store.record_model(self.run, record)
+        return known.name
+
+    def make(self, shard: Shard) -> Path:
+        """Return the first file of a shard, after all of its files are there."""
+        record = store.read_record(self.run, shard.model)
+        if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
+            raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
+        files = files_of_shard(self.run, self.spec, record, shard.number)
+        if all(path.exists() for path in files):
+            return files[0]
+        model = self._model(record["spec_name"], expected=record)
+        plan, at = record["plan"], (record["config_hash"], shard.number)
+        tokens = store.read_token_shard(store.shard_path(self.run, "tokens", shard.model, None, *at))
+        norms = extract_norms(
+            model,
+            tokens,
+            hooks=self.spec.hooks,
+            batch_tokens=record["config"]["batch_tokens"],
+            covariates=[name for name in covariates_of(self.spec.formula) if name == "surprisal"],
+            progress=self.progress,
+        )
+        # A kill between the files of a shard leaves some of them: those are not written again.
+        of_moments = store.shard_path(self.run, "moments", shard.model, None, *at)
+        if plan["streamed"] and not of_moments.exists():
+            moments = moments_of_shard(norms, tokens, self.spec, longest=plan["longest"])
+            with store.committed(of_moments, sealed=True) as temporary:
+                moments.save(temporary)
+        if self.spec.keep == "moments" and shard.number not in shards_of_sample(plan["shards"]):
+            return files[0]
+        if self.spec.keep == "moments":
+            norms = sampled(norms, shards=plan["shards"])
+        sources = tokens.drop_duplicates("doc").astype({"doc": "str"}).set_index("doc")["source"]
+        for hook in self.spec.hooks:
+            path = store.shard_path(self.run, "norms", shard.model, hook, *at)
+            if path.exists():
+                continue
+            here = norms[norms["hook"] == hook]
+            # The heads of one hook are no column of another's.
+            here = here.drop(columns="head") if headless(here) else here
+            store.write_norm_shard(here.reset_index(drop=True), path, sources=sources)
+        return files[0]
+
+    def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
+        """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""
+        problems: list[dict[str, str]] = []
+
+        def pieces() -> Iterator[pd.DataFrame]:
+            for tokens, found in stream_tokens(model, self.spec, survey.columns):
+                if tokens is not None:
+                    yield tokens
+                problems.extend({str(k): v for k, v in row.items()} for row in found.to_dict("records"))
+
+        counts = {"tokens": 0, "windows": 0, "longest": 0, "documents": 0}
+        index = -1
+        for index, tokens in enumerate(cut(pieces(), size)):
+            path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
+            if not path.exists():
+                store.write_token_shard(tokens, path)
+            counts["tokens"] += len(tokens)
+            counts["windows"] += int((tokens["position"] == 0).sum())
+            counts["longest"] = max(counts["longest"], int(tokens["position"].max()) + 1)
+            counts["documents"] += tokens["doc"].nunique()
+        facts = record["facts"]
+        series = sum(facts["blocks"] * (facts["heads"] if is_per_head(h) else 1) for h in self.spec.hooks)
+        streamed = is_summable(self.spec) and (
+            self.spec.keep == "moments" or counts["tokens"] * series > STATSMODELS_ROWS
+        )
+        return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
+
+    def _identity(self, model: Any) -> dict[str, Any]:
+        """Return what the model's numbers hang on."""
+        record = record_of(model)
+        return {
+            "backend": record.backend,
+            "processing": record.processing,
+            "dtype": record.dtype,
+            "device": record.device.split(":")[0],
+            "weights_sha256": weight_hash(model),
+            "tokenizer_sha256": tokenizer_hash(model),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+
+    def _model(self, name: str, *, expected: dict[str, Any] | None = None) -> Any:
+        """Return a model of the spec, loaded unless it was the last one; checked when it is loaded for shards."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # two do not fit where one does
+            model = load_model(
+                name,
+                backend=self.spec.backend,
+                processing=self.spec.processing,
+                dtype=self.spec.dtype,
+                device=self.device,
+                device_map=self.device_map,
+                allow_pickle=self.spec.allow_pickle,
+            )
+            if expected is not None:
+                store.require_same_model(self.run, expected["name"], self._identity(model))
+            self._loaded = (name, model)
+        return self._loaded[1]
+
+
+def make_all(
+    run: Path,
+    survey: Survey,
+    *,
+    device: str,
+    device_map: DeviceMap | None,
+    batch_tokens: int,
+    shard_tokens: int,
+    progress: bool,
+) -> dict[str, float]:
+    """Make all that is missing in this process, model after model; return each model's seconds."""
+    maker = ShardMaker(run, device=device, device_map=device_map, progress=progress)
+    seconds = {}
+    for name in maker.spec.models:
+        began = time.perf_counter()
+        label = maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
+        record = store.read_record(run, label)
+        assert record is not None
+        for index in range(record["plan"]["shards"]):
+            maker.make(Shard(label, index))
+        seconds[label] = round(time.perf_counter() - began, 1)
+    return seconds
+
+
+def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> list[Path]:
+    """Return the files that a shard consists of: norms of every hook, moments where they are summed."""
+    plan, at = record["plan"], (record["config_hash"], index)
+    files = []
+    if spec.keep == "norms" or index in shards_of_sample(plan["shards"]):
+        files += [store.shard_path(run, "norms", record["name"], hook, *at) for hook in spec.hooks]
+    if plan["streamed"]:
+        files.append(store.shard_path(run, "moments", record["name"], None, *at))
+    return files
+
+
+def stored_spec(run: Path) -> Spec:
+    """Return the spec that a run folder was made for."""
+    try:
+        return parse_spec((run / "spec.toml").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{str(run)!r} is not a run folder: its spec.toml cannot be read.") from error
+
+
+def record_of_spec(run: Path, spec_name: str) -> dict[str, Any] | None:
+    """Return the record of a model by the name that the spec gives it."""
+    return next((r for r in store.open_run(run).records.values() if r["spec_name"] == spec_name), None)
+
+
+def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
+    """Yield the tokens of whole documents, at least ``size`` at a time but for the last."""
+    held: list[pd.DataFrame] = []
+    count = 0
+    for piece in pieces:
+        docs = pd.factorize(piece["doc"])[0]
+        begins = [0, *(docs[1:] != docs[:-1]).nonzero()[0] + 1]
+        start = 0
+        for begin, end in zip(begins, [*begins[1:], len(piece)], strict=True):
+            count += end - begin
+            if count >= size:
+                yield pd.concat([*held, piece.iloc[start:end]], ignore_index=True)
+                held, count, start = [], 0, end
+        if start < len(piece):
+            held.append(piece.iloc[start:])
+    if held:
+        yield pd.concat(held, ignore_index=True)
+
+
+def headless(norms: pd.DataFrame) -> bool:
+    """Return whether a norm frame has no heads, or only -1 in their place."""
+    return "head" in norms.columns and bool((norms["head"] == -1).all())
+
+
+def _token_files(run: Path, record: dict[str, Any]) -> list[Path]:
+    at = (record["name"], None, record["config_hash"])
+    return [store.shard_path(run, "tokens", *at, index) for index in range(record["plan"]["shards"])]

@@ -1,0 +1,95 @@
+"""The tables of a run from its shards: statsmodels where the rows fit, sums over shards where they do not."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mechreg import store
+from mechreg.fits import LaggedFits, fit_lagged
+from mechreg.moments import LagMoments
+from mechreg.run.refit import annotated, lagged_norms, merged
+from mechreg.run.sample import sampled, shards_of_sample
+from mechreg.schema import GROUP_KEYS
+from mechreg.spec import Spec
+
+
+class Tables(NamedTuple):
+    """What a model's shards give."""
+
+    coefficients: pd.DataFrame
+    statistics: pd.DataFrame
+    summaries: str
+    norms: pd.DataFrame  # all, or a sample of whole documents
+    drawn: str  # what the sample is, "" where it is all
+
+
+def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
+    """Return the tables of one model of a run whose shards are all there."""
+    opened, name = store.open_run(run), record["name"]
+    if record["plan"]["streamed"]:
+        moments = merged(LagMoments.load(path) for path in opened.shards("moments", name))
+        coefficients = moments.coefficients(cov=spec.cov)
+        norms = _sample(run, spec, record)
+        return Tables(
+            coefficients,
+            moments.statistics(),
+            _short_summaries(coefficients),
+            norms,
+            _drawn(norms, record["plan"]),
+        )
+    norms = opened.norms(models=[name])
+    lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
+    frame = annotated(lagged, lambda: opened.tokens(models=[name]), spec.formula)
+    fits = fit_lagged(frame, spec.formula, cov=spec.cov)
+    return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
+
+
+def _sample(run: Path, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:
+    """Return the norms of the sample; where only moments are kept nothing else is there."""
+    shards, at = record["plan"]["shards"], record["config_hash"]
+    parts = []
+    for index in shards_of_sample(shards):
+        paths = [store.shard_path(run, "norms", record["name"], hook, at, index) for hook in spec.hooks]
+        parts += [sampled(store.read_norm_shard(path), shards=shards) for path in paths]
+    return store.stacked(parts)
+
+
+def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
+    tokens = norms.drop_duplicates(["doc", "window", "position"])
+    return (
+        f"A sample of {tokens['doc'].nunique():,} of {plan['documents']:,} documents ({len(tokens):,} of "
+        f"{plan['tokens']:,} tokens), whole, from all parts of the corpus; the tables are of all."
+    )
+
+
+def _summaries(fits: LaggedFits) -> str:
+    """Return statsmodels' text of every fit, each under a line that says which it is."""
+    return "\n\n".join(_heading(place) + str(fits.summary(**place)) for place in _places(fits.coefficients))
+
+
+def _short_summaries(coefficients: pd.DataFrame) -> str:
+    """Return the coefficients as text: statsmodels' own would need all rows in memory."""
+    shown = ["term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
+    parts = ["Too many rows for statsmodels' own text: these are the tables, from sums of products."]
+    for place in _places(coefficients):
+        here = (coefficients[list(place)] == pd.Series(place)).all(axis=1)
+        rows = coefficients[here]
+        first = rows.iloc[0]
+        about = (
+            f"n {first['n']}, documents {first['n_docs']}, R2 {first['r_squared']:.4f}, {first['cov_type']}\n"
+        )
+        parts.append(
+            _heading(place) + about + rows[shown].to_string(index=False, float_format="{:.4g}".format)
+        )
+    return "\n\n".join(parts)
+
+
+def _heading(place: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {value}" for key, value in place.items()) + "\n"
+
+
+def _places(coefficients: pd.DataFrame) -> list[dict[str, Any]]:
+    keys = [key for key in (*GROUP_KEYS, "head") if key in coefficients.columns]
+    rows = coefficients[keys].drop_duplicates().to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]

@@ -1,0 +1,90 @@
+"""A model's token frame as a stream, with the documents' columns, tags and counts that a spec asks for."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mechreg.corpus import (
+    COVARIATES,
+    annotate_pos,
+    corpus_problems,
+    load_pipeline,
+    stream_corpus,
+    tag_words,
+    token_counts,
+    tokenize,
+)
+from mechreg.fits import formula_columns
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS
+from mechreg.spec import OWN_TAGS, Spec
+
+TAG_COLUMNS = ("pos", "piece", "word", "n_words")
+
+
+class Part(NamedTuple):
+    """The tokens of some whole documents, and what is wrong with documents: doc and problem."""
+
+    tokens: pd.DataFrame | None  # where none of the documents can be used
+    problems: pd.DataFrame
+
+
+def covariates_of(formula: str) -> list[str]:
+    """Return the token covariates that a formula asks for.
+
+    Examples
+    --------
+    >>> covariates_of("log_norm ~ lag1 + is_repeat + np.log(surprisal)")
+    ['surprisal', 'is_repeat']
+    """
+    asked = formula_columns(formula)
+    return [name for name in COVARIATES if name in asked]
+
+
+def annotations_of(formula: str, columns: tuple[str, ...]) -> list[str]:
+    """Return the documents' columns that the formula asks for."""
+    return [c for c in formula_columns(formula) if c in columns and c not in (*NORM_COLUMNS, *TOKEN_COLUMNS)]
+
+
+def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...]) -> Iterator[Part]:
+    """Yield the token frame of a spec's corpus: the source, what the formula asks for, and tags if there is a tagger.
+
+    Parameters
+    ----------
+    model : TransformerLens model
+    spec : Spec
+    columns : tuple of str
+        The documents' columns.
+    """
+    wanted = ["source", *(name for name in annotations_of(spec.formula, columns) if name != "source")]
+    counted = [name for name in covariates_of(spec.formula) if name != "surprisal"]
+    log_share = _log_shares(model, spec) if "log_frequency" in counted else np.empty(0)
+    nlp = None if spec.tagger in ("none", OWN_TAGS) else load_pipeline(spec.tagger)
+    for documents in stream_corpus(spec.corpus, tags=spec.tagger == OWN_TAGS):
+        if not (documents["problem"] == "").any():
+            yield Part(None, corpus_problems(documents))
+            continue
+        tokens = tokenize(model, documents, prepend_bos=spec.prepend_bos, spans=spec.tagger != "none")
+        if spec.tagger != "none":
+            tagged = documents if nlp is None else tag_words(documents, pipeline=nlp)
+            found = annotate_pos(tokens, tagged).astype({"pos": "str", "piece": "str"})
+            tokens = found.drop(columns=["char_start", "char_end"])
+        counts = token_counts(tokens, covariates=counted)
+        if "log_frequency" in counted:  # of the whole corpus, not of this part
+            counts = counts.assign(log_frequency=log_share[tokens["token_id"]])
+        problems = corpus_problems(documents, tokens, prepend_bos=spec.prepend_bos)
+        about = documents.reindex(columns=["doc", *wanted])
+        known = pd.concat([tokens.astype({"doc": "str"}), counts], axis="columns")
+        yield Part(known.merge(about, on="doc", how="left", validate="m:1"), problems)
+
+
+def _log_shares(model: Any, spec: Spec) -> np.ndarray:
+    """Return the log of every token's share in the corpus, by its id; -inf for one that it does not have."""
+    counts = np.zeros(model.cfg.d_vocab, np.int64)
+    for documents in stream_corpus(spec.corpus):
+        if (documents["problem"] == "").any():
+            tokens = tokenize(model, documents, prepend_bos=spec.prepend_bos)
+            counts += np.bincount(tokens["token_id"], minlength=len(counts))
+    with np.errstate(divide="ignore"):
+        return np.log(counts / counts.sum())

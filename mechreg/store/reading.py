@@ -1,0 +1,258 @@
+"""A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
+
+import html
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.dataset as ds
+
+from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
+from mechreg.spec import parse_spec
+from mechreg.store.files import digest_of, is_whole, read_json, read_table
+from mechreg.store.folder import KINDS, checked_record
+from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
+
+
+def open_run(path: str | Path) -> "Run":
+    """Return the run in a folder; nothing is read before it is asked for.
+
+    Parameters
+    ----------
+    path : str or Path
+        What `run_spec` returned; a run that has not ended shows the shards that are there.
+
+    Raises
+    ------
+    InputError
+        Not a run folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mechreg import Spec, run_spec
+    >>> folder = run_spec(Spec(models=("mini-s",), corpus="demo"), out=tempfile.mkdtemp(), progress=False)
+    >>> run = open_run(folder)
+    >>> run.models, run.hooks
+    (['mini-s'], ['attn_out'])
+    >>> run.norms(layers=[3])["layer"].unique().tolist()
+    [3]
+    """
+    run = Run(Path(path))
+    if not (run.path / "spec.toml").is_file():
+        raise InputError(f"{str(path)!r} is not a run folder: it has no spec.toml. Run `mechreg run` first.")
+    return run
+
+
+class Run:
+    """A run folder. Made by `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {', '.join(self.models)}; {', '.join(self.hooks)})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, record in self.records.items():
+            facts, plan = record["facts"], record.get("plan") or {}
+            made = max(len(self.shards(kind, name, self.hooks[0])) for kind in ("norms", "moments"))
+            rows.append(
+                {"model": name}
+                | {key: facts.get(key, "") for key in ("blocks", "d_model", "parameters")}
+                | {key: plan.get(key, "") for key in ("documents", "tokens")}
+                | {"shards made": f"{made} of {plan.get('shards', 'so many')}"}
+            )
+        table = pd.DataFrame(rows).to_html(index=False, border=0)
+        ended = (self.path / "coefficients.parquet").exists()
+        about = "" if ended else "<p>The run has not ended: the same command again goes on.</p>"
+        return f"<p><code>{html.escape(repr(self))}</code></p>{table}{about}"
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The spec, as it was written."""
+        try:
+            text = (self.path / "spec.toml").read_text(encoding="utf-8")
+            parse_spec(text)  # refuses what is damaged
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"The spec.toml of {str(self.path)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
+                "spec that the run was made from in its place."
+            ) from error
+        return tomllib.loads(text)
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What is known of every model: config, facts, and the plan of its shards, in the order of the spec."""
+        found = {path: checked_record(path) for path in (self.path / "models").glob("*.json")}
+        order = self.spec["models"]
+        for path, record in found.items():
+            if record["spec_name"] not in order:
+                raise InputError(
+                    f"{str(path)!r} is of the model {record['spec_name']!r}, which the run's spec does not have: "
+                    f"{order}; remove it, and the same `mechreg run` goes on."
+                )
+        ordered = sorted(found.values(), key=lambda record: order.index(record["spec_name"]))
+        return {record["name"]: record for record in ordered}
+
+    @property
+    def models(self) -> list[str]:
+        """The models' names, as in all frames."""
+        return list(self.records)
+
+    @property
+    def hooks(self) -> list[str]:
+        """The hook points."""
+        return list(self.spec["hooks"])
+
+    @property
+    def coefficients(self) -> pd.DataFrame:
+        """The coefficient frame."""
+        return read_table(self._table("coefficients.parquet"))
+
+    @property
+    def statistics(self) -> pd.DataFrame:
+        """The statistics frame."""
+        return read_table(self._table("statistics.csv"))
+
+    def norms(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        hooks: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the norm frame of what is asked for; other layers and hooks are not read from the disk.
+
+        Parameters
+        ----------
+        models, hooks, layers, sources : sequence, optional
+            Only these; all by default.
+
+        Raises
+        ------
+        InputError
+            A model, hook, layer or source that the run does not have, or norms that were not kept.
+        """
+        parts = list(self.norm_shards(models=models, hooks=hooks, layers=layers, sources=sources))
+        if not sum(map(len, parts)):
+            raise InputError(
+                f"{str(self.path)!r} has no norms of models={models}, hooks={hooks}, layers={layers}, "
+                f"sources={sources}; it has {self!r}."
+            )
+        return stacked(parts)
+
+    def norm_shards(
+        self,
+        *,
+        models: Sequence[str] | None = None,
+        hooks: Sequence[str] | None = None,
+        layers: Sequence[int] | None = None,
+        sources: Sequence[str] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
+        for name in self._known(models, self.models, "models"):
+            for hook in self._known(hooks, self.hooks, "hooks"):
+                for path in self.shards("norms", name, hook):
+                    # Whole, it is held to its seal; of a part the pages have checksums.
+                    path = unharmed(path, layers is not None or is_whole(path))
+                    yield read_norm_shard(path, layers=layers, sources=sources)
+
+    def tokens(self, *, models: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the token frame of one model, with the document's source and what the formula asked for."""
+        (name,) = self._one(models)
+        paths = self.shards("tokens", name)
+        parts = [read_token_shard(unharmed(path, is_whole(path))) for path in paths]
+        return pd.concat([part.astype({"doc": "str"}) for part in parts], ignore_index=True).astype(
+            {"doc": "category"}
+        )
+
+    def dataset(self, model: str, hook: str) -> ds.Dataset:
+        """Return the wide shards of a model and hook as a pyarrow dataset: a row a token, a column a layer."""
+        self._known([model], self.models, "models")
+        self._known([hook], self.hooks, "hooks")
+        return ds.dataset([str(path) for path in self.shards("norms", model, hook)])
+
+    def shards(self, kind: str, model: str, hook: str | None = None) -> list[Path]:
+        """Return the files of a kind ("tokens", "norms", "moments") that are there, in the corpus's order."""
+        config_hash = self.records[model]["config_hash"]
+        folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
+        return sorted(folder.glob(f"{kind}-{config_hash}-*"))
+
+    def damaged(self) -> list[Path]:
+        """Return the shards whose checksum is not that of what was written; reads all of them."""
+        files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
+        return [path for path in files if not is_whole(path)]
+
+    def require_all(self) -> None:
+        """Check that every model's record is there, and every shard that the manifest of a finished run lists.
+
+        Raises
+        ------
+        InputError
+            Names the first that is gone.
+        """
+        known = {record["spec_name"] for record in self.records.values()}
+        gone = [f"The record of {name!r}" for name in self.spec["models"] if name not in known]
+        gone += [name for name in self._written() if "/" in name and not (self.path / name).exists()]
+        if gone:
+            raise InputError(
+                f"{gone[0]} of {str(self.path)!r} is gone, the first of {len(gone)}; `mechreg run` with the same spec "
+                "and --out makes it again."
+            )
+
+    def _written(self) -> dict[str, dict[str, Any]]:
+        """Return the checksums of tables and shards in the manifest; none where the run has not ended."""
+        manifest = self.path / "_manifest.json"
+        files = read_json(manifest).get("files") if manifest.exists() else {}
+        if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
+            raise InputError(
+                f"{str(manifest)!r} is damaged; remove it, and the same `mechreg run` makes it again."
+            )
+        return files
+
+    def _table(self, name: str) -> Path:
+        path = self.path / name
+        if not path.exists():
+            raise InputError(
+                f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
+            )
+        written = self._written().get(name)
+        return path if written is None else unharmed(path, written.get("sha256") == digest_of(path))
+
+    def _one(self, models: Sequence[str] | None) -> list[str]:
+        found = self._known(models, self.models, "models")
+        if len(found) != 1:
+            raise InputError(f"Tokens are one model's; say which: models=[...] of {self.models}.")
+        return found
+
+    def _known(self, asked: Sequence[str] | None, have: list[str], name: str) -> list[str]:
+        if isinstance(asked, str):
+            asked = [asked]
+        for entry in asked or ():
+            if entry not in have:
+                raise InputError(f"{name} must be of {have}; got {entry!r}.{did_you_mean(entry, have)}")
+        return have if asked is None else list(asked)
+
+
+def unharmed(path: Path, whole: bool) -> Path:
+    """Return the path; refuse it where the file is not what was written."""
+    if not whole:
+        raise InputError(
+            f"{path.name} in {str(path.parent)!r} is damaged (its checksum is not that of what was written); `mechreg "
+            "run` with the same spec and --out makes it again."
+        )
+    return path
+
+
+def stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return norm frames on top of each other, their categories united."""
+    whole = pd.concat([part.astype({"hook": "object", "doc": "object", "model": "object"}) for part in parts])
+    if "head" in whole.columns:
+        whole = whole.assign(head=whole["head"].fillna(-1).astype("int16"))
+    return whole.reset_index(drop=True).astype({key: NORM_COLUMNS[key] for key in ("model", "hook", "doc")})
