@@ -13,8 +13,15 @@ import mechreg as mr
 ROOT = Path(__file__).parents[1]
 # Those that take a minute on three models; make figures runs them on all.
 ON_ONE_MODEL = ("03_part_of_speech", "04_causal_scaling", "05_sources")
-# Half a minute each even so, of functions that have quick tests of their own.
-SLOW = ("04_causal_scaling", "07_nulls")
+# Ten seconds to half a minute each even so, of functions that have quick tests of their own.
+SLOW = (
+    "02_universality_gpt2_sizes",
+    "03_part_of_speech",
+    "04_causal_scaling",
+    "05_sources",
+    "07_nulls",
+    "08_specifications",
+)
 ANALYSES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "analyses").glob("[0-9]*.py"))
@@ -64,6 +71,7 @@ def test_the_extraction_benchmark_runs(tmp_path):
     assert "mechreg bridge" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_regression_benchmark_runs(tmp_path):
     script = ROOT / "analyses" / "benchmarks" / "regression.py"
     small = ["--rows", "2000", "--documents", "20", "--layers", "2", "--rounds", "1", "--shards", "2"]

@@ -118,6 +118,7 @@ def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatc
     assert (folder / "coefficients.csv").read_bytes() == before
 
 
+@pytest.mark.slow  # test_resume kills real runs
 def test_after_an_interruption_only_what_is_missing_is_made(spec, tmp_path, monkeypatch):
     small = {"shard_tokens": 100, "progress": False}  # several shards a model
     whole = mr.run_spec(spec, out=tmp_path / "whole", **small)
