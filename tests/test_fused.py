@@ -80,6 +80,32 @@ def test_a_hooked_score_or_pattern_is_still_computed_and_heard(tiny, backend, po
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-11 * float(plain.abs().max()))
 
 
+def test_a_model_cast_after_loading_keeps_its_own_way(tiny, backend):
+    model = load_model(tiny, backend=backend)
+    model.to(torch.bfloat16)
+    plain = logits(model)
+    with fused(model):
+        assert fused_parts(model) == (0, 0)
+        assert torch.equal(logits(model), plain)
+
+
+@pytest.mark.usefixtures("hooked")
+@pytest.mark.parametrize("change", ["both directions", "clamped"])
+def test_attention_of_other_settings_keeps_its_own_way(tiny, change):
+    model = load_model(tiny, backend="hooked", dtype="float64")
+    untouched = logits(model)
+    if change == "clamped":
+        model.cfg.clip_qkv = 0.01
+    for block in model.blocks if change == "both directions" else ():
+        block.attn._attention_dir_override = "bidirectional"
+    plain = logits(model)
+    with fused(model):
+        assert fused_parts(model)[0] == 0
+        found = logits(model)
+    assert not torch.allclose(plain, untouched)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-11 * float(plain.abs().max()))
+
+
 def test_another_architecture_is_left_alone(save_llama):
     model = load_model(save_llama(), backend="bridge")
     before = dict(model.named_modules())

@@ -175,8 +175,6 @@ def test_a_hugging_face_object_is_compared_with_itself_while_it_lives(make_gpt2)
 
 @pytest.mark.parametrize("name", miniatures.NAMES)
 def test_the_miniatures_by_name(backend, name):
-    if not miniatures.folder(name).is_dir():
-        pytest.skip(f"{name} is not trained yet")
     model = load_model(name, backend=backend)
     assert record_of(model).name == model_label(name) == name
     torch.testing.assert_close(model(IDS), logits_of(load_reference(model)), atol=1e-4, rtol=0)

@@ -194,7 +194,7 @@ def plot_betas_by(
         )
     kinds = ", ".join(distinct(shown["cov_type"]))
     crowded = marks.groupby("group").size().max() > _CROWDED_PANEL
-    bars = _UNSEEN.capitalize() if crowded else "Bars: the frame's confidence intervals"
+    bars = _UNSEEN.capitalize() if crowded else "Bars: confidence intervals"
     return alt.concat(
         *panels,
         columns=columns,

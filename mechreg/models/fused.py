@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from mechreg.models.identity import record_of
+from mechreg.schema import AUTOCAST
 
 
 @contextmanager
@@ -40,7 +41,9 @@ def fused(model: Any) -> Iterator[None]:
     """
     with ExitStack() as undo:
         names = (getattr(model.cfg, key, None) for key in ("original_architecture", "architecture"))
-        if "GPT2LMHeadModel" in names and record_of(model).dtype in ("float32", "float64"):
+        # The weights' own dtype: a model may have been cast after it was loaded.
+        is_wide = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
+        if "GPT2LMHeadModel" in names and is_wide and record_of(model).dtype != AUTOCAST:
             for module in list(model.modules()):
                 _fuse_gelu(module, undo)
             for block in model.blocks:
@@ -78,9 +81,11 @@ def _hooked_attention(attention: Any) -> tuple[str, Callable[..., Tensor]] | Non
     if type(attention) is not Attention:
         return None
     cfg: Any = attention.cfg
-    if cfg.use_attn_result or cfg.load_in_4bit or cfg.use_attention_sinks:
+    if cfg.use_attn_result or cfg.load_in_4bit or cfg.use_attention_sinks or cfg.use_logn_attn:
         return None
-    if cfg.positional_embedding_type != "standard" or cfg.attn_scores_soft_cap > 0 or cfg.use_logn_attn:
+    if cfg.positional_embedding_type != "standard" or cfg.attn_scores_soft_cap > 0:
+        return None
+    if cfg.clip_qkv is not None or attention._attention_dir_override is not None:
         return None
 
     def forward(

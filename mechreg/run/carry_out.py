@@ -70,7 +70,6 @@ def run_spec(
     >>> (folder / "report.html").exists()
     True
     """
-
     for name, value in {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} must be a whole number, 1 or more; got {value!r}.")
@@ -121,9 +120,8 @@ def carry_out(
         allow_pickle=spec.allow_pickle,
     )
     folder = Path("runs") / spec.name if out is None else Path(out)
-    if resume and not os.path.exists(
-        folder / "spec.toml"
-    ):  # not Path's, which raises where a name is too long
+    # Not Path's exists, which raises where a name is too long.
+    if resume and not os.path.exists(folder / "spec.toml"):
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
     with store.open_run_folder(folder, spec), store.in_reach(folder):
         store.set_aside_damaged(folder)
