@@ -27,7 +27,7 @@ from typing import Any
 PIECE = 100_000  # characters; a longer text is cut
 # Of a text without a place to cut, each character takes 140 bytes of memory ("a") to 450 ("中"): more is refused.
 LONGEST_PIECE = 5_000_000
-_PLACE = re.compile(r"(?<=\S)[ \n]")
+_PLACE = re.compile(r"[ \n]")
 
 
 def cuts_anyway(backend: Any) -> bool:
