@@ -1,6 +1,6 @@
 """What does half precision do to the norms and betas, and to the speed?
 
-Norms of the demo corpus in bfloat16 and float16 against float32, per model: the relative difference of single norms,
+Norms of the demo corpus in half precision against float32, per model: the relative difference of single norms,
 and the difference of lag1 in every layer, also in standard errors. The speed is of a random-weight GPT-2, in turn.
 
     python analyses/benchmarks/precision.py [--models mini-s mini-m mini-l] [--rounds 3] [--blocks 12]
@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import mechreg as mr
 from mechreg.norms import window_norms
 
-HALVES = ("bfloat16", "float16")
+HALVES = ("bfloat16", "bfloat16-autocast", "float16")
 
 
 def effect(model: str) -> pd.DataFrame:
