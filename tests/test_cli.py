@@ -149,6 +149,7 @@ def test_debug_shows_the_traceback():
     assert "Traceback" in done.stderr
 
 
+@pytest.mark.slow  # test_readme runs a spec too
 def test_run_from_a_spec_in_a_folder(tmp_path):
     (tmp_path / "a.txt").write_text("The first text is about a cat that sat on a mat all day. " * 4)
     (tmp_path / "b.txt").write_text("Another text, on the other hand, speaks of ships and of the sea. " * 4)
