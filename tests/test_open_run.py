@@ -175,3 +175,16 @@ def test_duckdb_reads_the_folder(folder):
     (count,) = duckdb.sql(f"select count(*) from '{path}' where source = 'odd'").fetchone()
     wide = pd.read_parquet(path.parent)
     assert count == (wide["source"] == "odd").sum()
+
+
+def test_a_spec_without_a_key_is_one_with_its_default(folder, tmp_path):
+    """Found by the fuzzer: a damaged line that became a comment."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    spec = (copy / "spec.toml").read_text()
+    assert "\nhooks = " in spec
+    (copy / "spec.toml").write_text(
+        spec.replace("\nhooks = ", "\n# hooks = ").replace("\nkeep = ", "\n# keep = ")
+    )
+    opened = mr.open_run(copy)
+    assert opened.hooks == ["attn_out"]
+    assert opened.spec["keep"] == "norms"

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
-from mechreg.spec import parse_spec
+from mechreg.spec import parse_spec, write_spec
 from mechreg.store.files import digest_of, is_whole, read_json, read_table
 from mechreg.store.folder import KINDS, checked_record
 from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
@@ -74,16 +74,15 @@ class Run:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The spec, as it was written."""
+        """The spec, every key of it: one that the file does not have has its default."""
         try:
-            text = (self.path / "spec.toml").read_text(encoding="utf-8")
-            parse_spec(text)  # refuses what is damaged
+            spec = parse_spec((self.path / "spec.toml").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"The spec.toml of {str(self.path)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
                 "spec that the run was made from in its place."
             ) from error
-        return tomllib.loads(text)
+        return tomllib.loads(write_spec(spec))
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
