@@ -4,7 +4,9 @@ Ways are timed in turn, round after round in shuffled order, in one process each
 the median over rounds of another way's time over this one's in the same round, so that a machine whose speed
 drifts hurts all alike. "floor" is no way to extract anything: it is the matrix products that the norms need, of the
 same shapes, and nothing else. "ragged" is the time per real token of as many tokens in documents of 10 to 1,000, over
-that of equal documents. Peak memory is measured in a process of its own for each way.
+that of equal documents: of their mean length, and of the length at which attention has as much to do for each token
+(the mean length over tokens, not documents), which leaves what padding and small batches cost. Peak memory is measured
+in a process of its own for each way.
 
     python analyses/benchmarks/extraction.py [--documents 24] [--tokens 256] [--rounds 7] [--threads 2]
 
@@ -262,23 +264,38 @@ def main() -> None:
         runs = {name: way(name, folder) for name in names}
         tokens = windows(args.documents, args.tokens)
         uneven = ragged(len(tokens))
+        lengths = uneven.groupby("doc").size()
+        typical = round(float((lengths**2).sum() / lengths.sum()))
+        longer = windows(round(len(tokens) / typical), typical)
         truth = runs["seed"](tokens)
         for name in names[1:]:
             if name != "floor":
                 np.testing.assert_allclose(runs[name](tokens), truth, rtol=1e-5)
-        timed = [(name, "") for name in names] + [(name, "ragged") for name in names if "mechreg" in name]
+        corpora = {"": tokens, "ragged": uneven, "longer": longer}
+        timed = [
+            (name, kind)
+            for name in names
+            for kind in corpora
+            if not kind or name == "floor" or "mechreg" in name
+        ]
+        timed.remove(("floor", "ragged"))  # it takes equal documents only
         times: dict[tuple[str, str], list[float]] = {key: [] for key in timed}
         shuffle = random.Random(0)
         for _ in range(args.rounds):
             for name, kind in shuffle.sample(timed, len(timed)):
                 began = clock()
-                runs[name](uneven if kind else tokens)
+                runs[name](corpora[kind])
                 times[name, kind].append(clock() - began)
         del runs
 
         def ratio(one: tuple[str, str], other: tuple[str, str]) -> float:
             """Return how many times as fast the first is."""
             return round(float(np.median(np.array(times[other]) / np.array(times[one]))), 2)
+
+        def cost(name: str, kind: str, base: str) -> float:
+            """Return a way's time per token on one corpus over that on another."""
+            per_token = np.array(times[name, kind]) / np.array(times[name, base])
+            return round(float(np.median(per_token)) * len(corpora[base]) / len(corpora[kind]), 2)
 
         rows = []
         for name in names:
@@ -290,9 +307,11 @@ def main() -> None:
                 "over_floor": ratio(own, ("floor", "")),
                 "tokens_per_second": round(len(tokens) / float(np.median(times[own]))),
             }
-            if "mechreg" in name:
-                per_token = ratio(own, (name, "ragged")) * len(tokens) / len(uneven)
-                row["ragged_cost"] = round(per_token, 2)
+            if (name, "longer") in timed:
+                row[f"cost_of_{typical}"] = cost(name, "longer", "")
+            if (name, "ragged") in timed:
+                row[f"ragged_over_{args.tokens}"] = cost(name, "ragged", "")
+                row[f"ragged_over_{typical}"] = cost(name, "ragged", "longer")
             for documents in (
                 () if args.speed_only or name == "floor" else (args.documents, 4 * args.documents)
             ):
