@@ -128,3 +128,10 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), (
             style
         )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_fits_its_column(page):
+    """docs/style.css has room for 96 characters on a laptop."""
+    lines = [line for _, code in blocks(page) for line in code.splitlines()]
+    assert [line for line in lines if len(line) > 96] == []
