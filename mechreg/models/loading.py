@@ -60,8 +60,9 @@ def load_model(
     processing : {"raw", "folded"}
         "folded" is TransformerLens' processing (layer norms folded, writing weights centred); it changes
         attn_out norms by several percent, and the model's name says so ("gpt2[folded]").
-    dtype : {"float32", "float64", "bfloat16", "float16", "bfloat16-autocast"}
-        The last keeps float32 weights and lets torch's autocast multiply in bfloat16; norms differ from float32's.
+    dtype : str
+        "float32", "float64", "bfloat16", "float16" or "bfloat16-autocast". The last keeps float32 weights and lets
+        torch's autocast multiply in bfloat16; norms differ from float32's.
     device : str
         "auto" is cuda where there is one, else cpu.
     device_map : str or dict, optional
