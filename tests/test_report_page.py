@@ -100,6 +100,7 @@ def test_a_page_with_its_charts_and_vega_stays_small_enough_to_send(page):
     assert page.stat().st_size < 700_000
 
 
+@needs_browser
 @pytest.mark.slow
 def test_four_models_of_48_layers_stay_under_3_megabytes(tmp_path):
     frames = [lagged_frame(n_layers=48, per=400, docs=10, model=f"m{at}") for at in range(4)]

@@ -327,15 +327,11 @@ def _replicate(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from mechreg.pages import report_of_run
-    from mechreg.store import write_text
+    from mechreg.store import check_place, write_text
 
-    page = report_of_run(args.run)
     out = args.run / "report.html" if args.out is None else args.out
-    if out.is_dir():
-        raise InputError(f"--out names a file, such as report.html; {str(out)!r} is a folder.")
-    try:
-        write_text(page, out)
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written: {error.strerror}; give another --out.") from error
+    if args.out is not None:
+        check_place(args.out)
+    write_text(report_of_run(args.run), out)
     print(f"Report: {out}")
     return 0

@@ -35,11 +35,14 @@ def options(made: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> int:
     """Compare, print the verdict, write tables and figure, and return the exit code."""
     from mechreg.charts import plot_profiles, save_chart
-    from mechreg.store import write_table, write_text
+    from mechreg.store import check_place, write_table, write_text
     from mechreg.universality import compare_profiles
 
     if args.out is None and len(args.runs) > 1:
         raise InputError("Several runs are compared; say with --out FOLDER where the tables shall be.")
+    out = args.runs[0] if args.out is None else args.out
+    if args.out is not None:
+        check_place(args.out / "universality.csv")
     groups = None if args.groups is None else _pairs(args.groups)
     compared = compare_profiles(
         _fits_of_runs(args.runs),
@@ -50,7 +53,6 @@ def compare(args: argparse.Namespace) -> int:
         draws=args.draws,
         seed=args.seed,
     )
-    out = args.runs[0] if args.out is None else args.out
     # The agreement of pairs is the table that is asked for first; the others carry their name.
     write_table(compared.agreement, out / "universality.csv")
     for name in ("profiles", "binned", "differences", "equivalence", "meta", "yardstick", "leave_one_out"):

@@ -32,8 +32,10 @@ def diff(args: argparse.Namespace) -> int:
 
     from mechreg.differences import largest_moves, number_differences, provenance_differences
     from mechreg.spec import read_spec
-    from mechreg.store import read_table, write_table
+    from mechreg.store import TABLES, check_place, read_table, write_table
 
+    if args.out is not None:
+        check_place(args.out, endings=TABLES)
     folders = (args.run_a, args.run_b)
     provenance = [
         provenance_of_run(folder) | {"spec": asdict(read_spec(folder / "spec.toml"))} for folder in folders

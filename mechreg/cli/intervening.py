@@ -41,12 +41,12 @@ def intervene(args: argparse.Namespace) -> int:
     from mechreg.corpus import read_corpus
     from mechreg.interventions import intervene
     from mechreg.models import load_model
-    from mechreg.store import write_table
+    from mechreg.store import TABLES, check_place, write_table
 
     edits = [edit for text in args.edit for edit in _edits(text)]
     layers = None if args.layers is None else _whole_numbers(args.layers)
-    if args.out is not None and args.out.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out must end in .csv or .parquet; got {str(args.out)!r}.")
+    if args.out is not None:
+        check_place(args.out, endings=TABLES)
     documents = read_corpus(args.corpus)
     if args.documents is not None:
         if args.documents < 1:

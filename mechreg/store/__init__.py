@@ -1,6 +1,8 @@
 """The only place that writes results: Parquet shards, tables, provenance; a file is whole or not there."""
 
 from mechreg.store.files import (
+    TABLES,
+    check_place,
     committed,
     digest_of,
     in_reach,
@@ -36,7 +38,9 @@ from mechreg.store.shards import (
 __all__ = [
     "SCHEMA_VERSION",
     "SET_ASIDE",
+    "TABLES",
     "Run",
+    "check_place",
     "committed",
     "digest_of",
     "in_reach",

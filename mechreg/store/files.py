@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
+TABLES = (".csv", ".parquet")  # how the name of a table may end
 
 
 @contextlib.contextmanager
@@ -66,6 +68,24 @@ def in_reach(path: Path) -> Iterator[None]:
             f"{str(path)!r} cannot be read or written: {error.strerror or error}. Make room or bring the drive "
             "back, and the same command goes on from what is there; or give another --out."
         ) from error
+
+
+def check_place(path: Path, *, endings: tuple[str, ...] = ()) -> None:
+    """Refuse a place for a file where none can be written, before the work whose result it is for.
+
+    Raises
+    ------
+    InputError
+        Another ending, a folder, or a place whose folder cannot be made or written to.
+    """
+    if endings and path.suffix not in endings:
+        raise InputError(f"--out must end in {' or '.join(endings)}; got {str(path)!r}.")
+    if path.is_dir():
+        raise InputError(f"--out names a file; {str(path)!r} is a folder.")
+    with in_reach(path):
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
 
 
 def seal(path: Path) -> Path:
@@ -166,7 +186,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
     InputError
         Another ending.
     """
-    if path.suffix not in (".csv", ".parquet"):
+    if path.suffix not in TABLES:
         raise InputError(f"write_table writes .csv or .parquet; got {path.name!r}.")
     with committed(path) as temporary:
         if path.suffix == ".csv":
