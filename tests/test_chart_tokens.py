@@ -1,5 +1,8 @@
 """plot_tokens and plot_linked: the charts say what the frames say, to 1e-4, since they round."""
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,6 +117,24 @@ def test_the_linked_view_counts_every_token_of_its_range(lagged, fits):
         # Reckoned from the coefficients, equal to statsmodels' residuals but for the rounding of what is shown.
         np.testing.assert_allclose(np.array(view["residual"], float), own["residual"], atol=6e-4)
     assert len(spec["datasets"]["tokens"]) == 80
+
+
+def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(lagged, fits):
+    # Documents whose levels differ by units, tokens within them by a twentieth.
+    level = lagged["doc"].str[1:].astype(float)
+    norm = np.exp(level + np.log(lagged["norm"]) / 20)
+    steep = mr.add_lags(lagged.drop(columns=["log_norm", "lag1", "lag2"]).assign(norm=norm))
+    fitted = mr.fit_lagged(steep, "log_norm ~ lag1 + lag2")
+    chart = mr.plot_linked(steep, fitted.coefficients, doc="d4")
+    residuals = fitted.augment(steep).query("doc == 'd4'")["residual"].abs()
+    of_norms = (steep["log_norm"] - steep.groupby("layer")["log_norm"].transform("median"))[
+        steep["doc"] == "d4"
+    ]
+    said = re.findall(r"shade == 'log norm' \? ([\d.]+) : ([\d.]+)", json.dumps(chart_spec(chart)))
+    assert len(set(said)) == 1
+    shades = [float(number) for number in said[0]]
+    np.testing.assert_allclose(shades, [of_norms.abs().quantile(0.97), residuals.quantile(0.97)], rtol=0.05)
+    assert shades[0] > 5 * shades[1]
 
 
 def test_the_linked_view_stays_small_and_refuses_what_it_cannot_link(lagged, fits):

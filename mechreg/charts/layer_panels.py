@@ -186,12 +186,20 @@ def histogram_panel(pick: alt.Parameter) -> ChartType:
     ).properties(width=_REST, height=_SIDE)
 
 
+def _full_shade(values: list[float | None]) -> float:
+    """Return the size beyond which 3% of the values lie, 1 where that is 0 or there are none."""
+    sizes = np.abs([value for value in values if value is not None])
+    return (float(f"{np.quantile(sizes, 0.97):.2g}") if len(sizes) else 0.0) or 1.0
+
+
 def text_panel(
     views: list[dict[str, Any]], places: list[dict[str, Any]], has_residuals: bool, pick: alt.Parameter
 ) -> tuple[ChartType, alt.Parameter]:
     """Return the document as text, coloured by the chosen layer's values, and the choice between those."""
-    pooled = np.abs([v for view in views for v in view["norm"] + view["residual"] if v is not None])
-    most = round(float(np.quantile(pooled, 0.97)), 2) or 1.0
+    # Full shade is the same in all layers, but not for both: residuals are a fraction of what norms differ by.
+    of_norms, of_residuals = (
+        _full_shade([value for view in views for value in view[kind]]) for kind in ("norm", "residual")
+    )
     options = [_NORM, "residual"] if has_residuals else [_NORM]
     shade = alt.param(
         name="shade", value=options[-1], bind=alt.binding_radio(options=options, name="colour tokens by ")
@@ -216,7 +224,10 @@ def text_panel(
         alt.Tooltip("log_norm:Q", title="log norm", format=".3f"),
         alt.Tooltip("residual:Q", format=".3f"),
     ]
-    scale = alt.Scale(domain=[-most, 0, most], range=[BELOW, NEUTRAL, ABOVE], clamp=True, interpolate="lab")
+    low, high = (
+        alt.expr(f"shade == '{_NORM}' ? {sign * of_norms} : {sign * of_residuals}") for sign in (-1, 1)
+    )
+    scale = alt.Scale(domain=[low, 0, high], range=[BELOW, NEUTRAL, ABOVE], clamp=True, interpolate="lab")
     chart = token_layer(
         base, field="shaded", scale=scale, legend_title="deviation (log norm)", tooltip=tooltip
     )
