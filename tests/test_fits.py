@@ -4,6 +4,7 @@ Certified and published numbers are in test_acceptance.py. Tolerances: the same 
 calls, numpy, loops) 1e-9 relative; simulated coefficients four standard errors.
 """
 
+import warnings
 from typing import get_args
 
 import numpy as np
@@ -480,6 +481,19 @@ def test_the_summary_is_statsmodels_text_of_the_numbers_in_the_table(lagged, cov
         rows = documents_of(lagged).query("model == 'a' and layer == 3")
         plain = smf.ols("log_norm ~ lag1 + lag2", rows).fit().summary(alpha=0.1).as_text()
         assert without_clock(text) == without_clock(plain)
+
+
+def test_the_summary_says_where_its_f_is_not_of_all_terms():
+    """statsmodels warns and goes on, with the F of as many directions as there are."""
+    few_documents = autoregressive(0.4, lengths=[[60], [50], [70]])
+    frame = few_documents.assign(lag3=few_documents["lag2"] ** 2, lag4=few_documents["lag1"] ** 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few = fit_lagged(frame, "log_norm ~ lag1 + lag2 + lag3 + lag4", cov="crv1").summary()
+        enough = fit_lagged(frame, "log_norm ~ lag1 + lag2", cov="crv1").summary()
+        without = fit_lagged(frame, "log_norm ~ 0 + lag1 + lag2", cov="crv1").summary()
+    assert "F-statistic is not of all 4 terms at once: errors clustered by 3 documents" in few
+    assert "[mechreg]" not in enough + without
 
 
 def test_the_summary_of_an_unknown_fit_is_refused(lagged):

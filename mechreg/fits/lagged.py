@@ -1,6 +1,7 @@
 """One regression for every model, hook point and layer, by statsmodels or from sums of products."""
 
 import html
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -287,8 +288,18 @@ class LaggedFits:
                 raise InputError(f"summary needs {key}=, one of {have}; {came}.{hint}")
             found = [place for place in found if place.keys[key] == asked]
         group = read(self._frame, found[0], self._recipe)
-        fit, _ = fit_with_covariance(group.model(self.formula), group, self._recipe)
-        return str(fit.summary(alpha=round(1 - self._recipe.conf_level, 12)))
+        fit, kind = fit_with_covariance(group.model(self.formula), group, self._recipe)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
+            text = str(fit.summary(alpha=round(1 - self._recipe.conf_level, 12)))
+        terms, clusters = int(fit.df_model), len(np.unique(group.cluster))
+        if kind.startswith(tuple(CLUSTERED)) and terms > clusters - 1:
+            text += (
+                f"\n[mechreg] The F-statistic is not of all {terms} terms at once: errors clustered by {clusters} "
+                f"{'documents' if self._recipe.cluster == 'doc' else self._recipe.cluster}\nhave too few directions. "
+                "Terms one by one are not affected."
+            )
+        return text
 
     def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
         """Return the lagged frame with the columns ``predicted`` and ``residual``.
