@@ -129,8 +129,7 @@ def main() -> None:
         {
             "way": list(WAYS),
             "speed_over_loop": [
-                round(float(np.median(np.array(times[LOOP]) / np.array(taken))), 1)
-                for taken in times.values()
+                float(f"{np.median(np.array(times[LOOP]) / np.array(taken)):.3g}") for taken in times.values()
             ],
             "seconds": [round(float(np.median(taken)), 2) for taken in times.values()],
         }
