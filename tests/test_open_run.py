@@ -6,10 +6,11 @@ No tolerances: every norm comes back to the bit.
 import json
 import re
 import shutil
-from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow.dataset as ds
 import pytest
 
@@ -164,17 +165,19 @@ def test_pandas_and_pyarrow_read_the_folder_without_mechreg(folder, norms):
 
 
 def test_polars_reads_the_folder(folder):
-    polars = pytest.importorskip("polars")
-    wide = polars.read_parquet(folder / "norms" / "one" / "attn_out")  # the folder, as it is
-    assert wide.height == len(pd.read_parquet(folder / "norms" / "one" / "attn_out"))
+    place = folder / "norms" / "one" / "attn_out"
+    wide, same = polars.read_parquet(place), pd.read_parquet(place)  # the folder, as it is
+    assert wide["doc"].cast(str).to_list() == list(same["doc"])
+    np.testing.assert_array_equal(wide["layer_1"].to_numpy(), same["layer_1"])
 
 
 def test_duckdb_reads_the_folder(folder):
-    duckdb = pytest.importorskip("duckdb")
-    path = Path(folder) / "norms" / "one" / "attn_out" / "*.parquet"
-    (count,) = duckdb.sql(f"select count(*) from '{path}' where source = 'odd'").fetchone()
-    wide = pd.read_parquet(path.parent)
-    assert count == (wide["source"] == "odd").sum()
+    place = folder / "norms" / "one" / "attn_out"
+    of_source = f"from '{place}/*.parquet' where source = 'odd'"
+    [(count, mean)] = duckdb.sql(f"select count(*), avg(layer_1) {of_source}").fetchall()
+    odd = pd.read_parquet(place).query("source == 'odd'")
+    assert count == len(odd)
+    assert mean == pytest.approx(odd["layer_1"].astype(float).mean(), rel=1e-12)
 
 
 def test_a_spec_without_a_key_is_one_with_its_default(folder, tmp_path):
