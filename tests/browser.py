@@ -124,10 +124,6 @@ class Tab:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a place of the window."""
-        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-
     def press(self, key: str, code: int) -> None:
         """Press a key that has a name, such as ArrowRight (39)."""
         for kind in ("keyDown", "keyUp"):

@@ -11,7 +11,7 @@ in a process of its own for each way.
     python analyses/benchmarks/extraction.py [--documents 24] [--tokens 256] [--rounds 7] [--threads 2]
 
 On a machine that does other things too, ``--threads 1 --clock cpu`` counts the
-processor's time in place of the wall's.
+processor's time in place of the wall's. Where there is a GPU all ways run on it, and memory is the GPU's.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from mechreg.models import hooked_transformer_class
 from mechreg.norms import BATCH_TOKENS, window_norms
 
 WAYS = ("seed", "tl full cache", "careful loop", "nnsight", "floor", "mechreg hooked", "mechreg bridge")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -68,7 +69,7 @@ def ragged(total: int) -> pd.DataFrame:
 
 def seeds_way(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     """Hugging Face, document by document, logits and all, activations copied out by forward hooks."""
-    model = GPT2LMHeadModel.from_pretrained(folder).eval()
+    model = GPT2LMHeadModel.from_pretrained(folder).to(DEVICE).eval()
     kept: dict[int, torch.Tensor] = {}
     for layer, block in enumerate(model.transformer.h):
         block.attn.register_forward_hook(
@@ -79,8 +80,8 @@ def seeds_way(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
         parts = []
         for _, document in tokens.groupby("doc", sort=False):
             with torch.no_grad():
-                model(torch.tensor(document["token_id"].to_numpy())[None])
-            parts.append([np.linalg.norm(kept[layer][0].numpy(), axis=-1) for layer in sorted(kept)])
+                model(torch.tensor(document["token_id"].to_numpy(), device=DEVICE)[None])
+            parts.append([np.linalg.norm(kept[layer][0].cpu().numpy(), axis=-1) for layer in sorted(kept)])
         return np.concatenate(parts, axis=1)
 
     return norms
@@ -88,17 +89,18 @@ def seeds_way(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
 
 def full_cache(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     """TransformerLens' run_with_cache with everything in it, document by document."""
-    model = mr.load_model(folder)
+    model = mr.load_model(folder, device=DEVICE)
 
     def norms(tokens: pd.DataFrame) -> np.ndarray:
         parts = []
         for _, document in tokens.groupby("doc", sort=False):
             with torch.no_grad():
-                _, cache = model.run_with_cache(torch.tensor(document["token_id"].to_numpy())[None])
+                ids = torch.tensor(document["token_id"].to_numpy(), device=DEVICE)[None]
+                _, cache = model.run_with_cache(ids)
             layers = range(model.cfg.n_layers)
             parts.append(
                 [
-                    np.linalg.norm(cache[f"blocks.{layer}.hook_attn_out"][0].numpy(), axis=-1)
+                    np.linalg.norm(cache[f"blocks.{layer}.hook_attn_out"][0].cpu().numpy(), axis=-1)
                     for layer in layers
                 ]
             )
@@ -109,12 +111,12 @@ def full_cache(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
 
 def careful_loop(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     """What a careful person writes by hand: batches, sdpa, no unembedding, norms taken in the hook."""
-    model = GPT2Model.from_pretrained(folder, attn_implementation="sdpa").eval()
-    kept: dict[int, np.ndarray] = {}
+    model = GPT2Model.from_pretrained(folder, attn_implementation="sdpa").to(DEVICE).eval()
+    kept: dict[int, torch.Tensor] = {}
     for layer, block in enumerate(model.h):
         block.attn.register_forward_hook(
             lambda module, inputs, output, layer=layer: kept.update(
-                {layer: torch.linalg.vector_norm(output[0], dim=-1).numpy()}
+                {layer: torch.linalg.vector_norm(output[0], dim=-1)}
             )
         )
 
@@ -123,7 +125,7 @@ def careful_loop(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
         for ids in equal_batches(tokens):
             with torch.inference_mode():
                 model(ids, use_cache=False)
-            parts.append(np.stack([kept[layer].reshape(-1) for layer in sorted(kept)]))
+            parts.append(torch.stack([kept[layer].flatten() for layer in sorted(kept)]).cpu().numpy())
         return np.concatenate(parts, axis=1)
 
     return norms
@@ -133,7 +135,7 @@ def with_nnsight(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     """nnsight, batched, stopped after the last attention."""
     from nnsight import NNsight, save
 
-    model = NNsight(GPT2Model.from_pretrained(folder, attn_implementation="sdpa").eval())
+    model = NNsight(GPT2Model.from_pretrained(folder, attn_implementation="sdpa").to(DEVICE).eval())
 
     def norms(tokens: pd.DataFrame) -> np.ndarray:
         parts = []
@@ -143,7 +145,7 @@ def with_nnsight(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
                 for block in model.h:
                     kept.append(block.attn.output[0].norm(dim=-1))
                 tracer.stop()
-            parts.append(np.stack([layer.numpy().reshape(-1) for layer in kept]))
+            parts.append(torch.stack([layer.flatten() for layer in kept]).cpu().numpy())
         return np.concatenate(parts, axis=1)
 
     return norms
@@ -154,12 +156,15 @@ def floor(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
     config = GPT2Config.from_pretrained(folder)
     d, heads = config.n_embd, config.n_head
     shapes = ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d))
-    layers = [[torch.randn(shape) / shape[0] ** 0.5 for shape in shapes] for _ in range(config.n_layer)]
+    layers = [
+        [torch.randn(shape, device=DEVICE) / shape[0] ** 0.5 for shape in shapes]
+        for _ in range(config.n_layer)
+    ]
 
     def products(tokens: pd.DataFrame) -> np.ndarray:
         for ids in equal_batches(tokens):
             rows, length = ids.shape
-            stream = torch.randn(rows * length, d)
+            stream = torch.randn(rows * length, d, device=DEVICE)
             with torch.inference_mode():
                 for at, (qkv, out, up, down) in enumerate(layers):
                     q, k, v = (
@@ -170,6 +175,8 @@ def floor(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
                     einops.rearrange(mixed, "b h p d -> (b p) (h d)") @ out
                     if at + 1 < len(layers):
                         stream @ up @ down
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         return np.empty(0)
 
     return products
@@ -181,12 +188,12 @@ def equal_batches(tokens: pd.DataFrame) -> list[torch.Tensor]:
     ids = torch.from_numpy(
         einops.rearrange(tokens["token_id"].to_numpy(), "(doc pos) -> doc pos", pos=length)
     )
-    return list(ids.split(max(1, BATCH_TOKENS // length)))
+    return list(ids.to(DEVICE).split(max(1, BATCH_TOKENS // length)))
 
 
 def ours(folder: Path, backend: str) -> Callable[[pd.DataFrame], np.ndarray]:
     """mechreg's extraction."""
-    model = mr.load_model(folder, backend=backend)
+    model = mr.load_model(folder, backend=backend, device=DEVICE)
     return lambda tokens: window_norms(model, tokens)["attn_out"]
 
 
@@ -223,12 +230,16 @@ def peak_above_weights(name: str, folder: Path, documents: int, tokens: int) -> 
 
 
 def reset_peak() -> None:
-    """Set the high-water mark of this process's memory to what it holds now (Linux)."""
+    """Set the high-water mark of this process's memory, or its GPU's, to what it holds now (Linux)."""
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> float:
-    """Return this process's high-water mark in megabytes."""
+    """Return this process's high-water mark in megabytes, the GPU's where there is one."""
+    if DEVICE == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -266,7 +277,7 @@ def main() -> None:
         uneven = ragged(len(tokens))
         lengths = uneven.groupby("doc").size()
         typical = round(float((lengths**2).sum() / lengths.sum()))
-        longer = windows(round(len(tokens) / typical), typical)
+        longer = windows(max(1, round(len(tokens) / typical)), typical)
         truth = runs["seed"](tokens)
         for name in names[1:]:
             if name != "floor":
@@ -319,7 +330,7 @@ def main() -> None:
                 row[f"peak_mb_{documents}_documents"] = round(peak_mb)
             rows.append(row)
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
+    print(f"on {DEVICE}, {args.threads} threads\n{table.to_string(index=False)}")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
