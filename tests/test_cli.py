@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import mechreg as mr
+from mechreg import store
 from mechreg.cli import START, _parser, main
 
 
@@ -303,6 +304,20 @@ def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, caps
     assert moved["std_errors"].tolist() == [pytest.approx(3)]
     assert main(["diff", str(run), str(copied), "--within", "3.01"]) == 0
     assert main(["diff", str(run), str(tmp_path / "nowhere")]) == 2
+
+
+def test_diff_names_a_model_of_one_run_once(run, copied, capsys):
+    for name in ("coefficients.parquet", "statistics.csv"):
+        table = store.read_table(copied / name)
+        store.write_table(table[table["model"] != "mini-s-b"], copied / name)
+    facts = json.loads((copied / "provenance.json").read_text())
+    facts["models"] = [model for model in facts["models"] if model["name"] != "mini-s-b"]
+    (copied / "provenance.json").write_text(json.dumps(facts))
+    assert main(["diff", str(run), str(copied)]) == 1
+    said = capsys.readouterr().out
+    assert f"Provenance:\n  models.mini-s-b: in {run} only\n" in said
+    assert said.count("mini-s-b") == 3  # in either table, and here
+    assert re.search(r"\n0 numbers moved, \d+ are in one run only\.\n$", said)
 
 
 def complete(script: str, *words: str) -> list[str]:
