@@ -62,17 +62,17 @@ def diff(args: argparse.Namespace) -> int:
     if len(differs):
         print("Provenance:")
         models = [{model["name"] for model in made["models"]} for made in provenance]
-        for folder, alone in zip(folders, (models[0] - models[1], models[1] - models[0]), strict=True):
-            for name in sorted(alone):
-                print(f"  models.{name}: in {folder} only")
-                differs = differs[~differs["key"].str.startswith(f"models.{name}.")]
+        for folder, own in zip(folders, (models[0] - models[1], models[1] - models[0]), strict=True):
+            for model in sorted(own):
+                print(f"  models.{model}: in {folder} only")
+                differs = differs[~differs["key"].str.startswith(f"models.{model}.")]
         for key, a, b in differs.itertuples(index=False):
             print(f"  {key}: {a} -> {b}")
     numbers = sum(len(frame) for frame in moved.values())
     if args.out is not None:
         write_table(everything, args.out)
         print(f"Table: {args.out}")
-    alone = int((everything["present"] != "both").sum())
-    told = f"{numbers - alone} numbers moved" + (f", {alone} are in one run only" if alone else "")
+    unpaired = int((everything["present"] != "both").sum())
+    told = f"{numbers - unpaired} numbers moved" + (f", {unpaired} are in one run only" if unpaired else "")
     print(f"{told}." if numbers else "No number moved.")
     return 1 if numbers else 0
