@@ -266,7 +266,8 @@ class LaggedFits:
         """Return statsmodels' own summary text of one fit, made anew from the frame that was fitted.
 
         What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
-        Its Durbin-Watson runs over all rows, across windows.
+        Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
+        has at most one direction less than there are clusters, is no test of all terms.
 
         Raises
         ------
@@ -295,9 +296,8 @@ class LaggedFits:
         terms, clusters = int(fit.df_model), len(np.unique(group.cluster))
         if kind.startswith(tuple(CLUSTERED)) and terms > clusters - 1:
             text += (
-                f"\n[mechreg] The F-statistic is not of all {terms} terms at once: errors clustered by {clusters} "
-                f"{'documents' if self._recipe.cluster == 'doc' else self._recipe.cluster}\nhave too few directions. "
-                "Terms one by one are not affected."
+                f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {clusters} clusters allow "
+                f"{clusters - 1} at most.\nTerms one by one are not affected."
             )
         return text
 
