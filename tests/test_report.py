@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mechreg.report import answer, report_html, result_table
+from mechreg.report import answer, headline, report_html, result_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"\u2028"
 
@@ -37,6 +37,16 @@ def test_the_answer_has_the_tables_numbers():
         "m, attn_out: lag1 differs from zero in 1 of 2 layers (median beta 0.30), "
         "lag2 in 1 of 2 layers (median beta 0.10)."
     )
+
+
+@pytest.mark.parametrize(
+    ("median", "said"),
+    [(0.3, "0.30"), (-0.0049, "-0.005"), (-0.0012, "-0.001"), (0.0, "0.00"), (-0.005, "-0.01")],
+)
+def test_a_small_coefficient_is_not_rounded_to_nothing(median, said):
+    table = result_table(coefficients()).head(1).assign(beta_median=median)
+    assert f"(median beta {said})" in answer(table)[0]
+    assert f"(median beta {said}" in headline(table)[0]
 
 
 def test_nothing_from_outside_becomes_markup():

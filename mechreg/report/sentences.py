@@ -38,7 +38,7 @@ def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
     for (model, hook), rows in results.groupby(["model", "hook"], sort=False, observed=True):
         said = ", ".join(
             f"{row.term} {'differs from zero ' if i == 0 else ''}in {row.significant} of {row.layers} layers "
-            f"(median beta {row.beta_median:.2f})"
+            f"(median beta {_beta(row.beta_median)})"
             for i, row in enumerate(rows.itertuples())
         )
         sentences.append(f"{model}, {hook}: {said}.")
@@ -104,8 +104,13 @@ def _models(rows: pd.DataFrame) -> str:
     return str(names[0]) if len(names) == 1 else f"{len(names)} models"
 
 
+def _beta(value: float) -> str:
+    """Return two decimals, or one digit of what they would round to nothing."""
+    return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
+
+
 def _betas(rows: pd.DataFrame) -> str:
-    low, high = f"{rows['beta_median'].min():.2f}", f"{rows['beta_median'].max():.2f}"
+    low, high = _beta(rows["beta_median"].min()), _beta(rows["beta_median"].max())
     said = f"median beta {low}" if low == high else f"median beta {low} to {high} by model"
     if rows["beta_min"].min() > 0:
         return said + ", all above zero"
