@@ -1,5 +1,7 @@
 """What the tables say: one row a term, one sentence a model, and the answer in two."""
 
+from typing import Any
+
 import pandas as pd
 
 
@@ -104,7 +106,7 @@ def _models(rows: pd.DataFrame) -> str:
     return str(names[0]) if len(names) == 1 else f"{len(names)} models"
 
 
-def _beta(value: float) -> str:
+def _beta(value: Any) -> str:
     """Return two decimals, or one digit of what they would round to nothing."""
     return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
