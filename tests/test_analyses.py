@@ -13,12 +13,13 @@ import mechreg as mr
 ROOT = Path(__file__).parents[1]
 # Those that take a minute on three models; make figures runs them on all.
 ON_ONE_MODEL = ("03_part_of_speech", "04_causal_scaling", "05_sources")
-# Ten seconds to half a minute each even so, of functions that have quick tests of their own.
+# About ten seconds to half a minute each even so, of functions that have quick tests of their own.
 SLOW = (
     "02_universality_gpt2_sizes",
     "03_part_of_speech",
     "04_causal_scaling",
     "05_sources",
+    "06_coverage",
     "07_nulls",
     "08_specifications",
 )
