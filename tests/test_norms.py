@@ -271,6 +271,17 @@ def test_a_hook_point_that_never_fires_is_an_error(model, make_windows):
         window_norms(model, make_windows([5]))
 
 
+def test_attention_that_transformerlens_cannot_split_into_heads_is_an_error(model, make_windows, monkeypatch):
+    def cannot(wanted):
+        raise NotImplementedError("its attention is not split")
+
+    monkeypatch.setattr(model, "set_use_attn_result", cannot)
+    with pytest.raises(ModelError, match=r"has no hook 'result': its attention is not split"):
+        window_norms(model, make_windows([5]), hooks=("result",))
+    monkeypatch.undo()
+    assert len(window_norms(model, make_windows([5]), hooks=("result",))["result"])
+
+
 def test_a_block_that_runs_twice_is_an_error_even_after_the_last_hook(model, make_windows):
     point = model.hook_dict["blocks.2.hook_attn_out"]
     once = type(point).__call__

@@ -1,8 +1,8 @@
 """How much memory does a model of GPT-2 XL's shape take, its weights of random numbers?
 
 The weights are written to a folder first, in pieces; then, in a process of its own, `load_model` and the norms of some
-documents. The peak is the process's high-water mark, file pages of mapped weights included. The bar is 1.25 times the
-weights and a gibibyte.
+documents. The peak is the process's high-water mark, file pages of mapped weights included, or the GPU's where there is
+one. The bar is 1.25 times the weights and a gibibyte.
 
     python analyses/benchmarks/large_model.py [--backend bridge] [--tokens 2000] [--blocks 48] [--d-model 1600]
 """

@@ -31,15 +31,12 @@ def diff(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from mechreg.differences import largest_moves, number_differences, provenance_differences
-    from mechreg.spec import read_spec
-    from mechreg.store import TABLES, check_place, read_table, write_table
+    from mechreg.store import TABLES, check_place, read_table, stored_spec, write_table
 
     if args.out is not None:
         check_place(args.out, endings=TABLES)
     folders = (args.run_a, args.run_b)
-    provenance = [
-        provenance_of_run(folder) | {"spec": asdict(read_spec(folder / "spec.toml"))} for folder in folders
-    ]
+    provenance = [provenance_of_run(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
     tables = {
         "coefficients": [read_table(folder / "coefficients.parquet") for folder in folders],
         "statistics": [read_table(folder / "statistics.csv") for folder in folders],

@@ -13,11 +13,10 @@ if TYPE_CHECKING:  # the command line must start fast
 
 def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
     """Return the spec of a run and the norm frame of its models."""
-    from mechreg.spec import read_spec
-    from mechreg.store import open_run
+    from mechreg.store import open_run, stored_spec
 
     provenance_of_run(folder)  # it is written when all shards are there
-    spec = read_spec(folder / "spec.toml")
+    spec = stored_spec(folder)
     if spec.keep == "moments":
         raise InputError(f'{str(folder)!r} keeps a sample of its norms; run its spec with keep = "norms".')
     run = open_run(folder)

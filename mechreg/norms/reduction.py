@@ -218,7 +218,9 @@ class _ReducedRun:
             if self.split_heads:
                 try:
                     self.model.set_use_attn_result(True)
-                except NotImplementedError as error:
+                except (
+                    NotImplementedError
+                ) as error:  # what TransformerLens raises of attention that it cannot split
                     raise ModelError(f"{self.name} has no hook 'result': {error}") from error
                 undo.callback(self.model.set_use_attn_result, False)
             undo.enter_context(fused(self.model))

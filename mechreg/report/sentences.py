@@ -40,7 +40,7 @@ def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
     for (model, hook), rows in results.groupby(["model", "hook"], sort=False, observed=True):
         said = ", ".join(
             f"{row.term} {'differs from zero ' if i == 0 else ''}in {row.significant} of {row.layers} layers "
-            f"(median beta {_beta(row.beta_median)})"
+            f"(median beta {_decimals(row.beta_median)})"
             for i, row in enumerate(rows.itertuples())
         )
         sentences.append(f"{model}, {hook}: {said}.")
@@ -106,13 +106,13 @@ def _models(rows: pd.DataFrame) -> str:
     return str(names[0]) if len(names) == 1 else f"{len(names)} models"
 
 
-def _beta(value: Any) -> str:
+def _decimals(value: Any) -> str:
     """Return two decimals, or one digit of what they would round to nothing."""
     return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
 
 def _betas(rows: pd.DataFrame) -> str:
-    low, high = _beta(rows["beta_median"].min()), _beta(rows["beta_median"].max())
+    low, high = _decimals(rows["beta_median"].min()), _decimals(rows["beta_median"].max())
     said = f"median beta {low}" if low == high else f"median beta {low} to {high} by model"
     if rows["beta_min"].min() > 0:
         return said + ", all above zero"
@@ -133,6 +133,6 @@ def _context(shown: pd.DataFrame, hook: str, nulls: pd.DataFrame | None, alpha: 
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):
         found = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
-        excess = f"median excess {rows['excess'].median():.2f}"
+        excess = f"median excess {_decimals(rows['excess'].median())}"
         beyond.append(f"{str(null).replace('_', ' ')} in {found} of {len(rows)} layers ({excess})")
     return f"Only what exceeds the nulls can be context: {term} is above {'; above '.join(beyond)}."

@@ -20,7 +20,7 @@ from mechreg.run.sample import sampled, shards_of_sample
 from mechreg.run.survey import Survey, is_summable
 from mechreg.run.tokens import covariates_of, stream_tokens
 from mechreg.schema import InputError
-from mechreg.spec import Spec, parse_spec
+from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
@@ -69,7 +69,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
     InputError
         The tokens of a model have not been counted yet, so that its shards are not known.
     """
-    folder, spec = Path(run), stored_spec(Path(run))
+    folder, spec = Path(run), store.stored_spec(Path(run))
     missing = []
     for name in spec.models:
         record = record_of_spec(folder, name)
@@ -97,7 +97,7 @@ class ShardMaker:
         progress: bool = False,
     ) -> None:
         self.run = Path(run)
-        self.spec = stored_spec(self.run)
+        self.spec = store.stored_spec(self.run)
         self.device, self.device_map = device, device_map
         self.progress = progress
         self._loaded: tuple[str, Any] | None = None
@@ -289,14 +289,6 @@ def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) ->
     if plan["streamed"]:
         files.append(store.shard_path(run, "moments", record["name"], None, *at))
     return files
-
-
-def stored_spec(run: Path) -> Spec:
-    """Return the spec that a run folder was made for."""
-    try:
-        return parse_spec((run / "spec.toml").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{str(run)!r} is not a run folder: its spec.toml cannot be read.") from error
 
 
 def record_of_spec(run: Path, spec_name: str) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from mechreg.store.folder import (
     set_aside_damaged,
     write_manifest,
 )
-from mechreg.store.reading import Run, open_run, stacked
+from mechreg.store.reading import Run, open_run, stacked, stored_spec
 from mechreg.store.shards import (
     SCHEMA_VERSION,
     model_folder,
@@ -60,6 +60,7 @@ __all__ = [
     "set_aside_damaged",
     "shard_path",
     "stacked",
+    "stored_spec",
     "write_json",
     "write_manifest",
     "write_norm_shard",

@@ -40,7 +40,7 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
     """
     with in_reach(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+        temporary = _temporary(path)
         try:
             yield temporary
             with open(temporary, "rb+") as file:
@@ -56,6 +56,10 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _temporary(path: Path) -> Path:
+    return path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
 
 
 @contextlib.contextmanager
@@ -76,13 +80,19 @@ def check_place(path: Path, *, endings: tuple[str, ...] = ()) -> None:
     Raises
     ------
     InputError
-        Another ending, a folder, or a place whose folder cannot be made or written to.
+        Another ending, a name that no file can have, a folder, or a place whose folder cannot be made or written to.
     """
     if endings and path.suffix not in endings:
         raise InputError(f"--out must end in {' or '.join(endings)}; got {str(path)!r}.")
-    if path.is_dir():
-        raise InputError(f"--out names a file; {str(path)!r} is a folder.")
+    if "\0" in str(path):
+        raise InputError(
+            f"{str(path)!r} holds a null character, which no file's name can; give another --out."
+        )
     with in_reach(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(_temporary(path))  # a name that is too long, or below a file
+        if path.is_dir():
+            raise InputError(f"--out names a file; {str(path)!r} is a folder.")
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass

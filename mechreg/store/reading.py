@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
-from mechreg.spec import parse_spec, write_spec
+from mechreg.spec import Spec, parse_spec, write_spec
 from mechreg.store.files import digest_of, is_whole, read_json, read_table
 from mechreg.store.folder import KINDS, checked_record
 from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
@@ -41,10 +41,32 @@ def open_run(path: str | Path) -> "Run":
     >>> run.norms(layers=[3])["layer"].unique().tolist()
     [3]
     """
-    run = Run(Path(path))
-    if not (run.path / "spec.toml").is_file():
-        raise InputError(f"{str(path)!r} is not a run folder: it has no spec.toml. Run `mechreg run` first.")
-    return run
+    _spec_file(Path(path))
+    return Run(Path(path))
+
+
+def stored_spec(run: Path) -> Spec:
+    """Return the spec of a run folder; a key that its file does not have has its default.
+
+    Raises
+    ------
+    InputError
+        Not a run folder, or its spec.toml is damaged or cannot be read.
+    """
+    file = _spec_file(run)
+    try:
+        return parse_spec(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The spec.toml of {str(run)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
+            "spec that the run was made from in its place."
+        ) from error
+
+
+def _spec_file(run: Path) -> Path:
+    if not (file := run / "spec.toml").is_file():
+        raise InputError(f"{str(run)!r} is not a run folder: it has no spec.toml. Run `mechreg run` first.")
+    return file
 
 
 class Run:
@@ -75,14 +97,7 @@ class Run:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """The spec, every key of it: one that the file does not have has its default."""
-        try:
-            spec = parse_spec((self.path / "spec.toml").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"The spec.toml of {str(self.path)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
-                "spec that the run was made from in its place."
-            ) from error
-        return tomllib.loads(write_spec(spec))
+        return tomllib.loads(write_spec(stored_spec(self.path)))
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:
