@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from mechreg.outside import for_csv, from_csv
 from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
@@ -166,7 +167,7 @@ def read_table(path: Path) -> pd.DataFrame:
         None, a damaged file, or one that cannot be read.
     """
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return from_csv(pd.read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
     except Exception as error:  # Arrow and pandas have errors of many kinds
         said = (
             (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
@@ -200,7 +201,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
         raise InputError(f"write_table writes .csv or .parquet; got {path.name!r}.")
     with committed(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            for_csv(frame).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False, compression="zstd")
     return path
