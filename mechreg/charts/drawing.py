@@ -105,9 +105,3 @@ def drawn(what: str, **request: Any) -> str:
     if "error" in answer:
         raise ValueError(answer["error"])
     return str(answer["value"])
-
-
-def begin_drawing() -> None:
-    """Start the drawing process, so that it is ready when the first chart is."""
-    with _DRAWER.lock:
-        _DRAWER.running()

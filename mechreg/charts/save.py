@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from mechreg.schema import InputError, require_option
 FORMATS = ("html", "json", "svg", "png", "pdf")
 MAX_ROWS = 20_000
 PRINT_PPI = 300
-_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def save_chart(
@@ -64,14 +65,24 @@ def save_chart(
     >>> [file.name for file in save_chart(chart, f"{tempfile.mkdtemp()}/betas", formats=("json", "svg"))]
     ['betas.json', 'betas.svg']
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
+    path = Path(path)
+    contents = chart_files(chart, path, formats=formats, ppi=ppi)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return [_write(file, content) for file, content in contents.items()]
+    except OSError as error:
+        raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
+
+
+def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PRINT_PPI) -> dict[Path, bytes]:
+    """Return what `save_chart` writes: every file, and what it holds."""
     names = names_of(formats, name="formats")
     for name in names:
         require_option(name, FORMATS, name="formats")
     if isinstance(ppi, bool) or not isinstance(ppi, int) or not 36 <= ppi <= 1_200:
         raise InputError(f"ppi must be a whole number from 36 to 1200, such as {PRINT_PPI}; got {ppi!r}.")
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
-    path = Path(path)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
             f"save_chart needs a path without suffix, such as 'figures/betas'; got {str(path)!r}. "
@@ -87,16 +98,11 @@ def save_chart(
     }
     try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression
         svg = _svg(spec)
-        contents = {name: render[name]() for name in names}
+        return {path.with_name(f"{path.name}.{name}"): render[name]() for name in names}
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"save_chart cannot draw this chart: {_reason(error)}") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return [_write(path.with_name(f"{path.name}.{name}"), contents[name]) for name in names]
-    except OSError as error:
-        raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
 
 
 def chart_spec(chart: Any) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def script_json(value: Any) -> str:
 @cache
 def vega_bundle() -> str:
     """Return the javascript of Vega, Vega-Lite and vega-embed that vl-convert carries, of the charts' own version."""
-    return drawn("bundle", version=_VEGA_LITE)
+    return drawn("bundle", version=VEGA_LITE)
 
 
 def content_policy(scripts: Sequence[str]) -> str:
@@ -210,7 +216,7 @@ _ID = re.compile(
 
 def _svg(spec: dict[str, Any]) -> str:
     """Return the svg, its root described, its ids those of this chart alone."""
-    svg = drawn("svg", spec=spec, version=_VEGA_LITE)
+    svg = drawn("svg", spec=spec, version=VEGA_LITE)
     # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
     # mark of the chart, so that two charts in one page do not share an id.
     mark = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]
@@ -269,7 +275,7 @@ def _reason(error: Exception) -> str:
 
 def _write(path: Path, content: bytes) -> Path:
     """Write a file so that a reader sees all of the old one or all of the new one."""
-    unfinished = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name}")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)
