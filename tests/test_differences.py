@@ -100,6 +100,11 @@ def test_tables_that_are_not_comparable_are_refused():
         number_differences(a, a.drop(columns="term"))
     with pytest.raises(InputError, match="two of m attn_out layer 0 lag1"):
         number_differences(a, pd.concat([a, a]))
+    for other in (a[["model", "hook", "layer", "term"]], a[["model", "hook", "layer", "term"]].assign(x="a")):
+        with pytest.raises(InputError, match="finds no column of numbers that both tables have"):
+            number_differences(a, other)
+    with pytest.raises(InputError, match="needs numbers as 'layer'; got '0'"):
+        number_differences(a, a.assign(layer=a["layer"].astype(str)))
     with pytest.raises(InputError, match="within must be 0 or more"):
         number_differences(a, a, within=-1.0)
 

@@ -49,6 +49,81 @@ def test_a_small_coefficient_is_not_rounded_to_nothing(median, said):
     assert f"(median beta {said}" in headline(table)[0]
 
 
+def rows_of(*terms, significant=()) -> pd.DataFrame:
+    """Return the coefficients of four layers, those of some terms significant."""
+    rows = [
+        {"model": "m", "hook": "attn_out", "layer": layer, "term": term, "estimate": 0.2}
+        | {"p_adjusted": 0.001 if term in significant else 0.9}
+        for term in terms
+        for layer in range(4)
+    ]
+    return pd.DataFrame(rows)
+
+
+CROSSED = ("Intercept", "C(pos)[T.ADP]", "lag1", "lag2", "lag1:C(pos)[T.ADP]", "lag2:C(pos)[T.ADP]")
+
+
+@pytest.mark.parametrize(
+    ("terms", "significant", "said", "caveat"),
+    [
+        # The lags answer, whatever stands first and whatever else differs from zero.
+        (CROSSED, CROSSED[1:2], "No: lag1 differs from zero in 0 of 4 layers of m", "That is not yet"),
+        (
+            CROSSED,
+            ("lag1",),
+            "Yes, as a prediction: lag1 differs from zero in 4 of 4 layers of m",
+            "That is not yet",
+        ),
+        (
+            CROSSED,
+            ("lag2",),
+            "Yes, as a prediction: lag1 differs from zero in 0 of 4 layers of m",
+            "That is not yet",
+        ),
+        (
+            CROSSED,
+            (),
+            "both at the reference level of C(pos); 3 further terms are in the table, 2 of them a lag",
+            "",
+        ),
+        (
+            ("center(lag1)", "center(lag1):position"),
+            (),
+            "where position is 0; 1 further term is",
+            "That is not yet",
+        ),
+        (("lag1:C(pos)[A]", "lag1:C(pos)[B]"), (), "No: lag1:C(pos)[A] differs", "That is not yet"),
+        (
+            ("Intercept", "position"),
+            ("position",),
+            "Without a lag in the formula, position differs",
+            "Whether the tok",
+        ),
+        (
+            ("Intercept",),
+            ("Intercept",),
+            "The table has no coefficient but the intercept's",
+            "Whether the tokens",
+        ),
+    ],
+)
+def test_the_answer_is_about_the_lags_whatever_else_the_formula_has(terms, significant, said, caveat):
+    results = result_table(rows_of(*terms, significant=significant))
+    sentence, context = headline(results)
+    assert said in sentence
+    assert context.startswith(caveat)
+    assert all(len(line) < 300 for line in (sentence, *answer(results)))
+
+
+def test_many_terms_are_counted_and_not_listed():
+    levels = [f"C(pos)[T.{at}]" for at in range(50)]
+    (sentence,) = answer(result_table(rows_of(*levels, "lag1", *(f"lag1:{level}" for level in levels))))
+    assert sentence == (
+        "m, attn_out: lag1 differs from zero in 0 of 4 layers (median beta 0.20), at the reference level of C(pos); "
+        "100 further terms are in the table, 50 of them a lag times another term."
+    )
+
+
 def test_nothing_from_outside_becomes_markup():
     table = coefficients(model=HOSTILE)
     page = report_html(

@@ -1,0 +1,142 @@
+"""Every plot function takes the object that holds its frame, and refuses an option of a wrong kind in a sentence."""
+
+import contextlib
+import inspect
+from types import SimpleNamespace
+
+import every_chart
+import jaxtyping
+import numpy as np
+import pandas as pd
+import pytest
+from test_charts import make_coefficients, make_norms
+from test_charts_universality import make_comparison
+
+import mechreg
+from mechreg.charts.save import save_chart
+from mechreg.charts.terms import sort_terms
+from mechreg.schema import InputError, MechregError, SchemaError
+
+WRONG = [0, 1, -1, 1.5, True, None, "nope", "", [], ["nope"], [1], (1, 2), {"a": 1}, np.array([1, 2]), np.nan]
+WRONG += [object(), pd.Series(["a"]), b"x", "\u2028"]
+
+
+@pytest.fixture(autouse=True)
+def _what_a_user_sees():
+    """Switch off the checks of types, which the tests have and a user has not."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    """Return what every plot function is called with in tests/every_chart.py."""
+    given = {}
+
+    class Noting:
+        def __getattr__(self, name):
+            def note(*frames, **options):
+                given[name] = (frames, options)
+
+            return note if name.startswith("plot_") else getattr(mechreg, name)
+
+    every_chart.mr, real = Noting(), every_chart.mr
+    try:
+        for chart in every_chart.CHARTS.values():
+            chart({"small": 2, "medium": 3}, 94)
+    finally:
+        every_chart.mr = real
+    return given
+
+
+@pytest.mark.parametrize("name", every_chart.CHARTS)
+def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, name):
+    plot, (frames, options) = getattr(mechreg, name), arguments[name]
+    keywords = [p.name for p in inspect.signature(plot).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for value in WRONG:
+        for keyword in keywords:
+            with contextlib.suppress(MechregError):
+                plot(*frames, **{**options, keyword: value})
+        for at in range(len(frames)):
+            with pytest.raises(SchemaError, match="needs a pandas DataFrame"):
+                plot(*frames[:at], 1 if isinstance(value, pd.Series) else value, *frames[at + 1 :], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"terms": 1}, "terms must be one name or several, each once; got 1"),
+        ({"terms": []}, "terms must be one name or several"),
+        ({"hook": 1}, "hook must be one name, a string; got 1"),
+        ({"adjusted": "no"}, "adjusted must be True or False; got 'no'"),
+    ],
+)
+def test_the_sentence_names_the_option_and_what_came(options, said):
+    with pytest.raises(InputError, match=said):
+        mechreg.plot_betas(make_coefficients(), **options)
+
+
+def test_a_model_without_the_terms_is_left_out_and_named():
+    frame = make_coefficients({"a": 2, "b": 2})
+    frame = frame[(frame["model"] == "a") | (frame["term"] != "lag2")]
+    chart = mechreg.plot_betas(frame, terms=["lag2"]).to_dict()
+    assert len(chart["concat"]) == 1
+    assert "Without b, which has no such term." in chart["title"]["subtitle"]
+    assert len(mechreg.plot_betas(frame).to_dict()["concat"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("terms", "title", "said"),
+    [
+        (["Intercept", "position"], "position", None),
+        (["Intercept"], "Intercept", None),
+        (["C(pos)[T.B]", "lag1", "lag1:C(pos)[T.B]"], "lag1", "at the reference level of C(pos)"),
+    ],
+)
+def test_betas_are_of_the_lags_and_else_of_what_there_is(terms, title, said):
+    frame = make_coefficients(lags=(1,)).query("term == 'lag1'")
+    chart = mechreg.plot_betas(pd.concat([frame.assign(term=term) for term in terms])).to_dict()
+    assert chart["title"]["text"] == f"Coefficients of {title} for attn_out, by depth"
+    assert (said or "") in " ".join(chart["title"]["subtitle"])
+    assert ("interactions" in " ".join(chart["title"]["subtitle"])) == (said is not None)
+
+
+def test_terms_are_sorted_by_what_they_have_to_do_with_the_lags():
+    terms = sort_terms(
+        ["lag10", "lag2", "center(lag1)", "I(lag1 * lag2)", "lag2:C(x)[T.a:b]", "C(x)[T.lag1]", "flag1"]
+    )
+    assert terms.lags == ["center(lag1)", "lag2", "lag10"]
+    assert terms.interactions == ["I(lag1 * lag2)", "lag2:C(x)[T.a:b]"]
+    assert terms.others == ["C(x)[T.lag1]", "flag1"]
+
+
+def same(one, other):
+    strip = {"datasets", "config"}
+    left, right = ({k: v for k, v in chart.to_dict().items() if k not in strip} for chart in (one, other))
+    assert left.get("title") == right.get("title")
+    assert left.get("description") == right.get("description")
+
+
+def test_a_plot_takes_the_frame_or_the_object_that_holds_it():
+    betas, norms = make_coefficients(), make_norms()
+    same(mechreg.plot_betas(SimpleNamespace(coefficients=betas)), mechreg.plot_betas(betas))
+    same(mechreg.plot_norms(SimpleNamespace(norms=lambda: norms)), mechreg.plot_norms(norms))
+    compared = make_comparison({"a": 2, "b": 3})
+    for plot, part in (
+        (mechreg.plot_profiles, "profiles"),
+        (mechreg.plot_agreement, "agreement"),
+        (mechreg.plot_equivalence, "equivalence"),
+    ):
+        same(plot(compared), plot(getattr(compared, part)))
+    with pytest.raises(SchemaError, match=r"or an object that holds one as \.coefficients; got list"):
+        mechreg.plot_betas([1])
+
+
+@pytest.mark.parametrize(
+    ("path", "options"), [(1, {}), (None, {}), ("a", {"formats": 1}), ("a", {"formats": []})]
+)
+def test_save_chart_refuses_paths_and_formats_of_wrong_kinds(tmp_path, monkeypatch, path, options):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"needs a path|formats must be"):
+        save_chart(mechreg.plot_betas(make_coefficients()), path, **options)
