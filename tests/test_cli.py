@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -336,3 +338,37 @@ def test_bash_completes_commands_models_and_options(capsys):
     assert complete(script, "mechreg", "comp") == ["compare", "completion"]
     assert complete(script, "mechreg", "inspect", "mini-s") == ["mini-s", "mini-s-b"]
     assert complete(script, "mechreg", "check", "mini-s", "--backend", "") == ["auto", "hooked", "bridge"]
+
+
+@pytest.mark.parametrize("keep", ["norms", "moments"])
+def test_compare_takes_runs_with_covariates_and_of_sums(texts, tmp_path, capsys, keep):
+    formula = "log_norm ~ lag1 + surprisal" if keep == "norms" else "log_norm ~ lag1"
+    spec = mr.Spec(models=("mini-s", "mini-s-b"), corpus=str(texts), formula=formula, keep=keep)
+    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
+    assert main(["compare", str(folder), "--draws", "199"]) == 0
+    assert "lag1 of attn_out in 2 models: mini-s (4 layers), mini-s-b (4 layers)" in capsys.readouterr().out
+    expected = mr.open_run(folder).coefficients.query("term == 'lag1'")["estimate"]
+    written = pd.read_csv(folder / "universality_profiles.csv")["estimate"]
+    np.testing.assert_allclose(written, expected, rtol=1e-6)
+
+
+def test_compare_of_a_formula_with_the_layer_below_says_why_not(texts, tmp_path, capsys):
+    spec = mr.Spec(models=("mini-s",), corpus=str(texts), formula="log_norm ~ lag1 + below")
+    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
+    assert main(["compare", str(folder)]) == 2
+    assert "compare runs whose formula has no 'below'" in capsys.readouterr().err
+
+
+def test_a_terminal_and_a_locale_of_ascii_hinder_no_verb(run, tmp_path):
+    shutil.copytree(run, tmp_path / "ö")
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mechreg", "diff", "ö", str(run), "--out", "ä.csv"],
+        cwd=tmp_path,
+        env=os.environ | ascii_only,
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"Table: \\xe4.csv\nNo number moved.\n"
+    assert (tmp_path / "ä.csv").exists()

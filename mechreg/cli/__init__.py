@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from mechreg import __version__
 from mechreg.cli import comparing, differing, intervening
-from mechreg.cli.saying import say
+from mechreg.cli.saying import begin_again_in_utf8, say
 from mechreg.outside import for_terminal
 from mechreg.schema import InputError, MechregError, require_option
 
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["inspect", "no-such-folder/x/y"])
     2
     """
+    if argv is None:
+        begin_again_in_utf8()
     parser = _parser()
     debug = False
     # Ours alone: the libraries show their own notes themselves.
