@@ -10,7 +10,7 @@ from mechreg.fits import LaggedFits, fit_lagged
 from mechreg.moments import LagMoments
 from mechreg.run.refit import annotated, lagged_norms, merged
 from mechreg.run.sample import sampled, shards_of_sample
-from mechreg.schema import GROUP_KEYS
+from mechreg.schema import GROUP_KEYS, InputError
 from mechreg.spec import Spec
 
 
@@ -28,7 +28,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all there."""
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
-        moments = merged(LagMoments.load(path) for path in opened.shards("moments", name))
+        moments = merged(_sums(path) for path in opened.shards("moments", name))
         coefficients = moments.coefficients(cov=spec.cov)
         norms = _sample(run, spec, record)
         return Tables(
@@ -43,6 +43,13 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     frame = annotated(lagged, lambda: opened.tokens(models=[name]), spec.formula)
     fits = fit_lagged(frame, spec.formula, cov=spec.cov)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
+
+
+def _sums(path: Path) -> LagMoments:
+    try:
+        return LagMoments.load(path)
+    except InputError as error:
+        raise store.damaged(path, error) from error
 
 
 def _sample(run: Path, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:
