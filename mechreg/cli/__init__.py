@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     parser = _parser()
-    debug = False
+    debug, heard = False, _opened()
     # Ours alone: the libraries show their own notes themselves.
     notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
     notes.setFormatter(logging.Formatter("mechreg: %(message)s"))
@@ -49,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         debug = args.debug
         code = args.verb(args)
         sys.stdout.flush()
+        if not heard:
+            print(
+                "mechreg: standard output is closed: nothing was printed, all else is done.", file=sys.stderr
+            )
         return code
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
+            return 141
         if debug:
             raise
         print(f"mechreg: {_sentence(error)}", file=sys.stderr)
@@ -68,11 +71,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.removeHandler(notes)
 
 
+def _opened() -> bool:
+    """Open what is closed of the three standard files, so that no file of a run gets its number; return if output is."""
+    heard = sys.stdout is not None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return heard
+
+
+def _has_lost_its_reader() -> bool:
+    """Return whether the reader of our output, such as head, has seen enough; there is none from then on."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _sentence(error: Exception) -> str:
     """Return what an error says, on one line and in characters that a terminal can show."""
     said = str(error)
     if isinstance(error, MemoryError):
         said = "the memory is not enough; give smaller documents or --batch-tokens. What was written is kept."
+    elif isinstance(error, ConnectionError):
+        said = f"a connection broke off ({error.strerror or error}); the same command goes on from what was written."
     elif isinstance(error, OSError):  # what no step foresaw: a full disk, a drive that went away
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         said = f"{place}{error.strerror or error}; check the path and the disk. What was written is kept."
@@ -240,10 +268,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _carry_out(args: argparse.Namespace, spec: object) -> int:
-    import pandas as pd
-
     from mechreg.report import answer, result_table
     from mechreg.run import run_spec
+    from mechreg.store import open_run
 
     options: dict = {"device": args.device, "device_map": args.device_map}
     if args.batch_tokens is not None:
@@ -258,14 +285,15 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
         folder = run_on_ray(spec, out=args.out, **options)  # type: ignore[arg-type]
     else:
         folder = run_spec(spec, out=args.out, **options)  # type: ignore[arg-type]
-    results = result_table(pd.read_parquet(folder / "coefficients.parquet"))
+    run = open_run(folder)
+    results = result_table(run.coefficients)
     print(results.to_string(index=False, float_format="{:.3f}".format))
     print()
     print("\n".join(answer(results)))
     print(
         "That is no proof of learned context: shuffled texts and random weights can give such betas (compare_to_nulls)."
     )
-    problems = pd.read_csv(folder / "problems.csv")
+    problems = run.table("problems.csv")
     if len(problems):
         print(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
     print(f"Report: {folder / 'report.html'}")

@@ -26,12 +26,6 @@ def norms_of_run(folder: Path) -> "tuple[Spec, pd.DataFrame]":
 
 def provenance_of_run(folder: Path) -> dict[str, Any]:
     """Return what provenance.json of a finished run holds."""
-    from mechreg.store import read_json
+    from mechreg.store import read_provenance
 
-    try:
-        return read_json(folder / "provenance.json")
-    except OSError as error:
-        raise InputError(
-            f"{str(folder)!r} is not the folder of a finished run (provenance.json: {error.strerror}); "
-            "mechreg run makes one."
-        ) from error
+    return read_provenance(folder)

@@ -177,7 +177,11 @@ class _Page:
 
     def html(self, title: str, top: str) -> str:
         specs = {f"spec{at}": script_json(spec) for at, spec in enumerate(self.specs, 1)}
-        packed = {"vega": vega_bundle()} | specs if specs else {}
+        packed = {}
+        try:
+            packed = {"vega": vega_bundle()} | specs if specs else {}
+        except MechregError as error:  # the tables are the answer; the charts show it
+            top += f"<p class='note'>The {len(specs)} charts of this page are missing: {_safe(error)}</p>"
         policy = content_policy([packed["vega"], SCRIPT] if packed else [])
         links = "".join(f"<a href='#s{at}'>{_safe(name)}</a>" for at, name in enumerate(self.names, 1))
         data = "".join(_packed(name, text) for name, text in packed.items())

@@ -13,6 +13,7 @@ from mechreg.store.files import (
     read_json,
     read_table,
     readable,
+    remove,
     seal,
     write_json,
     write_table,
@@ -20,6 +21,7 @@ from mechreg.store.files import (
 )
 from mechreg.store.folder import (
     SET_ASIDE,
+    is_shard,
     open_run_folder,
     provenance,
     read_provenance,
@@ -53,6 +55,7 @@ __all__ = [
     "damaged",
     "digest_of",
     "in_reach",
+    "is_shard",
     "is_there",
     "is_whole",
     "model_folder",
@@ -67,6 +70,7 @@ __all__ = [
     "read_token_shard",
     "readable",
     "record_model",
+    "remove",
     "require_no_links",
     "require_same_model",
     "seal",

@@ -156,6 +156,12 @@ def unreadable(path: Path, error: OSError) -> InputError:
     )
 
 
+def remove(path: Path) -> None:
+    """Remove a file; there may be none."""
+    with in_reach(path):
+        path.unlink(missing_ok=True)
+
+
 def damaged(path: Path, said: object) -> DamagedError:
     """Return the refusal of a file that does not hold what was written."""
     lines = str(said).strip().splitlines() or [type(said).__name__]

@@ -167,6 +167,11 @@ def sealed_files(run: Path) -> list[Path]:
     return [path for kind in KINDS for path in _files(run / kind, f"{kind}-")]
 
 
+def is_shard(run: Path, path: Path) -> bool:
+    """Return whether a file is a shard of a run, which can be made again."""
+    return any(path.is_relative_to(run / kind) and path.name.startswith(f"{kind}-") for kind in KINDS)
+
+
 def set_aside_damaged(run: Path) -> None:
     """Move the shards that are no longer what was written out of the way, so that they are made again."""
     for path in sealed_files(run):
@@ -268,9 +273,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
     """
     path = run / "provenance.json"
     if not is_there(path):
-        raise InputError(
-            f"{str(run)!r} is not the folder of a finished run: it has no provenance.json; mechreg run makes one."
-        )
+        raise InputError(f"{str(run)!r} is not the folder of a finished run; mechreg run makes one.")
     facts = read_json(path)
     require_kinds(path, facts, {"spec_hash": str, "models": list, "corpus": dict})
     require_kinds(path, facts["corpus"], {"sha256": str})
