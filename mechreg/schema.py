@@ -1,7 +1,7 @@
 """Names and dtypes of every column, names of options, the checks of both, and the error types."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
@@ -108,10 +108,24 @@ STATISTICS_COLUMNS = {
 FOLDED_SUFFIX = "[folded]"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    if not isinstance(name, str):
+        return ""
+    others = [other for other in known if isinstance(other, str) and other != name]
+    near = difflib.get_close_matches(name, others, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def among(value: object, known: Iterable[object]) -> bool:
+    """Return whether a value is one of some; a list, array or frame is none, where ``in`` would fail or compare parts.
+
+    Examples
+    --------
+    >>> among("lag1", ["lag1"]), among(["lag1"], ["lag1"])
+    (True, False)
+    """
+    return isinstance(value, Hashable) and not isinstance(value, tuple) and value in list(known)
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
@@ -160,10 +174,9 @@ def require_option(value: object, options: Sequence[str], *, name: str) -> None:
     Traceback (most recent call last):
     mechreg.schema.InputError: cov must be one of 'crv1', 'crv3'; got 'crv2'. Did you mean 'crv3'?
     """
-    if value not in options:
+    if not among(value, options):
         listed = ", ".join(repr(option) for option in options)
-        hint = did_you_mean(value, options) if isinstance(value, str) else ""
-        raise InputError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+        raise InputError(f"{name} must be one of {listed}; got {value!r}.{did_you_mean(value, options)}")
 
 
 def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:

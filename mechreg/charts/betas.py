@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -10,9 +11,10 @@ from altair.typing import ChartType
 from scipy.special import stdtr
 
 from mechreg.charts.judged import p_labels, p_legend
-from mechreg.charts.rows import count, distinct, few_models, one_hook, require_one_row
+from mechreg.charts.rows import count, distinct, few_models, frame_of, names_of, one_hook, require_one_row
+from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, did_you_mean, require
+from mechreg.schema import InputError, did_you_mean, require, require_option
 
 _NEEDED = (
     *("model", "hook", "layer", "depth", "term", "estimate", "std_error", "df", "conf_low", "conf_high"),
@@ -22,10 +24,10 @@ _LAG = re.compile(r"lag(\d+)")
 
 
 def plot_betas(
-    coefficients: pd.DataFrame,
+    coefficients: Any,
     *,
     hook: str | None = None,
-    terms: Sequence[str] | None = None,
+    terms: str | Sequence[str] | None = None,
     alpha: float = 0.05,
     adjusted: bool = True,
 ) -> ChartType:
@@ -37,13 +39,13 @@ def plot_betas(
 
     Parameters
     ----------
-    coefficients : pandas.DataFrame
-        A coefficient frame: model, hook, layer, depth, term, estimate, std_error, df, conf_low, conf_high,
-        p_adjusted or p_value, n, n_docs, cov_type.
+    coefficients : pandas.DataFrame, or fits
+        What `fit_lagged` gives, or a coefficient frame: model, hook, layer, depth, term, estimate, std_error, df,
+        conf_low, conf_high, p_adjusted or p_value, n, n_docs, cov_type.
     hook : str, optional
         Which hook point, where the frame has several.
     terms : sequence of str, optional
-        By default every lag (``lag1``, ``lag2``, ...), in order.
+        By default every lag (``lag1``, ``lag2``, ...), in order; without one, the first terms that there are.
     alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
@@ -69,6 +71,8 @@ def plot_betas(
     >>> plot_betas(pd.DataFrame([row])).to_dict()["title"]["text"]
     'Coefficients of lag1 for attn_out, by depth'
     """
+    require_option(adjusted, (True, False), name="adjusted")
+    coefficients = frame_of(coefficients, "coefficients", who="plot_betas")
     p = "p_adjusted" if adjusted else "p_value"
     needed = (
         "model",
@@ -86,9 +90,12 @@ def plot_betas(
     require(coefficients, (*needed, "cov_type"), who="plot_betas")
     labels = p_labels(alpha, told="adjusted p" if adjusted else "p")
     shown, hook = one_hook(coefficients, hook, who="plot_betas")
-    models = few_models(shown, who="plot_betas")
     terms = _terms(shown, terms)
+    without = distinct(shown["model"])
+    meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
     shown = shown[shown["term"].isin(terms)]
+    models = few_models(shown, who="plot_betas")
+    without = [model for model in without if model not in models]
     require_one_row(
         shown, ("model", "layer", "term"), ("estimate", "conf_low", "conf_high", p), who="plot_betas"
     )
@@ -118,7 +125,8 @@ def plot_betas(
         columns=columns,
         spacing=20,
         title=figure_title(
-            f"Coefficients of {_listed(terms)} for {hook}, by depth", _caption(shown, adjusted)
+            f"Coefficients of {_listed(terms)} for {hook}, by depth",
+            _caption(shown, adjusted, meaning, without),
         ),
         description=_description(marks, terms, hook, labels),
     ).resolve_scale(color="shared", shape="shared", fill="shared", stroke="shared")
@@ -128,20 +136,18 @@ def _terms(shown: pd.DataFrame, terms: Sequence[str] | None) -> list[str]:
     """Return the terms to show: those that were asked for, or all lags in order."""
     have = distinct(shown["term"])
     if terms is None:
-        lags = sorted((name for name in have if _LAG.fullmatch(name)), key=lambda name: int(name[3:]))
-        if not lags:
-            raise InputError(f"plot_betas finds no lag among the terms {have}; choose with terms=.")
-        wanted = lags
+        found = sort_terms(have)
+        wanted = found.lags or (found.interactions + found.others)[: len(OKABE_ITO)] or have[:1]
     else:
-        wanted = [terms] if isinstance(terms, str) else list(terms)
+        wanted = names_of(terms, name="terms")
         for name in wanted:
             if name not in have:
                 raise InputError(
                     f"plot_betas has no rows of the term {name!r}; the frame has {have}.{did_you_mean(name, have)}"
                 )
-    if not 0 < len(wanted) <= len(OKABE_ITO) or len(set(wanted)) < len(wanted):
+    if len(wanted) > len(OKABE_ITO):
         raise InputError(
-            f"plot_betas shows 1 to {len(OKABE_ITO)} terms, each once, as many as colours can be told apart; "
+            f"plot_betas shows at most {len(OKABE_ITO)} terms, as many as a reader can tell colours apart; "
             f"got {len(wanted)}: {wanted}. Choose with terms=."
         )
     return wanted
@@ -244,11 +250,13 @@ def _n(shown: pd.DataFrame) -> str:
     )
 
 
-def _caption(shown: pd.DataFrame, adjusted: bool) -> list[str]:
+def _caption(shown: pd.DataFrame, adjusted: bool, meaning: str, without: list[str]) -> list[str]:
     judged = "Benjamini–Hochberg" if adjusted else "raw p-values, not corrected for their number"
     return [
         f"Bars: {_level(shown)}confidence intervals (cov_type {', '.join(distinct(shown['cov_type']))}). "
-        f"Significance: {judged}. n: tokens a layer."
+        f"Significance: {judged}. n: tokens a layer.",
+        *([f"The formula has interactions: a lag's coefficient is that {meaning}."] if meaning else []),
+        *([f"Without {', '.join(without)}, which has no such term."] if without else []),
     ]
 
 

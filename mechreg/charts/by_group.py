@@ -1,11 +1,13 @@
 """Norms and coefficients by group: parts of speech, sources, genres."""
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook
+from mechreg.charts.rows import count, distinct, few_models, frame_of, of_term, one_hook, one_name
 from mechreg.charts.theme import (
     DEPTH_LEGEND,
     DEPTH_SCALE,
@@ -61,8 +63,8 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
     >>> plot_norms_by(table).to_dict()["title"]["text"]
     'Log norms of attn_out by part of speech'
     """
-    needed = ("model", "hook", "layer", "depth", by, "n", "n_docs", "estimate", "conf_low", "conf_high")
-    require(table, needed, who="plot_norms_by")
+    needed = ("model", "hook", "layer", "depth", "n", "n_docs", "estimate", "conf_low", "conf_high")
+    require(table, (one_name(by, name="by"), *needed), who="plot_norms_by")
     shown, hook = one_hook(table, hook, who="plot_norms_by")
     models = few_models(shown, who="plot_norms_by")
     _require_one_row(shown, by, ["estimate"], who="plot_norms_by")
@@ -117,7 +119,7 @@ def plot_norms_by(table: pd.DataFrame, *, by: str = "pos", hook: str | None = No
 
 
 def plot_betas_by(
-    coefficients: pd.DataFrame, *, by: str = "pos", term: str = "lag1", hook: str | None = None
+    coefficients: Any, *, by: str = "pos", term: str = "lag1", hook: str | None = None
 ) -> ChartType:
     """Return the figure of one term's coefficients by depth, a panel a group and a line a model.
 
@@ -125,8 +127,8 @@ def plot_betas_by(
 
     Parameters
     ----------
-    coefficients : pandas.DataFrame
-        The coefficients of ``fit_lagged(..., by=...)``.
+    coefficients : pandas.DataFrame, or fits
+        What ``fit_lagged(..., by=...)`` gives, or its coefficients.
     by : str
         The column of groups.
     term : str
@@ -153,12 +155,13 @@ def plot_betas_by(
     >>> plot_betas_by(pd.DataFrame([row])).to_dict()["title"]["text"]
     'lag1 of attn_out by part of speech and depth'
     """
+    coefficients = frame_of(coefficients, "coefficients", who="plot_betas_by")
     needed = (
+        one_name(by, name="by"),
         "model",
         "hook",
         "layer",
         "depth",
-        by,
         "term",
         "estimate",
         "conf_low",

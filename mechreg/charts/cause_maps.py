@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, few_models, one_hook
+from mechreg.charts.rows import count, few_models, frame_of, one_hook
 from mechreg.charts.theme import GRID, INK, WIDTH, figure_title, layer_ticks, panel_title
 from mechreg.schema import InputError, NumericalError, require
 
@@ -31,7 +31,7 @@ _MAPS = {
 }
 
 
-def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = None) -> ChartType:
+def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> ChartType:
     """Return two heat maps of all pairs of layers: the cross-layer lag coefficient, and the effect of scaling.
 
     Columns are the layer k whose update at t-1 is looked at or scaled, rows the layer l at t. A small cross
@@ -40,10 +40,10 @@ def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = Non
 
     Parameters
     ----------
-    pairs : pandas.DataFrame
-        ``regression_vs_cause(...).pairs`` of one model, or of several, concatenated: models are rows.
+    pairs : CauseMaps, or pandas.DataFrame
+        What `regression_vs_cause` gives, or its ``pairs``, of one model or of several, concatenated: models are rows.
     agreement : pandas.DataFrame, optional
-        ``regression_vs_cause(...).agreement``: adds the rank correlation to the headings.
+        Its ``agreement``, which adds the rank correlation to the headings: where ``pairs`` is a frame.
 
     Returns
     -------
@@ -66,6 +66,11 @@ def plot_cause_maps(pairs: pd.DataFrame, *, agreement: pd.DataFrame | None = Non
     >>> plot_cause_maps(pairs).to_dict()["title"]["text"]
     'Regression and cause between layers of attn_out, token t−1 to t'
     """
+    if agreement is None and not hasattr(pairs, "columns"):
+        agreement = getattr(pairs, "agreement", None)
+    elif agreement is not None:
+        agreement = frame_of(agreement, "agreement", who="plot_cause_maps")
+    pairs = frame_of(pairs, "pairs", who="plot_cause_maps")
     require(pairs, _PAIRS, who="plot_cause_maps")
     pairs = pairs.reset_index(drop=True)
     depth = (pairs["layer"] + 0.5) / pairs["n_layers"]

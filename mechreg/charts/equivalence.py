@@ -1,11 +1,13 @@
 """Differences between models at every depth, against the margin within which they count as equal."""
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct
+from mechreg.charts.rows import count, distinct, frame_of
 from mechreg.charts.theme import DEPTH_SCALE, OKABE_ITO, PALE_INK, WIDTH, figure_title
 from mechreg.charts.universality import broken, few_of, one_comparison
 from mechreg.schema import InputError, require
@@ -15,7 +17,7 @@ _FOREST = 900  # pixels that a forest should not be much higher than
 _ROW = (2, 11)  # pixels of one of its rows
 
 
-def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
+def plot_equivalence(equivalence: Any) -> ChartType:
     """Return the forest plot of differences: every pair and depth against the margin within which they count as equal.
 
     Filled marks are depths at which a pair is equivalent; thick bars are the intervals of its two one-sided tests, thin
@@ -23,8 +25,8 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
 
     Parameters
     ----------
-    equivalence : pandas.DataFrame
-        ``compare_profiles(..., margin=...).equivalence``.
+    equivalence : ProfileComparison, or pandas.DataFrame
+        What ``compare_profiles(..., margin=...)`` gives, or its ``equivalence``.
 
     Returns
     -------
@@ -49,6 +51,7 @@ def plot_equivalence(equivalence: pd.DataFrame) -> ChartType:
     """
     who = "plot_equivalence"
     numbers = ("estimate", "conf_low", "conf_high", "sim_low", "sim_high", "margin", "p_value")
+    equivalence = frame_of(equivalence, "equivalence", who=who)
     require(equivalence, ("model_a", "model_b", "scope", "depth", "equivalent", *numbers), who=who)
     if not len(equivalence):
         raise InputError(f"{who} has no rows: no margin was given. Use compare_profiles(..., margin=0.1).")

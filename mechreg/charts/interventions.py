@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, one_hook
+from mechreg.charts.rows import count, distinct, few_models, names_of, one_hook
 from mechreg.charts.theme import (
     DEPTH_LEGEND,
     DEPTH_SCALE,
@@ -18,7 +18,7 @@ from mechreg.charts.theme import (
     figure_title,
     panel_title,
 )
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.schema import InputError, NumericalError, among, did_you_mean, require
 
 _EFFECTS = (
     *("model", "hook", "layer", "depth", "edit", "dose", "control", "measure", "measured_layer", "offset"),
@@ -47,7 +47,7 @@ def plot_dose_response(
     hook: str | None = None,
     edit: str | None = None,
     control: str | None = None,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
 ) -> ChartType:
     """Return the figure of an edit's effects by dose: a panel a measure, a line an edited layer.
 
@@ -127,7 +127,7 @@ def _one(shown: pd.DataFrame, column: str, wanted: str | None) -> str:
         raise InputError(
             f"plot_dose_response shows one {column} at a time; the frame has {have}. Choose with {column}=."
         )
-    if wanted is not None and wanted not in have:
+    if wanted is not None and not among(wanted, have):
         raise InputError(
             f"plot_dose_response has no rows of the {column} {wanted!r}; the frame has {have}."
             f"{did_you_mean(wanted, have)}"
@@ -137,12 +137,12 @@ def _one(shown: pd.DataFrame, column: str, wanted: str | None) -> str:
 
 def _measures(shown: pd.DataFrame, measures: Sequence[str] | None) -> list[str]:
     have = [name for name in _MEASURES if name in set(shown["measure"])]
-    wanted = have if measures is None else [measures] if isinstance(measures, str) else list(measures)
+    wanted = have if measures is None else names_of(measures, name="measures")
     for name in wanted:
         if name not in have:
             raise InputError(f"plot_dose_response has no rows of the measure {name!r}; the frame has {have}.")
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise InputError(f"measures must name at least one of {have}, each once; got {wanted}.")
+    if not wanted:
+        raise InputError(f"plot_dose_response draws {', '.join(_MEASURES)}; the frame has none of them.")
     return wanted
 
 

@@ -15,10 +15,10 @@ from mechreg.charts.layer_panels import (
     scatter_panel,
     text_panel,
 )
-from mechreg.charts.rows import count, distinct, one_hook
+from mechreg.charts.rows import count, distinct, frame_of, one_hook, one_name
 from mechreg.charts.theme import figure_title
 from mechreg.charts.tokens import token_cells
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among, require
 
 SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
@@ -26,7 +26,7 @@ MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 def plot_linked(
     lagged: pd.DataFrame,
-    coefficients: pd.DataFrame,
+    coefficients: Any,
     *,
     term: str = "lag1",
     hook: str | None = None,
@@ -47,8 +47,8 @@ def plot_linked(
         model, hook, layer, doc, window, position, log_norm, and the lag; with ``token`` the document is shown too, and
         with ``residual`` (``fits.augment``) its residuals. Without that column residuals are reckoned from the
         coefficients where all terms but the intercept are columns.
-    coefficients : pandas.DataFrame
-        A coefficient frame of the same model and hook.
+    coefficients : pandas.DataFrame, or fits
+        What `fit_lagged` gives, or its coefficients, of the same model and hook.
     term : str
         The lag on the horizontal axis.
     hook, model : str, optional
@@ -83,6 +83,8 @@ def plot_linked(
     'Layers of m: log norm of attn_out against lag1'
     """
     who = "plot_linked"
+    term = one_name(term, name="term")
+    coefficients = frame_of(coefficients, "coefficients", who=who)
     require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
     needed = ("model", "hook", "layer", "depth", "term", "estimate", "conf_low", "conf_high")
     require(coefficients, needed, who=who)
@@ -92,13 +94,13 @@ def plot_linked(
     _require_betas(betas, layers, term, who=who)
     if "residual" not in rows:
         rows = _with_residuals(rows, betas)
-    shown_doc = str(rows["doc"].iloc[0]) if doc is None else doc
+    shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
     views = [_layer_view(part, betas, term) for _, part in rows.groupby("layer", observed=True)]
     datasets: dict[str, Any] = {"layers": views}
     at = betas[betas["term"] == term].set_index("layer")["estimate"]
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
     first = largest if layer is None else layer
-    if first not in layers:
+    if not among(first, layers):
         raise InputError(f"{who} has no layer {first!r}; layers are {layers[0]} to {layers[-1]}.")
 
     pick = layer_choice(layers, first)
@@ -148,7 +150,7 @@ def _one_model(
     have = distinct(lagged["model"])
     if model is None and len(have) > 1:
         raise InputError(f"{who} shows one model; the frame has {have[:6]}. Choose with model=.")
-    if model is not None and model not in have:
+    if model is not None and not among(model, have):
         raise InputError(f"{who} has no rows of the model {model!r}; the frame has {have[:6]}.")
     of_model = lagged if model is None else lagged[lagged["model"] == model]
     rows, hook = one_hook(of_model.assign(depth=0.5), hook, who=who)

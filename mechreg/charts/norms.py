@@ -1,12 +1,14 @@
 """Norms by layer: dots or quantile columns, beside a histogram of every layer."""
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 from jaxtyping import Float
 
-from mechreg.charts.rows import count, few_models, one_hook
+from mechreg.charts.rows import count, few_models, frame_of, one_hook
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, layer_ticks, panel_title
 from mechreg.schema import InputError, NumericalError, require
 
@@ -21,7 +23,7 @@ _DEPTH = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND)
 _QUANTILES = {"q01": 0.01, "q25": 0.25, "log_norm": 0.5, "q75": 0.75, "q99": 0.99}
 
 
-def plot_norms(norms: pd.DataFrame, *, hook: str | None = None) -> ChartType:
+def plot_norms(norms: Any, *, hook: str | None = None) -> ChartType:
     """Return the figure of one hook's norms: log norm by layer, beside a histogram outline of every layer.
 
     Left, every token is a dot in its layer's column, moved sideways at random so that dots do not hide each
@@ -31,8 +33,9 @@ def plot_norms(norms: pd.DataFrame, *, hook: str | None = None) -> ChartType:
 
     Parameters
     ----------
-    norms : pandas.DataFrame
-        A norm frame: model, hook, layer, depth, doc, position, norm; and, for the tooltips, ``token``.
+    norms : pandas.DataFrame, or a run
+        What `open_run` gives, or a norm frame: model, hook, layer, depth, doc, position, norm; and, for the tooltips,
+        ``token``.
         Heads of a per-head hook are pooled, and the caption says so.
     hook : str, optional
         Which hook point, where the frame has several.
@@ -56,6 +59,7 @@ def plot_norms(norms: pd.DataFrame, *, hook: str | None = None) -> ChartType:
     >>> plot_norms(norms).to_dict()["title"]["text"]
     'Log norms of attn_out by layer'
     """
+    norms = frame_of(norms, "norms", who="plot_norms")
     require(norms, ("model", "hook", "layer", "depth", "doc", "position", "norm"), who="plot_norms")
     shown, hook = one_hook(norms, hook, who="plot_norms")
     models = few_models(shown, who="plot_norms")

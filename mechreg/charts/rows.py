@@ -1,13 +1,75 @@
 """Which rows of a frame a chart shows: one hook point, a few models, one term, one row a coefficient."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import InputError, NumericalError, did_you_mean
+from mechreg.schema import InputError, NumericalError, SchemaError, did_you_mean
 
 MAX_MODELS = 6
+
+
+def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
+    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
+
+    Raises
+    ------
+    SchemaError
+        Neither a frame nor such an object.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> frame = pd.DataFrame({"term": ["lag1"]})
+    >>> frame_of(SimpleNamespace(coefficients=frame), "coefficients", who="plot_betas") is frame
+    True
+    """
+    held = holder if hasattr(holder, "columns") else getattr(holder, part, None)
+    held = held() if callable(held) else held
+    if not isinstance(held, pd.DataFrame):
+        raise SchemaError(
+            f"{who} needs a pandas DataFrame, or an object that holds one as .{part}; got {type(holder).__name__}."
+        )
+    return held
+
+
+def names_of(value: Any, *, name: str) -> list[str]:
+    """Return the names that an option has, one or several, each once.
+
+    Raises
+    ------
+    InputError
+        No name, one twice, or what is no name.
+
+    Examples
+    --------
+    >>> names_of("lag1", name="terms"), names_of(("lag1", "lag2"), name="terms")
+    (['lag1'], ['lag1', 'lag2'])
+    """
+    names = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not names or not all(isinstance(entry, str) for entry in names) or len(set(names)) < len(names):
+        raise InputError(f"{name} must be one name or several, each once; got {value!r}.")
+    return names
+
+
+def one_name(value: Any, *, name: str) -> str:
+    """Return the name that an option has.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+
+    Examples
+    --------
+    >>> one_name("pos", name="by")
+    'pos'
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be one name, a string; got {value!r}.")
+    return value
 
 
 def one_hook(frame: pd.DataFrame, hook: str | None, *, who: str) -> tuple[pd.DataFrame, str]:
@@ -30,6 +92,7 @@ def one_hook(frame: pd.DataFrame, hook: str | None, *, who: str) -> tuple[pd.Dat
     for key in ("model", "hook", "layer", "depth"):
         if frame[key].isna().any():  # such rows would vanish from the figure without a word
             raise InputError(f"{who} needs a value of {key!r} in every row; some are missing.")
+    hook = None if hook is None else one_name(hook, name="hook")
     have = distinct(frame["hook"])
     listed = ", ".join(repr(name) for name in have)
     if hook is None and len(have) > 1:
@@ -78,9 +141,10 @@ def of_term(frame: pd.DataFrame, term: str, *, who: str) -> pd.DataFrame:
     1
     """
     have = distinct(frame["term"])
-    if term not in have:
-        hint = did_you_mean(term, have) if isinstance(term, str) else ""
-        raise InputError(f"{who} has no rows of the term {term!r}; the frame has {have}.{hint}")
+    if one_name(term, name="term") not in have:
+        raise InputError(
+            f"{who} has no rows of the term {term!r}; the frame has {have}.{did_you_mean(term, have)}"
+        )
     return frame[frame["term"] == term]
 
 

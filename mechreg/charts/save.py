@@ -2,28 +2,27 @@
 
 import base64
 import hashlib
-import html
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 from altair.utils.schemapi import SchemaValidationError
 
+from mechreg.charts.drawing import drawn
+from mechreg.charts.rows import names_of
+from mechreg.outside import for_page, for_vega
 from mechreg.schema import InputError, require_option
 
 FORMATS = ("html", "json", "svg", "png", "pdf")
 MAX_ROWS = 20_000
 PRINT_PPI = 300
-_VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-_VEGA: dict[str, Any] = {
-    "vl_version": _VEGA_LITE,
-    "allowed_base_urls": [],
-}  # nothing is fetched while drawing
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def save_chart(
@@ -66,13 +65,27 @@ def save_chart(
     >>> [file.name for file in save_chart(chart, f"{tempfile.mkdtemp()}/betas", formats=("json", "svg"))]
     ['betas.json', 'betas.svg']
     """
-    names = [formats] if isinstance(formats, str) else list(formats)
+    contents = chart_files(chart, path, formats=formats, ppi=ppi)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return [_write(file, content) for file, content in contents.items()]
+    except OSError as error:
+        raise InputError(
+            f"save_chart cannot write to {str(Path(path).parent)!r}: {error.strerror}."
+        ) from error
+
+
+def chart_files(
+    chart: Any, path: str | Path, *, formats: Sequence[str], ppi: int = PRINT_PPI
+) -> dict[Path, bytes]:
+    """Return what `save_chart` writes: every file, and what it holds."""
+    names = names_of(formats, name="formats")
     for name in names:
         require_option(name, FORMATS, name="formats")
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"formats must name at least one of {', '.join(FORMATS)}, each once; got {names}.")
     if isinstance(ppi, bool) or not isinstance(ppi, int) or not 36 <= ppi <= 1_200:
         raise InputError(f"ppi must be a whole number from 36 to 1200, such as {PRINT_PPI}; got {ppi!r}.")
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
     path = Path(path)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
@@ -84,19 +97,16 @@ def save_chart(
         "html": lambda: _html(spec, name=path.name).encode(),
         "json": lambda: (json.dumps(spec, indent=1) + "\n").encode(),
         "svg": lambda: svg.encode(),
-        "png": lambda: vl_convert.vegalite_to_png(spec, ppi=ppi, **_VEGA),
-        "pdf": lambda: vl_convert.vegalite_to_pdf(spec, **_VEGA),
+        "png": lambda: base64.b64decode(drawn("png", svg=svg, ppi=ppi)),
+        "pdf": lambda: base64.b64decode(drawn("pdf", svg=svg)),
     }
     try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression
         svg = _svg(spec)
-        contents = {name: render[name]() for name in names}
+        return {path.with_name(f"{path.name}.{name}"): render[name]() for name in names}
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"save_chart cannot draw this chart: {_reason(error)}") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return [_write(path.with_name(f"{path.name}.{name}"), contents[name]) for name in names]
-    except OSError as error:
-        raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
 
 
 def chart_spec(chart: Any) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def chart_spec(chart: Any) -> dict[str, Any]:
         rows += len(source) if isinstance(source, list) else 0
     if rows > MAX_ROWS:
         raise InputError(_too_many(f"{rows:,} rows"))
-    return _drawable(spec)
+    return for_vega(spec)
 
 
 def script_json(value: Any) -> str:
@@ -149,9 +159,10 @@ def script_json(value: Any) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
+@cache
 def vega_bundle() -> str:
     """Return the javascript of Vega, Vega-Lite and vega-embed that vl-convert carries, of the charts' own version."""
-    return vl_convert.javascript_bundle(vl_version=_VEGA_LITE)  # type: ignore[call-arg]  # the stub is wrong
+    return drawn("bundle", version=VEGA_LITE)
 
 
 def content_policy(scripts: Sequence[str]) -> str:
@@ -180,8 +191,8 @@ def _html(spec: dict[str, Any], *, name: str) -> str:
     interpreted (``ast``), not compiled, so that it need not allow eval.
     """
     bundle = vega_bundle()
-    title = html.escape(_title(spec) or name)
-    description = html.escape(str(spec.get("description", title)))
+    title = for_page(_title(spec) or name)
+    description = for_page(spec.get("description", _title(spec)))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -209,7 +220,7 @@ _ID = re.compile(
 
 def _svg(spec: dict[str, Any]) -> str:
     """Return the svg, its root described, its ids those of this chart alone."""
-    svg = vl_convert.vegalite_to_svg(spec, **_VEGA)
+    svg = drawn("svg", spec=spec, version=VEGA_LITE)
     # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
     # mark of the chart, so that two charts in one page do not share an id.
     mark = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]
@@ -224,7 +235,7 @@ def _svg(spec: dict[str, Any]) -> str:
     svg = re.sub(r"<[^>]*>", lambda tag: _ID.sub(rename, tag[0]), svg)
     if "description" not in spec:
         return svg
-    label = html.escape(str(spec["description"]))
+    label = for_page(spec["description"])
     return svg.replace("<svg ", f'<svg role="graphics-document" aria-label="{label}" ', 1)
 
 
@@ -241,23 +252,6 @@ def _data_sources(part: Any) -> Iterator[Any]:
                 yield value if "url" in value else value["values"]
             else:
                 yield from _data_sources(value)
-
-
-# XML has no such characters and GPT-2's vocabulary does: vl-convert aborts the whole process at one of them.
-_UNDRAWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-
-
-def _drawable(part: Any) -> Any:
-    """Return the specification with control characters as their symbols and half-characters as U+FFFD."""
-    if isinstance(part, str):
-        return _UNDRAWABLE.sub(
-            lambda found: chr(0x2400 + ord(found[0])) if ord(found[0]) < 0x20 else "\ufffd", part
-        )
-    if isinstance(part, list):
-        return [_drawable(entry) for entry in part]
-    if isinstance(part, dict):
-        return {_drawable(key): _drawable(value) for key, value in part.items()}
-    return part
 
 
 def _title(spec: dict[str, Any]) -> str:
@@ -285,7 +279,7 @@ def _reason(error: Exception) -> str:
 
 def _write(path: Path, content: bytes) -> Path:
     """Write a file so that a reader sees all of the old one or all of the new one."""
-    unfinished = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f".tmp-{secrets.token_hex(8)}-{path.name}")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)

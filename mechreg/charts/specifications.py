@@ -8,7 +8,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.nulls import COEFFICIENT_KEYS, value_range, zero_line
-from mechreg.charts.rows import count, distinct, few_models, of_term, one_hook, require_one_row
+from mechreg.charts.rows import count, distinct, few_models, names_of, of_term, one_hook, require_one_row
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, panel_title
 from mechreg.schema import InputError, did_you_mean, require
 
@@ -20,7 +20,7 @@ def plot_specifications(
     *,
     hook: str | None = None,
     term: str = "lag1",
-    specifications: Sequence[str] | None = None,
+    specifications: str | Sequence[str] | None = None,
 ) -> ChartType:
     """Return the specification curve of one term: its profile over depth under each specification, side by side.
 
@@ -64,15 +64,13 @@ def plot_specifications(
     shown, hook = one_hook(table, hook, who="plot_specifications")
     shown = of_term(shown, term, who="plot_specifications")
     have = distinct(shown["specification"])
-    names = have if specifications is None else list(specifications)
+    names = have if specifications is None else names_of(specifications, name="specifications")
     for name in names:
         if name not in have:
             hint = did_you_mean(name, have)
             raise InputError(
                 f"plot_specifications finds no specification {name!r}; the table has {have}.{hint}"
             )
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"specifications must name at least one, each once; got {names}.")
     shown = shown[shown["specification"].isin(names)]
     models = few_models(shown, who="plot_specifications")
     require_one_row(shown, ("model", "layer", "specification"), _SPEC_NUMBERS, who="plot_specifications")

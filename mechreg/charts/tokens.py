@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct
+from mechreg.charts.rows import count, distinct, frame_of, one_name
 from mechreg.charts.theme import OKABE_ITO, WIDTH, figure_title
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, did_you_mean, require
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among, did_you_mean, require
 
 MAX_TOKENS = 2_000
 # All of them have characters 0.6 of the size wide, so that a token's place can be reckoned without drawing it.
@@ -33,7 +33,7 @@ _UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
 
 
 def plot_tokens(
-    norms: pd.DataFrame,
+    norms: Any,
     *,
     doc: str,
     value: str = "norm",
@@ -42,7 +42,7 @@ def plot_tokens(
     hook: str | None = None,
     head: int | None = None,
     window: int | None = None,
-    coefficients: pd.DataFrame | None = None,
+    coefficients: Any = None,
 ) -> ChartType:
     """Return one document as text, each token shaded by its norm, residual, lag contribution or loss change.
 
@@ -60,9 +60,9 @@ def plot_tokens(
         ("lag1"), with ``coefficients``, is shown as its contribution to the prediction.
     layer, model, hook, head, window
         Which, where the frame has several; without ``window`` all windows of the document stand below each other.
-    coefficients : pandas.DataFrame, optional
-        A coefficient frame: ``value`` then is one of its terms, and the shade is beta times the column's deviation
-        from its mean over all rows of that layer.
+    coefficients : pandas.DataFrame or fits, optional
+        What `fit_lagged` gives, or a coefficient frame: ``value`` then is one of its terms, and the shade is beta times
+        the column's deviation from its mean over all rows of that layer.
 
     Returns
     -------
@@ -85,6 +85,10 @@ def plot_tokens(
     >>> plot_tokens(frame, doc="d").to_dict()["title"]["text"]
     'Tokens of d by log norm'
     """
+    norms = frame_of(norms, "norms", who="plot_tokens")
+    doc, value = one_name(doc, name="doc"), one_name(value, name="value")
+    if coefficients is not None:
+        coefficients = frame_of(coefficients, "coefficients", who="plot_tokens")
     require(norms, (*TOKEN_KEYS, "token", value), who="plot_tokens")
     asked = {"model": model, "hook": hook, "layer": layer, "head": head}
     group = _chosen(norms, asked)
@@ -240,9 +244,10 @@ def _chosen(norms: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:
         if wanted is None and len(have) > 1:
             listed = ", ".join(map(str, have[:8])) + (", ..." if len(have) > 8 else "")
             raise InputError(f"plot_tokens shows one {key}; the frame has {listed}. Choose with {key}=.")
-        if wanted is not None and wanted not in have:
-            hint = did_you_mean(wanted, have) if isinstance(wanted, str) else ""
-            raise InputError(f"plot_tokens has no rows of {key} {wanted!r}; the frame has {have[:8]}.{hint}")
+        if wanted is not None and not among(wanted, have):
+            raise InputError(
+                f"plot_tokens has no rows of {key} {wanted!r}; the frame has {have[:8]}.{did_you_mean(wanted, have)}"
+            )
         norms = norms if wanted is None else norms[norms[key] == wanted]
     if not len(norms):
         raise InputError("plot_tokens needs at least one row; the frame is empty.")
@@ -287,7 +292,7 @@ def _one_document(group: pd.DataFrame, doc: str, window: int | None) -> pd.DataF
     rows = group[group["doc"].astype(str) == doc]
     windows = list(rows["window"].unique())
     if window is not None:
-        if window not in windows:
+        if not among(window, windows):
             raise InputError(f"plot_tokens has no window {window!r} of {doc!r}; it has {windows[:8]}.")
         rows = rows[rows["window"] == window]
     if rows.duplicated(list(TOKEN_KEYS)).any():

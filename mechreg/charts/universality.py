@@ -1,13 +1,14 @@
 """Profiles over relative depth in several models, and how much they agree."""
 
 import textwrap
+from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import MAX_MODELS, count, distinct
+from mechreg.charts.rows import MAX_MODELS, count, distinct, frame_of
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title
 from mechreg.schema import InputError, NumericalError, require, require_option
 
@@ -22,7 +23,7 @@ _DASHES = ([1, 0], [5, 3], [1.5, 2], [8, 3, 1.5, 3], [10, 4], [3, 1])
 _SHAPES = ("circle", "square", "diamond", "triangle-up", "cross", "triangle-down")
 
 
-def plot_profiles(profiles: pd.DataFrame, *, band: str = "sim") -> ChartType:
+def plot_profiles(profiles: Any, *, band: str = "sim") -> ChartType:
     """Return the figure of all models' profiles: a term's coefficient by relative depth, with bands.
 
     A mark is a layer. Models of one group have its colour and differ by dash and shape; without groups every model
@@ -30,8 +31,8 @@ def plot_profiles(profiles: pd.DataFrame, *, band: str = "sim") -> ChartType:
 
     Parameters
     ----------
-    profiles : pandas.DataFrame
-        ``compare_profiles(...).profiles`` (layers) or ``.binned`` (slices of depth).
+    profiles : ProfileComparison, or pandas.DataFrame
+        What `compare_profiles` gives, or its ``profiles`` (layers) or ``binned`` (slices of depth).
     band : str
         "sim": each whole profile is inside its band; "conf": each of its coefficients is.
 
@@ -58,6 +59,7 @@ def plot_profiles(profiles: pd.DataFrame, *, band: str = "sim") -> ChartType:
     who = "plot_profiles"
     require_option(band, tuple(_BANDS), name="band")
     low, high = _BANDS[band]
+    profiles = frame_of(profiles, "profiles", who=who)
     require(profiles, ("model", "group", "depth", "estimate", low, high), who=who)
     hook, term, level, docs = one_comparison(profiles, ("depth", "estimate", low, high), who=who)
     models = few_of(distinct(profiles["model"]), who=who)
@@ -140,15 +142,15 @@ def plot_profiles(profiles: pd.DataFrame, *, band: str = "sim") -> ChartType:
     )
 
 
-def plot_agreement(agreement: pd.DataFrame, *, measure: str = "concordance") -> ChartType:
+def plot_agreement(agreement: Any, *, measure: str = "concordance") -> ChartType:
     """Return the figure of one measure of agreement: a matrix of models with values in its cells.
 
     Below each value is its interval and, where it can be tested, the p value of the shapes' likeness.
 
     Parameters
     ----------
-    agreement : pandas.DataFrame
-        ``compare_profiles(...).agreement``.
+    agreement : ProfileComparison, or pandas.DataFrame
+        What `compare_profiles` gives, or its ``agreement``.
     measure : str
         "concordance", "rank_correlation", "sign_agreement" or "rms_difference".
 
@@ -172,6 +174,7 @@ def plot_agreement(agreement: pd.DataFrame, *, measure: str = "concordance") -> 
     """
     who = "plot_agreement"
     require_option(measure, tuple(_MEASURES), name="measure")
+    agreement = frame_of(agreement, "agreement", who=who)
     needed = ("model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value", "bins")
     require(agreement, needed, who=who)
     shown = agreement[agreement["measure"] == measure]

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from mechreg import __version__
 from mechreg.cli import comparing, differing, intervening
+from mechreg.cli.saying import say
+from mechreg.outside import for_terminal
 from mechreg.schema import InputError, MechregError, require_option
 
 START = """mechreg: is the attention update to a token predicted by the updates to the tokens before it?
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug, heard = False, _opened()
     # Ours alone: the libraries show their own notes themselves.
     notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
-    notes.setFormatter(logging.Formatter("mechreg: %(message)s"))
+    notes.setFormatter(_Note("mechreg: %(message)s"))
     log.addHandler(notes)
     try:
         args = parser.parse_args(argv)
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _opened() -> bool:
-    """Open what is closed of the three standard files, so that no file of a run gets its number; return if output is."""
+    """Open what is closed of the three standard files, lest a file gets its number; return whether output was open."""
     heard = sys.stdout is not None
     for number in range(3):
         try:
@@ -107,7 +109,12 @@ def _sentence(error: Exception) -> str:
     elif not isinstance(error, MechregError):
         what = " ".join(f"{type(error).__name__}: {error}".split())
         said = f"failed, unforeseen ({what}); the same command with --debug shows where."
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in said)
+    return for_terminal(said, lines=False)
+
+
+class _Note(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -250,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _start(args: argparse.Namespace) -> int:
-    print(START, end="")
+    say(START, end="")
     return 0
 
 
@@ -268,7 +275,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _carry_out(args: argparse.Namespace, spec: object) -> int:
-    from mechreg.report import answer, result_table
+    from mechreg.report import answer, headline, result_table
     from mechreg.run import run_spec
     from mechreg.store import open_run
 
@@ -287,16 +294,14 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
         folder = run_spec(spec, out=args.out, **options)  # type: ignore[arg-type]
     run = open_run(folder)
     results = result_table(run.coefficients)
-    print(results.to_string(index=False, float_format="{:.3f}".format))
-    print()
-    print("\n".join(answer(results)))
-    print(
-        "That is no proof of learned context: shuffled texts and random weights can give such betas (compare_to_nulls)."
-    )
+    say(results.to_string(index=False, float_format="{:.3f}".format))
+    say()
+    say("\n".join(answer(results)))
+    say(headline(results)[1])
     problems = run.table("problems.csv")
     if len(problems):
-        print(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
-    print(f"Report: {folder / 'report.html'}")
+        say(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
+    say(f"Report: {folder / 'report.html'}")
     return 0
 
 
@@ -308,11 +313,11 @@ def _inspect(args: argparse.Namespace) -> int:
         raise InputError("--text is empty; give a text to tokenize.")
     model = _load(args)
     tokens = None if args.text is None else tokenize(model, [args.text])
-    print(describe_model(model))
+    say(describe_model(model))
     if tokens is not None:
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
-        print(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
-        print(table.rename_axis("index").reset_index().to_string(index=False))
+        say(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
+        say(table.rename_axis("index").reset_index().to_string(index=False))
     return 0
 
 
@@ -320,7 +325,7 @@ def _check(args: argparse.Namespace) -> int:
     from mechreg.check import check_model
 
     table = check_model(_load(args))
-    print(
+    say(
         table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"})).to_string(
             index=False, float_format="{:.1e}".format
         )
@@ -331,7 +336,7 @@ def _check(args: argparse.Namespace) -> int:
 def _completion(args: argparse.Namespace) -> int:
     from mechreg.cli.completing import script
 
-    print(script(_parser(), args.shell), end="")
+    say(script(_parser(), args.shell), end="")
     return 0
 
 
@@ -339,7 +344,7 @@ def _replicate(args: argparse.Namespace) -> int:
     from mechreg.findings import FINDINGS, described, replicate, shown
 
     if args.list:
-        print("\n\n".join(described(finding) for finding in FINDINGS.values()))
+        say("\n\n".join(described(finding) for finding in FINDINGS.values()))
         return 0
     if args.name is None:
         raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
@@ -347,9 +352,9 @@ def _replicate(args: argparse.Namespace) -> int:
     table = replicate(
         args.name, models=models, documents=args.documents, backend=args.backend, device=args.device
     )
-    print(shown(table))
-    print()
-    print(described(FINDINGS[args.name]))
+    say(shown(table))
+    say()
+    say(described(FINDINGS[args.name]))
     return 1 if (~table["agrees"].fillna(True)).any() else 0
 
 
@@ -361,5 +366,5 @@ def _report(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_place(args.out)
     write_text(report_of_run(args.run), out)
-    print(f"Report: {out}")
+    say(f"Report: {out}")
     return 0

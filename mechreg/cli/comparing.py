@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechreg.cli.run_folders import norms_of_run, provenance_of_run
+from mechreg.cli.saying import say
 from mechreg.schema import InputError
 
 if TYPE_CHECKING:  # the command line must start fast
@@ -62,9 +63,9 @@ def compare(args: argparse.Namespace) -> int:
     save_chart(
         plot_profiles(compared.profiles), out / "figures" / "universality_profiles", formats=("html", "svg")
     )
-    print("\n".join(compared.verdict))
-    print(f"\nTables: {out / 'universality.csv'} and universality_*.csv beside it")
-    print(f"Figure: {out / 'figures' / 'universality_profiles.html'}")
+    say("\n".join(compared.verdict))
+    say(f"\nTables: {out / 'universality.csv'} and universality_*.csv beside it")
+    say(f"Figure: {out / 'figures' / 'universality_profiles.html'}")
     return 0
 
 

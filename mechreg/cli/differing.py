@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mechreg.cli.run_folders import provenance_of_run
+from mechreg.cli.saying import say
 
 EXAMPLES = (
     "mechreg diff runs/before runs/after --within 1e-6\n\n"
@@ -49,28 +50,26 @@ def diff(args: argparse.Namespace) -> int:
             keys = [key for key in ("model", "hook", "layer", "head", "term") if key in frame]
             alone = frame.loc[frame["present"] == present, keys].drop_duplicates()
             if len(alone):
-                print(
-                    f"{name}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})"
-                )
+                say(f"{name}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})")
         largest = largest_moves(frame)
         if len(largest):
-            print(f"{name}: the largest moves, {args.run_a} to {args.run_b}\n")
-            print(largest.to_string(index=False, float_format="{:.3g}".format, na_rep=""), end="\n\n")
+            say(f"{name}: the largest moves, {args.run_a} to {args.run_b}\n")
+            say(largest.to_string(index=False, float_format="{:.3g}".format, na_rep=""), end="\n\n")
     differs = provenance_differences(*provenance)
     if len(differs):
-        print("Provenance:")
+        say("Provenance:")
         models = [{model["name"] for model in made["models"]} for made in provenance]
         for folder, own in zip(folders, (models[0] - models[1], models[1] - models[0]), strict=True):
             for model in sorted(own):
-                print(f"  models.{model}: in {folder} only")
+                say(f"  models.{model}: in {folder} only")
                 differs = differs[~differs["key"].str.startswith(f"models.{model}.")]
         for key, a, b in differs.itertuples(index=False):
-            print(f"  {key}: {a} -> {b}")
+            say(f"  {key}: {a} -> {b}")
     numbers = sum(len(frame) for frame in moved.values())
     if args.out is not None:
         write_table(everything, args.out)
-        print(f"Table: {args.out}")
+        say(f"Table: {args.out}")
     unpaired = int((everything["present"] != "both").sum())
     told = f"{numbers - unpaired} numbers moved" + (f", {unpaired} are in one run only" if unpaired else "")
-    print(f"{told}." if numbers else "No number moved.")
+    say(f"{told}." if numbers else "No number moved.")
     return 1 if numbers else 0

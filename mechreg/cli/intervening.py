@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mechreg.cli.saying import say
 from mechreg.schema import InputError
 
 EXAMPLES = (
@@ -67,18 +68,18 @@ def intervene(args: argparse.Namespace) -> int:
     shown = shown.assign(dose=shown["dose"].map("{:g}".format).replace("nan", ""))
     index = ["measure", "edit", "dose", *(["control"] if args.controls else [])]
     table = shown.pivot_table(index=index, columns="layer", values="estimate", sort=False)
-    print(f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs "
+    say(f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs "
           f"({shown['n_docs'].max()} documents)\n")  # fmt: skip
-    print(table.to_string(float_format="{:.4f}".format))
+    say(table.to_string(float_format="{:.4f}".format))
     if args.out is not None:
         write_table(effects, args.out)
-        print(f"\nTable: {args.out}")
+        say(f"\nTable: {args.out}")
         stem, names = args.out.with_suffix(""), effects["edit"].unique()
         for edit, part in effects.groupby("edit", sort=False):
             if part["dose"].nunique() > 1:  # a response to doses; one has none
                 path = stem if len(names) == 1 else stem.with_name(f"{stem.name}_{edit}")
                 save_chart(plot_dose_response(part), path, formats=("html", "svg"))
-                print(f"Chart: {path}.html and .svg")
+                say(f"Chart: {path}.html and .svg")
     return 0
 
 

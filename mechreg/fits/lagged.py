@@ -1,6 +1,5 @@
 """One regression for every model, hook point and layer, by statsmodels or from sums of products."""
 
-import html
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mechreg.moments import LagMoments, formula_columns
 from mechreg.moments.formulas import evaluate
 from mechreg.moments.lag_moments import require_summable
 from mechreg.moments.tables import Adjust, adjusted_p, typed
+from mechreg.outside import for_page
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     GROUP_KEYS,
@@ -339,7 +339,7 @@ class LaggedFits:
 
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)
-        return f"<p><code>{html.escape(repr(self))}</code></p>{table}"
+        return f"<p><code>{for_page(repr(self))}</code></p>{table}"
 
 
 def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """The regression table of a paper: layers as columns, terms as rows, a panel for every model and hook point."""
 
-import html
 import re
 from collections.abc import Callable, Iterable
 from numbers import Integral
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.fits.lagged import LaggedFits
+from mechreg.outside import for_page
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError, did_you_mean, require, require_option
 
 TableFormat = Literal["markdown", "latex", "html"]
@@ -256,6 +256,6 @@ def _latex_text(text: str) -> str:
 _DIALECTS = {
     "markdown": _Dialect(_markdown_text, "−", lambda count: r"\*" * count, "R²"),
     "latex": _Dialect(_latex_text, "$-$", lambda count: f"$^{{{'*' * count}}}$" if count else "", "$R^2$"),
-    "html": _Dialect(html.escape, "−", lambda count: f"<sup>{'*' * count}</sup>" if count else "", "R²"),
+    "html": _Dialect(for_page, "−", lambda count: f"<sup>{'*' * count}</sup>" if count else "", "R²"),
 }
 _WRITERS = {"markdown": _markdown, "latex": _latex, "html": _html}

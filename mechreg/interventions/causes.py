@@ -1,6 +1,5 @@
 """Regression against cause: what a layer's norm predicts of the next token's norms above, and what moving it does."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -24,6 +23,7 @@ from mechreg.interventions.passes import Change, Edited, Passes
 from mechreg.interventions.tallies import document_means
 from mechreg.models import load_model
 from mechreg.norms import Window, batches, token_windows, window_norms
+from mechreg.outside import for_page
 from mechreg.schema import InputError, NumericalError, require_option
 
 LagControl = Literal["own_lag", "none"]
@@ -58,7 +58,7 @@ class CauseMaps:
         columns = ["layer", "later_layer", "coefficient", "coefficient_low", "coefficient_high"]
         columns += ["effect", "effect_low", "effect_high"]
         pairs = self.pairs[columns].to_html(max_rows=12, index=False, border=0, float_format="{:.3g}".format)
-        return f"<p><code>{html.escape(repr(self))}</code></p>{shown}{pairs}"
+        return f"<p><code>{for_page(repr(self))}</code></p>{shown}{pairs}"
 
 
 def regression_vs_cause(

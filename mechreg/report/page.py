@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import html
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import pandas as pd
 
 from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, vega_bundle
+from mechreg.outside import for_page
 from mechreg.report.look import SCRIPT, STYLE
 from mechreg.report.sentences import headline
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summary_entries, table_html
@@ -112,13 +112,13 @@ def report_html(
     made_from = f"commit {commit}" if commit else "what it was made from"
     page.section(
         "Provenance",
-        f"<details class='printed'><summary>{_safe(made_from)}</summary>"
-        f"<pre>{_safe(json.dumps(provenance, indent=2, ensure_ascii=False))}</pre></details>",
+        f"<details class='printed'><summary>{for_page(made_from)}</summary>"
+        f"<pre>{for_page(json.dumps(provenance, indent=2, ensure_ascii=False))}</pre></details>",
     )
     return page.html(
         title,
-        f"<p class='question'>{QUESTION}</p><p class='answer'><strong>{_safe(said)}</strong></p>"
-        f"<p class='caveat'>{_safe(caveat)}</p>"
+        f"<p class='question'>{QUESTION}</p><p class='answer'><strong>{for_page(said)}</strong></p>"
+        f"<p class='caveat'>{for_page(caveat)}</p>"
         "<p class='note'>Significant: p &lt; .05 after correction over layers and lags. A beta says what predicts, not "
         f"what causes.</p>{table_html(results, 'Coefficients over the layers', number='{:.3f}')}",
     )
@@ -136,7 +136,7 @@ class _Page:
         self.names.append(name)
         at = len(self.names)
         self.body.append(
-            f"<section aria-labelledby='s{at}'><h2 id='s{at}'>{_safe(name)}</h2>{''.join(parts)}</section>"
+            f"<section aria-labelledby='s{at}'><h2 id='s{at}'>{for_page(name)}</h2>{''.join(parts)}</section>"
         )
 
     def figure(self, figure: Figure, name: str, *, attributes: str = "", below: str = "") -> str:
@@ -144,7 +144,7 @@ class _Page:
         if isinstance(figure, str):
             source = base64.b64encode(figure.encode()).decode()
             return (
-                f"<figure><img alt='{_safe(name)}, as in the tables below' "
+                f"<figure><img alt='{for_page(name)}, as in the tables below' "
                 f"src='data:image/svg+xml;base64,{source}'></figure>"
             )
         spec = dict(figure) if isinstance(figure, Mapping) else chart_spec(figure)
@@ -153,12 +153,12 @@ class _Page:
         self.specs.append(spec)
         at = len(self.specs)
         return (
-            f"<figure aria-labelledby='c{at}'><figcaption id='c{at}'><strong>{_safe(heading or name)}</strong>"
-            f"{_safe(caption)}</figcaption>"
-            f"<div class='chart' data-spec='spec{at}' tabindex='0' role='region' aria-label='{_safe(heading or name)}, "
-            f"chart'{attributes}></div>{below}"
-            f"<details class='words'><summary>This chart in words</summary><p>{_safe(words)}</p></details>"
-            f"<noscript><p>{_safe(words)}</p></noscript></figure>"
+            f"<figure aria-labelledby='c{at}'><figcaption id='c{at}'><strong>{for_page(heading or name)}</strong>"
+            f"{for_page(caption)}</figcaption>"
+            f"<div class='chart' data-spec='spec{at}' tabindex='0' role='region' "
+            f"aria-label='{for_page(heading or name)}, chart'{attributes}></div>{below}"
+            f"<details class='words'><summary>This chart in words</summary><p>{for_page(words)}</p></details>"
+            f"<noscript><p>{for_page(words)}</p></noscript></figure>"
         )
 
     def linked(self, figure: Figure, entries: list[dict[str, str]]) -> str:
@@ -166,7 +166,7 @@ class _Page:
         spec = dict(figure) if isinstance(figure, Mapping) else chart_spec(figure)
         about = spec.get("usermeta", {})
         attributes = "".join(
-            f" data-{key}='{_safe(str(about[key]))}'" for key in ("model", "hook") if key in about
+            f" data-{key}='{for_page(str(about[key]))}'" for key in ("model", "hook") if key in about
         )
         below = (
             "<details class='chosen' hidden><summary></summary><pre tabindex='0'></pre></details>"
@@ -181,18 +181,18 @@ class _Page:
         try:
             packed = {"vega": vega_bundle()} | specs if specs else {}
         except MechregError as error:  # the tables are the answer; the charts show it
-            top += f"<p class='note'>The {len(specs)} charts of this page are missing: {_safe(error)}</p>"
+            top += f"<p class='note'>The {len(specs)} charts of this page are missing: {for_page(error)}</p>"
         policy = content_policy([packed["vega"], SCRIPT] if packed else [])
-        links = "".join(f"<a href='#s{at}'>{_safe(name)}</a>" for at, name in enumerate(self.names, 1))
+        links = "".join(f"<a href='#s{at}'>{for_page(name)}</a>" for at, name in enumerate(self.names, 1))
         data = "".join(_packed(name, text) for name, text in packed.items())
         code = f"{data}<script>{SCRIPT}</script>\n" if packed else ""
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_safe(title)} - mechreg</title><style>{STYLE}</style></head><body>
+<title>{for_page(title)} - mechreg</title><style>{STYLE}</style></head><body>
 <a class="skip" href="#main">To the results</a>
-<header><h1>{_safe(title)}</h1>{top}</header>
+<header><h1>{for_page(title)}</h1>{top}</header>
 <nav aria-label="Sections">{links}</nav>
 <main id="main">{"".join(self.body)}</main>
 {code}</body></html>
@@ -226,14 +226,14 @@ def _drawn(
         try:
             parts.append(page.figure(plot(rows.reset_index(drop=True)), where))
         except MechregError as error:
-            parts.append(f"<p class='note'>No chart of {_safe(where)}: {_safe(str(error))}</p>")
+            parts.append(f"<p class='note'>No chart of {for_page(where)}: {for_page(str(error))}</p>")
     return parts
 
 
 def _universality(
     page: _Page, agreement: pd.DataFrame | None, profiles: pd.DataFrame | None, verdict: Sequence[str]
 ) -> list[str]:
-    said = "".join(f"<li>{_safe(sentence)}</li>" for sentence in verdict)
+    said = "".join(f"<li>{for_page(sentence)}</li>" for sentence in verdict)
     parts = [f"<ul>{said}</ul>"] if said else []
     for plot, frame in ((charts.plot_profiles, profiles), (charts.plot_agreement, agreement)):
         if frame is not None:
@@ -257,18 +257,18 @@ def _diagnostics(statistics: pd.DataFrame) -> list[str]:
 def _summaries(entries: list[dict[str, str]], summaries: str) -> list[str]:
     """Return statsmodels' text of every fit, each to be opened on its own, below its model and hook."""
     if not entries:
-        text = f"<pre tabindex='0'>{_safe(summaries)}</pre>"
+        text = f"<pre tabindex='0'>{for_page(summaries)}</pre>"
         return [f"<details><summary>statsmodels' own text of every fit</summary>{text}</details>"]
     parts, groups = ["<p>statsmodels' own text of every fit.</p>"], pd.DataFrame(entries)
     for (model, hook), rows in groups.groupby(["model", "hook"], sort=False):
         fits = "".join(
-            f"<details class='fit' data-model='{_safe(model)}' data-hook='{_safe(hook)}' "
-            f"data-layer='{_safe(row['layer'])}'><summary>layer {_safe(row['layer'])}"
-            f"{_safe(row['rest'])}</summary><pre tabindex='0'>{_safe(row['text'])}</pre></details>"
+            f"<details class='fit' data-model='{for_page(model)}' data-hook='{for_page(hook)}' "
+            f"data-layer='{for_page(row['layer'])}'><summary>layer {for_page(row['layer'])}"
+            f"{for_page(row['rest'])}</summary><pre tabindex='0'>{for_page(row['text'])}</pre></details>"
             for row in rows.to_dict("records")
         )
         parts.append(
-            f"<details><summary>{_safe(model)}, {_safe(hook)}: {len(rows)} layers</summary>{fits}</details>"
+            f"<details><summary>{for_page(model)}, {for_page(hook)}: {len(rows)} layers</summary>{fits}</details>"
         )
     return parts
 
@@ -278,7 +278,7 @@ def _models(provenance: Mapping[str, Any], problems: pd.DataFrame) -> list[str]:
     corpus = provenance.get("corpus")
     if isinstance(corpus, Mapping):
         facts = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in corpus.items())
-        parts.append(f"<p class='note'>Corpus: {_safe(facts)}</p>")
+        parts.append(f"<p class='note'>Corpus: {for_page(facts)}</p>")
     if len(problems):
         parts.append(
             f"<h3>Documents that could not be used ({len(problems)})</h3>{table_html(problems, 'Documents left out')}"
@@ -289,8 +289,3 @@ def _models(provenance: Mapping[str, Any], problems: pd.DataFrame) -> list[str]:
 def _folded(frame: pd.DataFrame, noun: str, *, printed: bool = False) -> str:
     kind = " class='printed'" if printed else ""
     return f"<details{kind}><summary>{len(frame):,} {noun}</summary>{table_html(frame, noun)}</details>"
-
-
-def _safe(text: Any) -> str:
-    """Return text as it may stand in an element or an attribute in quotes of either kind."""
-    return html.escape(str(text), quote=True)

@@ -4,6 +4,8 @@ from typing import Any
 
 import pandas as pd
 
+from mechreg.charts.terms import Terms, sort_terms
+
 
 def result_table(coefficients: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
     """Return one row a model, hook and term: layers, how many are significant, and the betas' range.
@@ -28,7 +30,7 @@ def result_table(coefficients: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataF
 
 
 def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
-    """Return what the tables say, one sentence a model and hook.
+    """Return what the tables say of the lags, one sentence a model and hook; other terms are counted.
 
     Examples
     --------
@@ -38,19 +40,21 @@ def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
     """
     sentences = []
     for (model, hook), rows in results.groupby(["model", "hook"], sort=False, observed=True):
+        terms = sort_terms(rows["term"])
+        shown = _asked(terms)
         said = ", ".join(
-            f"{row.term} {'differs from zero ' if i == 0 else ''}in {row.significant} of {row.layers} layers "
-            f"(median beta {_decimals(row.beta_median)})"
-            for i, row in enumerate(rows.itertuples())
+            f"{term} {'differs from zero ' if at == 0 else ''}in {found} of {of} layers "
+            f"(median beta {_decimals(row['beta_median'].median())})"
+            for at, (term, row, found, of) in enumerate(_counted(rows, shown))
         )
-        sentences.append(f"{model}, {hook}: {said}.")
+        sentences.append(f"{model}, {hook}: {_without_lags(terms)}{said}{_rest(terms, len(shown))}.")
     return sentences
 
 
 def headline(
     results: pd.DataFrame, *, nulls: pd.DataFrame | None = None, alpha: float = 0.05
 ) -> tuple[str, str]:
-    """Return the answer in two sentences: what the coefficients say of prediction, and what of context.
+    """Return the answer in two sentences: what the lags' coefficients say of prediction, and what of context.
 
     Parameters
     ----------
@@ -71,34 +75,64 @@ def headline(
     'That is not yet evidence of context'
     """
     if results.empty:
-        return "There are no coefficients to answer from.", ""
+        return "The table has no coefficient but the intercept's, so nothing here answers the question.", _ASK
     hook = results["hook"].iloc[0]
     shown = results[results["hook"] == hook]
-    parts, lead = [], ""
-    for at, (term, rows) in enumerate(shown.groupby("term", sort=False, observed=True)):
-        found, of = int(rows["significant"].sum()), int(rows["layers"].sum())
-        if at == 0:
-            lead = _lead(found, of)
-        if at == 2:
-            parts.append(f"further terms in the table ({shown['term'].nunique() - 2})")
-            break
-        where = f"of {_models(rows)}" if at == 0 else ""
-        verb = "differs from zero in" if at == 0 else "in"
-        parts.append(f"{term} {verb} {found} of {of} layers {where}".rstrip() + f" ({_betas(rows)})")
+    terms = sort_terms(shown["term"])
+    counted = _counted(shown, _asked(terms)[:2])
+    parts = [
+        f"{term} {'differs from zero ' if at == 0 else ''}in {found} of {of} layers"
+        f"{f' of {_models(rows)}' if at == 0 else ''} ({_betas(rows)})"
+        for at, (term, rows, found, of) in enumerate(counted)
+    ]
+    lead = f"{_lead(counted)}: " if terms.lags or terms.interactions else _without_lags(terms)
     of_hook = (
         f" (of {hook}, the first of {results['hook'].nunique()} hooks)"
         if results["hook"].nunique() > 1
         else ""
     )
-    return f"{lead}: {', '.join(parts)}{of_hook}.", _context(shown, hook, nulls, alpha)
+    said = f"{lead}{', '.join(parts)}{_rest(terms, len(counted))}{of_hook}."
+    said = said[0].upper() + said[1:]
+    lags = terms.lags or terms.interactions
+    return said, _context(lags[0], hook, nulls, alpha) if lags else _ASK
 
 
-def _lead(found: int, of: int) -> str:
-    if found == 0:
+_ASK = "Whether the tokens before predict the update is asked by a formula with lags, such as log_norm ~ lag1 + lag2."
+_MOST = 4  # terms of one sentence
+Counted = tuple[str, pd.DataFrame, int, int]
+
+
+def _asked(terms: Terms) -> list[str]:
+    """Return the terms that a sentence is about: the lags; without them their interactions, or whatever there is."""
+    return (terms.lags or terms.interactions or terms.others)[:_MOST]
+
+
+def _counted(rows: pd.DataFrame, terms: list[str]) -> list[Counted]:
+    """Return every term, its rows, and in how many of how many layers it differs from zero."""
+    parts = [(term, rows[rows["term"] == term]) for term in terms]
+    return [(term, part, int(part["significant"].sum()), int(part["layers"].sum())) for term, part in parts]
+
+
+def _without_lags(terms: Terms) -> str:
+    return "" if terms.lags or terms.interactions else "without a lag in the formula, "
+
+
+def _rest(terms: Terms, told: int) -> str:
+    """Return where the lags' coefficients hold, and how many terms have not been told."""
+    meaning = terms.meaning()
+    left = sum(map(len, terms)) - told
+    crossed = len(terms.interactions) if terms.lags else 0
+    more = f"; {left} further {'term is' if left == 1 else 'terms are'} in the table" if left else ""
+    more += f", {crossed} of them a lag times another term" if crossed else ""
+    return (f", {'all ' if told > 2 else 'both ' if told == 2 else ''}{meaning}" if meaning else "") + more
+
+
+def _lead(counted: list[Counted]) -> str:
+    """Return the answer that the term gives which differs from zero in most layers."""
+    share = max(found / of for _, _, found, of in counted)
+    if share == 0:
         return "No"
-    return (
-        "Yes, as a prediction" if found >= 0.9 * of else f"In {'most' if found > of / 2 else 'some'} layers"
-    )
+    return "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} layers"
 
 
 def _models(rows: pd.DataFrame) -> str:
@@ -119,9 +153,8 @@ def _betas(rows: pd.DataFrame) -> str:
     return said + (", all below zero" if rows["beta_max"].max() < 0 else "")
 
 
-def _context(shown: pd.DataFrame, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
-    """Return what the nulls say of the first term, or that they have not been asked."""
-    term = shown["term"].iloc[0]
+def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
+    """Return what the nulls say of a lag, or that they have not been asked."""
     if nulls is not None:
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
     if nulls is None or nulls.empty:

@@ -1,12 +1,13 @@
 """Tables of the page: as HTML, as files to download, and what is counted or taken apart for them."""
 
 import base64
-import html
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+
+from mechreg.outside import changed, for_csv, for_page, visible
 
 MODEL_COLUMNS = (
     *("name", "backend", "processing", "dtype", "prepend_bos", "blocks", "d_model", "parameters", "tokens"),
@@ -23,7 +24,7 @@ _PLACE = re.compile(r"model (?P<model>.*?)  hook (?P<hook>.*?)  layer (?P<layer>
 
 def table_html(frame: pd.DataFrame, caption: str, *, number: str = "{:.4g}") -> str:
     """Return a frame as a table that scrolls sideways; beyond 400 rows it ends, and says so."""
-    shown = frame.head(MOST_ROWS).to_html(
+    shown = changed(frame.head(MOST_ROWS), visible).to_html(
         index=False, border=0, float_format=number.format, na_rep="", escape=True
     )
     shown = shown.replace("<th>", "<th scope='col'>")
@@ -32,7 +33,7 @@ def table_html(frame: pd.DataFrame, caption: str, *, number: str = "{:.4g}") -> 
         if len(frame) > MOST_ROWS
         else ""
     )
-    name = html.escape(caption, quote=True)
+    name = for_page(caption)
     return f"<div class='scroll' tabindex='0' role='region' aria-label='{name}'>{shown}</div>{more}"
 
 
@@ -42,7 +43,7 @@ def downloads(tables: Mapping[str, pd.DataFrame | None]) -> str:
     for name, frame in tables.items():
         if frame is None or frame.empty:
             continue
-        text = frame.to_csv(index=False).encode("utf-8", errors="replace")
+        text = for_csv(frame).to_csv(index=False).encode("utf-8", errors="replace")
         links.append(
             f"<li><a download='{name}.csv' href='data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}'>"
             f"{name}.csv</a> ({len(frame):,} rows)</li>"

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from mechreg.outside import for_csv, from_csv
 from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
@@ -299,7 +300,7 @@ def read_table(path: Path) -> pd.DataFrame:
         None, a damaged file, or one that could not be read.
     """
     with readable(path):
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return from_csv(pd.read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
 
 
 def write_text(text: str, path: Path) -> Path:
@@ -326,7 +327,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
         raise InputError(f"write_table writes .csv or .parquet; got {path.name!r}.")
     with committed(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            for_csv(frame).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False, compression="zstd")
     return path

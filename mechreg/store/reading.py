@@ -1,6 +1,5 @@
 """A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
 
-import html
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.dataset as ds
 
+from mechreg.outside import for_page
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
 from mechreg.spec import Spec, parse_spec, write_spec
 from mechreg.store.files import damaged, digest_of, is_there, is_whole, read_json, read_table, readable
@@ -94,7 +94,7 @@ class Run:
         table = pd.DataFrame(rows).to_html(index=False, border=0)
         ended = (self.path / "coefficients.parquet").exists()
         about = "" if ended else "<p>The run has not ended: the same command again goes on.</p>"
-        return f"<p><code>{html.escape(repr(self))}</code></p>{table}{about}"
+        return f"<p><code>{for_page(repr(self))}</code></p>{table}{about}"
 
     @cached_property
     def spec(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The comparison of one term's profiles across models: tables, and what they say in words."""
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mechreg.outside import for_page
 from mechreg.schema import InputError, did_you_mean
 from mechreg.universality import tables
 from mechreg.universality.profiles import joint_profiles
@@ -67,7 +67,7 @@ class ProfileComparison:
         return "\n".join(self.verdict)
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.verdict)
+        said = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
         columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
         table = self.agreement[columns].to_html(
             max_rows=24, index=False, na_rep="", float_format="{:.3g}".format

@@ -1,0 +1,157 @@
+"""Strings from outside (names, ids, tokens, texts), made safe for each place where they are shown or written.
+
+A terminal obeys control characters, a spreadsheet computes what starts with =, Vega looks names up in JavaScript
+objects, and a page reads markup: each place has one function here.
+"""
+
+import html
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the command line needs this module and must start fast
+    from collections.abc import Callable
+
+    import pandas as pd
+
+# Controls, line and paragraph separators, what turns the direction of a text, and what is no character: half of a
+# surrogate pair, U+FFFE and U+FFFF. What joins letters or marks a direction inside a word stays.
+_UNSAFE = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff"
+_UNSEEN = re.compile(f"[{_UNSAFE}]")
+_UNPRINTED = re.compile(f"[{_UNSAFE}\r]")
+_MANY_LINES = re.compile(f"[{_UNSAFE}\r\n\t]")
+# What every JavaScript object has: Vega takes these for entries of its own tables.
+_OBJECT_NAMES = frozenset(
+    (
+        *(
+            "__defineGetter__",
+            "__defineSetter__",
+            "__lookupGetter__",
+            "__lookupSetter__",
+            "__proto__",
+            "constructor",
+        ),
+        *("hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf"),
+    )
+)
+# A cell that a spreadsheet would compute, after as many quotes as make it text. A sign before a number stays as it is.
+_FORMULA = re.compile(
+    r"'*(?:[=@\t\r]|[+-](?!(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$|inf$|nan$|$))", re.IGNORECASE
+)
+
+
+def for_terminal(text: object, *, encoding: str | None = None, lines: bool = True) -> str:
+    r"""Return text that a terminal shows and does not obey: control characters as escapes.
+
+    Parameters
+    ----------
+    text : object
+    encoding : str, optional
+        Of the terminal: characters that it lacks are escapes too.
+    lines : bool
+        Whether line breaks and tabs stay.
+
+    Examples
+    --------
+    >>> print(for_terminal("\x1b[2Jgpt2"), for_terminal("ö", encoding="ascii"))
+    \x1b[2Jgpt2 \xf6
+    """
+    unsafe = _UNPRINTED if lines else _MANY_LINES
+    shown = unsafe.sub(lambda found: repr(found[0])[1:-1], str(text))
+    return shown if encoding is None else shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def for_page(text: object) -> str:
+    r"""Return text as it may stand in an element, or an attribute in quotes, of a page.
+
+    Examples
+    --------
+    >>> for_page("<b>\u202eabc")
+    '&lt;b&gt;⟨202E⟩abc'
+    """
+    return html.escape(visible(str(text)), quote=True)
+
+
+def for_vega(part: Any) -> Any:
+    r"""Return a specification, its keys and strings such that Vega draws all of them.
+
+    A name of JavaScript's own, such as "constructor", gets a no-break space behind it, which is not seen.
+
+    Examples
+    --------
+    >>> for_vega({"values": [{"model": "constructor", "doc": "a\u2028b"}]})
+    {'values': [{'model': 'constructor\xa0', 'doc': 'a⟨2028⟩b'}]}
+    """
+    if isinstance(part, str):
+        return f"{part}\xa0" if part in _OBJECT_NAMES else visible(part)
+    if isinstance(part, list):
+        return [for_vega(entry) for entry in part]
+    if isinstance(part, dict):
+        return {for_vega(key): for_vega(value) for key, value in part.items()}
+    return part
+
+
+def for_csv(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame whose strings and column names no spreadsheet takes for formulas: a quote stands before those.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> for_csv(pd.DataFrame({"doc": ["=1+1", "-1", "a"]}))["doc"].tolist()
+    ["'=1+1", '-1', 'a']
+    """
+    return changed(frame, lambda text: f"'{text}" if _FORMULA.match(text) else text)
+
+
+def from_csv(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the frame that `for_csv` was given, as far as a CSV file keeps it.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from_csv(for_csv(pd.DataFrame({"doc": ["=1+1", "'=1"]})))["doc"].tolist()
+    ['=1+1', "'=1"]
+    """
+    return changed(frame, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+
+
+def changed(frame: "pd.DataFrame", change: "Callable[[str], str]") -> "pd.DataFrame":
+    """Return a frame whose strings, in cells and as names of columns, are changed by a function.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> changed(pd.DataFrame({"doc": ["a", "b"], "n": [1, 2]}), str.upper).to_dict("list")
+    {'DOC': ['A', 'B'], 'N': [1, 2]}
+    """
+
+    def cell(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    changed = frame.copy(deep=False)
+    for at, kind in enumerate(frame.dtypes):
+        if kind.kind == "O":  # strings, objects and categories
+            values = frame.iloc[:, at]
+            told = {value: cell(value) for value in values.unique() if isinstance(value, str)}
+            if any(key != value for key, value in told.items()):
+                made = [told.get(value, value) if isinstance(value, str) else value for value in values]
+                changed.isetitem(at, made)
+    changed.columns = changed.columns.map(cell)
+    return changed
+
+
+def visible(text: str) -> str:
+    r"""Return text with what is not seen, or changes how the rest is read, as symbols.
+
+    Examples
+    --------
+    >>> visible("\x07\u202eabc")
+    '␇⟨202E⟩abc'
+    """
+    return _UNSEEN.sub(_symbol, text)
+
+
+def _symbol(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\ufffd" if 0xD800 <= code <= 0xDFFF or code >= 0xFFFE else f"⟨{code:04X}⟩"
