@@ -96,6 +96,7 @@ def _locked(out: Path) -> BaseFileLock:
     """Return the lock of a run folder, held and with its owner's name in it."""
     path = out / _LOCK
     lock: BaseFileLock = FileLock(path, timeout=0)
+    was_there = is_there(path)
     with in_reach(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no flock here
         try:
@@ -104,6 +105,8 @@ def _locked(out: Path) -> BaseFileLock:
             except (OSError, NotImplementedError) as error:
                 if isinstance(error, OSError) and error.errno not in _NO_FLOCK:
                     raise
+                if not was_there:  # what the attempt left would be taken for a lock
+                    path.unlink(missing_ok=True)
                 lock = SoftFileLock(path, timeout=0)
                 lock.acquire()
         except Timeout as error:
