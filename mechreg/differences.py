@@ -52,7 +52,7 @@ def number_differences(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: 
     keys = [key for key in _KEYS if key in both]
     moved = []
     for number in _numbers(table_a, keys):
-        if number not in table_b.columns:
+        if number not in _numbers(table_b, keys):
             continue
         a, b = both[f"{number}_a"].to_numpy(float), both[f"{number}_b"].to_numpy(float)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -72,6 +72,11 @@ def number_differences(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: 
         values = {"number": number, "a": a, "b": b, "difference": difference, "std_errors": by_error}
         values["relative"] = relative
         moved.append(rows.assign(**{k: v if k == "number" else v[differs] for k, v in values.items()}))
+    if not moved:
+        raise InputError(
+            "number_differences finds no column of numbers that both tables have: one has "
+            f"{_numbers(table_a, keys)}, the other {_numbers(table_b, keys)}. Give two tables of one kind."
+        )
     columns = [*keys, "number", "a", "b", "difference", "std_errors", "relative", "present"]
     return pd.concat(moved, ignore_index=True)[columns]
 
@@ -132,6 +137,9 @@ def _joined(table_a: pd.DataFrame, table_b: pd.DataFrame) -> pd.DataFrame:
     """Return both tables side by side, rows matched by place; columns end in _a and _b."""
     for table in (table_a, table_b):
         require(table, GROUP_KEYS, who="number_differences")
+        for key in ("layer", "head"):
+            if key in table and not pd.api.types.is_numeric_dtype(table[key]):
+                raise InputError(f"number_differences needs numbers as {key!r}; got {table[key].iloc[0]!r}.")
     if ("term" in table_a) != ("term" in table_b):
         raise InputError(
             "number_differences compares two coefficient frames or two frames of fit statistics; got one of each."

@@ -2,7 +2,7 @@
 
 Blocks of a page run one after the other in one namespace and one empty folder: python, toml (written to the file
 that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the
-code prints.
+code prints. A call of mechreg within the text, such as `mr.plot_betas(fits)`, runs too, at its place.
 """
 
 import contextlib
@@ -30,9 +30,8 @@ SLOW = {
     "command-line.md",
     "how-to/large-corpora.md",
     "how-to/parts-of-speech.md",
-    "how-to/interventions.md",
 }
-BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$|`(mr\.\w+\([^`]*\))`", flags=re.MULTILINE | re.DOTALL)
 
 
 def name_of(page: Path) -> str:
@@ -40,7 +39,14 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
+    """Return the language and the code of a page's blocks, and as "call" the whole calls of mechreg in its text."""
+    found = []
+    for language, code, call in CODE.findall(page.read_text(encoding="utf-8")):
+        if call and "..." not in call:
+            found.append(("call", " ".join(call.split())))
+        elif not call:
+            found.append((language, code))
+    return found
 
 
 def printed_by(code: str, page: Path, names: dict) -> str:
@@ -60,7 +66,9 @@ def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     names: dict = {}
     printed = None
     for language, code in blocks(page):
-        if language == "python":
+        if language == "call":
+            eval(code, names)
+        elif language == "python":
             printed = printed_by(code, page, names)
         elif language == "text":
             assert printed is not None, "a text block that no code prints"

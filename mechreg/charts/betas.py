@@ -14,7 +14,7 @@ from mechreg.charts.judged import p_labels, p_legend
 from mechreg.charts.rows import count, distinct, few_models, frame_of, names_of, one_hook, require_one_row
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, did_you_mean, require, require_option
+from mechreg.schema import InputError, did_you_mean, require
 
 _NEEDED = (
     *("model", "hook", "layer", "depth", "term", "estimate", "std_error", "df", "conf_low", "conf_high"),
@@ -71,7 +71,8 @@ def plot_betas(
     >>> plot_betas(pd.DataFrame([row])).to_dict()["title"]["text"]
     'Coefficients of lag1 for attn_out, by depth'
     """
-    require_option(adjusted, (True, False), name="adjusted")
+    if not isinstance(adjusted, bool):
+        raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
     coefficients = frame_of(coefficients, "coefficients", who="plot_betas")
     p = "p_adjusted" if adjusted else "p_value"
     needed = (

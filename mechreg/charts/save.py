@@ -65,28 +65,24 @@ def save_chart(
     >>> [file.name for file in save_chart(chart, f"{tempfile.mkdtemp()}/betas", formats=("json", "svg"))]
     ['betas.json', 'betas.svg']
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
+    path = Path(path)
     contents = chart_files(chart, path, formats=formats, ppi=ppi)
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         return [_write(file, content) for file, content in contents.items()]
     except OSError as error:
-        raise InputError(
-            f"save_chart cannot write to {str(Path(path).parent)!r}: {error.strerror}."
-        ) from error
+        raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
 
 
-def chart_files(
-    chart: Any, path: str | Path, *, formats: Sequence[str], ppi: int = PRINT_PPI
-) -> dict[Path, bytes]:
+def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PRINT_PPI) -> dict[Path, bytes]:
     """Return what `save_chart` writes: every file, and what it holds."""
     names = names_of(formats, name="formats")
     for name in names:
         require_option(name, FORMATS, name="formats")
     if isinstance(ppi, bool) or not isinstance(ppi, int) or not 36 <= ppi <= 1_200:
         raise InputError(f"ppi must be a whole number from 36 to 1200, such as {PRINT_PPI}; got {ppi!r}.")
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
-    path = Path(path)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
             f"save_chart needs a path without suffix, such as 'figures/betas'; got {str(path)!r}. "

@@ -1,15 +1,15 @@
 """``mechreg compare``: a term's profile over depth in all models of one run or several."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.run_folders import norms_of_run, provenance_of_run
 from mechreg.cli.saying import say
 from mechreg.schema import InputError
 
 if TYPE_CHECKING:  # the command line must start fast
-    from mechreg.fits import LaggedFits
+    from mechreg.moments import LagMoments
 
 EXAMPLES = (
     "mechreg compare runs/demo --margin 0.1\n"
@@ -36,7 +36,7 @@ def options(made: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> int:
     """Compare, print the verdict, write tables and figure, and return the exit code."""
     from mechreg.charts import plot_profiles, save_chart
-    from mechreg.store import check_place, write_table, write_text
+    from mechreg.store import check_place, require_no_links, write_table, write_text
     from mechreg.universality import compare_profiles
 
     if args.out is None and len(args.runs) > 1:
@@ -44,9 +44,10 @@ def compare(args: argparse.Namespace) -> int:
     out = args.runs[0] if args.out is None else args.out
     if args.out is not None:
         check_place(args.out / "universality.csv")
+    require_no_links(out)
     groups = None if args.groups is None else _pairs(args.groups)
     compared = compare_profiles(
-        _fits_of_runs(args.runs),
+        _sums_of_runs(args.runs),
         term=args.term,
         hook=args.hook,
         groups=groups,
@@ -69,35 +70,49 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fits_of_runs(folders: list[Path]) -> "LaggedFits":
-    """Return the fits of all models of the runs, made anew from their norms."""
+def _sums_of_runs(folders: list[Path]) -> "LagMoments":
+    """Return the sums of all models' regressions: those that the runs kept, or made anew from their norms."""
     import pandas as pd
 
-    from mechreg.fits import fit_lagged
-    from mechreg.lags import add_lags
+    from mechreg.moments import LagMoments
+    from mechreg.run.refit import annotated, lagged_norms, merged
+    from mechreg.run.survey import below_lags
+    from mechreg.run.tables import sums_of
+    from mechreg.store import open_run, read_provenance, stored_spec
 
-    frames, first = [], None
+    kept, frames, first = {}, {}, None
     for folder in folders:
-        spec, norms = norms_of_run(folder)
+        facts, spec, run = read_provenance(folder), stored_spec(folder), open_run(folder)
+        run.require_all()
         made = {key: getattr(spec, key) for key in ("formula", "lags", "skip", "cov", "prepend_bos")}
-        made["corpus"] = provenance_of_run(folder)["corpus"]["sha256"]
+        made["corpus"] = facts["corpus"]["sha256"]
         for key, value in made.items():
             if first is not None and first[key] != value:
                 raise InputError(
                     f"{str(folder)!r} differs from {str(folders[0])!r} in its {key}, so that their coefficients are "
                     "not comparable; compare runs of the same."
                 )
-        first = made
-        frames.append(norms)
-    names = [name for norms in frames for name in norms["model"].cat.categories]
-    for name in names:
-        if names.count(name) > 1:
+        if below_lags(spec.formula):
             raise InputError(
-                f"The model {name!r} is in two of the runs; a model is compared with others, once."
+                f"{spec.formula!r} has no coefficient in the first layer, which has none below it, and compare needs "
+                "all layers; compare runs whose formula has no 'below'."
             )
-    norms = pd.concat([frame.astype({"model": str, "hook": str, "doc": str}) for frame in frames])
-    norms = norms.reset_index(drop=True).astype(dict.fromkeys(("model", "hook", "doc"), "category"))
-    return fit_lagged(add_lags(norms, lags=spec.lags, skip=spec.skip), spec.formula, cov=spec.cov)
+        first = made
+        for name in run.models:
+            if name in kept or name in frames:
+                raise InputError(
+                    f"The model {name!r} is in two of the runs; a model is compared with others, once."
+                )
+            if spec.keep == "moments":
+                kept[name] = sums_of(run, name)
+                continue
+            lagged = lagged_norms(run.norms(models=[name]), spec.formula, lags=spec.lags, skip=spec.skip)
+            frame = annotated(lagged, partial(run.tokens, models=[name]), spec.formula)
+            frames[name] = frame.astype({"model": str, "hook": str, "doc": str})
+    if frames:
+        every = pd.concat(frames.values(), ignore_index=True)
+        kept[""] = LagMoments.from_frame(every, spec.formula, cluster="doc", who="compare")
+    return merged(kept.values())
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from mechreg.cli.run_folders import provenance_of_run
 from mechreg.cli.saying import say
 
 EXAMPLES = (
@@ -32,12 +31,12 @@ def diff(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from mechreg.differences import largest_moves, number_differences, provenance_differences
-    from mechreg.store import TABLES, check_place, open_run, stored_spec, write_table
+    from mechreg.store import TABLES, check_place, open_run, read_provenance, stored_spec, write_table
 
     if args.out is not None:
         check_place(args.out, endings=TABLES)
     folders = (args.run_a, args.run_b)
-    provenance = [provenance_of_run(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
+    provenance = [read_provenance(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
     runs = [open_run(folder) for folder in folders]
     tables = {
         "coefficients": [run.coefficients for run in runs],
