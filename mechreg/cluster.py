@@ -1,6 +1,9 @@
 """The shards of a run made by Ray workers, on one machine or many: the same files as one process makes."""
 
 import importlib.metadata
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from mechreg.run import (
 )
 from mechreg.schema import InputError
 from mechreg.spec import Spec
+
+DEATHS = 3  # of workers by one shard, before it is given up
 
 
 def run_on_ray(
@@ -33,8 +38,8 @@ def run_on_ray(
 ) -> Path:
     """Return the run folder of a spec whose shards Ray workers made, byte for byte what `run_spec` makes.
 
-    Each worker loads a model once and makes shard after shard; one that dies is started again, and its shard is
-    made again. The folder must be one that all workers reach by the same path.
+    Each worker loads a model once and makes shard after shard; another takes the place of one that dies, and its
+    shard is made again, after the others. The folder must be one that all workers reach by the same path.
 
     Parameters
     ----------
@@ -51,7 +56,7 @@ def run_on_ray(
     Raises
     ------
     InputError
-        Ray is not installed or the cluster cannot be had, and as `run_spec`.
+        Ray is not installed, its cluster does not answer, or a shard killed three workers; and as `run_spec`.
     """
     try:
         import ray
@@ -64,17 +69,27 @@ def run_on_ray(
     def make(run: Path, survey: Survey) -> dict[str, float]:
         began = _begin(ray, address, workers)
         try:
-            # -1: as often as it takes; shards that are there are not made again.
-            actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_restarts=-1, max_task_retries=-1)(
-                _Worker
-            )
-            pool = [actor.remote(str(run.resolve()), device, device_map) for _ in range(workers)]
+            actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_Worker)
+            hire = partial(actor.remote, str(run.resolve()), device, device_map)
+            pool = [hire() for _ in range(workers)]
             _in_turn(
                 ray,
                 pool,
-                [("prepare", (name, survey, batch_tokens, shard_tokens)) for name in spec.models],
+                hire,
+                [
+                    (f"The tokens of {name!r}", "prepare", (name, survey, batch_tokens, shard_tokens))
+                    for name in spec.models
+                ],
             )
-            _in_turn(ray, pool, [("make", (shard,)) for shard in missing_shards(run)])
+            _in_turn(
+                ray,
+                pool,
+                hire,
+                [
+                    (f"Shard {shard.number} of {shard.model!r}", "make", (shard,))
+                    for shard in missing_shards(run)
+                ],
+            )
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             raise cause from error
@@ -114,22 +129,42 @@ def _begin(ray: Any, address: str | None, workers: int) -> bool:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"Ray {importlib.metadata.version('ray')} cannot be had at address={address!r}: {error}"
+            f"Ray {importlib.metadata.version('ray')} does not answer at address={address!r}: {error}"
         ) from error
     return True
 
 
-def _in_turn(ray: Any, pool: list[Any], tasks: list[tuple[str, tuple]]) -> None:
-    """Give every worker a task, and the next one to whichever is done."""
+def _in_turn(
+    ray: Any, pool: list[Any], hire: Callable[[], Any], tasks: list[tuple[str, str, tuple[Any, ...]]]
+) -> None:
+    """Give every worker a task, and the next one to whichever is done; the pool is in place for more, whoever died.
+
+    Raises
+    ------
+    InputError
+        Names the task that killed as many workers as one may.
+    """
     waiting = list(reversed(tasks))
-    busy: dict[Any, Any] = {}
-    idle = list(pool)
+    busy: dict[Any, tuple[Any, tuple[str, str, tuple[Any, ...]]]] = {}
+    idle, deaths = list(pool), Counter[str]()
     while waiting or busy:
         while waiting and idle:
-            method, arguments = waiting.pop()
-            worker = idle.pop()
-            busy[getattr(worker, method).remote(*arguments)] = worker
+            task, worker = waiting.pop(), idle.pop()
+            busy[getattr(worker, task[1]).remote(*task[2])] = (worker, task)
         done, _ = ray.wait(list(busy), num_returns=1)
-        for task in done:
-            ray.get(task)  # raises what the worker raised
-            idle.append(busy.pop(task))
+        for one in done:
+            worker, task = busy.pop(one)
+            try:
+                ray.get(one)  # raises what the worker raised
+            except ray.exceptions.RayActorError as error:
+                deaths[task[0]] += 1
+                if deaths[task[0]] == DEATHS:
+                    why = " ".join(str(error).split())
+                    raise InputError(
+                        f"{task[0]} killed {DEATHS} workers, one after the other ({why[:300]}); if memory was short, "
+                        "give fewer workers or --batch-tokens. What was made is kept, and the same command goes on."
+                    ) from error
+                waiting.insert(0, task)
+                worker = hire()
+            idle.append(worker)
+    pool[:] = idle

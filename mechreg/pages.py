@@ -1,6 +1,5 @@
 """A run folder to its page: its tables and shards are read, its linked views drawn."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from mechreg import charts, store
 from mechreg.charts.theme import figure_title
 from mechreg.lags import add_lags
 from mechreg.report import report_html, result_table
-from mechreg.schema import TOKEN_KEYS, InputError, MechregError
+from mechreg.schema import MechregError
 
 # Rows (tokens times layers) of one linked view; beyond them it shows the first documents, and says so.
 VIEW_ROWS = 1_000_000
@@ -43,44 +42,50 @@ def report_of_run(folder: str | Path) -> str:
     --------
     >>> report_of_run("no-such-folder")
     Traceback (most recent call last):
-    mechreg.schema.InputError: 'no-such-folder' is not the folder of a finished run: it has no provenance.json.
+    mechreg.schema.InputError: 'no-such-folder' is not the folder of a finished run; mechreg run makes one.
     """
     folder = Path(folder)
-    for name in ("provenance.json", "coefficients.parquet", "statistics.csv", "spec.toml"):
-        if not (folder / name).is_file():
-            raise InputError(f"{str(folder)!r} is not the folder of a finished run: it has no {name}.")
-    facts = store.read_json(folder / "provenance.json")
-    spec = store.open_run(folder).spec
-    coefficients = store.read_table(folder / "coefficients.parquet")
-    verdict = folder / "universality.txt"
-    summaries = folder / "summaries.txt"
+    facts = store.read_provenance(folder)
+    run = store.open_run(folder)
+    spec, coefficients = run.spec, run.coefficients
     return report_html(
         title=str(spec.get("name", folder.name)),
         coefficients=coefficients,
-        statistics=store.read_table(folder / "statistics.csv"),
+        statistics=run.statistics,
         results=result_table(coefficients),
         figures=_figures(folder, coefficients),
-        problems=_table(folder / "problems.csv", empty=True),
+        problems=pd.DataFrame() if (problems := _table(run, "problems.csv")) is None else problems,
         provenance=facts,
-        summaries=summaries.read_text(encoding="utf-8") if summaries.is_file() else "",
-        linked=list(_linked(folder, spec, facts, coefficients)),
-        universality=_table(folder / "universality.csv"),
-        profiles=_table(folder / "universality_profiles.csv"),
-        verdict=verdict.read_text(encoding="utf-8").splitlines() if verdict.is_file() else (),
-        interventions=_table(folder / "interventions.csv"),
-        nulls=_table(folder / "nulls.csv"),
+        summaries=_text(folder / "summaries.txt"),
+        linked=list(_linked(run, spec, facts, coefficients)),
+        universality=_table(run, "universality.csv"),
+        profiles=_table(run, "universality_profiles.csv"),
+        verdict=_text(folder / "universality.txt").splitlines(),
+        interventions=_table(run, "interventions.csv"),
+        nulls=_table(run, "nulls.csv"),
     )
 
 
-def _table(path: Path, *, empty: bool = False) -> Any:
-    """Return a table of the run; None, or no rows, where it has none."""
-    try:
-        frame = pd.read_csv(path) if path.is_file() else None
-    except pd.errors.EmptyDataError:
-        frame = None
-    if frame is not None and "group" in frame:
+def _table(run: store.Run, name: str) -> pd.DataFrame | None:
+    """Return a table of the run; None where it has none, or one without a column."""
+    path = run.path / name
+    if not store.is_there(path):
+        return None
+    with store.readable(path):
+        if not path.read_bytes().strip():
+            return None
+    frame = run.table(name)
+    if "group" in frame:
         frame["group"] = frame["group"].fillna("")  # as a comparison without groups has it
-    return pd.DataFrame() if frame is None and empty else frame
+    return frame
+
+
+def _text(path: Path) -> str:
+    """Return a text of the run, "" where it has none."""
+    if not store.is_there(path):
+        return ""
+    with store.readable(path):
+        return path.read_text(encoding="utf-8")
 
 
 def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
@@ -89,8 +94,8 @@ def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
     hooks = list(coefficients["hook"].unique())
     for hook in hooks:
         drawn = folder / "figures" / ("norms.json" if len(hooks) == 1 else f"norms-{hook}.json")
-        if drawn.is_file():
-            figures[f"Norms of {hook}"] = json.loads(drawn.read_text(encoding="utf-8"))
+        if store.is_there(drawn):
+            figures[f"Norms of {hook}"] = store.read_json(drawn)
         try:
             figures[f"Betas of {hook}"] = charts.plot_betas(coefficients, hook=hook)
         except MechregError:  # a panel per head, or more models than a figure holds: the tables have them
@@ -99,11 +104,10 @@ def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
 
 
 def _linked(
-    folder: Path, spec: dict[str, Any], facts: dict[str, Any], coefficients: pd.DataFrame
+    run: store.Run, spec: dict[str, Any], facts: dict[str, Any], coefficients: pd.DataFrame
 ) -> Iterator[Any]:
     """Yield a linked view of every model, at the first hook that can have one."""
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in spec["lags"]}]
-    run = store.open_run(folder)
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
             rows = coefficients[(coefficients["model"] == model["name"]) & (coefficients["hook"] == hook)]
@@ -137,7 +141,7 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
         rows += len(part)
         parts.append(part)
         if _number(shard) in strings_of:
-            tokens.append(pd.read_parquet(strings_of[_number(shard)], columns=[*TOKEN_KEYS, "token"]))
+            tokens.append(store.read_token_shard(strings_of[_number(shard)]))
         if rows >= VIEW_ROWS:
             break
     if not parts:

@@ -427,10 +427,18 @@ RUNS = [
     Case("a record that leads out", lambda g: kept(g, RECORD, record(config_hash="/../../../x"), "compare", "runs/kept"), "config_hash", "remove it"),
     Case("a record of another model", lambda g: kept(g, RECORD, record(spec_name="x"), "compare", "runs/kept"), "'x'", "remove it"),
     Case("a record without what it needs", lambda g: kept(g, RECORD, record(config=5), "compare", "runs/kept"), "'config'", "remove it"),
-    Case("a record that links to itself", lambda g: linked(g, RECORD, "compare", "runs/kept"), "mini-s.json", "remove it"),
+    Case("a record that links to itself", lambda g: linked(g, RECORD, "compare", "runs/kept"), "mini-s.json", "give the same command again"),
+    Case("a record of a milliard shards", lambda g: kept(g, RECORD, lambda d: d.replace(b'"shards": 1', b'"shards": 1000000000'), "compare", "runs/kept"), "1000000000 shards", "remove it"),
     Case("a manifest cut short", lambda g: kept(g, "_manifest.json", half, "compare", "runs/kept"), "_manifest.json", "remove it"),
     Case("provenance cut short", lambda g: kept(g, "provenance.json", half, "compare", "runs/kept"), "provenance.json", "makes it again"),
     Case("provenance that is a list", lambda g: kept(g, "provenance.json", lambda d: b"[]", "report", "runs/kept"), "provenance.json", "makes it again"),
+    *(Case(f"{verb} of provenance {name}", lambda g, verb=verb, data=data, times=times: kept(g, "provenance.json", data, verb, *["runs/kept"] * times), "provenance.json", "makes it again")
+      for verb, times in (("report", 1), ("compare", 1), ("diff", 2))
+      for name, data in (("of nothing", lambda d: b"{}"), ("of other kinds", record(models=5)), ("of other models", record(models=["m"])))),
+    *(Case(f"{verb} of {name} with a bit turned", lambda g, verb=verb, name=name: kept(g, name, flipped, verb, *["runs/kept"] * (1 + (verb == "diff"))), name, "makes it again")
+      for verb in ("report", "diff") for name in ("coefficients.parquet", "statistics.csv")),
+    Case("a picture of a run that is no JSON", lambda g: kept(g, "figures/norms.json", half, "report", "runs/kept"), "norms.json", "makes it again"),
+    Case("summaries that are no text", lambda g: kept(g, "summaries.txt", lambda d: b"\xff" + d, "report", "runs/kept"), "summaries.txt", "makes it again"),
     Case("coefficients cut short", lambda g: kept(g, "coefficients.parquet", half, "report", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("statistics of zero bytes", lambda g: kept(g, "statistics.csv", lambda d: b"", "report", "runs/kept"), "statistics.csv", "makes it again"),
     Case("a run's spec is no spec", lambda g: kept(g, "spec.toml", half, "report", "runs/kept"), "spec.toml", "in its place"),
@@ -500,6 +508,7 @@ CALLS = [
     Case("a run of no tokens in a shard", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), shard_tokens=0), "shard_tokens", "1 or more"),
     Case("a run into a null character", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a\0b"), "'a\\x00b'", "another --out"),
     Case("a run into too long a name", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a" * 300), "too long", "another --out"),
+    Case("a layer for a list of them", lambda g: lambda: mr.open_run("runs/kept").norms(layers=3), "got 3", "such as [0, 3]"),
     Case("a layer that no shard has", lambda g: lambda: read_norm_shard(shard(g, "norms"), layers=[99]), "[99]", "it has [0, 1, 2, 3]"),
     Case("a norm shard cut short", lambda g: partial(read_norm_shard, cut_shard(g, "norms")), "norms-", "makes it again"),
     Case("a token shard cut short", lambda g: partial(read_token_shard, cut_shard(g, "tokens")), "tokens-", "makes it again"),

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import mechreg as mr
-from mechreg import store
+from mechreg import cli, store
 from mechreg.cli import START, _parser, main
 
 
@@ -289,6 +289,7 @@ def test_diff_of_a_run_and_its_copy_finds_nothing(run, copied, capsys):
 
 
 def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, capsys):
+    (copied / "_manifest.json").unlink()  # by which a table that was changed by hand is damaged
     table = pd.read_parquet(copied / "coefficients.parquet")
     at = table.index[(table["model"] == "mini-s-b") & (table["layer"] == 2) & (table["term"] == "lag2")][0]
     table.loc[at, "estimate"] += 3 * table.loc[at, "std_error"]
@@ -309,6 +310,7 @@ def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, caps
 
 
 def test_diff_names_a_model_of_one_run_once(run, copied, capsys):
+    (copied / "_manifest.json").unlink()
     for name in ("coefficients.parquet", "statistics.csv"):
         table = store.read_table(copied / name)
         store.write_table(table[table["model"] != "mini-s-b"], copied / name)
@@ -372,3 +374,33 @@ def test_a_terminal_and_a_locale_of_ascii_hinder_no_verb(run, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"Table: \\xe4.csv\nNo number moved.\n"
     assert (tmp_path / "ä.csv").exists()
+
+
+@pytest.mark.parametrize("command", [["completion", "bash"], []])
+def test_a_closed_output_is_said_and_is_no_failure(command):
+    shell = f"{shlex.join([sys.executable, '-m', 'mechreg', *command])} >&-"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    said = "mechreg: standard output is closed: nothing was printed, all else is done.\n"
+    assert (done.returncode, done.stderr) == (0, said)
+
+
+@pytest.mark.parametrize(
+    "raised", [BrokenPipeError(32, "Broken pipe"), ConnectionResetError(104, "reset by peer")]
+)
+def test_a_connection_that_breaks_off_is_neither_the_output_nor_the_disk(capsys, monkeypatch, raised):
+    def broken(args):
+        raise raised
+
+    monkeypatch.setattr(cli, "_start", broken)
+    assert main([]) == 2
+    assert "a connection broke off" in capsys.readouterr().err
+
+
+def test_a_name_in_another_encoding_is_one_sentence(tmp_path):
+    (tmp_path / "spec.toml").write_text('models = ["mini-s"]\ncorpus = "demo"\n')
+    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "mechreg", "report", "run", "--out", "r\u00fcn.html".encode()]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "set PYTHONUTF8=1, or give another --out" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

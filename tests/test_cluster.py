@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from ray_stand_in import StandIn, Worker
 from test_resume import contents, shards_of, write_corpus
 
 import mechreg as mr
 from mechreg.cli import main
-from mechreg.cluster import run_on_ray
+from mechreg.cluster import _in_turn, _Worker, run_on_ray
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -70,6 +71,35 @@ def our_workers() -> list[int]:
         if name.startswith(b"ray::_Worker") and os.getpid() in parents_of(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+@pytest.mark.parametrize(("kills", "deaths"), [({}, 0), ({3: 1}, 1), ({0: 2, 4: 2}, 4), ({2: 99}, 3)])
+def test_a_shard_that_kills_its_workers_is_given_up_and_named(kills, deaths):
+    hired, ray = [], StandIn()
+
+    def hire():
+        hired.append(Worker(ray, dict(kills) if not hired else hired[0].kills))
+        return hired[-1]
+
+    pool = [hire(), hire()]
+    tasks = [(f"Shard {number} of 'm'", "make", (number,)) for number in range(6)]
+    if max(kills.values(), default=0) >= 3:
+        with pytest.raises(InputError, match="Shard 2 of 'm' killed 3 workers"):
+            _in_turn(ray, pool, hire, tasks)
+        assert set(ray.made) == {0, 1, 3, 4, 5}  # it comes after the others
+    else:
+        _in_turn(ray, pool, hire, tasks)
+        assert sorted(ray.made) == list(range(6))
+        assert len(pool) == 2
+    assert len(hired) == 2 + min(deaths, 2 if max(kills.values(), default=0) >= 3 else deaths)
+
+
+@needs_ray
+def test_ray_gives_a_shard_up_too(tiny, tmp_path, monkeypatch):
+    spec = Spec(models=(str(tiny),), corpus=write_corpus(tmp_path / "texts.jsonl", 12))
+    monkeypatch.setattr(_Worker, "make", lambda self, shard: os._exit(1) if shard.number == 1 else None)
+    with pytest.raises(InputError, match="Shard 1 of 'tiny' killed 3 workers"):
+        run_on_ray(spec, out=tmp_path / "run", workers=1, shard_tokens=40)
 
 
 @needs_ray

@@ -19,6 +19,8 @@ from filelock import FileLock
 
 import mechreg as mr
 from mechreg import store
+from mechreg.charts import drawing
+from mechreg.charts.save import vega_bundle
 from mechreg.cli import main
 from mechreg.run import shards as run_module
 from mechreg.schema import InputError
@@ -288,3 +290,56 @@ def test_the_manifest_says_what_is_there(whole, spec):
     seal = store.seal(shards_of(whole)[0])
     checked = subprocess.run(["sha256sum", "--check", str(seal)], cwd=whole, capture_output=True)
     assert checked.returncode == 0
+
+
+def test_a_shard_of_right_checksum_and_wrong_content_is_made_again(copy, whole, spec):
+    norms, tokens = (next((copy / kind).rglob("*.parquet")) for kind in ("norms", "tokens"))
+    for path, content in ((norms, b"PAR1 and no more"), (tokens, norms.read_bytes())):
+        path.write_bytes(content)
+        seal = store.seal(path)
+        seal.write_text(store.digest_of(path) + seal.read_text()[64:])
+    assert mr.open_run(copy).damaged() == []
+    mr.run_spec(spec, out=copy, **SMALL)
+    assert contents(copy) == contents(whole)
+    assert len(list((copy / store.SET_ASIDE).iterdir())) == 2
+
+
+@pytest.mark.parametrize("raised", [ConnectionResetError("peer"), BrokenPipeError("gone"), TypeError("ours")])
+def test_what_the_maker_of_shards_raises_is_no_word_about_the_drive(copy, spec, raised):
+    def make(run, survey):
+        raise raised
+
+    with pytest.raises(type(raised)) as error:
+        mr.run.carry_out(spec, make, out=copy)
+    assert error.value is raised
+
+
+def test_a_plan_that_no_tokens_bear_out_is_no_plan(copy):
+    """With documents to match: a milliard shards are not looked for."""
+    record = copy / "models" / "tiny.json"
+    facts = json.loads(record.read_text())
+    facts["plan"] |= dict.fromkeys(("shards", "documents", "windows", "tokens"), 10**9)
+    record.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="its tokens are not all there"):
+        mr.missing_shards(copy)
+
+
+def test_a_run_without_pictures_is_whole(copy, whole, spec, monkeypatch, caplog):
+    """As where the process that draws dies for want of memory."""
+
+    def dead(request):
+        raise InputError("The process that draws charts ended early.")
+
+    vega_bundle.cache_clear()
+    monkeypatch.setattr(drawing._DRAWER, "ask", dead)
+    with caplog.at_level(logging.WARNING, logger="mechreg"):
+        mr.run_spec(spec, out=copy, **SMALL)
+    assert contents(copy) == contents(whole)
+    assert not list((copy / "figures").iterdir())
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "norms is missing: The process that draws charts ended early" in said
+    assert "betas is missing" in said
+    page = (copy / "report.html").read_text()
+    assert "charts of this page are missing: The process that draws charts ended early" in page
+    assert "Coefficients over the layers" in page
+    assert "vegaEmbed" not in page

@@ -1,14 +1,19 @@
 """What is written is whole, reads back as it was, and is never mixed with another run's."""
 
+import errno
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -171,3 +176,221 @@ def test_provenance_names_what_made_the_numbers():
 def test_a_table_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"writes \.csv or \.parquet"):
         store.write_table(pd.DataFrame({"a": [1]}), tmp_path / "t.xlsx")
+
+
+# ---------------------------------------------------------------------- what is damaged, and what could not be read
+
+STALE = OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told", "said"),
+    [
+        (STALE, InputError, "could not be read .Stale file handle., and nothing was changed"),
+        (PermissionError(errno.EACCES, "Permission denied"), InputError, "could not be read"),
+        (
+            OSError("Couldn't deserialize thrift"),
+            store.DamagedError,
+            "is damaged .*deserialize.*makes it again",
+        ),
+        (pa.ArrowInvalid("no magic bytes"), store.DamagedError, "magic bytes"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), store.DamagedError, "is damaged"),
+        (TypeError("'int' is not iterable"), TypeError, "not iterable"),
+        (MemoryError("not enough"), MemoryError, "not enough"),
+    ],
+)
+def test_only_content_is_damaged(tmp_path, raised, told, said):
+    with pytest.raises(told, match=said) as error, store.readable(tmp_path / "norms.parquet"):
+        raise raised
+    assert type(error.value) is told
+
+
+@pytest.mark.parametrize("layers", [3, "3", 1.5, [1.5], {"a": 1}, ["1"]])
+def test_layers_that_are_none_are_a_callers_error(layers):
+    with pytest.raises(InputError, match="layers must be a list of whole numbers"):
+        store.shards.require_layers(layers)
+    for right in (None, [0, 3], (np.int64(2),), range(3), {1}):
+        store.shards.require_layers(right)
+
+
+def shard_of(run: Path) -> Path:
+    path = store.shard_path(run, "norms", "m", "attn_out", "0" * 16, 0)
+    return store.write_norm_shard(norm_frame(), path)
+
+
+def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch):
+    path = shard_of(tmp_path)
+
+    def stale(path):
+        raise STALE
+
+    monkeypatch.setattr(store.files, "digest_of", stale)
+    with pytest.raises(InputError, match="Stale file handle"):
+        store.set_aside_damaged(tmp_path)
+    monkeypatch.undo()
+    assert store.is_whole(path)
+    assert not (tmp_path / store.SET_ASIDE).exists()
+    store.seal(path).unlink()
+    store.seal(path).mkdir()  # what cannot be read of the seal says nothing of the shard either
+    with pytest.raises(InputError, match="could not be read"):
+        store.set_aside_damaged(tmp_path)
+    assert path.exists()
+
+
+def test_a_shard_that_is_made_again_the_same_is_not_promised_once_more(tmp_path):
+    path = shard_of(tmp_path)
+    same = path.read_bytes()
+    store.set_aside(tmp_path, path, "it holds something else")
+    assert not path.exists()
+    path.write_bytes(same)
+    with pytest.raises(InputError, match="was made again, came out the same"):
+        store.set_aside(tmp_path, path, "it holds something else")
+    assert path.exists()
+
+
+# ------------------------------------------------------------------------------------- who writes, and who has died
+
+
+def dead_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_two_writers_of_one_file_have_two_names_and_the_seal_of_what_is_there(tmp_path):
+    path = shard_of(tmp_path)
+    with store.committed(path, sealed=True) as one, store.committed(path, sealed=True) as other:
+        assert one != other
+        one.write_bytes(b"one")
+        other.write_bytes(b"one")
+    assert store.is_whole(path)
+
+
+def test_only_what_the_dead_left_half_written_goes(tmp_path):
+    with store.open_run_folder(tmp_path / "run", SPEC) as run:
+        pass
+    with store.committed(run / "norms" / "m" / "norms-1") as mine:
+        mine.write_text("half")
+        machine = mine.name.split("-")[1]
+        left = {
+            f".tmp-{machine}-{dead_process()}-0a-x": False,
+            f".tmp-{machine}-{os.getppid()}-0a-x": True,
+            f".tmp-00000000-{dead_process()}-0a-x": True,  # of a machine that is not seen from here
+            ".tmp-00000000-1-0a-old": False,
+            ".tmp-of-another-time": False,
+        }
+        for name in left:
+            (run / name).write_text("half")
+            if "old" in name or "another" in name:
+                os.utime(run / name, (0, 0))
+        with store.open_run_folder(run, SPEC):
+            assert {name: (run / name).exists() for name in left} == left
+            assert mine.exists()
+
+
+def lock_without_flock(monkeypatch, run: Path, holder: str) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    run.mkdir()
+    (run / ".lock").write_text(holder)
+
+
+def test_a_dead_owner_on_another_host_is_named_with_the_file_to_delete(monkeypatch, tmp_path):
+    lock_without_flock(monkeypatch, tmp_path / "run", "4711\nelsewhere\n")
+    os.utime(tmp_path / "run" / ".lock", (time.time() - 3 * 3600,) * 2)
+    said = r"process 4711 on elsewhere, for 3 hours.*If that process has died, delete .*\.lock"
+    with pytest.raises(InputError, match=said), store.open_run_folder(tmp_path / "run", SPEC):
+        pytest.fail("the folder was opened")
+    (tmp_path / "run" / ".lock").unlink()
+    with store.open_run_folder(tmp_path / "run", SPEC):
+        pass
+
+
+def test_a_dead_owner_on_this_host_is_known(monkeypatch, tmp_path):
+    lock_without_flock(monkeypatch, tmp_path / "run", f"{dead_process()}\n{socket.gethostname()}\n")
+    with store.open_run_folder(tmp_path / "run", SPEC):
+        pass
+
+
+@pytest.mark.parametrize("place", ["figures", "norms/m"])
+def test_nothing_is_written_through_a_link(tmp_path, place):
+    with store.open_run_folder(tmp_path / "run", SPEC) as run:
+        pass
+    (tmp_path / "outside").mkdir()
+    (run / place).parent.mkdir(exist_ok=True)
+    (run / place).symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match=r"is a link to .*outside"), store.open_run_folder(run, SPEC):
+        pytest.fail("the folder was opened")
+
+
+@pytest.mark.parametrize("name", ["r\udcc3\udcb6n", "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_before_any_work(name):
+    with pytest.raises(InputError, match=r"PYTHONUTF8=1|null character"):
+        store.check_place(Path(name))
+    with pytest.raises(InputError, match="give another --out"), store.open_run_folder(Path(name), SPEC):
+        pytest.fail("the folder was opened")
+
+
+# ---------------------------------------------------------------------------------- records are bounded, then believed
+
+PLAN = {
+    "shards": 2,
+    "documents": 3,
+    "windows": 4,
+    "tokens": 9,
+    "longest": 3,
+    "streamed": False,
+    "problems": [],
+}
+RECORD = {
+    "name": "m",
+    "spec_name": "mini-s",
+    "config_hash": "0" * 16,
+    "config": {"batch_tokens": 9},
+    "facts": {},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": 10**9},
+        {"shards": 10**9, "documents": 10**9},
+        {"shards": True},
+        {"shards": -1},
+        {"tokens": 3},
+    ],
+)
+def test_a_record_plans_no_more_than_its_documents_allow(tmp_path, change):
+    path = store.write_json(RECORD | {"plan": PLAN}, tmp_path / "models" / "m.json")
+    assert store.read_record(tmp_path, "m")["plan"] == PLAN
+    store.write_json(RECORD | {"plan": PLAN | change}, path)
+    with pytest.raises(store.DamagedError, match=r"it plans|'shards' must be there as int"):
+        store.read_record(tmp_path, "m")
+
+
+FACTS = {"spec_hash": "", "models": [{"name": "m", "hooks": [], "tokens": 1}], "corpus": {"sha256": ""}}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        [],
+        FACTS | {"models": 5},
+        FACTS | {"models": ["m"]},
+        FACTS | {"corpus": {}},
+        FACTS | {"models": [{"name": 1}]},
+    ],
+)
+def test_provenance_without_what_every_run_records_is_refused(tmp_path, facts):
+    path = tmp_path / "provenance.json"
+    path.write_text(json.dumps(FACTS))
+    assert store.read_provenance(tmp_path) == FACTS
+    path.write_text(json.dumps(facts))
+    with pytest.raises(store.DamagedError, match=r"provenance.json' is damaged"):
+        store.read_provenance(tmp_path)

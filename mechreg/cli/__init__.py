@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         begin_again_in_utf8()
     parser = _parser()
-    debug = False
+    debug, heard = False, _opened()
     # Ours alone: the libraries show their own notes themselves.
     notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
     notes.setFormatter(_Note("mechreg: %(message)s"))
@@ -53,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         debug = args.debug
         code = args.verb(args)
         sys.stdout.flush()
+        if not heard:
+            print(
+                "mechreg: standard output is closed: nothing was printed, all else is done.", file=sys.stderr
+            )
         return code
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
+            return 141
         if debug:
             raise
         print(f"mechreg: {_sentence(error)}", file=sys.stderr)
@@ -72,11 +75,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.removeHandler(notes)
 
 
+def _opened() -> bool:
+    """Open what is closed of the three standard files, lest a file gets its number; return whether output was open."""
+    heard = sys.stdout is not None
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return heard
+
+
+def _has_lost_its_reader() -> bool:
+    """Return whether the reader of our output, such as head, has seen enough; there is none from then on."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _sentence(error: Exception) -> str:
     """Return what an error says, on one line and in characters that a terminal can show."""
     said = str(error)
     if isinstance(error, MemoryError):
         said = "the memory is not enough; give smaller documents or --batch-tokens. What was written is kept."
+    elif isinstance(error, ConnectionError):
+        said = f"a connection broke off ({error.strerror or error}); the same command goes on from what was written."
     elif isinstance(error, OSError):  # what no step foresaw: a full disk, a drive that went away
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         said = f"{place}{error.strerror or error}; check the path and the disk. What was written is kept."
@@ -251,7 +279,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _carry_out(args: argparse.Namespace, spec: object) -> int:
     from mechreg.report import answer, headline, result_table
     from mechreg.run import run_spec
-    from mechreg.store import read_table
+    from mechreg.store import open_run
 
     options: dict = {"device": args.device, "device_map": args.device_map}
     if args.batch_tokens is not None:
@@ -266,12 +294,13 @@ def _carry_out(args: argparse.Namespace, spec: object) -> int:
         folder = run_on_ray(spec, out=args.out, **options)  # type: ignore[arg-type]
     else:
         folder = run_spec(spec, out=args.out, **options)  # type: ignore[arg-type]
-    results = result_table(read_table(folder / "coefficients.parquet"))
+    run = open_run(folder)
+    results = result_table(run.coefficients)
     say(results.to_string(index=False, float_format="{:.3f}".format))
     say()
     say("\n".join(answer(results)))
     say(headline(results)[1])
-    problems = read_table(folder / "problems.csv")
+    problems = run.table("problems.csv")
     if len(problems):
         say(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")
     say(f"Report: {folder / 'report.html'}")

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.run_folders import provenance_of_run
 from mechreg.cli.saying import say
 from mechreg.schema import InputError
 
@@ -37,7 +36,7 @@ def options(made: argparse.ArgumentParser) -> None:
 def compare(args: argparse.Namespace) -> int:
     """Compare, print the verdict, write tables and figure, and return the exit code."""
     from mechreg.charts import plot_profiles, save_chart
-    from mechreg.store import check_place, write_table, write_text
+    from mechreg.store import check_place, require_no_links, write_table, write_text
     from mechreg.universality import compare_profiles
 
     if args.out is None and len(args.runs) > 1:
@@ -45,6 +44,8 @@ def compare(args: argparse.Namespace) -> int:
     out = args.runs[0] if args.out is None else args.out
     if args.out is not None:
         check_place(args.out / "universality.csv")
+    if (out / "spec.toml").is_file():
+        require_no_links(out)
     groups = None if args.groups is None else _pairs(args.groups)
     compared = compare_profiles(
         _sums_of_runs(args.runs),
@@ -77,11 +78,12 @@ def _sums_of_runs(folders: list[Path]) -> "LagMoments":
     from mechreg.moments import LagMoments
     from mechreg.run.refit import annotated, lagged_norms, merged
     from mechreg.run.survey import below_lags
-    from mechreg.store import open_run, stored_spec
+    from mechreg.run.tables import sums_of
+    from mechreg.store import open_run, read_provenance, stored_spec
 
     kept, frames, first = {}, {}, None
     for folder in folders:
-        facts, spec, run = provenance_of_run(folder), stored_spec(folder), open_run(folder)
+        facts, spec, run = read_provenance(folder), stored_spec(folder), open_run(folder)
         run.require_all()
         made = {key: getattr(spec, key) for key in ("formula", "lags", "skip", "cov", "prepend_bos")}
         made["corpus"] = facts["corpus"]["sha256"]
@@ -103,7 +105,7 @@ def _sums_of_runs(folders: list[Path]) -> "LagMoments":
                     f"The model {name!r} is in two of the runs; a model is compared with others, once."
                 )
             if spec.keep == "moments":
-                kept[name] = merged(LagMoments.load(path) for path in run.shards("moments", name))
+                kept[name] = sums_of(run, name)
                 continue
             lagged = lagged_norms(run.norms(models=[name]), spec.formula, lags=spec.lags, skip=spec.skip)
             frame = annotated(lagged, partial(run.tokens, models=[name]), spec.formula)

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from mechreg.cli.run_folders import provenance_of_run
 from mechreg.cli.saying import say
 
 EXAMPLES = (
@@ -32,15 +31,16 @@ def diff(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from mechreg.differences import largest_moves, number_differences, provenance_differences
-    from mechreg.store import TABLES, check_place, read_table, stored_spec, write_table
+    from mechreg.store import TABLES, check_place, open_run, read_provenance, stored_spec, write_table
 
     if args.out is not None:
         check_place(args.out, endings=TABLES)
     folders = (args.run_a, args.run_b)
-    provenance = [provenance_of_run(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
+    provenance = [read_provenance(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
+    runs = [open_run(folder) for folder in folders]
     tables = {
-        "coefficients": [read_table(folder / "coefficients.parquet") for folder in folders],
-        "statistics": [read_table(folder / "statistics.csv") for folder in folders],
+        "coefficients": [run.coefficients for run in runs],
+        "statistics": [run.statistics for run in runs],
     }
     moved = {name: number_differences(*pair, within=args.within) for name, pair in tables.items()}
     everything = pd.concat([frame.assign(table=name) for name, frame in moved.items()], ignore_index=True)

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from errno import EINVAL
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -269,6 +270,8 @@ class LagMoments:
         ------
         InputError
             Not such a file, a damaged one, or one of another version.
+        OSError
+            The file could not be read.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -277,6 +280,8 @@ class LagMoments:
             if about["version"] == FILE_VERSION:
                 return cls._restored(about, arrays)
         except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
+            if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # no word of what it holds
+                raise
             said = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"{Path(path).name!r} is not a file that LagMoments.save wrote ({said}); make it again."

@@ -11,7 +11,7 @@ from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.pages import report_of_run
-from mechreg.run.figures import draw_figures
+from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
 from mechreg.run.survey import Survey, check_formula, survey_corpus
 from mechreg.run.tables import tables_of
@@ -123,16 +123,27 @@ def carry_out(
     # Not Path's exists, which raises where a name is too long.
     if resume and not os.path.exists(folder / "spec.toml"):
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
-    with store.open_run_folder(folder, spec), store.in_reach(folder):
+    with store.open_run_folder(folder, spec):
+        begin_drawing()
         store.set_aside_damaged(folder)
-        seconds = make_shards(folder, survey)
-        missing = missing_shards(folder)
-        if missing:
-            raise InputError(
-                f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
-            )
-        _write_results(folder, spec, survey, seconds, began)
-    return folder
+        remade: set[Path] = set()
+        while True:
+            try:
+                seconds = make_shards(folder, survey)
+                missing = missing_shards(folder)
+                if missing:
+                    raise InputError(
+                        f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
+                    )
+                _write_results(folder, spec, survey, seconds, began)
+                return folder
+            except (
+                store.DamagedError
+            ) as error:  # its checksum is right, what it holds is not: made again, once
+                if error.path in remade or not store.is_shard(folder, error.path):
+                    raise
+                remade.add(error.path)
+                store.set_aside(folder, error.path, str(error))
 
 
 def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:
@@ -161,6 +172,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         },
         seconds=round(time.perf_counter() - began, 1),
     )
+    store.remove(folder / "_manifest.json")  # of an earlier end: its checksums are not those of what follows
     store.write_table(coefficients, folder / "coefficients.parquet")
     store.write_table(coefficients, folder / "coefficients.csv")
     store.write_table(statistics, folder / "statistics.csv")

@@ -1,22 +1,45 @@
-"""The figures of a run: norms and betas of every hook."""
+"""The figures of a run: norms and betas of every hook. One that cannot be drawn is missing, and the run is whole."""
 
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from mechreg import charts, store
+from mechreg.charts.drawing import drawn
+from mechreg.charts.save import VEGA_LITE, chart_files, vega_bundle
 from mechreg.charts.theme import figure_title
 from mechreg.run.shards import headless
+from mechreg.schema import MechregError
 from mechreg.spec import Spec
 
-FORMATS: tuple[Literal["html", "json", "svg", "png"], ...] = ("html", "json", "svg", "png")
+FORMATS = ("html", "json", "svg", "png")
+log = logging.getLogger("mechreg")
+
+
+def begin_drawing() -> None:
+    """Unpack Vega, which takes seconds, in the process that draws, while shards are made here."""
+
+    def ready() -> None:
+        with contextlib.suppress(MechregError, ValueError, OSError):  # said when a figure is drawn
+            vega_bundle()
+            drawn("svg", spec={"data": {"values": [{}]}, "mark": "point", "encoding": {}}, version=VEGA_LITE)
+
+    threading.Thread(target=ready, daemon=True).start()
 
 
 def draw_figures(
     spec: Spec, per_model: list[pd.DataFrame], coefficients: pd.DataFrame, folder: Path, *, notes: list[str]
 ) -> None:
     """Draw norms and betas of every hook into a folder.
+
+    A figure that cannot be drawn (too many models for one, no memory for Vega) is told and left out, and what an
+    earlier run left in its place is removed.
 
     Parameters
     ----------
@@ -27,27 +50,41 @@ def draw_figures(
     folder : Path
     notes : list of str
         What is to be said in the caption of the norms: that they are a sample.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written to.
     """
-    norms = store.stacked(per_model)
+    for name, plot in _plots(spec, store.stacked(per_model), coefficients, notes):
+        try:
+            files = chart_files(plot(), folder / name, formats=FORMATS)
+        except MechregError as error:
+            log.warning("The figure %s is missing: %s", folder / name, error)
+            for ending in FORMATS:
+                store.remove(folder / f"{name}.{ending}")
+            continue
+        for path, content in files.items():
+            with store.committed(path) as temporary:
+                temporary.write_bytes(content)
+
+
+def _plots(
+    spec: Spec, norms: pd.DataFrame, coefficients: pd.DataFrame, notes: list[str]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the name of every figure and what draws it."""
     for hook in spec.hooks:
-        if (
-            (coefficients["hook"] == hook).any()
-            and "head" in coefficients
-            and not headless(coefficients[coefficients["hook"] == hook])
-        ):
+        rows = coefficients[coefficients["hook"] == hook]
+        if len(rows) and "head" in rows and not headless(rows):
             continue  # a panel per head is no figure: the tables have them
         suffix = "" if len(spec.hooks) == 1 else f"-{hook}"
-        figures = [
-            (f"norms{suffix}", _noted(charts.plot_norms(norms, hook=hook), notes)),
-            (f"betas{suffix}", charts.plot_betas(coefficients[coefficients["hook"] == hook])),
-        ]
-        for name, chart in figures:
-            with store.in_reach(folder):
-                charts.save_chart(chart, folder / name, formats=FORMATS)
+        yield f"norms{suffix}", partial(_norms, norms, hook, notes)
+        yield f"betas{suffix}", partial(charts.plot_betas, rows)
 
 
-def _noted(chart: Any, notes: list[str]) -> Any:
-    """Return a chart with sentences added to its caption."""
+def _norms(norms: pd.DataFrame, hook: str, notes: list[str]) -> Any:
+    """Return the chart of a hook's norms with sentences added to its caption."""
+    chart = charts.plot_norms(norms, hook=hook)
     if not notes:
         return chart
     title = figure_title(chart.title.text, [*chart.title.subtitle, *notes])

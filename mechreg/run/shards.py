@@ -73,14 +73,14 @@ def missing_shards(run: str | Path) -> list[Shard]:
     missing = []
     for name in spec.models:
         record = record_of_spec(folder, name)
-        if record is None or "plan" not in record:
+        if record is None or not _tokens_are_there(folder, record):
             raise InputError(
                 f"The shards of {name!r} are not known yet: its tokens are not all there. `mechreg run` makes them."
             )
         missing += [
             Shard(record["name"], index)
             for index in range(record["plan"]["shards"])
-            if not all(path.exists() for path in files_of_shard(folder, spec, record, index))
+            if not all(map(store.is_there, files_of_shard(folder, spec, record, index)))
         ]
     return missing
 
@@ -146,11 +146,8 @@ class ShardMaker:
             },
         }
         before = store.read_record(self.run, known.name)
-        if before is not None and "plan" in before:
+        if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
             record["plan"] = before["plan"]
-            paths = _token_files(self.run, record)
-            if not all(path.exists() for path in paths):
-                del record["plan"]
         store.record_model(self.run, record)
         if "plan" not in record:
             record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
@@ -163,7 +160,7 @@ class ShardMaker:
         if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
         files = files_of_shard(self.run, self.spec, record, shard.number)
-        if all(path.exists() for path in files):
+        if all(map(store.is_there, files)):
             return files[0]
         model = self._model(record["spec_name"], expected=record)
         plan, at = record["plan"], (record["config_hash"], shard.number)
@@ -178,7 +175,7 @@ class ShardMaker:
         )
         # A kill between the files of a shard leaves some of them: those are not written again.
         of_moments = store.shard_path(self.run, "moments", shard.model, None, *at)
-        if plan["streamed"] and not of_moments.exists():
+        if plan["streamed"] and not store.is_there(of_moments):
             moments = moments_of_shard(norms, tokens, self.spec, longest=plan["longest"])
             with store.committed(of_moments, sealed=True) as temporary:
                 moments.save(temporary)
@@ -189,7 +186,7 @@ class ShardMaker:
         sources = tokens.drop_duplicates("doc").astype({"doc": "str"}).set_index("doc")["source"]
         for hook in self.spec.hooks:
             path = store.shard_path(self.run, "norms", shard.model, hook, *at)
-            if path.exists():
+            if store.is_there(path):
                 continue
             here = norms[norms["hook"] == hook]
             # The heads of one hook are no column of another's.
@@ -211,7 +208,7 @@ class ShardMaker:
         index = -1
         for index, tokens in enumerate(cut(pieces(), size)):
             path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
-            if not path.exists():
+            if not store.is_there(path):
                 store.write_token_shard(tokens, path)
             counts["tokens"] += len(tokens)
             counts["windows"] += int((tokens["position"] == 0).sum())
@@ -320,6 +317,14 @@ def headless(norms: pd.DataFrame) -> bool:
     return "head" in norms.columns and bool((norms["head"] == -1).all())
 
 
-def _token_files(run: Path, record: dict[str, Any]) -> list[Path]:
-    at = (record["name"], None, record["config_hash"])
-    return [store.shard_path(run, "tokens", *at, index) for index in range(record["plan"]["shards"])]
+def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:
+    """Return whether a model's shards are planned and the tokens of all are on the disk: a plan alone is but words."""
+    if not record.get("plan"):
+        return False
+    shards, at = record["plan"]["shards"], (run, "tokens", record["name"], None, record["config_hash"])
+    folder = store.shard_path(*at, 0).parent  # type: ignore[arg-type]
+    there = len(list(folder.glob(f"tokens-{record['config_hash']}-*")))
+    return shards <= there and all(
+        store.is_there(store.shard_path(*at, index))  # type: ignore[arg-type]
+        for index in range(shards)
+    )

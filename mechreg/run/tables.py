@@ -1,5 +1,6 @@
 """The tables of a run from its shards: statsmodels where the rows fit, sums over shards where they do not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from mechreg.fits import LaggedFits, fit_lagged
 from mechreg.moments import LagMoments
 from mechreg.run.refit import annotated, lagged_norms, merged
 from mechreg.run.sample import sampled, shards_of_sample
-from mechreg.schema import GROUP_KEYS
+from mechreg.schema import GROUP_KEYS, InputError
 from mechreg.spec import Spec
 
 
@@ -28,7 +29,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all there."""
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
-        moments = merged(LagMoments.load(path) for path in opened.shards("moments", name))
+        moments = sums_of(opened, name)
         coefficients = moments.coefficients(cov=spec.cov)
         norms = _sample(run, spec, record)
         return Tables(
@@ -43,6 +44,21 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     frame = annotated(lagged, lambda: opened.tokens(models=[name]), spec.formula)
     fits = fit_lagged(frame, spec.formula, cov=spec.cov)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
+
+
+def sums_of(run: store.Run, model: str) -> LagMoments:
+    """Return the sums that a run kept of a model, over all its shards."""
+
+    def parts() -> Iterator[LagMoments]:
+        for path in run.shards("moments", model):
+            with store.readable(path):
+                try:
+                    sums = LagMoments.load(path)
+                except InputError as error:
+                    raise store.damaged(path, error) from error
+            yield sums
+
+    return merged(parts())
 
 
 def _sample(run: Path, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:

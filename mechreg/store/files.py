@@ -1,21 +1,43 @@
 """Files that are whole or not there, and the checksum that tells whether one still is what was written."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
+import secrets
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from errno import EINVAL
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from mechreg.outside import for_csv, from_csv
 from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
 TABLES = (".csv", ".parquet")  # how the name of a table may end
+_STALE_SECONDS = 24 * 3600  # after them a temporary file of another machine has no writer any more
+_OWNER = re.compile(re.escape(TEMPORARY) + "([0-9a-f]{8})-([0-9]+)-")
+# What readers raise where the bytes are not those of such a file.
+_CONTENT = (
+    *(pa.ArrowException, ValueError, KeyError, EOFError, RecursionError, zlib.error, zipfile.BadZipFile),
+    *(OSError, IndexError, NotImplementedError),
+)
+
+
+class DamagedError(InputError):
+    """A file of a run that is not what was written: ``path`` is made again."""
+
+    path: Path
 
 
 @contextlib.contextmanager
@@ -60,18 +82,119 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    return path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+    """Return a name that no other writer has: of this machine, this process and this moment."""
+    return path.parent / f"{TEMPORARY}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells the processes of this machine (or container), since it was started, from all others."""
+    parts = [socket.gethostname()]
+    for about in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink(about) if "ns" in about else Path(about).read_text(encoding="ascii"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def is_stale(temporary: Path) -> bool:
+    """Return whether the writer of a temporary file is dead: known on its own machine, told by age elsewhere."""
+    owner = _OWNER.match(temporary.name)
+    if owner and owner[1] == _machine():
+        try:
+            os.kill(int(owner[2]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:  # another user's
+            pass
+        return False
+    return time.time() - temporary.lstat().st_mtime > _STALE_SECONDS
 
 
 @contextlib.contextmanager
 def in_reach(path: Path) -> Iterator[None]:
-    """Turn what the system says while ``path`` is in use into one sentence with a remedy."""
+    """Turn what the system says while ``path`` is written into one sentence with a remedy."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{str(path)!r} cannot be read or written: {error.strerror or error}. Make room or bring the drive "
+            f"{str(path)!r} cannot be written: {error.strerror or error}. Make room or bring the drive "
             "back, and the same command goes on from what is there; or give another --out."
+        ) from error
+
+
+@contextlib.contextmanager
+def readable(path: Path, *, sealed: bool = False) -> Iterator[None]:
+    """Turn what reading a file raises into one sentence: it could not be read, or what it holds is damaged.
+
+    What the system says (a stale handle, no permission) is no damage. An error that no content explains is not
+    the file's either, where its checksum is right: it stays what it is.
+
+    Raises
+    ------
+    InputError
+        The system did not give the file.
+    DamagedError
+        It holds something else than was written.
+    """
+    try:
+        yield
+    except InputError:  # a caller's
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # as of what a file holds
+            raise unreadable(path, error) from error
+        by_content = isinstance(error, _CONTENT) and not isinstance(error, MemoryError)
+        if not by_content and (not sealed or is_whole(path)):
+            raise
+        raise damaged(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> InputError:
+    """Return the refusal of a file that the system did not give."""
+    return InputError(
+        f"{str(path)!r} could not be read ({error.strerror or error}), and nothing was changed; look at its drive and "
+        "permissions, and give the same command again."
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a file; there may be none."""
+    with in_reach(path):
+        path.unlink(missing_ok=True)
+
+
+def damaged(path: Path, said: object) -> DamagedError:
+    """Return the refusal of a file that does not hold what was written."""
+    lines = str(said).strip().splitlines() or [type(said).__name__]
+    error = DamagedError(
+        f"{str(path)!r} is damaged ({lines[0].rstrip('.')}); remove it, and `mechreg run` with the same spec and --out "
+        "makes it again."
+    )
+    error.path = path
+    return error
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a file is there; one that the system does not give is refused, not taken for a missing one."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return True
+
+
+def require_name(path: Path) -> None:
+    """Refuse a name that no file can have, or that this process cannot write in UTF-8."""
+    if "\0" in str(path):  # for Path that is merely not there
+        raise InputError(f"{str(path)!r} holds a null character, which no name can; give another --out.")
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The name {str(path)!r} came in another encoding than this process reads; set PYTHONUTF8=1, or give "
+            "another --out."
         ) from error
 
 
@@ -85,10 +208,7 @@ def check_place(path: Path, *, endings: tuple[str, ...] = ()) -> None:
     """
     if endings and path.suffix not in endings:
         raise InputError(f"--out must end in {' or '.join(endings)}; got {str(path)!r}.")
-    if "\0" in str(path):
-        raise InputError(
-            f"{str(path)!r} holds a null character, which no file's name can; give another --out."
-        )
+    require_name(path)
     with in_reach(path):
         with contextlib.suppress(FileNotFoundError):
             os.lstat(_temporary(path))  # a name that is too long, or below a file
@@ -121,11 +241,19 @@ def _top(path: Path) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a sealed file is there and holds, bit for bit, what was written."""
+    """Return whether a sealed file is there and holds, bit for bit, what was written.
+
+    Raises
+    ------
+    InputError
+        The system did not give the file or its seal: nothing is known of what it holds.
+    """
     try:
         return seal(path).read_text(encoding="utf-8").split()[:1] == [digest_of(path)]
-    except (OSError, UnicodeDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError):
         return False
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def digest_of(path: Path) -> str:
@@ -140,22 +268,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        A damaged file, or one that cannot be read.
-    FileNotFoundError
-        There is none.
+        None, a damaged file, or one that could not be read.
     """
-    try:
+    with readable(path):
         value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            return value
-        said = f"it holds a {type(value).__name__}"
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error)
-    raise InputError(
-        f"{str(path)!r} is damaged or cannot be read ({said}); remove it, and the same `mechreg run` makes it again."
-    )
+        if not isinstance(value, dict):
+            raise damaged(path, f"it holds a {type(value).__name__}")
+        return value
+
+
+def require_kinds(path: Path, part: Any, kinds: Mapping[str, type]) -> None:
+    """Refuse a part of a JSON file that is no object with these keys, each of its kind.
+
+    Raises
+    ------
+    DamagedError
+        Names the first key.
+    """
+    for key, kind in kinds.items():
+        value = part.get(key) if isinstance(part, dict) else None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise damaged(path, f"{key!r} must be there as {kind.__name__}")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -164,17 +297,10 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        None, a damaged file, or one that cannot be read.
+        None, a damaged file, or one that could not be read.
     """
-    try:
+    with readable(path):
         return from_csv(pd.read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
-    except Exception as error:  # Arrow and pandas have errors of many kinds
-        said = (
-            (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
-        )
-        raise InputError(
-            f"{str(path)!r} is damaged or cannot be read ({said.rstrip('.')}); the same `mechreg run` makes it again."
-        ) from error
 
 
 def write_text(text: str, path: Path) -> Path:

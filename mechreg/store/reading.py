@@ -12,9 +12,9 @@ import pyarrow.dataset as ds
 from mechreg.outside import for_page
 from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
 from mechreg.spec import Spec, parse_spec, write_spec
-from mechreg.store.files import digest_of, is_whole, read_json, read_table
-from mechreg.store.folder import KINDS, checked_record
-from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
+from mechreg.store.files import damaged, digest_of, is_there, is_whole, read_json, read_table, readable
+from mechreg.store.folder import checked_record, sealed_files
+from mechreg.store.shards import read_norm_shard, read_token_shard, require_layers, shard_path
 
 
 def open_run(path: str | Path) -> "Run":
@@ -54,17 +54,19 @@ def stored_spec(run: Path) -> Spec:
         Not a run folder, or its spec.toml is damaged or cannot be read.
     """
     file = _spec_file(run)
+    with readable(file):
+        data = file.read_bytes()
     try:
-        return parse_spec(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return parse_spec(data.decode())
+    except ValueError as error:
         raise InputError(
-            f"The spec.toml of {str(run)!r} is damaged or cannot be read ({str(error).rstrip('.')}); put the "
-            "spec that the run was made from in its place."
+            f"The spec.toml of {str(run)!r} is damaged ({str(error).rstrip('.')}); put the spec that the run was made "
+            "from in its place."
         ) from error
 
 
 def _spec_file(run: Path) -> Path:
-    if not (file := run / "spec.toml").is_file():
+    if not is_there(file := run / "spec.toml"):
         raise InputError(f"{str(run)!r} is not a run folder: it has no spec.toml. Run `mechreg run` first.")
     return file
 
@@ -126,12 +128,26 @@ class Run:
     @property
     def coefficients(self) -> pd.DataFrame:
         """The coefficient frame."""
-        return read_table(self._table("coefficients.parquet"))
+        return self.table("coefficients.parquet")
 
     @property
     def statistics(self) -> pd.DataFrame:
         """The statistics frame."""
-        return read_table(self._table("statistics.csv"))
+        return self.table("statistics.csv")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table of the finished run by the name of its file, held to the checksum in its manifest."""
+        path = self.path / name
+        if not is_there(path):
+            raise InputError(
+                f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
+            )
+        written = self._written().get(name)
+        if written is not None:
+            with readable(path):
+                digest = digest_of(path)
+            unharmed(path, written.get("sha256") == digest)
+        return read_table(path)
 
     def norms(
         self,
@@ -153,6 +169,7 @@ class Run:
         InputError
             A model, hook, layer or source that the run does not have, or norms that were not kept.
         """
+        require_layers(layers)
         parts = list(self.norm_shards(models=models, hooks=hooks, layers=layers, sources=sources))
         if not sum(map(len, parts)):
             raise InputError(
@@ -200,8 +217,7 @@ class Run:
 
     def damaged(self) -> list[Path]:
         """Return the shards whose checksum is not that of what was written; reads all of them."""
-        files = (path for kind in KINDS for path in sorted((self.path / kind).rglob(f"{kind}-*")))
-        return [path for path in files if not is_whole(path)]
+        return [path for path in sealed_files(self.path) if not is_whole(path)]
 
     def require_all(self) -> None:
         """Check that every model's record is there, and every shard that the manifest of a finished run lists.
@@ -223,21 +239,10 @@ class Run:
     def _written(self) -> dict[str, dict[str, Any]]:
         """Return the checksums of tables and shards in the manifest; none where the run has not ended."""
         manifest = self.path / "_manifest.json"
-        files = read_json(manifest).get("files") if manifest.exists() else {}
+        files = read_json(manifest).get("files") if is_there(manifest) else {}
         if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-            raise InputError(
-                f"{str(manifest)!r} is damaged; remove it, and the same `mechreg run` makes it again."
-            )
+            raise damaged(manifest, "it lists no files")
         return files
-
-    def _table(self, name: str) -> Path:
-        path = self.path / name
-        if not path.exists():
-            raise InputError(
-                f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
-            )
-        written = self._written().get(name)
-        return path if written is None else unharmed(path, written.get("sha256") == digest_of(path))
 
     def _one(self, models: Sequence[str] | None) -> list[str]:
         found = self._known(models, self.models, "models")
@@ -257,10 +262,7 @@ class Run:
 def unharmed(path: Path, whole: bool) -> Path:
     """Return the path; refuse it where the file is not what was written."""
     if not whole:
-        raise InputError(
-            f"{path.name} in {str(path.parent)!r} is damaged (its checksum is not that of what was written); `mechreg "
-            "run` with the same spec and --out makes it again."
-        )
+        raise damaged(path, "its checksum is not that of what was written")
     return path
 
 

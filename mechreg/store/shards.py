@@ -1,10 +1,10 @@
 """Shards: whole documents as Parquet, wide on the disk, tidy frames in memory."""
 
-import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require
-from mechreg.store.files import committed
+from mechreg.store.files import committed, readable
 
 # Raise it when a reader of older runs would misread newer ones.
 SCHEMA_VERSION = 2
@@ -102,23 +102,6 @@ def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | No
     return path
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what a damaged file makes the readers raise into one sentence with a remedy."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # Arrow, thrift, JSON and pandas have errors of their own
-        said = (
-            (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
-        )
-        raise InputError(
-            f"The shard {path.name} is damaged or cannot be read ({said.rstrip('.')}); `mechreg run` with the same "
-            "spec and --out makes it again."
-        ) from error
-
-
 def _token_values(norms: pd.DataFrame, rows: int) -> dict[str, np.ndarray]:
     """Return the numbers that tokens have beside their norms, the same in every layer."""
     found = {}
@@ -141,25 +124,36 @@ def read_norm_shard(
     ----------
     path : Path
     layers : collection of int, optional
-    sources : collection of str, optional
+    sources : str or collection of str, optional
         Documents of these sources only.
 
     Raises
     ------
     InputError
-        Not a norm shard of this schema version, a damaged one, or one without sources where they are asked for.
+        Options that are none, a shard without the sources that are asked for, or one that could not be read.
+    DamagedError
+        Not a norm shard of this schema version, or not as it was written.
     """
-    with _readable(path):
-        return _norm_frame(path, layers, sources)
+    require_layers(layers)
+    with readable(path, sealed=True):
+        return _norm_frame(path, layers, [sources] if isinstance(sources, str) else sources)
+
+
+def require_layers(layers: object) -> None:
+    """Refuse what does not name layers."""
+    listed = isinstance(layers, Collection) and not isinstance(layers, str | bytes | Mapping)
+    if layers is None or (listed and all(isinstance(one, Integral) for one in layers)):  # type: ignore[attr-defined]
+        return
+    raise InputError(f"layers must be a list of whole numbers, such as [0, 3]; got {layers!r}.")
 
 
 def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[str] | None) -> pd.DataFrame:
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
-    if about.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path.name} is not a norm shard of schema version {SCHEMA_VERSION}; "
-            "it was written by another version of mechreg or by something else."
+    if not isinstance(about, dict) or about.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"it is not a norm shard of schema version {SCHEMA_VERSION}: another version of mechreg or something else "
+            "wrote it"
         )
     names = [name for name in schema.names if name not in (*_TOKEN_PLACE, "source")]
     if about.get("check") != _check(about) or names != [*about["of_tokens"], *about["depths"]]:
@@ -228,9 +222,9 @@ def read_token_shard(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        Not a token shard, or a damaged one.
+        Not a token shard, a damaged one, or one that could not be read.
     """
-    with _readable(path):
+    with readable(path, sealed=True):
         frame = pq.read_table(path, page_checksum_verification=True).to_pandas()
         docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
         return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
