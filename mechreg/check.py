@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from mechreg.corpus import tokenize
+from mechreg.forward import active_dropouts
 from mechreg.models import load_model, load_reference, record_of
-from mechreg.norms import active_dropouts, known_hooks, window_norms
+from mechreg.norms import known_hooks, window_norms
 from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
 
 # Largest relative difference of a norm allowed, by dtype. In float32 Hugging Face's own two attention paths differ by

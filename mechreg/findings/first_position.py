@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechreg.findings.finding import Settings
-from mechreg.findings.forward import Act, watch
+from mechreg.findings.forward import watch
+from mechreg.forward import Act
 from mechreg.schema import InputError
 
 
