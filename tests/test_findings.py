@@ -419,7 +419,7 @@ def test_the_miniatures_run_without_a_published_value_and_exit_with_0(capsys, tm
         "baseline_ce",
         "--models",
         "mini-s,mini-m",
-        "--documents",
+        "--corpus",
         str(tmp_path / "*.txt"),
     ]
     assert main(arguments) == 0
@@ -435,7 +435,7 @@ def test_a_model_that_agrees_exits_with_0_and_one_that_does_not_with_1(
     planted(make_gpt2, dimension=11, size=3000.0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (tmp_path / "text.txt").write_text("the cat sat on the mat")
-    options = ["--models", str(folder), "--documents", str(tmp_path / "text.txt")]
+    options = ["--models", str(folder), "--corpus", str(tmp_path / "text.txt")]
     assert main(["replicate", "first_token_outlier", *options]) == 1
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("gpt2 ")]
     assert [(row[1], row[-1]) for row in rows] == [

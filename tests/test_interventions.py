@@ -305,7 +305,7 @@ def test_an_edit_that_fires_a_wrong_number_of_times_is_an_error(tiny, backend, t
         return value
 
     point.__class__ = type("Odd", (type(point),), {"__call__": call})
-    with pytest.raises(ModelError, match=rf"the edit \(mlp_out\) in layer 1 {said} in one forward pass"):
+    with pytest.raises(ModelError, match=rf"'blocks\.1\.hook_mlp_out' {said} in one forward pass"):
         run(model, tokens, Scale(0.5), hook="mlp_out", norm_hook="attn_out", layers=[1])
     with pytest.raises(ModelError, match=rf"norms \(mlp_out\) in layer 1 {said}"):
         run(model, tokens, Scale(0.5), norm_hook="mlp_out", layers=[0])

@@ -37,7 +37,7 @@ def intervene(
     edit: Edit | Sequence[Edit],
     *,
     hook: str = "attn_out",
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     positions: Positions = "all",
     measure: Sequence[str] = ("loss", "kl", "top1", "norms"),
     controls: Sequence[str] = (),
@@ -64,15 +64,15 @@ def intervene(
         A sequence gives the doses.
     hook : str
         resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post: where the edit is made.
-    layers : sequence of int, optional
+    layers : int or sequence of int, optional
         Edited one at a time; all layers by default.
     positions : "all", "first", int, str or function
         All tokens; position 0; every k-th token (positions k, 2k, ...); a column of booleans of the token frame;
         or a function of the token frame that gives booleans: ``lambda tokens: tokens["pos"] == "NOUN"``.
-    measure : sequence of "loss", "kl", "top1", "norms"
+    measure : one or several of "loss", "kl", "top1", "norms"
         Change of the next token's cross-entropy (nats); KL(clean || edited) (nats); share of tokens whose
         likeliest next token is another; change of the log norm at ``norm_hook`` in every later layer.
-    controls : sequence of "random_direction", "other_position", "other_layer"
+    controls : one or several of "random_direction", "other_position", "other_layer"
         As well as the edit itself: a change of the same size in a random direction; the same edit at as many
         other tokens of the window (never position 0); the same edit in another layer, drawn for each window.
     together : bool

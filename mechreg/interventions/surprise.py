@@ -10,7 +10,9 @@ from mechreg.interventions.edits import SetNorm
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, one_or_many, require
 
 
-def surprise_edits(augmented: pd.DataFrame, *, k: Sequence[float | int] = (-2, -1, 0, 1, 2)) -> list[SetNorm]:
+def surprise_edits(
+    augmented: pd.DataFrame, *, k: float | int | Sequence[float | int] = (-2, -1, 0, 1, 2)
+) -> list[SetNorm]:
     """Return the edits that set every norm at exp(predicted + k residual standard deviations), one for each k.
 
     Given to `intervene` they measure what it costs that a norm is as predicted (k = 0) or surprising. Tokens
@@ -21,7 +23,7 @@ def surprise_edits(augmented: pd.DataFrame, *, k: Sequence[float | int] = (-2, -
     augmented : pandas.DataFrame
         What ``fits.augment(lagged)`` gives, of one model and hook: model, hook, layer, doc, window, position,
         log_norm, predicted, residual.
-    k : sequence of float
+    k : float or sequence of float
         Residual standard deviations, each of the layer's own residuals.
 
     Returns
