@@ -46,8 +46,7 @@ def extract_norms(
     prepend_bos : bool
     covariates : sequence of "surprisal", "log_frequency", "is_repeat", "distance"
         Columns as in `token_covariates`, found in the same pass. For surprisal it goes on to the logits and does not
-        end early: on GPT-2's shapes a pass then takes 1.8 times as long, and logits take 4 d_vocab bytes a token
-        of a batch (0.4 GB with the default).
+        end early: on GPT-2's shapes a pass then takes 1.8 times as long. Logits are made a few tokens at a time.
     progress : bool
         A bar on standard error, where that is a terminal.
 
@@ -62,7 +61,7 @@ def extract_norms(
     InputError
         An unknown hook, no model, two models of one name, or documents that cannot be used.
     ModelError
-        A hook point did not fire exactly once in a layer, or dropout is on.
+        A hook point did not fire exactly once in a layer, dropout is on, or ``result`` is not what heads add.
     NumericalError
         An activation is NaN or infinite; names the model, hook, layer, document and position.
 
