@@ -112,7 +112,7 @@ def test_batches_are_the_cheapest_of_all_and_on_one_side(phi3):
         for longer in (True, False):
             side = [batch for batch in got if (batch[0].length > 64) is longer]
             assert all((window.length > 64) is longer for batch in side for window in batch)
-            ordered = sorted((int(n) for n in lengths if (n > 64) is longer), reverse=True)
+            ordered = sorted((int(n) for n in lengths if bool(n > 64) is longer), reverse=True)
             cost = [0]
             for end in range(1, len(ordered) + 1):
                 fits = [b for b in range(end) if b == end - 1 or (end - b) * ordered[b] <= budget]
@@ -267,10 +267,8 @@ def test_a_head_gives_the_models_own_logits(name, options, end, make_windows, mo
 
 
 def test_only_what_is_asked_for_is_computed_and_it_is_the_same(model, make_windows, monkeypatch):
-    tokens, options = (
-        make_windows([20, 9, 13]),
-        {"positions": 2, "controls": "other_position", "progress": False},
-    )
+    tokens = make_windows([20, 9, 13])
+    options = {"positions": 2, "controls": "other_position", "layers": [0, 1], "progress": False}
     everything = intervene(model, tokens, Scale(0.5), **options)
     for chunk, kept in ((3 * 320, 2**26), (7 * 320, 0)):  # a few tokens at a time; clean logits computed anew
         monkeypatch.setattr(next_token, "CHUNK", chunk)
