@@ -9,14 +9,17 @@ import pandas as pd
 import torch
 
 from mechreg.corpus import tokenize
+from mechreg.forward import active_dropouts, named_lengths, pinned
 from mechreg.models import load_model, load_reference, record_of
-from mechreg.norms import active_dropouts, known_hooks, window_norms
+from mechreg.norms import known_hooks, window_norms
 from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
 
 # Largest relative difference of a norm allowed, by dtype. In float32 Hugging Face's own two attention paths differ by
 # 2e-7 with random weights and by 5e-6 where trained heads cancel (float64: 4e-16, bfloat16: 5e-3); the mildest mistake
 # met, folded weights, is 8e-3. Room for deeper models, none for a mistake.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 5e-3, AUTOCAST: 2e-2}
+
+LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute in another way from 4,097 on
 
 # What Hugging Face's architectures call the parts of a block, and the projection inside the attention.
 PARTS = {
@@ -32,7 +35,9 @@ def check_model(
 ) -> pd.DataFrame:
     """Return a table of what was checked: check, passed, value, tolerance, detail; all rows must pass.
 
-    Token windows of ragged lengths are drawn at random, so that no tokenizer is needed for them. Checked are:
+    Token windows of ragged lengths are drawn at random, so that no tokenizer is needed for them; some stand on both
+    sides of every length that the config names (rotary frequencies, sliding windows, the context), up to 4,224
+    tokens. Checked are:
     no dropout is on; every hook point fires once per layer; the norms of attn_out and of ``hooks`` against
     forward hooks on the raw Hugging Face model; a batch of ragged windows gives what each window gives alone;
     the same input gives the same numbers again; a changed token leaves all norms before it alone and moves some
@@ -118,9 +123,11 @@ def check_model(
         _row("a changed token moves its own norms", int(moved <= tolerance), 0, f"by {moved:.2g}, {where}")
     )
     rows.append(_row("BOS only when asked", *_bos_faults(model)))
+    rows.append(_row("lengths that the config names", 0, 0, _sides(model)[1]))
     return pd.DataFrame(rows)
 
 
+@pinned()
 def hugging_face_norms(
     reference: Any, tokens: pd.DataFrame, *, hooks: Sequence[str] = ("attn_out",)
 ) -> dict[str, np.ndarray]:
@@ -249,11 +256,11 @@ def _reference(model: Any, original: Any) -> Any:
 
 
 def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
-    """Return six windows of random tokens, the shortest of 2 and the longest of 60 at most."""
+    """Return windows of random tokens: six of 2 to 60, and on both sides of every length that the config names."""
     longest = min(60, model.cfg.n_ctx)
     if longest < 2:
         raise InputError("check_model needs a context of at least 2 tokens.")
-    lengths = np.unique(np.linspace(2, longest, 6).astype(int))
+    lengths = np.union1d(np.linspace(2, longest, 6).astype(int), _sides(model)[0])
     frames = [
         pd.DataFrame(
             {
@@ -270,6 +277,14 @@ def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
     if bos is not None:
         frames[-1].loc[0, "token_id"] = bos
     return pd.concat(frames, ignore_index=True)
+
+
+def _sides(model: Any) -> tuple[list[int], str]:
+    """Return the lengths on both sides of those that a config names, as far as they are tried, and all in words."""
+    named, fits = named_lengths(model), min(int(model.cfg.n_ctx), LONGEST)
+    sides = {side for length in named.values() for side in (length, length + 1) if 2 <= side <= fits}
+    said = [f"{name} {length}{' (not tried)' if length > fits else ''}" for name, length in named.items()]
+    return sorted(sides), ", ".join(said)
 
 
 def _worst(

@@ -1,8 +1,9 @@
 """Names and dtypes of every column, names of options, the checks of both, and the error types."""
 
 import difflib
-from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
     import pandas as pd
@@ -223,3 +224,32 @@ def require_one_processing(models: Iterable[str], *, who: str) -> None:
             f"{who} got models of processing='raw' ({', '.join(raw)}) and 'folded' ({', '.join(folded)}), "
             "whose norms are not comparable; reload them with the same processing=."
         )
+
+
+def one_or_many(values: Any) -> list[Any]:
+    """Return a list of what is given: a single text, number or other thing is a list of one.
+
+    Examples
+    --------
+    >>> one_or_many(3), one_or_many("loss"), one_or_many(range(2))
+    ([3], ['loss'], [0, 1])
+    """
+    is_one = isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable)
+    return [values] if is_one else list(values)
+
+
+def require_whole_number(value: object, *, name: str, least: int = 1) -> None:
+    """Check that an option is a whole number that is large enough.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> require_whole_number(True, name="skip", least=0)
+    Traceback (most recent call last):
+    mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name} must be a whole number, {least} or more; got {value!r}.")

@@ -94,7 +94,7 @@ def test_a_dead_hook_is_seen(model):
     assert failed(check_model(model)) == set()  # it was not asked for
     table = check_model(model, hooks=("mlp_out",))
     assert failed(table) == {"every hook fires once a layer"}
-    assert "'mlp_out' of layer 1 fired not at all" in table["detail"].iloc[-1]
+    assert "'blocks.1.hook_mlp_out' fired not at all" in table["detail"].iloc[-1]
 
 
 def test_dropout_is_seen(make_gpt2):

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from mechreg import miniatures, read_corpus, token_covariates, tokenize
 from mechreg.corpus import COVARIATES, token_counts
+from mechreg.forward import next_token_losses
 from mechreg.models import load_model
 from mechreg.norms import extract_norms, window_norms
-from mechreg.norms.next_token import next_token_losses
 from mechreg.schema import InputError, NumericalError
 
 pytestmark = pytest.mark.models

@@ -28,6 +28,7 @@ from mechreg.findings.layer_drop import top1_kept
 from mechreg.findings.massive_activations import massive_dimensions
 from mechreg.findings.norm_growth import blocks_of
 from mechreg.findings.sink_rate import first_token_attention, random_tokens
+from mechreg.forward import Forward
 from mechreg.models import load_reference
 from mechreg.schema import InputError, ModelError
 
@@ -418,7 +419,7 @@ def test_the_miniatures_run_without_a_published_value_and_exit_with_0(capsys, tm
         "baseline_ce",
         "--models",
         "mini-s,mini-m",
-        "--documents",
+        "--corpus",
         str(tmp_path / "*.txt"),
     ]
     assert main(arguments) == 0
@@ -434,7 +435,7 @@ def test_a_model_that_agrees_exits_with_0_and_one_that_does_not_with_1(
     planted(make_gpt2, dimension=11, size=3000.0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (tmp_path / "text.txt").write_text("the cat sat on the mat")
-    options = ["--models", str(folder), "--documents", str(tmp_path / "text.txt")]
+    options = ["--models", str(folder), "--corpus", str(tmp_path / "text.txt")]
     assert main(["replicate", "first_token_outlier", *options]) == 1
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith("gpt2 ")]
     assert [(row[1], row[-1]) for row in rows] == [
@@ -477,7 +478,7 @@ def test_what_cannot_be_used_is_refused(model, capsys):
         replicate("sink_rate", models="mini-s", documents=["Too short."], progress=False)
     with pytest.raises(InputError, match="at least one model"):
         replicate("layer_drop", models=[])
-    with pytest.raises(InputError, match="batch_tokens must be a positive whole number"):
+    with pytest.raises(InputError, match="batch_tokens must be a whole number, 1 or more"):
         replicate("layer_drop", models="mini-s", batch_tokens=0)
     with pytest.raises(InputError, match="at least two tokens"):
         forward.mean_loss(model, mr.tokenize(model, ["A"]), {}, QUIET)
@@ -488,10 +489,13 @@ def test_what_cannot_be_used_is_refused(model, capsys):
 def test_a_hook_that_is_not_there_or_does_not_fire_is_an_error(model):
     ids = torch.tensor([[1, 2, 3]])
     with pytest.raises(ModelError, match=r"no hook point 'blocks\.0\.hook_atn_out'"):
-        forward.forward(model, ids, {"blocks.0.hook_atn_out": torch.zeros_like})
-    with pytest.raises(ModelError, match="fired not at all"):  # listed by TransformerLens and gated off
-        forward.forward(model, ids, {"blocks.0.hook_attn_in": torch.zeros_like})
-    clean = forward.forward(model, ids, {})
+        Forward(model, [("blocks.0.hook_atn_out", torch.zeros_like)])
+    # Listed by TransformerLens and gated off.
+    gated = Forward(model, [("blocks.0.hook_attn_in", torch.zeros_like)])
+    with gated as run, pytest.raises(ModelError, match="fired not at all"):
+        run(ids)
+    with Forward(model, end="logits") as run:
+        clean = run(ids)
     assert torch.equal(clean, model(ids))  # no hook is left behind
 
 
@@ -499,4 +503,4 @@ def test_a_model_in_training_mode_is_refused(tiny):
     model = mr.load_model(tiny, backend="bridge")
     model.train()
     with pytest.raises(ModelError, match="training mode"):
-        forward.forward(model, torch.tensor([[1, 2]]), {})
+        Forward(model)

@@ -25,15 +25,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "spec": {"schema"},
     "models": {"schema", "miniatures"},
     "corpus": {"schema", "miniatures"},
-    "norms": {"schema", "models", "corpus"},
-    "check": {"schema", "models", "corpus", "norms"},
+    "forward": {"schema", "models"},
+    "norms": {"schema", "models", "corpus", "forward"},
+    "check": {"schema", "models", "corpus", "forward", "norms"},
     "lags": {"schema"},
     "annotations": {"schema"},
     "moments": {"schema"},
     "fits": {"schema", "moments"},
     "sensitivity": {"schema", "corpus", "lags", "moments"},
     "universality": {"schema", "moments"},
-    "interventions": {"schema", "models", "corpus", "norms"},
+    "interventions": {"schema", "models", "corpus", "forward", "norms"},
 }
 MAY_IMPORT["nulls"] = set(MAY_IMPORT)
 MAY_IMPORT["charts"] = {"schema"}
@@ -43,7 +44,7 @@ MAY_IMPORT["store"] = {"schema", "spec"}
 MAY_IMPORT["pages"] = {"schema", "store", "lags", "charts", "report"}
 MAY_IMPORT["run"] = set(MAY_IMPORT)
 MAY_IMPORT["cluster"] = {"schema", "spec", "run"}
-MAY_IMPORT["findings"] = {"schema", "models", "corpus", "norms", "lags", "fits", "interventions"}
+MAY_IMPORT["findings"] = {"schema", "models", "corpus", "forward", "norms", "lags", "fits"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
 for module, allowed in MAY_IMPORT.items():

@@ -21,6 +21,7 @@ from scipy import special, stats
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.interventions import plot_dose_response
 from mechreg.charts.save import chart_spec
+from mechreg.forward import NextTokens, Window, padded, token_windows
 from mechreg.interventions import (
     Ablate,
     Rotate,
@@ -31,16 +32,16 @@ from mechreg.interventions import (
     surprise_edits,
 )
 from mechreg.interventions.causes import elasticities
-from mechreg.interventions.clean import CleanRun, padded
+from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.draws import directions
 from mechreg.interventions.edits import moved_at_random, rotated
 from mechreg.interventions.pairs import pair_coefficients, pair_moments
 from mechreg.interventions.passes import EDITABLE, Edited, Passes
 from mechreg.interventions.places import chosen, offsets
-from mechreg.interventions.plans import plan_of
-from mechreg.interventions.tallies import document_means, next_token_changes
+from mechreg.interventions.plans import Targets, plan_of
+from mechreg.interventions.tallies import DocumentMeans
 from mechreg.models import HOOK_POINTS, load_model, load_reference
-from mechreg.norms import Window, extract_norms, token_windows, window_norms
+from mechreg.norms import extract_norms, window_norms
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
 pytestmark = pytest.mark.models
@@ -249,7 +250,7 @@ def test_an_edit_changes_nothing_below_or_before_to_the_bit(
     before, clean = activations(model, ids, lambda: passes.clean(ids, restart_at=[layer] if restart else []))
     mask = torch.zeros(ids.shape, dtype=torch.bool)
     mask[:, places] = True
-    mask &= real
+    mask &= torch.from_numpy(real)
     edited = {layer: Edited(mask, lambda vectors: apply(vectors, rows[mask.numpy()], layer))}
     after, outcome = activations(model, ids, lambda: passes.edited(ids, edited, clean))
     for row, window in enumerate(windows):
@@ -264,10 +265,10 @@ def test_an_edit_changes_nothing_below_or_before_to_the_bit(
             ):  # at the layer itself the tokens between are as they were
                 still = [place for place in range(window.length) if place not in changed]
                 assert torch.equal(values[row, still], before[key][row, still]), key
-        assert torch.equal(outcome.logits[row, :first], clean.logits[row, :first])
+        assert torch.equal(outcome.hidden[row, :first], clean.hidden[row, :first])
         np.testing.assert_array_equal(outcome.norms[: layer + 1, row], clean.norms[: layer + 1, row])
         if changed:
-            assert not torch.equal(outcome.logits[row], clean.logits[row])
+            assert not torch.equal(outcome.hidden[row], clean.hidden[row])
     if restart and passes.can_restart:
         assert min(key[0] for key in after) == layer  # nothing below ran again
 
@@ -285,8 +286,10 @@ def test_scale_by_one_and_rotate_by_nothing_change_nothing_to_the_bit(model, tok
     clean = passes.clean(ids)
     for edit in (Scale(1), Rotate(0)):
         apply, _ = edit.bind(CleanRun(model, tokens, "attn_out", [1], 64, 0))
-        after = passes.edited(ids, {1: Edited(real, lambda v, f=apply: f(v, rows[real.numpy()], 1))}, clean)
-        assert torch.equal(after.logits, clean.logits)
+        after = passes.edited(
+            ids, {1: Edited(torch.from_numpy(real), lambda v, f=apply: f(v, rows[real], 1))}, clean
+        )
+        assert torch.equal(after.hidden, clean.hidden)
         np.testing.assert_array_equal(after.norms, clean.norms)
 
 
@@ -302,7 +305,7 @@ def test_an_edit_that_fires_a_wrong_number_of_times_is_an_error(tiny, backend, t
         return value
 
     point.__class__ = type("Odd", (type(point),), {"__call__": call})
-    with pytest.raises(ModelError, match=rf"the edit \(mlp_out\) in layer 1 {said} in one forward pass"):
+    with pytest.raises(ModelError, match=rf"'blocks\.1\.hook_mlp_out' {said} in one forward pass"):
         run(model, tokens, Scale(0.5), hook="mlp_out", norm_hook="attn_out", layers=[1])
     with pytest.raises(ModelError, match=rf"norms \(mlp_out\) in layer 1 {said}"):
         run(model, tokens, Scale(0.5), norm_hook="mlp_out", layers=[0])
@@ -477,6 +480,12 @@ def test_norms_can_be_measured_at_another_hook_point(model, tokens):
     assert abs(found) > 1e-4
 
 
+def changes(clean, edited, ids, at, head=None):
+    seen = NextTokens(head, ids, at, ["loss", "kl", "top1"])
+    seen.clean(clean)
+    return seen.changes(edited, np.ones(int(at.sum()), bool))
+
+
 logits_of = st.integers(0, 10_000).map(
     lambda seed: torch.from_numpy(np.random.default_rng(seed).normal(scale=4.0, size=(1, 3, 11))).float()
 )
@@ -487,7 +496,7 @@ logits_of = st.integers(0, 10_000).map(
 def test_divergences_equal_scipys_and_are_never_negative(clean, other, size):
     edited = clean + size * other
     ids = torch.tensor([[0, 4, 7]])
-    loss, kl, flip = next_token_changes(clean, edited, ids, torch.tensor([[True, True, False]]))
+    loss, kl, flip = changes(clean, edited, ids, torch.tensor([[True, True, False]]))
     p, q = (special.softmax(part[0, :2].double().numpy(), axis=1) for part in (clean, edited))
     # scipy's sum cancels, so its error is absolute.
     with np.errstate(divide="ignore"):
@@ -506,11 +515,16 @@ def test_divergences_equal_scipys_and_are_never_negative(clean, other, size):
 
 @quick
 @given(
-    st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=2, max_size=6), st.floats(0.5, 0.99)
+    st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=2, max_size=6),
+    st.floats(0.5, 0.99),
+    st.integers(0, 6),
 )
-def test_intervals_are_students_over_documents_means(values, conf_level):
+def test_intervals_are_students_over_documents_means_in_however_many_parts_they_come(values, conf_level, cut):
     sums, counts = np.array([sum(line) for line in values]), np.array([len(line) for line in values])
-    table = document_means(np.append(sums, 0.0), np.append(counts, 0), conf_level=conf_level)
+    found = DocumentMeans()
+    found.add(np.append(sums[:cut], 0.0), np.append(counts[:cut], 0))
+    found.add(sums[cut:], counts[cut:])
+    table = found.table(conf_level=conf_level)
     means = sums / counts
     assert table["estimate"] == pytest.approx(means.mean(), abs=1e-12)
     interval = stats.ttest_1samp(means, 0.0).confidence_interval(conf_level)
@@ -535,8 +549,10 @@ def test_offsets_equal_a_loop(windows):
         for position, is_edited in enumerate(window):
             last = position if is_edited else last
             expected.append(-1 if last is None else position - last)
-    position = np.concatenate([np.arange(len(window)) for window in windows])
-    assert offsets(position, np.concatenate(windows)).tolist() == expected
+    for window in windows:
+        found = offsets(np.array([window]))[0].tolist()
+        assert found == expected[: len(window)]
+        expected = expected[len(window) :]
 
 
 def test_positions_are_chosen_by_number_column_or_function(make_windows):
@@ -585,24 +601,22 @@ def test_columns_of_the_token_frame_choose_positions(model, tokens):
 def test_controls_change_as_many_other_tokens_or_another_layer(model, tokens):
     edited = chosen(tokens, lambda frame: frame["position"].isin([2, 3]))
     clean = CleanRun(model, tokens, "attn_out", [0, 1, 2], 64, 5)
-    edit = Scale(0.5)
+    edit, targets = Scale(0.5), Targets(clean, token_windows(model, tokens), edited, 3)
     plan = {
-        name: plan_of(clean, 3, edited, (1,), edit, edit.bind(clean), name, 4)
+        name: plan_of(targets, (1,), edit, edit.bind(clean), name)
         for name in ("none", "other_position", "other_layer", "random_direction")
     }
-    (elsewhere,) = plan["other_position"].masks.values()
+    (elsewhere,) = plan["other_position"].masks().values()
     assert not (elsewhere & edited).any()
     assert not elsewhere[tokens["position"] == 0].any()
     per_window = pd.Series(elsewhere).groupby(tokens["doc"].to_numpy()).sum()
     assert (per_window == 2).all()
-    layers = plan["other_layer"].masks
+    layers = plan["other_layer"].masks()
     assert set(layers) == {0, 2}
     np.testing.assert_array_equal(layers[0] ^ layers[2], edited)
     for mask in layers.values():  # a window is edited in one layer
         assert set(pd.Series(mask)[edited].groupby(tokens["doc"].to_numpy()[edited]).nunique()) == {1}
-    np.testing.assert_array_equal(plan["random_direction"].masks[1], edited)
-    for name in ("other_layer", "random_direction"):
-        np.testing.assert_array_equal(plan[name].offset, plan["none"].offset)
+    np.testing.assert_array_equal(plan["random_direction"].masks()[1], edited)
 
 
 def test_other_layer_is_the_edit_of_the_drawn_layers(model, make_windows):
@@ -907,11 +921,12 @@ def test_resid_mid_is_the_stream_itself_on_a_hooked_transformer(hooked, load, to
     kept, _ = activations(model, ids, lambda: model(ids))
     passes = Passes(model, hook="attn_out", norm_hook="attn_out")
     clean = passes.clean(ids)
+    real = torch.from_numpy(real)
     away = passes.edited(ids, {1: Edited(real, lambda v: v - kept[1, "resid_mid"][real].double())}, clean)
     at = real.clone()
     at[:, :-1] &= real[:, 1:]
     at[:, -1] = False
-    kl = next_token_changes(clean.logits, away.logits, ids, at)[1]
+    kl = changes(clean.hidden, away.hidden, ids, at, passes.head)[1]
     docs = pd.factorize(tokens["doc"])[0][rows[at.numpy()]]
     assert found == pytest.approx(pd.Series(kl).groupby(docs).mean().mean(), abs=1e-4)
 

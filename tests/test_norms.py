@@ -267,7 +267,7 @@ def test_vectors_are_reduced_within_the_hook(model, make_windows, monkeypatch):
 def test_a_hook_point_that_never_fires_is_an_error(model, make_windows):
     point = model.hook_dict["blocks.1.hook_attn_out"]
     point.__class__ = type("Dead", (type(point),), {"__call__": lambda self, value: value})
-    with pytest.raises(ModelError, match=r"'attn_out' of layer 1 fired not at all"):
+    with pytest.raises(ModelError, match=r"'blocks\.1\.hook_attn_out' fired not at all"):
         window_norms(model, make_windows([5]))
 
 
@@ -286,7 +286,7 @@ def test_a_block_that_runs_twice_is_an_error_even_after_the_last_hook(model, mak
     point = model.hook_dict["blocks.2.hook_attn_out"]
     once = type(point).__call__
     point.__class__ = type("Twice", (type(point),), {"__call__": lambda self, x: once(self, once(self, x))})
-    with pytest.raises(ModelError, match=r"'attn_out' of layer 2 fired 2 times"):
+    with pytest.raises(ModelError, match=r"'blocks\.2\.hook_attn_out' fired 2 times"):
         window_norms(model, make_windows([5]))
 
 

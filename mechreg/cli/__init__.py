@@ -244,7 +244,12 @@ def _parser() -> argparse.ArgumentParser:
     replicate.add_argument("name", nargs="?", help="a finding; --list shows them")
     replicate.add_argument("--list", action="store_true", help="show the findings and their sources")
     replicate.add_argument("--models", help="names or folders, with commas (default: the source's own)")
-    replicate.add_argument("--documents", help="a file, a glob, datasets:NAME (default: the demo corpus)")
+    intervening.corpus_options(replicate)
+    replicate.add_argument(
+        "--bos",
+        action=argparse.BooleanOptionalAction,
+        help="begin texts with BOS (default: as the source did)",
+    )
     replicate.add_argument("--backend", default="auto", help="auto, hooked or bridge")
     replicate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     report = verb(
@@ -352,9 +357,16 @@ def _replicate(args: argparse.Namespace) -> int:
         raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
     models = None if args.models is None else [name.strip() for name in args.models.split(",")]
     table = replicate(
-        args.name, models=models, documents=args.documents, backend=args.backend, device=args.device
+        args.name,
+        models=models,
+        documents=intervening.documents_of(args),
+        prepend_bos=args.bos,
+        backend=args.backend,
+        device=args.device,
     )
     say(shown(table))
+    for note in filter(None, table["note"].unique()):
+        say(f"\n{note}")
     say()
     say(described(FINDINGS[args.name]))
     return 1 if (~table["agrees"].fillna(True)).any() else 0

@@ -16,8 +16,7 @@ EXAMPLES = (
 
 def options(made: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    made.add_argument("--corpus", default="demo", help="as in a spec (default: demo)")
-    made.add_argument("--documents", type=int, help="only so many first documents of the corpus")
+    corpus_options(made)
     made.add_argument(
         "--edit",
         action="append",
@@ -36,10 +35,26 @@ def options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")
 
 
+def corpus_options(made: argparse.ArgumentParser) -> None:
+    """Add the options that say which texts a command reads."""
+    made.add_argument("--corpus", default="demo", help="a file, a glob, datasets:NAME (default: demo)")
+    made.add_argument("--documents", type=int, help="only so many first documents of the corpus")
+
+
+def documents_of(args: argparse.Namespace) -> Any:
+    """Return the texts that a command reads: the corpus as it is named, or its first documents."""
+    from mechreg.corpus import read_corpus
+
+    if args.documents is None:
+        return args.corpus
+    if args.documents < 1:
+        raise InputError(f"--documents must be 1 or more; got {args.documents}.")
+    return read_corpus(args.corpus).head(args.documents)
+
+
 def intervene(args: argparse.Namespace) -> int:
     """Intervene, print the effects, save table and charts, and return the exit code."""
     from mechreg.charts import plot_dose_response, save_chart
-    from mechreg.corpus import read_corpus
     from mechreg.interventions import intervene
     from mechreg.models import load_model
     from mechreg.store import TABLES, check_place, write_table
@@ -48,11 +63,7 @@ def intervene(args: argparse.Namespace) -> int:
     layers = None if args.layers is None else _whole_numbers(args.layers)
     if args.out is not None:
         check_place(args.out, endings=TABLES)
-    documents = read_corpus(args.corpus)
-    if args.documents is not None:
-        if args.documents < 1:
-            raise InputError(f"--documents must be 1 or more; got {args.documents}.")
-        documents = documents.head(args.documents)
+    documents = documents_of(args)
     effects = intervene(
         load_model(args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle),
         documents,

@@ -9,7 +9,18 @@ import pandas as pd
 
 from mechreg.schema import FOLDED_SUFFIX, Processing
 
-COLUMNS = ("finding", "model", "quantity", "published", "tolerance", "low", "high", "obtained", "agrees")
+COLUMNS = (
+    "finding",
+    "model",
+    "quantity",
+    "published",
+    "tolerance",
+    "low",
+    "high",
+    "obtained",
+    "agrees",
+    "note",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +117,20 @@ class Finding:
     n_ctx: int | None = None
     measure: Measure
 
-    def compare(self, model: str, documents: Any, obtained: Mapping[str, float]) -> pd.DataFrame:
-        """Return published against obtained, one row a quantity."""
+    def compare(
+        self,
+        model: str,
+        documents: Any,
+        obtained: Mapping[str, float],
+        *,
+        as_published: bool = True,
+        note: str = "",
+    ) -> pd.DataFrame:
+        """Return published against obtained, one row a quantity; nothing is published of another way to measure."""
         rows = []
+        claims = [claim for claim in self.claims if as_published and claim.holds_for(model, documents)]
         for quantity, number in obtained.items():
-            claim = next(
-                (c for c in self.claims if c.quantity == quantity and c.holds_for(model, documents)), None
-            )
+            claim = next((claim for claim in claims if claim.quantity == quantity), None)
             low, high = (math.nan, math.nan) if claim is None else claim.interval
             rows.append(
                 {
@@ -125,6 +143,7 @@ class Finding:
                     "high": high,
                     "obtained": float(number),
                     "agrees": None if claim is None else claim.agrees(number),
+                    "note": note,
                 }
             )
         frame = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechreg.findings.finding import Settings
-from mechreg.findings.forward import Act, watch
+from mechreg.findings.forward import watch
+from mechreg.forward import Act
 from mechreg.schema import InputError
 
 
@@ -33,11 +34,16 @@ class FirstPosition:
         """The dimension with the largest mean in any block."""
         return int(np.abs(self.mean).max(axis=0).argmax())
 
-    @property
-    def emerges(self) -> int:
-        """The first block after which that dimension has half of its largest mean."""
-        sizes = np.abs(self.mean[:, self.dimension])
-        return int((sizes >= sizes.max() / 2).argmax())
+
+def emerges(sizes: Float[np.ndarray, " layer"]) -> int:
+    """Return the first block after which a dimension has half of its largest size.
+
+    Examples
+    --------
+    >>> emerges(np.array([0.1, 2.0, 3.0, 0.5]))
+    1
+    """
+    return int((sizes >= sizes.max() / 2).argmax())
 
 
 def first_position(model: Any, tokens: pd.DataFrame, settings: Settings) -> FirstPosition:

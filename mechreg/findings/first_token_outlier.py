@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.findings.first_position import first_position
+from mechreg.findings.first_position import emerges, first_position
 
 
 def measure(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, float]:
@@ -24,7 +24,7 @@ def measure(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, f
     return {
         "dimension": float(found.dimension),
         "size": float(sizes.max()),
-        "first_block": float(found.emerges),
+        "first_block": float(emerges(sizes)),
         "size_elsewhere": float(found.elsewhere[:, found.dimension].max()),
     }
 

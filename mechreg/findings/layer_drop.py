@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.findings.forward import batches_of, forward
+from mechreg.findings.forward import batches_of
+from mechreg.forward import Act, Forward, Head, chunks
 from mechreg.schema import InputError
+
+PARTS = ("attn_out", "mlp_out")
 
 
 def top1_kept(model: Any, tokens: pd.DataFrame, settings: Settings) -> Float[np.ndarray, " layer"]:
@@ -30,15 +33,17 @@ def top1_kept(model: Any, tokens: pd.DataFrame, settings: Settings) -> Float[np.
     >>> top1_kept(model, tokenize(model, ["Once upon a time."], prepend_bos=True), Settings()).shape
     (4,)
     """
-    same, n = np.zeros(int(model.cfg.n_layers)), 0
+    same, n, head = np.zeros(int(model.cfg.n_layers)), 0, Head(model)
     for ids, real in batches_of(model, tokens, settings):
         counted = real.clone()
         counted[:, 0] = False
-        clean = _likeliest(forward(model, ids, {}))[counted]
+        clean = _likeliest(head, ids, counted, [])
         n += len(clean)
         for layer in range(len(same)):
-            acts = {f"blocks.{layer}.hook_{part}": torch.zeros_like for part in ("attn_out", "mlp_out")}
-            same[layer] += int((_likeliest(forward(model, ids, acts))[counted] == clean).sum())
+            acts: list[tuple[str, Act]] = [
+                (f"blocks.{layer}.hook_{part}", torch.zeros_like) for part in ("attn_out", "mlp_out")
+            ]
+            same[layer] += int((_likeliest(head, ids, counted, acts) == clean).sum())
     if not n:
         raise InputError("layer_drop leaves out position 0, and no window has another; give more text.")
     return same / n
@@ -67,8 +72,12 @@ def measure(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, f
     }
 
 
-def _likeliest(logits: Any) -> Tensor:
-    return logits.argmax(dim=-1)
+def _likeliest(
+    head: Head, ids: Int[Tensor, "batch pos"], at: Bool[Tensor, "batch pos"], acts: list[tuple[str, Act]]
+) -> Int[Tensor, " tokens"]:
+    with Forward(head.model, acts, end=head.end) as run:
+        found = [logits.argmax(dim=1) for logits, _ in chunks(head, run(ids), at)]
+    return torch.cat([torch.zeros(0, dtype=torch.int64, device=ids.device), *found])
 
 
 MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.findings.first_position import FirstPosition, first_position, setting
+from mechreg.findings.first_position import FirstPosition, emerges, first_position, setting
 from mechreg.findings.forward import mean_loss
 
 # The source's definition: larger than 100, and than a thousand medians of the same hidden state.
@@ -32,7 +32,7 @@ def massive_dimensions(found: FirstPosition) -> list[int]:
 def measure(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, float]:
     """Return what the loss gains, in nats, when massive activations are set to zero and to their mean.
 
-    They are edited at position 0 of every window, after the block where the largest one emerges. In a model that
+    They are edited at position 0 of every window, after the block where the largest of them emerges. In a model that
     has none (``massive`` is 0), the largest dimension at position 0 is edited in their place.
 
     Examples
@@ -45,7 +45,8 @@ def measure(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, f
     found = first_position(model, tokens, settings)
     massive = massive_dimensions(found)
     edited = massive or [found.dimension]
-    block = found.emerges
+    sizes = found.magnitude if massive else np.abs(found.mean)
+    block = emerges(sizes[:, edited[0]])
     place = f"blocks.{block}.hook_resid_post"
     means = found.mean[block, edited]
     clean = mean_loss(model, tokens, {}, settings)

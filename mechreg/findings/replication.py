@@ -1,18 +1,17 @@
 """A finding run again: models and texts in, published against obtained out."""
 
 import gc
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from mechreg.corpus import read_corpus, tokenize
 from mechreg.findings.finding import Finding, Settings
 from mechreg.findings.gallery import FINDINGS
 from mechreg.models import is_transformer_lens_model, load_model, record_of, require_loadable
-from mechreg.schema import Backend, InputError, ModelError, require_option
+from mechreg.norms.extraction import as_models
+from mechreg.schema import Backend, InputError, ModelError, require_option, require_whole_number
 
 
 def replicate(
@@ -20,6 +19,7 @@ def replicate(
     *,
     models: Any = None,
     documents: Any = None,
+    prepend_bos: bool | None = None,
     backend: Backend = "auto",
     device: str = "auto",
     batch_tokens: int = 1024,
@@ -41,6 +41,8 @@ def replicate(
     documents : documents frame, list of str, or path, optional
         What `read_corpus` takes or gives; the demo corpus by default. Where a number is one of a certain text
         (the loss on OpenWebText), it is compared only on that text.
+    prepend_bos : bool, optional
+        By default as the source did; published values are compared only with that. Random tokens have none.
     backend : {"auto", "hooked", "bridge"}
     device : str
     batch_tokens : int
@@ -54,7 +56,8 @@ def replicate(
     -------
     pandas.DataFrame
         finding, model, quantity, published and tolerance (NaN where only a direction was published, or nothing),
-        low and high (what lies between them agrees), obtained, agrees (missing where nothing was published).
+        low and high (what lies between them agrees), obtained, agrees (missing where nothing was published), note
+        (whether the texts began as those that the model was trained on, "" where they did).
 
     Raises
     ------
@@ -71,11 +74,12 @@ def replicate(
     """
     require_option(name, list(FINDINGS), name="name")
     finding = FINDINGS[name]
-    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-        raise InputError(f"batch_tokens must be a positive whole number; got {batch_tokens!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed must be a whole number, 0 or more; got {seed!r}.")
-    entries = list(finding.models) if models is None else _as_list(models)
+    require_whole_number(batch_tokens, name="batch_tokens")
+    require_whole_number(seed, name="seed", least=0)
+    if prepend_bos not in (None, True, False):
+        raise InputError(f"prepend_bos must be True, False or None (as the source did); got {prepend_bos!r}.")
+    bos = finding.prepend_bos if prepend_bos is None else bool(prepend_bos)
+    entries = list(finding.models) if models is None else as_models(models, who="replicate")
     for entry in entries:
         _require_usable(finding, entry, backend)
     settings = Settings(batch_tokens=batch_tokens, seed=seed, progress=progress)
@@ -83,21 +87,28 @@ def replicate(
     frames = []
     for entry in entries:
         model = _loaded(finding, entry, backend, device)
-        tokens = tokenize(model, texts, prepend_bos=finding.prepend_bos, n_ctx=finding.n_ctx)
+        tokens = tokenize(model, texts, prepend_bos=bos, n_ctx=finding.n_ctx)
         obtained = finding.measure(model, tokens, settings)
-        frames.append(finding.compare(record_of(model).name, documents, obtained))
+        said: Any = {"as_published": bos == finding.prepend_bos, "note": _note(finding, model, bos)}
+        frames.append(finding.compare(record_of(model).name, documents, obtained, **said))
         del model
         if not is_transformer_lens_model(entry):
             gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room
     return pd.concat(frames, ignore_index=True)
 
 
-def _as_list(models: Any) -> list[Any]:
-    is_many = isinstance(models, Iterable) and not isinstance(models, str | torch.nn.Module)
-    entries = list(models) if is_many else [models]
-    if not entries:
-        raise InputError("replicate needs at least one model; got an empty list.")
-    return entries
+def _note(finding: Finding, model: Any, bos: bool) -> str:
+    """Return what a reader must know of how the texts began."""
+    name = record_of(model).name
+    if not bos and getattr(model.cfg, "tokenizer_prepends_bos", False):
+        return (
+            f"{name}'s tokenizer begins every text with BOS, so the model was most likely trained with it, and these "
+            "numbers without one say little of it; compare prepend_bos=True (--bos)."
+        )
+    if bos != finding.prepend_bos:
+        with_or_without = "with" if finding.prepend_bos else "without"
+        return f"The source measured {with_or_without} BOS, so its numbers are not compared with those of {name}."
+    return ""
 
 
 def _require_usable(finding: Finding, entry: Any, backend: Backend) -> None:

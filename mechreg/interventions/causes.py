@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import einops
@@ -14,17 +14,17 @@ from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechreg.interventions.clean import padded
+from mechreg.forward import Window, batches, padded, token_windows
 from mechreg.interventions.draws import generator
 from mechreg.interventions.edits import require_seed
 from mechreg.interventions.effects import require_conf_level, token_frame
-from mechreg.interventions.pairs import pair_coefficients, pair_moments, with_interval
+from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
 from mechreg.interventions.passes import Change, Edited, Passes
-from mechreg.interventions.tallies import document_means
+from mechreg.interventions.tallies import DocumentMeans
 from mechreg.models import load_model
-from mechreg.norms import Window, batches, token_windows, window_norms
+from mechreg.norms import window_norms
 from mechreg.outside import for_page
-from mechreg.schema import InputError, NumericalError, require_option
+from mechreg.schema import InputError, NumericalError, require_option, require_whole_number
 
 LagControl = Literal["own_lag", "none"]
 BATCH_TOKENS = 2048
@@ -138,8 +138,7 @@ def regression_vs_cause(
         raise InputError(f"step must lie between 0 and 1, for example 0.01; got {step!r}.")
     counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
     for name, (value, least) in (counts | {"n_boot": (n_boot, 1)}).items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise InputError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+        require_whole_number(value, name=name, least=least)
     require_conf_level(conf_level)
     require_seed(seed)
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
@@ -164,13 +163,9 @@ def regression_vs_cause(
         np.log(norms), windows, [place[int(codes[w.start])] for w in windows], int(skip)
     )
     own_lag = control == "own_lag"
-    weights = np.ones((1, len(docs)))
-    coefficient = pair_coefficients(moments, weights, own_lag=own_lag)[0]
-    left_out = (
-        pair_coefficients(moments, weights - np.eye(len(docs)), own_lag=own_lag) if len(docs) > 1 else None
-    )
-
-    for found, left in ((coefficient, "all documents"), (left_out, "all documents but one")):
+    coefficient = pair_coefficients(moments, np.ones((1, len(docs))), own_lag=own_lag)[0]
+    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(docs) > 1 else None
+    for found, left in ((coefficient, "all documents"), (squares, "all documents but one")):
         if found is not None and not np.isfinite(found).all():
             raise NumericalError(
                 f"In {left} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, so a "
@@ -182,14 +177,16 @@ def regression_vs_cause(
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
     total = 2 * passes.n_layers * sum(row.length for row in rows)
     with tqdm(total=total, unit="tok", unit_scale=True, disable=None if progress else True) as bar:
-        for batch in batches(rows, int(batch_tokens)):
+        for batch in batches(model, rows, int(batch_tokens)):
             found = elasticities(passes, model, tokens, batch, step=float(step))
             at = np.array([place[int(codes[row.start])] for row in batch])
             np.add.at(sums, at, einops.rearrange(found, "layer later batch -> batch layer later"))
             np.add.at(counted, at, 1)
             bar.update(2 * passes.n_layers * sum(row.length for row in batch))
     repeated = einops.repeat(counted, "doc -> doc layer later", layer=passes.n_layers, later=passes.n_layers)
-    effect = document_means(sums, repeated, conf_level=conf_level)
+    means = DocumentMeans()
+    means.add(sums, repeated)
+    effect = means.table(conf_level=conf_level)
 
     layer, later = np.indices((passes.n_layers, passes.n_layers))
     keys = {"model": passes.name, "hook": hook}
@@ -200,7 +197,9 @@ def regression_vs_cause(
             "n_layers": passes.n_layers,
             **{
                 name: _flat(values)
-                for name, values in with_interval(coefficient, left_out, conf_level=conf_level).items()
+                for name, values in with_interval(
+                    coefficient, squares, len(docs), conf_level=conf_level
+                ).items()
             },
             "n": int(n.sum()),
             "effect": _flat(effect["estimate"]),
@@ -255,8 +254,9 @@ def elasticities(
     """
     ids, _, _ = padded(model, tokens, batch)
     last = np.array([row.length - 1 for row in batch])
-    mask = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
-    mask[torch.arange(len(batch)), torch.from_numpy(last - 1)] = True
+    before_last = np.zeros(ids.shape, bool)
+    before_last[np.arange(len(batch)), last - 1] = True
+    mask = torch.from_numpy(before_last).to(ids.device)
     clean = passes.clean(ids, restart_at=range(passes.n_layers))
     found = np.empty((passes.n_layers, passes.n_layers, len(batch)))
     for layer in range(passes.n_layers):

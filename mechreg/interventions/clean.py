@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechreg.forward import batches, padded, token_windows
 from mechreg.interventions.draws import generator, uniforms
 from mechreg.interventions.passes import Edited, Passes
-from mechreg.models import input_device
-from mechreg.norms import Window, batches, token_windows, window_norms
+from mechreg.norms import window_norms
 from mechreg.schema import InputError
 
 MAX_DONORS = 1024  # vectors kept of every layer: 315 MB in gpt2-xl
@@ -99,8 +99,8 @@ class CleanRun:
 
     def _visit(self, act: Callable[[int, np.ndarray, Tensor], None]) -> None:
         """Call a function with the layer, the rows and the vectors of every batch."""
-        passes = Passes(self.model, hook=self.hook, norm_hook=self.hook, logits=False)
-        for batch in batches(token_windows(self.model, self.tokens), self.batch_tokens):
+        passes = Passes(self.model, hook=self.hook, norm_hook=self.hook, norms=False, logits=False)
+        for batch in batches(self.model, token_windows(self.model, self.tokens), self.batch_tokens):
             ids, rows, real = padded(self.model, self.tokens, batch)
 
             def looked_at(layer: int, rows: np.ndarray) -> Callable[[Tensor], Tensor]:
@@ -111,19 +111,7 @@ class CleanRun:
                 return change
 
             edits = {
-                layer: Edited(real.to(ids.device), looked_at(layer, rows[real.numpy()]))
+                layer: Edited(torch.from_numpy(real).to(ids.device), looked_at(layer, rows[real]))
                 for layer in self.layers
             }
             passes.edited(ids, edits)
-
-
-def padded(
-    model: Any, tokens: pd.DataFrame, batch: Sequence[Window]
-) -> tuple[Int[Tensor, "batch pos"], Int[np.ndarray, "batch pos"], Any]:
-    """Return a batch's token ids (right padding, which no real token sees), their rows, and which are real."""
-    length = max(window.length for window in batch)
-    place = np.arange(length)
-    real = np.stack([place < window.length for window in batch])
-    rows = np.where(real, np.array([[window.start] for window in batch]) + place, 0)
-    ids = np.where(real, tokens["token_id"].to_numpy(np.int64)[rows], 0)
-    return torch.from_numpy(ids).to(input_device(model)), rows, torch.from_numpy(real)

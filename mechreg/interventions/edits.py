@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import einops
@@ -16,7 +16,14 @@ from torch import Tensor
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.draws import directions
 from mechreg.models import record_of
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require, require_option
+from mechreg.schema import (
+    TOKEN_KEYS,
+    InputError,
+    NumericalError,
+    require,
+    require_option,
+    require_whole_number,
+)
 
 # Vectors in float64, their rows in the token frame, the layer -> the vectors after the edit.
 Apply = Callable[[Tensor, np.ndarray, int], Tensor]
@@ -269,8 +276,7 @@ def require_seed(seed: object) -> None:
     --------
     >>> require_seed(0)
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise InputError(f"seed must be a whole number, 0 or more; got {seed!r}.")
+    require_whole_number(seed, name="seed", least=0)
 
 
 def _norms(vectors: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:

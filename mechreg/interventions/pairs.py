@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from mechreg.norms import Window
+from mechreg.forward import Window
 
 MAX_CORRELATION = 1 - 1e-10  # of two regressors; above it their slopes are rounding
 
@@ -59,8 +59,13 @@ def pair_coefficients(
     >>> pair_coefficients(moments, np.ones((1, 1)), own_lag=True).tolist()
     [[[-0.5]]]
     """
-    n_layers = (moments.shape[1] - 1) // 2
-    total = np.tensordot(weights, moments, axes=1)
+    return _coefficients(np.tensordot(weights, moments, axes=1), own_lag=own_lag)
+
+
+def _coefficients(
+    total: Float[np.ndarray, "draw column column"], *, own_lag: bool
+) -> Float[np.ndarray, "draw layer later_layer"]:
+    n_layers = (total.shape[1] - 1) // 2
     n, means = total[:, 0, 0], total[:, 0, 1:]
     squared = einops.einsum(means, means, "draw column, draw other -> draw column other")
     centred = total[:, 1:, 1:] - squared / einops.rearrange(n, "draw -> draw 1 1")
@@ -81,9 +86,34 @@ def pair_coefficients(
     return np.where(diagonal, alone, slopes / np.where(diagonal, 1.0, left))
 
 
+def left_out_squares(
+    moments: Float[np.ndarray, "doc column column"],
+    estimate: Float[np.ndarray, "layer later_layer"],
+    *,
+    own_lag: bool,
+) -> Float[np.ndarray, "layer later_layer"]:
+    """Return the sum over documents of how far the coefficients without it are from the estimate, squared.
+
+    NaN where one of them is not determined.
+
+    Examples
+    --------
+    >>> moments = np.stack([np.eye(3)] * 2)
+    >>> left_out_squares(moments, np.array([[0.5]]), own_lag=False).tolist()
+    [[0.5]]
+    """
+    total = moments.sum(axis=0)
+    squares = np.zeros(estimate.shape)
+    for some in np.array_split(moments, max(1, len(moments) // 64)):
+        left = _coefficients(total - some, own_lag=own_lag)
+        squares += ((left - estimate) ** 2).sum(axis=0)
+    return squares
+
+
 def with_interval(
     estimate: Float[np.ndarray, "layer later_layer"],
-    left_out: Float[np.ndarray, "doc layer later_layer"] | None,
+    squares: Float[np.ndarray, "layer later_layer"] | None,
+    n_docs: int,
     *,
     conf_level: float,
 ) -> dict[str, np.ndarray]:
@@ -92,21 +122,21 @@ def with_interval(
     Parameters
     ----------
     estimate : array
-    left_out : array, optional
-        The same without each document in turn; None where there is only one.
+    squares : array, optional
+        From `left_out_squares`; None where there is only one document.
+    n_docs : int
     conf_level : float
 
     Examples
     --------
-    >>> table = with_interval(np.array([[0.5]]), np.array([[[0.4]], [[0.6]]]), conf_level=0.95)
+    >>> table = with_interval(np.array([[0.5]]), np.array([[0.02]]), 2, conf_level=0.95)
     >>> table["coefficient_std_error"].round(3).tolist()
     [[0.1]]
     """
-    if left_out is None:
+    if squares is None:
         std_error = half = np.full(estimate.shape, np.nan)
     else:
-        n_docs = len(left_out)
-        std_error = np.sqrt((n_docs - 1) / n_docs * ((left_out - estimate) ** 2).sum(axis=0))
+        std_error = np.sqrt((n_docs - 1) / n_docs * squares)
         half = stats.t.ppf((1 + conf_level) / 2, n_docs - 1) * std_error
     return {
         "coefficient": estimate,

@@ -1,18 +1,17 @@
 """Forward passes, clean and edited: every edited pass has the shape and order of its clean one, so bits compare."""
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from mechreg.forward import Act, Forward, Head
 from mechreg.models import HOOK_POINTS, is_bridge, record_of
-from mechreg.norms import active_dropouts, vector_norms
-from mechreg.schema import InputError, ModelError, require_option
+from mechreg.norms import vector_norms
+from mechreg.schema import InputError, require_option
 
 # Hook points with one vector of d_model for each token.
 EDITABLE = tuple(hook for hook, (_, axes) in HOOK_POINTS.items() if axes == "batch pos d_model")
@@ -30,10 +29,10 @@ class Edited:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one forward pass gave: a norm for each layer and token, logits where wanted, and where to restart."""
+    """What one forward pass gave: a norm for each layer and token, what `Head` reads, and where to restart."""
 
     norms: Float[np.ndarray, "layer batch pos"]
-    logits: Float[Tensor, "batch pos d_vocab"] | None
+    hidden: Shaped[Tensor, "batch pos d"] | None
     restarts: Mapping[int, Float[Tensor, "batch pos d_model"]]
 
 
@@ -47,36 +46,26 @@ class Passes:
     ----------
     model : TransformerLens model
     hook, norm_hook : str
-    logits : bool
-        Without them a pass ends before the unembedding.
+    norms, logits : bool
+        What is wanted of a pass; norms that are not are NaN.
     """
 
-    def __init__(self, model: Any, *, hook: str, norm_hook: str, logits: bool = True) -> None:
+    def __init__(
+        self, model: Any, *, hook: str, norm_hook: str, norms: bool = True, logits: bool = True
+    ) -> None:
         for name, value in (("hook", hook), ("norm_hook", norm_hook)):
             require_option(value, EDITABLE, name=name)
-        self.model, self.hook, self.norm_hook, self.logits = model, hook, norm_hook, logits
+        self.model, self.hook, self.norm_hook, self.norms = model, hook, norm_hook, norms
         self.name, self.n_layers = record_of(model).name, int(model.cfg.n_layers)
-        dropouts = active_dropouts(model)
-        if dropouts:
-            raise ModelError(
-                f"{self.name} is in training mode, so that dropout ({dropouts[0]} and {len(dropouts) - 1} more) "
-                "makes its numbers random; call model.eval() first."
-            )
-        if getattr(model.cfg, "attention_dir", "causal") != "causal":
-            raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
         if is_bridge(model) and hook == "resid_mid":
             # There it is an alias of the layer norm's input: the residual stream would go past the edit.
             raise InputError(
                 "On a TransformerBridge hook_resid_mid is only what the second layer norm reads, so an edit there "
                 "would not reach the residual stream; use backend='hooked', or edit attn_out or resid_pre."
             )
-        for name in (hook, norm_hook):
-            lacking = [place for place in self._places(name) if place not in model.hook_dict]
-            if lacking:
-                raise ModelError(
-                    f"{self.name} has no hook point {lacking[0]!r} ({len(lacking)} of {self.n_layers} are not "
-                    "there); describe_model lists those it has."
-                )
+        used = (hook, norm_hook) if norms else (hook,)
+        Forward(model, [(place, lambda activation: None) for name in used for place in self._places(name)])
+        self.head = Head(model) if logits else None
         self.can_restart = (
             not is_bridge(model) and getattr(model.cfg, "positional_embedding_type", "") != "shortformer"
         )
@@ -109,84 +98,35 @@ class Passes:
         stream = None if clean is None else clean.restarts.get(start)
         if stream is None:
             start = 0
-        counts: dict[tuple[str, int], int] = {}
         norms = np.full((self.n_layers, *tokens.shape), np.nan) if clean is None else clean.norms.copy()
         restarts: dict[int, Tensor] = {}
 
-        def counted(what: str, layer: int, act: Callable[[Tensor], Tensor | None]) -> Any:
-            counts[what, layer] = 0
-
-            def fire(activation: Tensor, hook: Any = None) -> Tensor | None:
-                counts[what, layer] += 1
-                if activation.shape[:2] != tokens.shape:
-                    raise ModelError(
-                        f"{self.name}: the hook point of {what} in layer {layer} gave {activation.shape[1]} "
-                        f"positions for {tokens.shape[1]} tokens."
-                    )
-                return act(activation)
-
-            return fire
-
-        def take(layer: int) -> Callable[[Tensor], None]:
+        def take(layer: int) -> Act:
             def act(activation: Tensor) -> None:
                 norms[layer] = vector_norms(activation).double().cpu().numpy()
 
             return act
 
-        def keep(layer: int) -> Callable[[Tensor], None]:
+        def keep(layer: int) -> Act:
             return lambda activation: restarts.update({layer: activation.clone()})
 
-        running = range(start, self.n_layers)
-        hooks = [
-            (self._places(self.norm_hook)[i], counted(f"norms ({self.norm_hook})", i, take(i)))
-            for i in running
-        ]
-        hooks += [(self._places("resid_pre")[i], counted("resid_pre", i, keep(i))) for i in restart_at]
-        hooks += [
-            (self._places(self.hook)[i], counted(f"the edit ({self.hook})", i, _replace(edit)))
-            for i, edit in edits.items()
-        ]
-        options: dict[str, Any] = {} if stream is None else {"start_at_layer": start}
-        if is_bridge(self.model):
-            options["use_cache"] = False
-        elif getattr(self.model.tokenizer, "padding_side", "right") == "left":
-            # HookedTransformer would take leading BOS ids for padding, and move all positions.
-            options["attention_mask"] = torch.ones_like(tokens)
-        logits = None
-        with ExitStack() as undo:
-            undo.enter_context(torch.inference_mode())
-            undo.enter_context(self.model.hooks(fwd_hooks=hooks))
-            if not self.logits:
-                undo.callback(self.model.unembed.register_forward_pre_hook(_stop).remove)
-            with suppress(_Stop):
-                logits = self.model(tokens if stream is None else stream, return_type="logits", **options)
-        for (what, layer), times in counts.items():
-            if times != 1:
-                raise ModelError(
-                    f"{self.name}: {what} in layer {layer} fired {'not at all' if times == 0 else f'{times} times'} "
-                    "in one forward pass; every one must fire once."
-                )
-        return Outcome(norms, logits, restarts)
+        running = range(start, self.n_layers) if self.norms else ()
+        acts = [(self._places(self.norm_hook)[i], take(i)) for i in running]
+        acts += [(self._places("resid_pre")[i], keep(i)) for i in restart_at]
+        acts += [(self._places(self.hook)[i], _replace(edit)) for i, edit in edits.items()]
+        with Forward(self.model, acts, end="unembed" if self.head is None else self.head.end) as run:
+            hidden = run(tokens, restart=None if stream is None else (start, stream))
+        return Outcome(norms, None if self.head is None else hidden, restarts)
 
     def _places(self, hook: str) -> list[str]:
         return [f"blocks.{layer}.{HOOK_POINTS[hook][0]}" for layer in range(self.n_layers)]
 
 
-def _replace(edit: Edited) -> Callable[[Tensor], Tensor]:
+def _replace(edit: Edited) -> Act:
     def act(activation: Tensor) -> Tensor:
-        changed, mask = (
-            activation.clone(),
-            edit.mask.to(activation.device),
-        )  # where a model is split: this layer's
+        # Where a model is split, on this layer's device.
+        changed, mask = activation.clone(), edit.mask.to(activation.device)
         changed[mask] = edit.change(activation[mask].double()).to(activation.dtype)
         return changed
 
     return act
-
-
-class _Stop(Exception):
-    """Raised in a forward pass once all that is wanted is there."""
-
-
-def _stop(module: Any, inputs: Any) -> None:
-    raise _Stop

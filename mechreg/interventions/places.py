@@ -1,6 +1,6 @@
 """Which tokens are edited, and how far every other token is behind them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from mechreg.forward import Window
 from mechreg.interventions.draws import generator
 from mechreg.schema import InputError, did_you_mean
 
@@ -59,7 +60,7 @@ def chosen(tokens: pd.DataFrame, positions: Positions) -> Bool[np.ndarray, " tok
 
 
 def others(
-    tokens: pd.DataFrame, edited: Bool[np.ndarray, " tokens"], *, seed: int
+    tokens: pd.DataFrame, windows: Sequence[Window], edited: Bool[np.ndarray, " tokens"], *, seed: int
 ) -> Bool[np.ndarray, " tokens"]:
     """Return as many other tokens of each window, drawn at random without position 0; fewer where there are fewer.
 
@@ -71,17 +72,17 @@ def others(
     Examples
     --------
     >>> tokens = pd.DataFrame({"doc": "d", "window": 0, "position": range(4)})
-    >>> others(tokens, np.array([False, True, False, True]), seed=0).tolist()
+    >>> others(tokens, [Window(0, 4)], np.array([False, True, False, True]), seed=0).tolist()
     [False, False, True, False]
     """
-    position = tokens["position"].to_numpy(np.int64)
-    start = np.arange(len(tokens)) - position
     found = np.zeros(len(tokens), bool)
-    for first in np.unique(start[edited]):
-        rows = np.flatnonzero(start == first)
-        free = rows[~edited[rows] & (position[rows] > 0)]
-        draw = generator(seed, "other_position", tokens["doc"].iat[first], tokens["window"].iat[first])
-        found[draw.permutation(free)[: int(edited[rows].sum())]] = True
+    for window in windows:
+        here = edited[window.rows]
+        if here.any():
+            free = np.flatnonzero(~here[1:]) + 1
+            place = (tokens["doc"].iat[window.start], tokens["window"].iat[window.start])
+            draw = generator(seed, "other_position", *place)
+            found[window.start + draw.permutation(free)[: int(here.sum())]] = True
     if not found.any():
         raise InputError(
             "The control 'other_position' needs tokens that are not edited (position 0 is never one of them); "
@@ -90,19 +91,17 @@ def others(
     return found
 
 
-def offsets(
-    position: Int[np.ndarray, " tokens"], edited: Bool[np.ndarray, " tokens"]
-) -> Int[np.ndarray, " tokens"]:
+def offsets(edited: Bool[np.ndarray, "batch pos"]) -> Int[np.ndarray, "batch pos"]:
     """Return how many tokens back the last edited token of the same window is: 0 at an edited one, -1 before all.
 
     Examples
     --------
-    >>> offsets(np.array([0, 1, 2, 0, 1]), np.array([False, True, False, False, False])).tolist()
-    [-1, 0, 1, -1, -1]
+    >>> offsets(np.array([[False, True, False], [False, False, False]])).tolist()
+    [[-1, 0, 1], [-1, -1, -1]]
     """
-    row = np.arange(len(position))
-    last = np.maximum.accumulate(np.where(edited, row, -1))
-    return np.where(last >= row - position, row - last, -1)
+    place = np.arange(edited.shape[1])
+    last = np.maximum.accumulate(np.where(edited, place, -1), axis=1)
+    return np.where(last >= 0, place - last, -1)
 
 
 def _booleans(values: Any, n: int, *, said: str) -> Bool[np.ndarray, " tokens"]:

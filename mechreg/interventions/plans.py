@@ -1,99 +1,121 @@
-"""Plans: one edit or control at one layer, with the tokens that it changes and those that it can reach."""
+"""Plans: one edit or control at one layer, and the tokens that it changes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mechreg.forward import Window
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.draws import directions, generator
 from mechreg.interventions.edits import Apply, Edit, Reach, moved_at_random
-from mechreg.interventions.places import offsets, others
-from mechreg.interventions.tallies import Tally
+from mechreg.interventions.places import others
 from mechreg.schema import InputError
+
+
+class Targets:
+    """Which tokens are edited and which the controls take in their place: found once, for all edits and layers.
+
+    Parameters
+    ----------
+    clean : CleanRun
+    windows : sequence of Window
+        All of the token frame's, in its order.
+    edited : array
+        The tokens to be edited.
+    n_layers : int
+    """
+
+    def __init__(
+        self, clean: CleanRun, windows: Sequence[Window], edited: Bool[np.ndarray, " tokens"], n_layers: int
+    ) -> None:
+        self.clean, self.windows, self.edited, self.n_layers = clean, windows, edited, n_layers
+        self._drawn: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def others(self) -> Bool[np.ndarray, " tokens"]:
+        """As many other tokens of each window."""
+        return others(self.clean.tokens, self.windows, self.edited, seed=self.clean.seed)
+
+    @cached_property
+    def window_of(self) -> Int[np.ndarray, " tokens"]:
+        """The number of every token's window."""
+        return np.repeat(np.arange(len(self.windows)), [window.length for window in self.windows])
+
+    def other_layers(self, layer: int) -> Int[np.ndarray, " windows"]:
+        """Return a layer other than this one for each window, drawn at random."""
+        if layer not in self._drawn:
+            free = [other for other in range(self.n_layers) if other != layer]
+            doc, number = self.clean.tokens["doc"], self.clean.tokens["window"]
+            draws = (
+                generator(
+                    self.clean.seed, "other_layer", doc.iat[window.start], number.iat[window.start], layer
+                )
+                for window in self.windows
+            )
+            self._drawn[layer] = np.array([free[int(draw.integers(len(free)))] for draw in draws])
+        return self._drawn[layer]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One edit or control at one layer (or at several together), and where its effects are summed."""
+    """One edit or control at one layer, or at several together."""
 
     layers: tuple[int, ...]
     edit: Edit
     control: str
     apply: Apply
-    masks: dict[int, Bool[np.ndarray, " tokens"]]
-    offset: Int[np.ndarray, " tokens"]
-    effects: Tally
-    cleans: Tally
+    targets: Targets
+    reach: Reach | None
 
-    @property
-    def reached(self) -> Bool[np.ndarray, " tokens"]:
-        """The tokens that the edit can reach."""
-        return self.offset >= 0
+    def masks(self, rows: Any = slice(None)) -> dict[int, Bool[np.ndarray, "*rows"]]:
+        """Return which of some rows of the token frame are edited, by layer; no layer without any."""
+        targets = self.targets
+        where = (targets.others if self.control == "other_position" else targets.edited)[rows]
+        if self.control == "other_layer":
+            drawn = targets.other_layers(self.layers[0])[targets.window_of[rows]]
+            masks = {int(layer): where & (drawn == layer) for layer in np.unique(drawn[where])}
+        else:
+            masks = dict.fromkeys(self.layers, where)
+        if self.reach is not None:
+            masks = {layer: mask & self.reach[layer][rows] for layer, mask in masks.items()}
+        return {layer: mask for layer, mask in masks.items() if mask.any()}
 
 
 def plan_of(
-    clean: CleanRun,
-    n_layers: int,
-    edited: Bool[np.ndarray, " tokens"],
-    layers: tuple[int, ...],
-    edit: Edit,
-    bound: tuple[Apply, Reach | None],
-    control: str,
-    max_offset: int,
+    targets: Targets, layers: tuple[int, ...], edit: Edit, bound: tuple[Apply, Reach | None], control: str
 ) -> Plan:
-    """Return a plan, with the tokens that are edited in each layer.
+    """Return a plan.
 
     Raises
     ------
     InputError
         It would change no token.
     """
-    tokens, seed = clean.tokens, clean.seed
     apply, reach = bound
-    where = others(tokens, edited, seed=seed) if control == "other_position" else edited
-    if control == "other_layer":
-        (layer,) = layers
-        masks = _other_layers(tokens, where, layer, n_layers, seed=seed)
-    else:
-        masks = dict.fromkeys(layers, where)
-    if reach is not None:
-        masks = {layer: mask & reach[layer] for layer, mask in masks.items()}
-    masks = {layer: mask for layer, mask in masks.items() if mask.any()}
-    if not masks:
+    if control == "random_direction":
+        apply = _in_random_direction(apply, targets.clean)
+    plan = Plan(layers, edit, control, apply, targets, reach)
+    if not plan.masks():
         raise InputError(
             f"{edit.name} at layer {', '.join(map(str, layers))}"
             f"{'' if control == 'none' else f', control {control!r}'}, changes no token: no chosen position has a "
             "value. Choose other positions=, layers= or values."
         )
-    if control == "random_direction":
-        apply = _in_random_direction(apply, tokens, seed)
-    offset = offsets(tokens["position"].to_numpy(np.int64), np.logical_or.reduce(list(masks.values())))
-    shape = (tokens["doc"].nunique(), 3 + n_layers, max_offset)
-    return Plan(layers, edit, control, apply, masks, offset, Tally(*shape), Tally(*shape))
+    return plan
 
 
-def _in_random_direction(apply: Apply, tokens: pd.DataFrame, seed: int) -> Apply:
+def _in_random_direction(apply: Apply, clean: CleanRun) -> Apply:
     def move(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
-        options: Any = {"seed": seed, "purpose": "random_direction", "layer": layer}
-        drawn = torch.from_numpy(directions(tokens, rows, vectors.shape[1], **options)).to(vectors.device)
-        return moved_at_random(vectors, apply(vectors, rows, layer), drawn)
+        options: Any = {"seed": clean.seed, "purpose": "random_direction", "layer": layer}
+        drawn = directions(clean.tokens, rows, vectors.shape[1], **options)
+        return moved_at_random(
+            vectors, apply(vectors, rows, layer), torch.from_numpy(drawn).to(vectors.device)
+        )
 
     return move
-
-
-def _other_layers(
-    tokens: pd.DataFrame, edited: Bool[np.ndarray, " tokens"], layer: int, n_layers: int, *, seed: int
-) -> dict[int, Bool[np.ndarray, " tokens"]]:
-    """Return the edited tokens of each layer but one, a layer drawn for each window."""
-    free = [other for other in range(n_layers) if other != layer]
-    start = np.arange(len(tokens)) - tokens["position"].to_numpy(np.int64)
-    drawn = np.full(len(tokens), -1)
-    for first in np.unique(start):
-        draw = generator(seed, "other_layer", tokens["doc"].iat[first], tokens["window"].iat[first], layer)
-        drawn[start == first] = free[int(draw.integers(len(free)))]
-    return {other: edited & (drawn == other) for other in free}

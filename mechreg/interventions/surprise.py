@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from mechreg.interventions.edits import SetNorm
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, one_or_many, require
 
 
-def surprise_edits(augmented: pd.DataFrame, *, k: Sequence[float | int] = (-2, -1, 0, 1, 2)) -> list[SetNorm]:
+def surprise_edits(
+    augmented: pd.DataFrame, *, k: float | int | Sequence[float | int] = (-2, -1, 0, 1, 2)
+) -> list[SetNorm]:
     """Return the edits that set every norm at exp(predicted + k residual standard deviations), one for each k.
 
     Given to `intervene` they measure what it costs that a norm is as predicted (k = 0) or surprising. Tokens
@@ -21,7 +23,7 @@ def surprise_edits(augmented: pd.DataFrame, *, k: Sequence[float | int] = (-2, -
     augmented : pandas.DataFrame
         What ``fits.augment(lagged)`` gives, of one model and hook: model, hook, layer, doc, window, position,
         log_norm, predicted, residual.
-    k : sequence of float
+    k : float or sequence of float
         Residual standard deviations, each of the layer's own residuals.
 
     Returns
@@ -50,7 +52,7 @@ def surprise_edits(augmented: pd.DataFrame, *, k: Sequence[float | int] = (-2, -
                 f"surprise_edits needs the rows of one {key}; the frame has {augmented[key].nunique()}. Choose some: "
                 f"frame[frame[{key!r}] == ...]."
             )
-    steps = [k] if isinstance(k, Real) else list(k)
+    steps = one_or_many(k)
     if not steps or any(isinstance(one, bool) or not isinstance(one, Real) for one in steps):
         raise InputError(
             f"k must be numbers of residual standard deviations, for example (-1, 0, 1); got {k!r}."

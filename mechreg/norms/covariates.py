@@ -9,7 +9,7 @@ import pandas as pd
 from mechreg.corpus import COVARIATES, token_counts, tokenize
 from mechreg.models import load_model, record_of
 from mechreg.norms.reduction import BATCH_TOKENS, window_norms
-from mechreg.schema import InputError, require_option
+from mechreg.schema import InputError, one_or_many, require_option
 
 
 def token_covariates(
@@ -53,6 +53,7 @@ def token_covariates(
     >>> bool(tokens["surprisal"].iloc[1:].gt(0).all()), tokens["distance"].tolist() == tokens["position"].tolist()
     (True, True)
     """
+    covariates = one_or_many(covariates)
     for name in covariates:
         require_option(name, COVARIATES, name="covariates")
     model = load_model(model)

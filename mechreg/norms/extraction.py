@@ -1,7 +1,7 @@
 """Texts and models in, a tidy norm frame out."""
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from mechreg.corpus import COVARIATES, read_corpus, tokenize
 from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
 from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.reduction import BATCH_TOKENS, is_per_head, known_hooks, window_norms
-from mechreg.schema import NORM_COLUMNS, InputError, require_option
+from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_option, require_whole_number
 
 
 def extract_norms(
@@ -46,8 +46,7 @@ def extract_norms(
     prepend_bos : bool
     covariates : sequence of "surprisal", "log_frequency", "is_repeat", "distance"
         Columns as in `token_covariates`, found in the same pass. For surprisal it goes on to the logits and does not
-        end early: on GPT-2's shapes a pass then takes 1.8 times as long, and logits take 4 d_vocab bytes a token
-        of a batch (0.4 GB with the default).
+        end early: on GPT-2's shapes a pass then takes 1.8 times as long. Logits are made a few tokens at a time.
     progress : bool
         A bar on standard error, where that is a terminal.
 
@@ -62,7 +61,7 @@ def extract_norms(
     InputError
         An unknown hook, no model, two models of one name, or documents that cannot be used.
     ModelError
-        A hook point did not fire exactly once in a layer, or dropout is on.
+        A hook point did not fire exactly once in a layer, dropout is on, or ``result`` is not what heads add.
     NumericalError
         An activation is NaN or infinite; names the model, hook, layer, document and position.
 
@@ -73,11 +72,11 @@ def extract_norms(
     (1, 0.125)
     """
     hooks = known_hooks(hooks)
-    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-        raise InputError(f"batch_tokens must be a positive whole number; got {batch_tokens!r}.")
+    require_whole_number(batch_tokens, name="batch_tokens")
+    covariates = one_or_many(covariates)
     for name in covariates:
         require_option(name, COVARIATES, name="covariates")
-    entries = _as_list(models)
+    entries = as_models(models, who="extract_norms")
     _require_distinct([model_label(entry) for entry in entries])
     are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
     if are_tokens and prepend_bos:
@@ -142,11 +141,11 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(same, ignore_index=True)
 
 
-def _as_list(models: Any) -> list[Any]:
-    is_many = isinstance(models, Iterable) and not isinstance(models, str | torch.nn.Module)
-    entries = list(models) if is_many else [models]
+def as_models(models: Any, *, who: str) -> list[Any]:
+    """Return models as a list; a module, which may be iterable, is one."""
+    entries = [models] if isinstance(models, torch.nn.Module) else one_or_many(models)
     if not entries:
-        raise InputError("extract_norms needs at least one model; got an empty list.")
+        raise InputError(f"{who} needs at least one model; got an empty list.")
     return entries
 
 

@@ -1,22 +1,37 @@
 """Forward passes that leave one float per hook point, layer and token."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
 from typing import Any
 
 import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechreg.models import HOOK_POINTS, fused, input_device, is_bridge, record_of
-from mechreg.norms.batches import Window, batches, token_windows
-from mechreg.norms.next_token import batch_losses
-from mechreg.norms.transfer import Arriving, one_late, to_device
-from mechreg.schema import InputError, ModelError, NumericalError, require, require_option
+from mechreg.forward import (
+    Act,
+    Arriving,
+    Forward,
+    Head,
+    batches,
+    next_token_losses,
+    one_late,
+    padded,
+    token_windows,
+)
+from mechreg.models import HOOK_POINTS, record_of
+from mechreg.norms.heads import require_heads_add_up
+from mechreg.schema import (
+    InputError,
+    NumericalError,
+    one_or_many,
+    require,
+    require_option,
+    require_whole_number,
+)
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
@@ -62,53 +77,61 @@ def window_norms(
     4
     """
     hooks = known_hooks(hooks)
+    require_whole_number(batch_tokens, name="batch_tokens")
     require(tokens, ("doc", "window", "position", "token_id"), who="window_norms")
-    dropouts = active_dropouts(model)
-    if dropouts:
-        raise ModelError(
-            f"{record_of(model).name} is in training mode, so that dropout ({dropouts[0]} and "
-            f"{len(dropouts) - 1} more) makes its numbers random; call model.eval() first."
-        )
+    captured: dict[tuple[str, int], Tensor] = {}
+    wanted = [(hook, layer) for hook in hooks for layer in range(model.cfg.n_layers)]
+    acts = [
+        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer)) for hook, layer in wanted
+    ]
+    run = Forward(model, acts, end="unembed" if surprisal else "acts", quick=True)
     windows = token_windows(model, tokens)
-    ids = tokens["token_id"].to_numpy(np.int64)
+    if "result" in hooks:
+        require_heads_add_up(model)
+    head = Head(model) if surprisal else None
+    if head is not None:
+        run.end = head.end
     cfg, parameter = model.cfg, next(iter(model.parameters()))
     dtype = np.float64 if parameter.dtype == torch.float64 else np.float32
     values = {
-        hook: np.empty((cfg.n_layers, *([cfg.n_heads] if is_per_head(hook) else []), len(ids)), dtype)
+        hook: np.empty((cfg.n_layers, *([cfg.n_heads] if is_per_head(hook) else []), len(tokens)), dtype)
         for hook in hooks
     }
-    surprisals = np.full(len(ids), np.nan)
-    with (
-        _ReducedRun(model, hooks, logits=surprisal) as run,
-        tqdm(total=len(ids), unit="tok", unit_scale=True, disable=None if progress else True) as bar,
-    ):
+    surprisals = np.full(len(tokens), np.nan)
+    with run, tqdm(total=len(tokens), unit="tok", unit_scale=True, disable=None if progress else True) as bar:
 
-        def passes() -> Iterator[tuple[list[Window], Arriving[tuple[str, int]]]]:
-            for batch in batches(windows, batch_tokens):
-                # Right padding: with causal attention no real token can see it, so it needs no mask.
-                padded = np.zeros((len(batch), batch[0].length), np.int64)
-                for row, window in enumerate(batch):
-                    padded[row, : window.length] = ids[window.rows]
-                batch_ids = to_device(padded, input_device(model))
-                arriving = Arriving(run.norms(batch_ids))
-                if run.logits is not None:
-                    losses = batch_losses(run.logits, batch_ids, [window.length for window in batch])
-                    for row, window in enumerate(batch):
-                        surprisals[window.rows][1:] = losses[row, : window.length - 1]
-                yield batch, arriving
+        def passes() -> Iterator[tuple[np.ndarray, np.ndarray, Arriving[tuple[str, int]]]]:
+            for batch in batches(model, windows, batch_tokens):
+                ids, rows, real = padded(model, tokens, batch)
+                hidden = run(ids)
+                arriving = Arriving(captured)
+                if head is not None and hidden is not None and real.shape[1] > 1:
+                    has_next = np.pad(real[:, 1:], ((0, 0), (0, 1)))
+                    at = torch.from_numpy(has_next).to(ids.device)
+                    surprisals[rows[has_next] + 1] = next_token_losses(hidden, ids, at, head=head)
+                yield rows, real, arriving
 
-        for batch, arriving in one_late(passes()):
+        for rows, real, arriving in one_late(passes()):
             for (hook, layer), norms in arriving.arrays().items():
-                for row, window in enumerate(batch):
-                    real = norms[row, ..., : window.length]
-                    if not np.isfinite(real).all():
-                        raise _not_finite(model, hook, layer, real, tokens.iloc[window.rows])
-                    values[hook][layer, ..., window.rows] = real
-            bar.update(sum(window.length for window in batch))
+                found = np.moveaxis(norms, 1, 0)[:, real] if is_per_head(hook) else norms[real]
+                if not np.isfinite(found).all():
+                    raise _not_finite(model, hook, layer, found, tokens.iloc[rows[real]])
+                values[hook][layer, ..., rows[real]] = found.T
+            bar.update(int(real.sum()))
     if surprisal:
         _require_finite_surprisal(model, surprisals, tokens)
         values["surprisal"] = surprisals
     return values
+
+
+def _capture(captured: dict[tuple[str, int], Tensor], hook: str, layer: int) -> Act:
+    """Return what keeps the norms of one hook point: it knows its layer, where a bridge's name may be an alias."""
+    reduced = head_norms if is_per_head(hook) else vector_norms
+
+    def capture(activation: Tensor) -> None:
+        captured[hook, layer] = reduced(activation)
+
+    return capture
 
 
 def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos"]:
@@ -137,22 +160,6 @@ def head_norms(activation: Float[Tensor, "batch pos head d"]) -> Float[Tensor, "
     return einops.reduce(wide.square(), "batch pos head d -> batch head pos", "sum").sqrt()
 
 
-def active_dropouts(model: Any) -> list[str]:
-    """Return the names of the dropout modules that are switched on.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> active_dropouts(load_model("mini-s"))
-    []
-    """
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p > 0
-    ]
-
-
 def known_hooks(hooks: Sequence[str]) -> list[str]:
     """Return the names of hook points as a list, each known and given once.
 
@@ -166,7 +173,7 @@ def known_hooks(hooks: Sequence[str]) -> list[str]:
     >>> known_hooks("attn_out")
     ['attn_out']
     """
-    hooks = [hooks] if isinstance(hooks, str) else list(hooks)
+    hooks = one_or_many(hooks)
     for hook in hooks:
         require_option(hook, list(HOOK_POINTS), name="hooks")
     if not hooks or len(set(hooks)) < len(hooks):
@@ -183,106 +190,6 @@ def is_per_head(hook: str) -> bool:
     (True, False)
     """
     return "head" in HOOK_POINTS[hook][1].split()
-
-
-class _Stop(Exception):
-    """Raised in a forward pass once all that is wanted is there."""
-
-
-class _ReducedRun:
-    """Forward passes with a hook at every wanted hook point, each leaving one float per token.
-
-    The hooks are on the model within the ``with`` block only. They know their layer from a closure: on a
-    bridge a hook point's own name may be an alias of the one that was asked for.
-    """
-
-    def __init__(self, model: Any, hooks: Sequence[str], *, logits: bool = False) -> None:
-        self.model, self.name = model, record_of(model).name
-        self.wants_logits, self.logits = logits, None
-        self.wanted = [(hook, layer) for hook in hooks for layer in range(model.cfg.n_layers)]
-        self.places = {key: f"blocks.{key[1]}.{HOOK_POINTS[key[0]][0]}" for key in self.wanted}
-        lacking = [place for place in self.places.values() if place not in model.hook_dict]
-        if lacking:
-            raise ModelError(
-                f"{self.name} has no hook point {lacking[0]!r} ({len(lacking)} of {len(self.places)} are not "
-                "there); describe_model lists those it has."
-            )
-        if getattr(model.cfg, "attention_dir", "causal") != "causal":
-            raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
-        # Gated off by default: TransformerLens lists the hook point and never fires it.
-        self.split_heads = "result" in hooks and not model.cfg.use_attn_result
-        self.seen_whole = False
-
-    def __enter__(self) -> "_ReducedRun":
-        with ExitStack() as undo:
-            if self.split_heads:
-                try:
-                    self.model.set_use_attn_result(True)
-                except (
-                    NotImplementedError
-                ) as error:  # what TransformerLens raises of attention that it cannot split
-                    raise ModelError(f"{self.name} has no hook 'result': {error}") from error
-                undo.callback(self.model.set_use_attn_result, False)
-            undo.enter_context(fused(self.model))
-            hooks = [(place, self._capture(key)) for key, place in self.places.items()]
-            undo.enter_context(self.model.hooks(fwd_hooks=hooks))
-            self.undo = undo.pop_all()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.undo.__exit__(*error)
-
-    def norms(self, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[str, int], Tensor]:
-        """Return the norms at every (hook, layer), "batch pos" or "batch head pos", of one forward pass."""
-        if not self.seen_whole:
-            # Once, two tokens go through all blocks, so that a block that runs twice is seen to; after that
-            # each pass ends at the last hook point wanted.
-            with self.model.unembed.register_forward_pre_hook(_stop):
-                self._forward(tokens[:1, :2], whole=True)
-            self.seen_whole = True
-        return self._forward(tokens, whole=False)
-
-    def _forward(self, tokens: Int[Tensor, "batch pos"], *, whole: bool) -> dict[tuple[str, int], Tensor]:
-        self.captured: dict[tuple[str, int], Tensor] = {}
-        self.fired = dict.fromkeys(self.wanted, 0)
-        self.whole = whole
-        options: dict[str, Any] = {}
-        if is_bridge(self.model):
-            options["use_cache"] = False
-        elif getattr(self.model.tokenizer, "padding_side", "right") == "left":
-            # HookedTransformer would take leading BOS ids for padding, and move all positions.
-            options["attention_mask"] = torch.ones_like(tokens)
-        with torch.inference_mode(), suppress(_Stop):
-            output = self.model(tokens, return_type="logits" if self.wants_logits else None, **options)
-            self.logits = output if self.wants_logits else None
-        for (hook, layer), times in self.fired.items():
-            if times != 1:
-                raise ModelError(
-                    f"{self.name}: the hook point {hook!r} of layer {layer} fired "
-                    f"{'not at all' if times == 0 else f'{times} times'} in one forward pass; every layer must "
-                    "fire once."
-                )
-            if self.captured[hook, layer].shape[-1] != tokens.shape[1]:
-                raise ModelError(
-                    f"{self.name}: the hook point {hook!r} of layer {layer} gave "
-                    f"{self.captured[hook, layer].shape[-1]} positions for {tokens.shape[1]} tokens."
-                )
-        return self.captured
-
-    def _capture(self, key: tuple[str, int]) -> Any:
-        reduced = head_norms if is_per_head(key[0]) else vector_norms
-
-        def capture(activation: Tensor, hook: Any = None) -> None:
-            self.fired[key] += 1
-            self.captured[key] = reduced(activation)
-            if len(self.captured) == len(self.wanted) and not (self.whole or self.wants_logits):
-                raise _Stop
-
-        return capture
-
-
-def _stop(module: Any, inputs: Any) -> None:
-    raise _Stop
 
 
 def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:

@@ -1,0 +1,201 @@
+"""Next token: what a model says of the token that comes, a few tokens at a time where the vocabulary is large."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import einops
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from mechreg.forward.passes import End, Forward, lock_of
+from mechreg.forward.precision import pinned
+from mechreg.models import input_device, record_of
+from mechreg.schema import AUTOCAST
+
+CHUNK = 2**23  # logits at once: 64 MB in float64, 166 tokens of GPT-2's vocabulary
+KEPT = 2**26  # logits of a clean pass that are kept for the edited ones: 256 MB in float32
+
+
+class Head:
+    """From what a model's unembedding reads to its logits.
+
+    Where a model does to its logits what is not known here, its passes go on to them (``end``), and they are taken
+    as they are.
+
+    Parameters
+    ----------
+    model : TransformerLens model
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.end: End = "unembed"
+        self.is_autocast = record_of(model).dtype == AUTOCAST
+        config = getattr(getattr(model, "original_model", None), "config", None)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(
+            model.cfg, "output_logits_soft_cap", 0
+        )
+        self.cap = float(cap) if cap and cap > 0 else 0.0
+        factor, divisor = getattr(config, "logit_scale", None), getattr(config, "logits_scaling", None)
+        self.factor = (factor if isinstance(factor, float | int) else 1.0) / (divisor or 1.0)
+        ids = torch.arange(2, device=input_device(model))[None] % int(model.cfg.d_vocab)
+        with Forward(model, end="logits") as run:
+            wanted = run(ids)
+        with Forward(model, end="unembed") as run:
+            found = self(run(ids)[0])
+        spread = (wanted[0] - found).abs().max() / wanted[0].abs().max()
+        close = 1e-4 if found.dtype in (torch.float32, torch.float64) and not self.is_autocast else 0.05
+        self.end = "unembed" if bool(spread < close) else "logits"
+
+    def __call__(self, hidden: Shaped[Tensor, "tokens d"]) -> Float[Tensor, "tokens d_vocab"]:
+        """Return the logits of some tokens."""
+        if self.end == "logits":
+            return hidden
+        with lock_of(self.model), torch.inference_mode(), pinned():
+            with torch.autocast(hidden.device.type, dtype=torch.bfloat16, enabled=self.is_autocast):
+                logits = self.model.unembed(einops.rearrange(hidden, "tokens d -> 1 tokens d"))
+            logits = einops.rearrange(logits, "1 tokens d_vocab -> tokens d_vocab") * self.factor
+            return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
+
+
+class NextTokens:
+    """What one batch's passes say of next tokens: of ``wanted`` "loss", "kl" and "top1", and nothing else.
+
+    Every pass is looked at in the same chunks of tokens, so that equal passes give equal bits.
+
+    Parameters
+    ----------
+    head : Head, optional
+        By default hidden vectors are logits already.
+    ids : tensor
+    at : tensor
+        The tokens that have a next one in their window.
+    wanted : collection of str
+
+    Examples
+    --------
+    >>> ids, at = torch.tensor([[0, 1]]), torch.tensor([[True, False]])
+    >>> seen = NextTokens(None, ids, at, ["loss", "kl", "top1"])
+    >>> seen.clean(torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])).round(4)
+    array([0.6931])
+    >>> everywhere = np.array([True])
+    >>> seen.changes(torch.tensor([[[0.0, 1.0], [9.0, 9.0]]]), everywhere).round(4).tolist()
+    [[-0.3799], [0.1201], [1.0]]
+    """
+
+    def __init__(
+        self, head: Head | None, ids: Int[Tensor, "batch pos"], at: Bool[Tensor, "batch pos"], wanted: Any
+    ) -> None:
+        self.head, self.at, self.wanted = head, at, frozenset(wanted)
+        self.target = torch.roll(ids, -1, dims=1)[at]
+
+    def clean(self, hidden: Shaped[Tensor, "batch pos d"]) -> Float[np.ndarray, " tokens"]:
+        """Look at the pass without an edit, and return its losses (NaN unless they are wanted)."""
+        self.hidden = hidden
+        losses, likeliest, logits = [], [], []
+        for part, rows in self._chunks(hidden):
+            losses.append(_losses(part, self.target[rows]) if "loss" in self.wanted else _nothing(part))
+            if "top1" in self.wanted:
+                likeliest.append(part.argmax(dim=1))
+            if "kl" in self.wanted and len(self.target) * part.shape[1] <= KEPT:
+                logits.append(part)
+        self.losses, self.likeliest, self.logits = losses, likeliest, logits
+        return torch.cat(losses).cpu().numpy()
+
+    def changes(
+        self, hidden: Shaped[Tensor, "batch pos d"], reached: Bool[np.ndarray, " tokens"]
+    ) -> Float[np.ndarray, "3 reached"]:
+        """Return what an edited pass changed at some of the tokens: loss, divergence, flip; NaN where not wanted.
+
+        The change in the next token's cross-entropy and KL(clean || edited) are in nats; the flip is 1 where the
+        likeliest next token is another.
+        """
+        found = []
+        here = torch.from_numpy(reached).to(self.target.device)
+        clean = self._chunks(self.hidden) if "kl" in self.wanted and not self.logits else None
+        for i, (edited, rows) in enumerate(self._chunks(hidden)):
+            kl = flip = loss = _nothing(edited)
+            if "loss" in self.wanted:
+                loss = _losses(edited, self.target[rows]) - self.losses[i]
+            if "kl" in self.wanted:
+                kl = divergences(self.logits[i] if clean is None else next(clean)[0], edited)
+            if "top1" in self.wanted:
+                flip = (edited.argmax(dim=1) != self.likeliest[i]).double()
+            found.append(torch.stack([loss, kl, flip])[:, here[rows]])
+        return torch.cat(found, dim=1).cpu().numpy()
+
+    def _chunks(self, hidden: Shaped[Tensor, "batch pos d"]) -> Iterator[tuple[Tensor, slice]]:
+        return chunks(self.head, hidden, self.at)
+
+
+def chunks(
+    head: Head | None, hidden: Shaped[Tensor, "batch pos d"], at: Bool[Tensor, "batch pos"]
+) -> Iterator[tuple[Float[Tensor, "tokens d_vocab"], slice]]:
+    """Yield the logits of a mask's tokens, `CHUNK` numbers at a time, and which of the tokens they are.
+
+    Examples
+    --------
+    >>> [(part.shape, rows) for part, rows in chunks(None, torch.zeros(1, 3, 7), torch.tensor([[True, True, False]]))]
+    [(torch.Size([2, 7]), slice(0, 2, None))]
+    """
+    chosen = hidden[at.to(hidden.device)]
+    wide = chosen.shape[1] if head is None else int(head.model.cfg.d_vocab)
+    size = max(1, CHUNK // wide)
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        yield (part if head is None else head(part)).to(at.device), slice(start, start + len(part))
+
+
+def next_token_losses(
+    hidden: Shaped[Tensor, "batch pos d"],
+    tokens: Int[Tensor, "batch pos"],
+    at: Bool[Tensor, "batch pos"],
+    *,
+    head: Head | None = None,
+) -> Float[np.ndarray, " tokens"]:
+    """Return the cross-entropy of the next token, in nats, after every token of a mask.
+
+    Examples
+    --------
+    >>> mask = torch.tensor([[True, False]])
+    >>> next_token_losses(torch.zeros(1, 2, 4), torch.tensor([[1, 2]]), mask).round(4).tolist()
+    [1.3863]
+    """
+    target = torch.roll(tokens, -1, dims=1)[at]
+    losses = [_losses(part, target[rows]) for part, rows in chunks(head, hidden, at)]
+    return torch.cat(losses).cpu().numpy() if losses else np.empty(0)
+
+
+def divergences(
+    clean: Float[Tensor, "tokens d_vocab"], edited: Float[Tensor, "tokens d_vocab"]
+) -> Float[Tensor, " tokens"]:
+    """Return KL(clean || edited) in nats, of logits.
+
+    It is summed as p (q/p - 1 - log(q/p)), whose terms are 0 or more, so that small ones keep their digits and equal
+    distributions give 0.
+
+    Examples
+    --------
+    >>> divergences(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])).round(decimals=4).tolist()
+    [0.1201]
+    """
+    log_p, log_q = (part.double().log_softmax(dim=1) for part in (clean, edited))
+    step = log_q - log_p
+    p = log_p.exp()
+    # Where q/p could overflow it is large, and the plain difference has all its digits.
+    terms = torch.where(step < 1.0, p * (step.expm1() - step), log_q.exp() - p - p * step)
+    return einops.reduce(terms.clamp(min=0.0), "tokens d_vocab -> tokens", "sum")
+
+
+def _losses(
+    logits: Float[Tensor, "tokens d_vocab"], target: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    wide = logits.double()
+    chosen = wide.gather(1, einops.rearrange(target, "tokens -> tokens 1"))
+    return wide.logsumexp(dim=1) - einops.rearrange(chosen, "tokens 1 -> tokens")
+
+
+def _nothing(part: Tensor) -> Float[Tensor, " tokens"]:
+    return torch.full((len(part),), torch.nan, dtype=torch.float64, device=part.device)

@@ -1,0 +1,195 @@
+"""The one forward engine: a model run over token ids, with functions called at hook points, each once a pass."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechreg.forward.precision import pinned
+from mechreg.models import fused, is_bridge, record_of
+from mechreg.schema import ModelError
+
+# What is done at a hook point: looks at the activation, and may give another in its place.
+Act = Callable[[Tensor], Tensor | None]
+# Where a pass ends: after the last of its functions, before the unembedding, or with the logits.
+End = Literal["acts", "unembed", "logits"]
+
+_guard = threading.Lock()
+_locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
+
+
+class Forward:
+    """Forward passes of one model, with functions called at hook points within the ``with`` block only.
+
+    In the block the model is this thread's alone (another waits), and computes in torch's own defaults (`pinned`).
+
+    Parameters
+    ----------
+    model : TransformerLens model
+    acts : iterable of (str, function)
+        Names of hook points, such as "blocks.0.hook_resid_post", and what is called there, in this order. Where a
+        function returns a tensor, the model goes on with that.
+    end : {"acts", "unembed", "logits"}
+        "unembed" gives what the unembedding would have read. "acts" ends after the last function; before the first
+        pass two tokens go through all blocks, so that one that runs twice is seen.
+    quick : bool
+        By torch's fused kernels where they are the same to rounding (`mechreg.models.fused`).
+
+    Raises
+    ------
+    ModelError
+        Dropout is on, the model reads in both directions, or a hook point is not there.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> model, seen = load_model("mini-s"), []
+    >>> acts = [("blocks.0.hook_resid_post", lambda stream: seen.append(tuple(stream.shape)))]
+    >>> with Forward(model, acts) as run:
+    ...     run(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 64])
+    >>> seen
+    [(1, 3, 64)]
+    """
+
+    def __init__(
+        self, model: Any, acts: Iterable[tuple[str, Act]] = (), *, end: End = "unembed", quick: bool = False
+    ) -> None:
+        self.model, self.name, self.acts = model, record_of(model).name, list(acts)
+        self.end, self.quick, self.seen_whole, self.running = end, quick, False, False
+        dropouts = active_dropouts(model)
+        if dropouts:
+            raise ModelError(
+                f"{self.name} is in training mode, so that dropout ({dropouts[0]} and {len(dropouts) - 1} more) "
+                "makes its numbers random; call model.eval() first."
+            )
+        if getattr(model.cfg, "attention_dir", "causal") != "causal":
+            raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
+        lacking = [place for place, _ in self.acts if place not in model.hook_dict]
+        if lacking:
+            raise ModelError(
+                f"{self.name} has no hook point {lacking[0]!r} ({len(lacking)} of {len(self.acts)} are not there); "
+                "describe_model lists those it has."
+            )
+
+    def __enter__(self) -> "Forward":
+        with ExitStack() as undo:
+            undo.enter_context(lock_of(self.model))
+            undo.enter_context(pinned())
+            # Gated off by default: TransformerLens lists the hook point and never fires it.
+            if not self.model.cfg.use_attn_result and any("hook_result" in place for place, _ in self.acts):
+                try:
+                    self.model.set_use_attn_result(True)
+                except NotImplementedError as error:  # of attention that it cannot split
+                    raise ModelError(f"{self.name} has no hook 'result': {error}") from error
+                undo.callback(self.model.set_use_attn_result, False)
+            if self.quick:
+                undo.enter_context(fused(self.model))
+            hooks = [(place, self._counted(i, act)) for i, (place, act) in enumerate(self.acts)]
+            undo.enter_context(self.model.hooks(fwd_hooks=hooks))
+            if self.end != "logits":
+                undo.callback(self.model.unembed.register_forward_pre_hook(self._stop).remove)
+            self.undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.undo.__exit__(*error)
+
+    def __call__(self, ids: Int[Tensor, "batch pos"], *, restart: tuple[int, Tensor] | None = None) -> Tensor:
+        """Return the logits, what the unembedding would have read, or an empty tensor, as ``end`` says.
+
+        Parameters
+        ----------
+        ids : tensor
+        restart : (int, tensor), optional
+            A block, and the residual stream before it, from which a HookedTransformer goes on.
+
+        Raises
+        ------
+        ModelError
+            A function was not called exactly once, or with other positions.
+        """
+        if self.end == "acts" and not self.seen_whole:
+            self._run(ids[:1, :2], None, whole=True)
+            self.seen_whole = True
+        return self._run(ids, restart, whole=self.end != "acts")
+
+    def _run(self, ids: Tensor, restart: tuple[int, Tensor] | None, *, whole: bool) -> Tensor:
+        self.fired, self.shape, self.whole = [0] * len(self.acts), ids.shape, whole
+        options: dict[str, Any] = {} if restart is None else {"start_at_layer": restart[0]}
+        if is_bridge(self.model):
+            options["use_cache"] = False
+        elif getattr(self.model.tokenizer, "padding_side", "right") == "left":
+            # HookedTransformer would take leading BOS ids for padding, and move all positions.
+            options["attention_mask"] = torch.ones_like(ids)
+        self.running = True
+        try:
+            with torch.inference_mode():
+                given = self.model(ids if restart is None else restart[1], return_type="logits", **options)
+        except _Stop as stop:
+            given = stop.hidden
+        finally:
+            self.running = False
+        for (place, _), times in zip(self.acts, self.fired, strict=True):
+            if times != 1:
+                raise ModelError(
+                    f"{self.name}: the hook point {place!r} fired {'not at all' if times == 0 else f'{times} times'} "
+                    "in one forward pass; it must fire once."
+                )
+        return given
+
+    def _counted(self, i: int, act: Act) -> Any:
+        place = self.acts[i][0]
+        axis = 2 if place.endswith(("hook_pattern", "hook_attn_scores")) else 1  # batch head query key
+
+        def fire(activation: Tensor, hook: Any = None) -> Tensor | None:
+            self.fired[i] += 1
+            if (activation.shape[0], activation.shape[axis]) != self.shape:
+                raise ModelError(
+                    f"{self.name}: the hook point {place!r} gave {activation.shape[axis]} positions for "
+                    f"{self.shape[1]} tokens."
+                )
+            given = act(activation)
+            if not self.whole and all(self.fired):
+                raise _Stop(torch.empty(0))
+            return given
+
+        return fire
+
+    def _stop(self, module: Any, inputs: Any) -> None:
+        if self.running:  # not where a `Head` asks for logits between two passes
+            raise _Stop(inputs[0])
+
+
+def active_dropouts(model: Any) -> list[str]:
+    """Return the names of the dropout modules that are switched on.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> active_dropouts(load_model("mini-s"))
+    []
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+    ]
+
+
+def lock_of(model: Any) -> Any:
+    """Return the lock of a model: hooks and switches on it are seen by every thread."""
+    with _guard:
+        return _locks.setdefault(model, threading.RLock())
+
+
+class _Stop(Exception):
+    """Raised in a forward pass once all that is wanted is there."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden

@@ -1,0 +1,59 @@
+"""Heads: whether what ``result`` reads is what each head adds to the residual stream."""
+
+from typing import Any
+
+import einops
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechreg.forward import Forward
+from mechreg.models import HOOK_POINTS, input_device, record_of
+from mechreg.schema import ModelError
+
+
+def require_heads_add_up(model: Any) -> None:
+    """Check that the heads' results add up to attn_out, but for one constant vector, the bias.
+
+    Raises
+    ------
+    ModelError
+        A norm or a factor stands between the heads and the residual stream.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> require_heads_add_up(load_model("mini-s"))
+    """
+    totals: dict[int, Tensor] = {}
+    apart: dict[int, float] = {}
+
+    def add(layer: int, heads: Float[Tensor, "batch pos head d_model"]) -> None:
+        totals[layer] = einops.reduce(heads.double(), "batch pos head d_model -> pos d_model", "sum")
+
+    def compare(layer: int, attn_out: Float[Tensor, "1 pos d_model"]) -> None:
+        whole = einops.rearrange(attn_out.double(), "1 pos d_model -> pos d_model")
+        left, whole = (part - part[:1] for part in (whole - totals[layer], whole))
+        apart[layer] = float(left.norm() / whole.norm().clamp(min=1e-30))
+
+    layers = range(int(model.cfg.n_layers))
+    acts: Any = [
+        (
+            f"blocks.{layer}.{HOOK_POINTS[hook][0]}",
+            lambda activation, layer=layer, act=act: act(layer, activation),
+        )
+        for layer in layers
+        for hook, act in (("result", add), ("attn_out", compare))
+    ]
+    n = min(5, int(model.cfg.n_ctx))
+    ids = torch.arange(1, n + 1, device=input_device(model)) % int(model.cfg.d_vocab)
+    with Forward(model, acts, end="acts") as run:
+        run(einops.rearrange(ids, "pos -> 1 pos"))
+    is_wide = next(iter(model.parameters())).dtype in (torch.float32, torch.float64)
+    largest = max(apart, key=lambda layer: apart[layer])
+    if apart[largest] > (1e-3 if is_wide and "autocast" not in record_of(model).dtype else 0.1):
+        raise ModelError(
+            f"{record_of(model).name} changes what its heads add before it reaches the residual stream (a norm or a "
+            f"factor after the attention: in layer {largest} their sum differs from attn_out by "
+            f"{apart[largest]:.0%}), so 'result' is not what each head adds; use the hooks 'z' or 'attn_out'."
+        )
