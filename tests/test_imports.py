@@ -21,16 +21,17 @@ LINES = 400
 MAY_IMPORT: dict[str, set[str]] = {
     "schema": set(),
     "miniatures": set(),
-    "spec": {"schema"},
+    "formulas": {"schema"},
+    "spec": {"schema", "formulas"},
     "models": {"schema", "miniatures"},
     "corpus": {"schema", "miniatures"},
     "norms": {"schema", "models", "corpus"},
     "check": {"schema", "models", "corpus", "norms"},
     "lags": {"schema"},
     "annotations": {"schema"},
-    "moments": {"schema"},
-    "fits": {"schema", "moments"},
-    "sensitivity": {"schema", "corpus", "lags", "moments"},
+    "moments": {"schema", "formulas"},
+    "fits": {"schema", "formulas", "moments"},
+    "sensitivity": {"schema", "corpus", "lags", "formulas", "moments"},
     "universality": {"schema", "moments"},
     "interventions": {"schema", "models", "corpus", "norms"},
 }
@@ -48,8 +49,8 @@ MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts", "report",
-    "store", "pages",
+    "schema", "formulas", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts",
+    "report", "store", "pages",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 
