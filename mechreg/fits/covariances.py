@@ -30,6 +30,7 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
             f"fit_lagged needs complete rows; {where} has none of {group.n_dropped}; give longer documents, or fewer "
             "lags."
         )
+    require_finite(group.data.select_dtypes("float").items(), who="fit_lagged", where=str(where))
     model = group.model(recipe.formula)
     x, names = model.exog, model.exog_names
     columns = [(model.endog_names, model.endog), *zip(names, x.T, strict=True)]

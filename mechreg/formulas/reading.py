@@ -21,6 +21,7 @@ from mechreg.formulas.signatures import (
     METHODS,
     MULTIPLE,
     NUMPY,
+    ONE_NUMBER,
     called,
     spline_width,
     ufunc_signature,
@@ -125,8 +126,10 @@ class _Reader:
         self.formula = formula
         self.names: dict[str, None] = {}
         self._factor(factor)
-        if not self.names:
-            raise self._refused(factor, "has no column in it")
+        if not _is_by_row(factor):
+            raise self._refused(
+                factor, "is one number for all rows; write what each row has, like I(x - x.mean())"
+            )
 
     def _factor(self, node: ast.expr) -> None:
         """Check what stands between the formula's own operators: a transform of any width, or a number."""
@@ -265,11 +268,11 @@ class _Reader:
                 node, f"has {name}() inside something else; it stands alone, between + * and :"
             )
         if name not in FUNCTIONS:
-            known = f"{', '.join(('Q', 'te', *FUNCTIONS))}"
             hint = did_you_mean(name, FUNCTIONS)
             raise InputError(
                 f"The formula {self.formula!r} calls {name!r}, which is not known; write np.{name} if it is "
-                f"numpy's, or use one of {known}; for anything else add a column to the frame first.{hint}"
+                f"numpy's, or use one of Q, te, {', '.join(FUNCTIONS)}; for anything else add a column to the "
+                f"frame first.{hint}"
             )
         return self._call(node, name, FUNCTIONS[name])
 
@@ -332,6 +335,22 @@ def names_in(factor: str) -> tuple[str, ...]:
     ('a b',)
     """
     return tuple(_Reader(factor, ast.parse(factor, mode="eval").body).names)
+
+
+def _is_by_row(node: ast.AST) -> bool:
+    """Return whether an expression has a value of its own in every row."""
+    if isinstance(node, ast.Name):
+        return True
+    if not isinstance(node, ast.Call):
+        return any(map(_is_by_row, ast.iter_child_nodes(node)))
+    method = node.func.attr if isinstance(node.func, ast.Attribute) else called(node)
+    of = (
+        [node.func.value]
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) != "np"
+        else []
+    )
+    given = [word.value for word in node.keywords]
+    return method == "Q" or (method not in ONE_NUMBER and any(map(_is_by_row, [*of, *node.args, *given])))
 
 
 def _is(node: ast.expr, *kinds: type) -> bool:

@@ -51,6 +51,7 @@ NUMPY = {
     "digitize": "x:number bins:numbers right:flag?",
     "searchsorted": "a:numbers v:number side:text?",
 }
+ONE_NUMBER = ("min", "max", "sum", "len", "mean", "median", "std", "var", "quantile", "percentile")
 MULTIPLE = ("bs", "cr", "cc", "te", "C")  # give no single number a row: they stand alone
 
 

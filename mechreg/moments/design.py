@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import patsy
 from jaxtyping import Float, Int
-from patsy.categorical import categorical_to_int
+from patsy.categorical import categorical_to_int, guess_categorical
 
 from mechreg.formulas import names_in
-from mechreg.moments.formulas import environment, evaluate, plain_column, require_narrow
+from mechreg.moments.formulas import environment, evaluate, learns, plain_column, require_narrow, value_of
 from mechreg.schema import InputError
 
 MAX_BYTES = 4e9  # of one array
@@ -74,7 +74,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
             factor for term in (*model.lhs_termlist, *model.rhs_termlist) for factor in term.factors
         )
     )
-    learned = next((f.code for f in factors if f.memorize_passes_needed({}, environment()) > 0), None)
+    learned = next((f.code for f in factors if learns(f)), None)
     parts = None
     if learned is None:
         parts, learned = _row_by_row(formula, factors, data)
@@ -131,8 +131,8 @@ def _learn_cells(formula: str, seen: pd.DataFrame) -> tuple[patsy.DesignInfo, pa
 def _row_by_row(formula: str, factors: list, data: Mapping[str, Any]) -> tuple[Parts | None, str | None]:
     """Return the parts, or the name of a factor that is not a function of its own row only."""
     rows = len(next(iter(data.values())))
-    _, design = _learn(formula, _rows(data, np.arange(1)))
-    categorical = [factor for factor, info in design.factor_infos.items() if info.type == "categorical"]
+    one = _rows(data, np.arange(1))
+    categorical = [factor for factor in factors if guess_categorical(value_of(factor, one))]
     used = {name for factor in categorical for name in names_in(factor.code)}
     columns = [data[name] for name in data if name in used]
     combination, first = _combined([_numbers(column) for column in columns], rows)

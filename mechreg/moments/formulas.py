@@ -58,6 +58,18 @@ def environment() -> patsy.EvalEnvironment:
     return _Environment([_NAMES])
 
 
+def learns(factor: Any) -> bool:
+    """Return whether a factor learns from all rows before it has a value, as splines and centring do."""
+    return factor.memorize_passes_needed({}, environment()) > 0
+
+
+def value_of(factor: Any, data: pd.DataFrame) -> Any:
+    """Return the value of a factor that learns nothing."""
+    state: dict[str, Any] = {}
+    factor.memorize_passes_needed(state, environment())
+    return data[factor.code] if factor.code in data else factor.eval(state, data)
+
+
 def require_narrow(formula: str, data: pd.DataFrame) -> None:
     """Refuse a design of too many columns, before patsy makes any of them."""
     model = patsy.ModelDesc.from_formula(formula)
@@ -75,13 +87,12 @@ def require_narrow(formula: str, data: pd.DataFrame) -> None:
 def _width(factor: Any, data: pd.DataFrame) -> int:
     """Return how many columns a factor gives at most."""
     tree = ast.parse(factor.code, mode="eval").body
-    state: dict[str, Any] = {}
-    if factor.memorize_passes_needed(state, environment()):
+    if learns(factor):
         many = called(tree) == "C"  # of something learned: no more levels than its columns have
         return (
             max(int(data[name].nunique()) for name in names_in(factor.code)) if many else spline_width(tree)
         )
-    value = data[factor.code] if factor.code in data else factor.eval(state, data)
+    value = value_of(factor, data)
     if not guess_categorical(value):
         return 1
     if getattr(value, "levels", None) is not None:  # C(x, levels=[...])
@@ -109,10 +120,10 @@ def plain_column(column: pd.Series) -> pd.Series:
     return column.astype("category" if kinds.infer_dtype(column) == "string" else object)
 
 
-def require_finite(columns: Iterable[tuple[Any, np.ndarray]], *, who: str, where: str) -> None:
+def require_finite(columns: Iterable[tuple[Any, Any]], *, who: str, where: str) -> None:
     """Refuse values that are infinite, or of which sums of squares would be."""
     for name, values in columns:
-        largest = np.abs(values).max(initial=0)
+        largest = np.abs(np.asarray(values)).max(initial=0)
         if not largest < _LARGEST:
             came = f"values up to {largest:.1e}, whose squares have no finite sum; scale them down"
             raise NumericalError(
@@ -126,6 +137,8 @@ def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
     try:
         with np.errstate(all="ignore"):  # what comes of it is refused
             return build()
+    except NumericalError:
+        raise
     except InputError as error:
         raise InputError(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
     except Exception as error:  # patsy's, numpy's, pandas'
