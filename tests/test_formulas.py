@@ -330,6 +330,17 @@ def test_a_wide_design_is_refused_before_it_is_made(engine):
         tracemalloc.stop()
 
 
+def test_sums_that_would_fill_the_memory_are_refused_first(monkeypatch):
+    lagged = frame()
+    lagged["piece"] = lagged["doc"].astype(str) + (lagged["position"] // 8).astype(str)
+    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 80_000)
+    with pytest.raises(InputError, match="The sums of 21 terms in 20 clusters need"):
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece", engine="moments")
+    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 10_000)
+    with pytest.raises(InputError, match="The sums of 21 terms in 20 combinations of categories need"):
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust", engine="moments")
+
+
 def test_what_a_factor_uses_and_how_wide_it_is():
     import ast
 

@@ -21,7 +21,7 @@ from mechreg.formulas import names_in
 from mechreg.moments.formulas import environment, evaluate, learns, plain_column, require_narrow, value_of
 from mechreg.schema import InputError
 
-MAX_BYTES = 4e9  # of one array
+MAX_BYTES = 4e9  # of one array of sums
 
 
 class Terms(NamedTuple):
@@ -101,6 +101,15 @@ def terms_of(formula: str, seen: pd.DataFrame) -> Terms:
     """Return the design whose categories are those of ``seen``, the rows of which are its cells."""
     outcome, design, codes = _learn_cells(formula, seen)
     return _terms(outcome, design, codes)
+
+
+def require_room(numbers: int, of: str) -> None:
+    """Refuse sums that fill the memory, before there is an array for them."""
+    if numbers * 8 > MAX_BYTES:
+        raise InputError(
+            f"The sums of {of} need {numbers * 8 / 1e9:,.0f} GB, at most {MAX_BYTES / 1e9:,.0f} GB are used; leave out "
+            "a category, or make fewer levels of it."
+        )
 
 
 def united_cells(
@@ -226,12 +235,10 @@ def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[A
     """Return the design, given the levels of every categorical factor in every cell."""
     atoms = {atom: number for number, atom in enumerate(_atoms(design))}
     cells = len(next(iter(codes.values()))) if codes else 1
-    needed = cells * len(atoms) * len(design.column_names) * 8
-    if needed > MAX_BYTES:
-        raise InputError(
-            f"its {len(design.column_names):,} columns in {cells:,} combinations of categories need "
-            f"{needed / 1e9:,.1f} GB, at most {MAX_BYTES / 1e9:.0f}; leave out a category, or make fewer levels of it"
-        )
+    require_room(
+        cells * len(atoms) * len(design.column_names),
+        f"{len(design.column_names):,} terms in {cells:,} combinations of categories",
+    )
     weights = np.zeros((cells, len(atoms), len(design.column_names)))
     term = 0
     for subterm in itertools.chain.from_iterable(design.term_codings.values()):
