@@ -336,7 +336,7 @@ def test_sums_that_would_fill_the_memory_are_refused_first(monkeypatch):
     monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 80_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 clusters need"):
         mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece", engine="moments")
-    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 10_000)
+    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 5_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 combinations of categories need"):
         mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust", engine="moments")
 
