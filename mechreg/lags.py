@@ -1,5 +1,6 @@
 """Lagged columns that never cross a window, and lags across layers."""
 
+import itertools
 import re
 from collections.abc import Iterable
 from numbers import Integral
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.schema import GROUP_KEYS, MAX_LAGS, TOKEN_KEYS, InputError, NumericalError, require
 
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|below(_lag\d+)?")
 
@@ -205,7 +206,9 @@ def _whole_numbers(values: Iterable[int], *, name: str, least: int, example: str
     wanted = f"{name} must be distinct whole numbers, {least} or more, for example {name}={example}"
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InputError(f"{wanted}; got {values!r}.")
-    given = tuple(values)
+    given = tuple(itertools.islice(values, MAX_LAGS + 1))
+    if len(given) > MAX_LAGS:
+        raise InputError(f"{name} must be at most {MAX_LAGS}, since each is a column; more came.")
     if not all(_is_whole(value) and value >= least for value in given) or len(set(given)) < len(given):
         raise InputError(f"{wanted}; got {given!r}.")
     return tuple(int(value) for value in given)

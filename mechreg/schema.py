@@ -42,6 +42,8 @@ Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "c
 TOKEN_KEYS = ("doc", "window", "position")
 GROUP_KEYS = ("model", "hook", "layer")
 
+MAX_LAGS = 256  # each is a column as long as the frame
+
 DOCUMENT_COLUMNS = {"doc": "str", "text": "str", "source": "str", "problem": "str"}
 TOKEN_COLUMNS = {
     "doc": "category",

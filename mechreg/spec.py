@@ -10,7 +10,9 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from mechreg.formulas import formula_columns
 from mechreg.schema import (
+    MAX_LAGS,
     Backend,
     Cov,
     Dtype,
@@ -80,6 +82,9 @@ class Spec:
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")
         if min(self.lags) < 1:
             raise InputError(f"lags must be 1 or more (1 is the token before); got {list(self.lags)}.")
+        if len(self.lags) > MAX_LAGS:
+            raise InputError(f"lags must be at most {MAX_LAGS}: each is a column; got {len(self.lags):,}.")
+        formula_columns(self.formula)  # it is refused here, before a model is loaded for it
         for key in ("skip", "seed"):
             if getattr(self, key) < 0:
                 raise InputError(f"{key} must be 0 or more; got {getattr(self, key)}.")

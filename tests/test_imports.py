@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schema": set(),
     "outside": set(),
     "miniatures": set(),
-    "spec": {"schema"},
+    "formulas": {"schema"},
+    "spec": {"schema", "formulas"},
     "models": {"schema", "miniatures"},
     "corpus": {"schema", "miniatures"},
     "forward": {"schema", "models"},
@@ -30,9 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "check": {"schema", "models", "corpus", "forward", "norms"},
     "lags": {"schema"},
     "annotations": {"schema"},
-    "moments": {"schema"},
-    "fits": {"schema", "moments"},
-    "sensitivity": {"schema", "corpus", "lags", "moments"},
+    "moments": {"schema", "formulas"},
+    "fits": {"schema", "formulas", "moments"},
+    "sensitivity": {"schema", "corpus", "lags", "formulas", "moments"},
     "universality": {"schema", "moments"},
     "interventions": {"schema", "models", "corpus", "forward", "norms"},
 }
@@ -53,7 +54,7 @@ for module, allowed in MAY_IMPORT.items():
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "outside", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts",
+    "schema", "outside", "formulas", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts",
     "report", "store", "pages",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}

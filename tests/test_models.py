@@ -294,6 +294,18 @@ def test_remote_code_is_refused_and_not_run(save_gpt2, known_type):
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("kernel", ["evil/kernel", "paged|evil/kernel@main:run", "flash_attention_2"])
+def test_a_kernel_from_the_hub_is_refused(save_gpt2, key, kernel):
+    # transformers fetches it and runs it where the package kernels is installed.
+    folder = save_gpt2()
+    edited_config(folder, **{key: kernel})
+    with pytest.raises(ModelError, match=r"may be code from the hub, which mechreg does not execute"):
+        load_model(folder)
+    edited_config(folder, **{key: "eager"})
+    assert load_model(folder).cfg.n_layers
+
+
 def spoil(folder, how):
     weights = folder / "model.safetensors"
     if how == "truncated":

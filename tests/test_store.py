@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from mechreg import store
 from mechreg.schema import NORM_COLUMNS, InputError
 from mechreg.spec import Spec
+from mechreg.store import folder
 
 SPEC = Spec(models=("mini-s",), corpus="demo")
 
@@ -394,3 +395,25 @@ def test_provenance_without_what_every_run_records_is_refused(tmp_path, facts):
     path.write_text(json.dumps(facts))
     with pytest.raises(store.DamagedError, match=r"provenance.json' is damaged"):
         store.read_provenance(tmp_path)
+
+
+def test_a_repository_runs_no_command_of_its_own_when_its_commit_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
+    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
+        (tmp_path / "a").write_text("a")
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert folder._git_commit() == commit
+    (tmp_path / "a").write_text("other")
+    assert folder._git_commit() == f"{commit}+changes"
+    hook = tmp_path / ".git" / "hooks" / "post-index-change"
+    hook.write_text("#!/bin/sh\ntouch RAN\n")
+    hook.chmod(0o755)
+    assert folder._git_commit() == f"{commit}+changes"
+    (tmp_path / ".git" / "info" / "attributes").write_text("* filter=x\n")
+    for key in ("core.fsmonitor", "filter.x.clean", "core.sshCommand"):
+        subprocess.run(["git", "config", key, "touch RAN; cat"], check=True)
+        assert folder._git_commit() == f"{commit}+unknown"
+        subprocess.run(["git", "config", "--unset", key], check=True)
+    assert not (tmp_path / "RAN").exists()

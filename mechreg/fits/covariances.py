@@ -1,12 +1,12 @@
 """Covariances: which one a group gets, what it needs of the group, and statsmodels' fit with it."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from statsmodels.stats.sandwich_covariance import weights_bartlett
 
 from mechreg.fits.groups import Group, Recipe, clusters_of
+from mechreg.moments.formulas import require_finite
 from mechreg.schema import InputError, NumericalError
 
 # Beyond 1/sqrt(eps) the products of the columns, centred and scaled, are singular in double precision.
@@ -30,10 +30,11 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
             f"fit_lagged needs complete rows; {where} has none of {group.n_dropped}; give longer documents, or fewer "
             "lags."
         )
-    _require_finite(group.data.select_dtypes("float").items(), group)
+    require_finite(group.data.select_dtypes("float").items(), who="fit_lagged", where=str(where))
     model = group.model(recipe.formula)
     x, names = model.exog, model.exog_names
-    _require_finite([(model.endog_names, model.endog), *zip(names, x.T, strict=True)], group)
+    columns = [(model.endog_names, model.endog), *zip(names, x.T, strict=True)]
+    require_finite(columns, who="fit_lagged", where=str(where))
     if len(x) < len(names) + 2:
         raise InputError(
             f"fit_lagged needs at least {len(names) + 2} complete rows for {len(names)} terms; "
@@ -75,14 +76,6 @@ def require_fittable(group: Group, recipe: Recipe) -> None:
         if (same_window & ~group.follows[1:]).any():
             raise InputError(
                 f"cov='hac' needs windows without gaps; {where} lacks rows inside one. Use cov='crv3'."
-            )
-
-
-def _require_finite(columns: Iterable[tuple[Any, Any]], group: Group) -> None:
-    for name, column in columns:
-        if not np.isfinite(column).all():
-            raise NumericalError(
-                f"fit_lagged needs finite numbers; {name!r} has infinite values in {group.place}."
             )
 
 

@@ -91,7 +91,7 @@ def read(lagged: pd.DataFrame, place: Place, recipe: Recipe) -> Group:
     return Group(
         place=place,
         rows=rows,
-        data=formula_data(lagged, rows, recipe.columns, recipe.formula),
+        data=formula_data(lagged, rows, recipe.columns),
         depth=float(lagged["depth"].iloc[place.rows[0]]) if "depth" in lagged.columns else np.nan,
         n_docs=len(np.unique(codes[0])) if "doc" in keys else 0,
         n_dropped=len(place.rows) - len(rows),

@@ -60,8 +60,9 @@ def fit_lagged(
         the formula's columns; rows in any order. ``doc``, ``window``, ``position`` are needed by the covariances
         and statistics that use them. Rows with a value missing in one of the formula's columns are left out.
     formula : str
-        In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ...
-        Lags are columns, made by `add_lags`; a name that is not a column is refused.
+        In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ... and
+        pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
+        `add_lags`; a name that is not a column, and a call that is not listed, is refused.
     cov : str
         "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k); "crv1" and
         "crv3": clustered, with the factors G/(G-1) (n-1)/(n-k) and (G-1)/G, and t(G-1) for all tests. "auto" is

@@ -75,6 +75,13 @@ def read_config(source: str, commit: str | None) -> Any:
 
     with explained(source):
         config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
+    for part in (config, *vars(config).values()):
+        attention = getattr(part, "_attn_implementation", None)
+        if attention not in (None, "eager", "sdpa"):  # others come from the hub, as code of anyone's
+            raise ModelError(
+                f"The config.json of {source!r} asks for the attention {attention!r}, which may be code from the hub, "
+                "which mechreg does not execute; take the key out, or write 'eager' or 'sdpa'."
+            )
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.
         raise ModelError(

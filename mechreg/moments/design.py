@@ -5,7 +5,6 @@ that depend on the row's cell only (its combination of categories). So the sums 
 any contrasts and interactions of its categories, and a category that turns up late needs no second look.
 """
 
-import ast
 import itertools
 import re
 from collections.abc import Mapping
@@ -16,10 +15,13 @@ import numpy as np
 import pandas as pd
 import patsy
 from jaxtyping import Float, Int
-from patsy.categorical import categorical_to_int
+from patsy.categorical import categorical_to_int, guess_categorical
 
-from mechreg.moments.formulas import evaluate, plain_column
+from mechreg.formulas import names_in
+from mechreg.moments.formulas import environment, evaluate, learns, plain_column, require_narrow, value_of
 from mechreg.schema import InputError
+
+MAX_BYTES = 4e9  # of one array of sums
 
 
 class Terms(NamedTuple):
@@ -58,7 +60,11 @@ def take_apart(formula: str, data: Mapping[str, Any], *, whole: bool, where: str
     InputError
         The formula fails, gives missing values, or needs all rows where these are not all.
     """
-    return evaluate(partial(_take_apart, formula, data, whole), formula, where=where)
+    seen = {  # methods such as std() are pandas', as in statsmodels' engine
+        name: column if isinstance(column, pd.Series) else pd.Series(column, copy=False)
+        for name, column in data.items()
+    }
+    return evaluate(partial(_take_apart, formula, seen, whole), formula, where=where)
 
 
 def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
@@ -68,7 +74,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
             factor for term in (*model.lhs_termlist, *model.rhs_termlist) for factor in term.factors
         )
     )
-    learned = next((f.code for f in factors if f.memorize_passes_needed({}, _environment()) > 0), None)
+    learned = next((f.code for f in factors if learns(f)), None)
     parts = None
     if learned is None:
         parts, learned = _row_by_row(formula, factors, data)
@@ -83,7 +89,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
         cell, first = _combined(list(codes.values()), len(next(iter(data.values()))))
         names, values = _values(outcome, design, data)
         terms = _terms(outcome, design, {factor: code[first] for factor, code in codes.items()})
-        seen = pd.DataFrame({name: column[first[:0]] for name, column in data.items()})
+        seen = _rows(data, first[:0])
         parts = Parts(values, names, cell, seen, terms)
     if np.isnan(parts.values).any():
         name = parts.names[int(np.isnan(parts.values).any(axis=1).argmax())]
@@ -97,6 +103,15 @@ def terms_of(formula: str, seen: pd.DataFrame) -> Terms:
     return _terms(outcome, design, codes)
 
 
+def require_room(numbers: int, of: str) -> None:
+    """Refuse sums that fill the memory, before there is an array for them."""
+    if numbers * 8 > MAX_BYTES:
+        raise InputError(
+            f"The sums of {of} need {numbers * 8 / 1e9:,.0f} GB, at most {MAX_BYTES / 1e9:,.0f} GB are used; leave out "
+            "a category, or make fewer levels of it."
+        )
+
+
 def united_cells(
     formula: str, first: pd.DataFrame, second: pd.DataFrame
 ) -> tuple[pd.DataFrame, Int[np.ndarray, " second"]]:
@@ -107,21 +122,17 @@ def united_cells(
     return both.iloc[rows].reset_index(drop=True), cell[len(first) :]
 
 
-def _environment() -> patsy.EvalEnvironment:
-    """Return what a formula sees beside its columns: numpy, and no other variable."""
-    return patsy.EvalEnvironment([{"np": np}])
-
-
 def _learn(formula: str, data: pd.DataFrame) -> tuple[patsy.DesignInfo, patsy.DesignInfo]:
     """Return the outcome's and the design's columns, with the levels and knots of these rows."""
-    outcome, design = patsy.incr_dbuilders(formula, lambda: iter([data]), _environment())
+    require_narrow(formula, data)
+    outcome, design = patsy.incr_dbuilders(formula, lambda: iter([data]), environment())
     if len(outcome.column_names) != 1:
         raise ValueError(f"the outcome must be one number; it has the columns {outcome.column_names}")
     return outcome, design
 
 
 def _learn_cells(formula: str, seen: pd.DataFrame) -> tuple[patsy.DesignInfo, patsy.DesignInfo, dict]:
-    data = pd.DataFrame({name: plain_column(seen[name], str(name), formula) for name in seen.columns})
+    data = pd.DataFrame({name: plain_column(seen[name]) for name in seen.columns})
     outcome, design = _learn(formula, data)
     return outcome, design, _codes(design, _columns(data))
 
@@ -129,12 +140,9 @@ def _learn_cells(formula: str, seen: pd.DataFrame) -> tuple[patsy.DesignInfo, pa
 def _row_by_row(formula: str, factors: list, data: Mapping[str, Any]) -> tuple[Parts | None, str | None]:
     """Return the parts, or the name of a factor that is not a function of its own row only."""
     rows = len(next(iter(data.values())))
-    _, design = _learn(formula, _rows(data, np.arange(1)))
-    categorical = [factor for factor, info in design.factor_infos.items() if info.type == "categorical"]
-    used = {
-        node.id for f in categorical for node in ast.walk(ast.parse(f.code)) if isinstance(node, ast.Name)
-    }
-    used |= {name for name in data if any(f"Q({name!r})" in f.code for f in categorical)}
+    one = _rows(data, np.arange(1))
+    categorical = [factor for factor in factors if guess_categorical(value_of(factor, one))]
+    used = {name for factor in categorical for name in names_in(factor.code)}
     columns = [data[name] for name in data if name in used]
     combination, first = _combined([_numbers(column) for column in columns], rows)
     seen = _rows(data, first)
@@ -227,6 +235,10 @@ def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[A
     """Return the design, given the levels of every categorical factor in every cell."""
     atoms = {atom: number for number, atom in enumerate(_atoms(design))}
     cells = len(next(iter(codes.values()))) if codes else 1
+    require_room(
+        cells * len(atoms) * len(design.column_names),
+        f"{len(design.column_names):,} terms in {cells:,} combinations of categories",
+    )
     weights = np.zeros((cells, len(atoms), len(design.column_names)))
     term = 0
     for subterm in itertools.chain.from_iterable(design.term_codings.values()):

@@ -1,93 +1,113 @@
-"""Formulas: the columns they use, the dtypes in which patsy reads these, and what a formula's failure says."""
+"""A formula's evaluation: what it sees, the dtypes that patsy reads as what they are, and what a failure says."""
 
 import ast
-import re
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import patsy
 import patsy.builtins
+from patsy.categorical import guess_categorical
 
-from mechreg.schema import InputError
-
-# A formula may come in a spec from elsewhere, and patsy evaluates it as Python. So all that it may call is patsy's
-# functions and what computes on columns: none of these opens a file or runs a command.
-# fmt: off
-_SUMMARIES = ("min", "max", "sum", "mean", "median", "std", "var", "quantile", "cumsum", "diff", "round", "clip")
-_FUNCTIONS = (*patsy.builtins.__all__, "abs", "round", "min", "max", "sum", "len", "int", "float", "bool", "str")
-# fmt: on
-_METHODS = (*_SUMMARIES, "abs", "rank", "shift", "astype", "isin")
-_NUMPY = (*_SUMMARIES, "where", "isin", "percentile", "digitize", "searchsorted")  # and its element-wise ones
-_CONTRASTS = ("Treatment", "Sum", "Poly", "Helmert", "Diff")  # named without a call: C(source, Sum)
+from mechreg.formulas import MAX_COLUMNS, first_line, names_in, spline_width
+from mechreg.formulas.signatures import NUMPY, called, ufunc_signature
+from mechreg.schema import InputError, NumericalError
 
 
-def formula_columns(formula: str) -> tuple[str, ...]:
-    """Return the names of the frame's columns that a formula uses, in order of appearance.
+def _category(data: Any, contrast: Any = None, levels: Any = None) -> Any:
+    """Return patsy's mark of a category; levels that are whole numbers are then named 1, 2, not 1.0, 2.0."""
+    if isinstance(data, pd.Series) and data.dtype == np.float64:
+        whole = data.astype(np.int64) if (data.abs() < 2**53).all() else data
+        data = whole if (whole == data).all() else data
+    return patsy.builtins.C(data, contrast, levels)
 
-    Raises
-    ------
-    InputError
-        The formula cannot be parsed, has not exactly one outcome, or calls a function that is not known: only
-        patsy's, and those of numpy and pandas that compute on columns, so that no formula runs a command.
+
+# No Python integers come of these: a power of one can fill the memory.
+_NAMES = {
+    "np": SimpleNamespace(
+        **{name: getattr(np, name) for name in dir(np) if name in NUMPY or ufunc_signature(name)}
+    ),
+    "C": _category,
+    "abs": np.abs,
+    "round": np.round,
+    "min": np.min,
+    "max": np.max,
+    "sum": np.sum,
+    "len": lambda x: np.float64(np.size(x)),
+}
+_LARGEST = 1e140  # the squares of a hundred million such numbers still have a sum
+
+
+class _Environment(patsy.EvalEnvironment):
+    """What a formula sees beside its columns and patsy's transforms; Python's builtins are not among it."""
+
+    def eval(self, expr: str, source_name: str = "<string>", inner_namespace: Any = ()) -> Any:
+        spaces = patsy.eval.VarLookupDict([inner_namespace or {}, *self._namespaces])
+        code = compile(expr, source_name, "eval", self.flags, False)
+        return eval(code, {"__builtins__": {}}, spaces)
+
+    def subset(self, names: list[str]) -> "_Environment":
+        return type(self)([{name: self.namespace[name] for name in names}], self.flags)
+
+
+def environment() -> patsy.EvalEnvironment:
+    """Return what a formula sees beside its columns: the listed functions, and no other name."""
+    return _Environment([_NAMES])
+
+
+def learns(factor: Any) -> bool:
+    """Return whether a factor learns from all rows before it has a value, as splines and centring do."""
+    return factor.memorize_passes_needed({}, environment()) > 0
+
+
+def value_of(factor: Any, data: pd.DataFrame) -> Any:
+    """Return the value of a factor that learns nothing."""
+    state: dict[str, Any] = {}
+    factor.memorize_passes_needed(state, environment())
+    return data[factor.code] if factor.code in data else factor.eval(state, data)
+
+
+def require_narrow(formula: str, data: pd.DataFrame) -> None:
+    """Refuse a design of too many columns, before patsy makes any of them."""
+    model = patsy.ModelDesc.from_formula(formula)
+    factors = [factor for term in (*model.lhs_termlist, *model.rhs_termlist) for factor in term.factors]
+    widths = {factor: _width(factor, data) for factor in dict.fromkeys(factors)}
+    columns = sum(math.prod(widths[factor] for factor in term.factors) for term in model.rhs_termlist)
+    if max(columns, *widths.values()) > MAX_COLUMNS:
+        widest = max(widths, key=lambda factor: widths[factor])
+        raise InputError(
+            f"its design has up to {max(columns, widths[widest]):,} columns, at most {MAX_COLUMNS:,} can be fitted; "
+            f"{widest.code} alone gives {widths[widest]:,}; leave it out, or make fewer levels of it"
+        )
+
+
+def _width(factor: Any, data: pd.DataFrame) -> int:
+    """Return how many columns a factor gives at most."""
+    tree = ast.parse(factor.code, mode="eval").body
+    if learns(factor):
+        many = called(tree) == "C"  # of something learned: no more levels than its columns have
+        return (
+            max(int(data[name].nunique()) for name in names_in(factor.code)) if many else spline_width(tree)
+        )
+    value = value_of(factor, data)
+    if not guess_categorical(value):
+        return 1
+    if getattr(value, "levels", None) is not None:  # C(x, levels=[...])
+        return len(value.levels)
+    return pd.Series(value.data if hasattr(value, "contrast") else value).nunique()
+
+
+def plain_column(column: pd.Series) -> pd.Series:
+    """Return a column as a formula sees it: float64, bool, category (text too), else object.
 
     Examples
     --------
-    >>> formula_columns("log_norm ~ lag1 * C(source, Sum) + bs(position, df=4) + np.log(surprisal)")
-    ('log_norm', 'lag1', 'source', 'position', 'surprisal')
+    >>> str(plain_column(pd.Series(["NOUN", "VERB", "NOUN"])).dtype), str(plain_column(pd.Series([1, 2])).dtype)
+    ('category', 'float64')
     """
-    example = "write it like 'log_norm ~ lag1 + lag2'"
-    try:
-        parsed = patsy.ModelDesc.from_formula(formula)
-        outcome, terms = parsed.lhs_termlist, parsed.rhs_termlist
-        codes = [factor.code for term in (*outcome, *terms) for factor in term.factors]
-        trees = [ast.parse(code, mode="eval") for code in codes]
-    except Exception as error:  # patsy's own, or Python's where a factor is no expression
-        raise InputError(
-            f"The formula {formula!r} cannot be read: {first_line(error)}; {example}."
-        ) from error
-    if len(outcome) != 1 or len(outcome[0].factors) != 1 or not terms:
-        raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {example}.")
-    names: dict[str, None] = {}
-    for tree in trees:
-        _require_known_functions(tree, formula)
-        calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Name) or node.id in ("np", *_CONTRASTS):
-                continue
-            if id(node) not in calls:
-                names[node.id] = None
-            elif node.id == "Q":  # Q('a name with spaces')
-                names |= {
-                    str(arg.value): None for arg in calls[id(node)].args if isinstance(arg, ast.Constant)
-                }
-    return tuple(names)
-
-
-def _require_known_functions(tree: ast.AST, formula: str) -> None:
-    """Check that an expression calls, and takes attributes of, nothing but what computes on columns."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            of_numpy = isinstance(node.value, ast.Name) and node.value.id == "np"
-            is_ufunc = of_numpy and isinstance(getattr(np, node.attr, None), np.ufunc)
-            if not is_ufunc and node.attr not in (_NUMPY if of_numpy else _METHODS):
-                raise InputError(
-                    f"The formula {formula!r} uses {ast.unparse(node)!r}, which is not among what a formula may "
-                    "call: numpy's element-wise functions (np.log, np.sqrt, ...) and summaries such as np.mean; "
-                    "for anything else add a column to the frame first."
-                )
-        if isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
-            name = ast.unparse(node.func)
-            if name not in _FUNCTIONS:
-                raise InputError(
-                    f"The formula {formula!r} calls {name!r}, which is not known; write np.{name} if it is "
-                    f"numpy's, or use one of {', '.join(patsy.builtins.__all__)}."
-                )
-
-
-def plain_column(column: pd.Series, name: str, formula: str) -> pd.Series:
-    """Return a column in the dtype that patsy reads as what it is: float64, bool, category, else object."""
     kinds = pd.api.types
     if isinstance(column.dtype, pd.CategoricalDtype):
         # A level that only dropped rows had must not become a column of zeros.
@@ -95,11 +115,21 @@ def plain_column(column: pd.Series, name: str, formula: str) -> pd.Series:
     column = column.infer_objects()  # patsy takes numbers held as objects for categories
     if kinds.is_bool_dtype(column.dtype):
         return column.astype(bool)
-    if kinds.is_integer_dtype(column.dtype) and re.search(rf"\bC\(\s*{re.escape(name)}\b", formula):
-        return column.astype(np.int64)  # levels are then named 1, 2, not 1.0, 2.0
     if kinds.is_numeric_dtype(column.dtype):
         return column.astype(np.float64)  # powers of int32 overflow, logarithms of float32 are rounded
-    return column.astype(object)
+    return column.astype("category" if kinds.infer_dtype(column) == "string" else object)
+
+
+def require_finite(columns: Iterable[tuple[Any, Any]], *, who: str, where: str) -> None:
+    """Refuse values that are infinite, or of which sums of squares would be."""
+    for name, values in columns:
+        largest = np.abs(np.asarray(values)).max(initial=0)
+        if not largest < _LARGEST:
+            came = f"values up to {largest:.1e}, whose squares have no finite sum; scale them down"
+            raise NumericalError(
+                f"{who} needs finite numbers; {name!r} has {came if np.isfinite(largest) else 'infinite values'} "
+                f"in {where}."
+            )
 
 
 def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
@@ -107,17 +137,12 @@ def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
     try:
         with np.errstate(all="ignore"):  # what comes of it is refused
             return build()
+    except NumericalError:
+        raise
     except InputError as error:
         raise InputError(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
-    except Exception as error:  # a formula calls any function, which may raise anything
+    except Exception as error:  # patsy's, numpy's, pandas'
         raise InputError(
-            f"The formula {formula!r} fails in {where}: {first_line(error)}. (Functions that give missing values, "
-            "like shift, are refused: lags are columns, made by add_lags.)"
+            f"The formula {formula!r} fails in {where}: {first_line(error)}. (Functions that give missing values "
+            "are refused: lags are columns, made by add_lags.)"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what went wrong in the first place."""
-    while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
-        error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

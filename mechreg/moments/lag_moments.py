@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
+from mechreg.formulas import formula_columns
 from mechreg.moments.blocks import Blocks, Coordinates, choose_coordinates, merge_blocks, sum_blocks
-from mechreg.moments.design import Parts, Terms, take_apart, terms_of, united_cells
+from mechreg.moments.design import Terms, take_apart, terms_of, united_cells
 from mechreg.moments.document_sums import DocumentSums, sums_of
-from mechreg.moments.formulas import formula_columns
+from mechreg.moments.formulas import require_finite
 from mechreg.moments.results import Fit, coefficient_frame, residual_frame, statistics_frame
 from mechreg.moments.rows import Rows, read_groups, words
 from mechreg.moments.solve import solve
@@ -24,7 +25,6 @@ from mechreg.schema import (
     TOKEN_KEYS,
     Cov,
     InputError,
-    NumericalError,
     require,
     require_one_processing,
     require_option,
@@ -321,9 +321,7 @@ class LagMoments:
         needed = [] if self.cluster is None else [self.cluster]
         require(frame, (*GROUP_KEYS, *self._columns, *self.by, *needed), who=self._who)
         groups = dict(self._groups)
-        for rows in read_groups(
-            frame, self._columns, self.formula, cluster=self.cluster, by=self.by, who=self._who
-        ):
+        for rows in read_groups(frame, self._columns, cluster=self.cluster, by=self.by, who=self._who):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
         require_one_processing({group.keys["model"] for group in groups.values()}, who=self._who)
@@ -336,7 +334,7 @@ class LagMoments:
             return nothing
         where = words(rows.keys)
         parts = take_apart(self.formula, rows.data, whole=whole, where=where)
-        self._require_finite(parts, where)
+        require_finite(zip(parts.names, parts.values, strict=True), who=self._who, where=where)
         before = None if known is None else known.blocks
         if before is not None and before.n >= parts.values.shape[1]:
             coordinates = before.coordinates
@@ -344,13 +342,6 @@ class LagMoments:
             coordinates = choose_coordinates(parts.values, whole=whole)
         blocks = sum_blocks(parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag)
         return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
-
-    def _require_finite(self, parts: Parts, where: str) -> None:
-        for name, values in zip(parts.names, parts.values, strict=True):
-            if not np.isfinite(values).all():
-                raise NumericalError(
-                    f"{self._who} needs finite numbers; {name!r} has infinite values in {where}."
-                )
 
     def _joined(self, first: _Group | None, second: _Group) -> _Group:
         """Return the sums of both."""

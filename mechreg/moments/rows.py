@@ -34,7 +34,6 @@ class _Places(NamedTuple):
 def read_groups(
     frame: pd.DataFrame,
     columns: tuple[str, ...],
-    formula: str,
     *,
     cluster: str | None,
     by: tuple[str, ...] = (),
@@ -43,7 +42,7 @@ def read_groups(
     """Yield the groups of a frame; the layout of groups with the same rows is made once."""
     if not len(frame):
         raise InputError(f"{who} needs at least one row; the frame is empty.")
-    data = {name: _prepared(frame[name], name, formula) for name in columns}
+    data = {name: _prepared(frame[name]) for name in columns}
     complete = np.ones(len(frame), bool)
     for column in data.values():
         complete &= ~np.asarray(pd.isna(column))
@@ -59,7 +58,7 @@ def read_groups(
         if known is None or not all(map(np.array_equal, same, known[0])):
             known = (same, *_layout(same, places, cluster, where=words(group), who=who))
         _, order, layout = known
-        taken = {name: _taken(column, rows, kept, order, name, formula) for name, column in data.items()}
+        taken = {name: _taken(column, rows, kept, order) for name, column in data.items()}
         first = rows.start if isinstance(rows, slice) else rows[0]
         yield Rows(group, np.nan if depth is None else float(depth[first]), taken, layout, int((~kept).sum()))
 
@@ -201,7 +200,7 @@ def _present(
     return rank[number].astype(np.int64), labels
 
 
-def _prepared(column: pd.Series, name: str, formula: str) -> Any:
+def _prepared(column: pd.Series) -> Any:
     """Return a column as `plain_column` gives it, text as categories in order of the alphabet."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column  # its categories are pruned where they are looked at
@@ -211,13 +210,11 @@ def _prepared(column: pd.Series, name: str, formula: str) -> Any:
         return column.to_numpy(np.float64, na_value=np.nan)
     if column.isna().any():  # whole numbers and truth values are such once those are gone
         return column
-    plain = plain_column(column, name, formula)
+    plain = plain_column(column)
     return plain if plain.dtype == object else plain.to_numpy()
 
 
-def _taken(
-    column: Any, rows: Any, kept: np.ndarray, order: np.ndarray | None, name: str, formula: str
-) -> Any:
+def _taken(column: Any, rows: Any, kept: np.ndarray, order: np.ndarray | None) -> Any:
     if not isinstance(column, pd.Series):
         part = column[rows][kept]
         return part if order is None else part[order]
@@ -225,5 +222,5 @@ def _taken(
     part = (part if order is None else part.iloc[order]).reset_index(drop=True)
     if isinstance(part.dtype, pd.CategoricalDtype):
         return part
-    part = plain_column(part, name, formula)
+    part = plain_column(part)
     return part if part.dtype == object else part.to_numpy()

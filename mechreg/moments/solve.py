@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from scipy.linalg import solve_triangular
 
 from mechreg.moments.blocks import Blocks, gram_matrices, product_weights, sums_by
-from mechreg.moments.design import Terms
+from mechreg.moments.design import Terms, require_room
 from mechreg.schema import InputError, NumericalError
 
 # Beyond 1/sqrt(eps) of the centred and scaled columns, their products are singular in double precision.
@@ -103,6 +103,8 @@ def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clust
     one = np.zeros_like(solution.residual)
     one[:, 0] = 1.0
     forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
+    clusters, columns = len(blocks.labels), forms.shape[-1]
+    require_room(clusters * columns**2, f"{columns - 2:,} terms in {clusters:,} clusters")
     sums = np.zeros((len(blocks.labels), forms.shape[-1], forms.shape[-1]))
     for cell, form in enumerate(forms):
         here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost

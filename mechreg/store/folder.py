@@ -41,6 +41,12 @@ KINDS = ("tokens", "norms", "moments")
 SET_ASIDE = "set-aside"
 _LOCK = ".lock"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+_HARMLESS = re.compile(  # settings of a repository
+    r"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks|autocrlf)"
+    r"|(branch|user|gui|pull|push|gc)\..*|remote\..*\.(url|pushurl|fetch)|submodule\..*\.(url|active)|http\..*\.extraheader"
+)
 _RECORD: dict[str, type] = {"name": str, "spec_name": str, "config_hash": str, "config": dict, "facts": dict}
 _CONFIG: dict[str, type] = {"batch_tokens": int}
 # A shard holds a document at least, a document a window, a window a token.
@@ -360,15 +366,28 @@ def _short(value: Any) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
 
 
+def _git(*arguments: str) -> str:
+    safe = ("--no-optional-locks", "-c", "core.hooksPath=/dev/null")
+    return subprocess.run(
+        ["git", *safe, *arguments], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
+
+
 def _git_commit() -> str | None:
-    """Return the commit of the folder that the run is started in, "+changes" where files differ from it."""
+    """Return the commit of the folder that the run is started in, "+changes" where files differ from it.
+
+    A repository's own settings may name commands that git runs to compare files (a monitor, filters): where there are
+    any but those listed as harmless, files are not compared, and the commit ends in "+unknown".
+    """
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
-        )
-        state = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
+        head = _git("rev-parse", "HEAD").strip()
+        settings = [
+            line.split("\t", 1)
+            for line in _git("config", "--list", "--show-scope", "--name-only").splitlines()
+        ]
+        if not all(_HARMLESS.fullmatch(key) for scope, key in settings if scope in ("local", "worktree")):
+            return f"{head}+unknown"
+        state = _git("status", "--porcelain", "-uno", "--ignore-submodules=all")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() + ("+changes" if state.stdout.strip() else "")
+    return head + ("+changes" if state.strip() else "")
