@@ -394,8 +394,9 @@ def test_row_order_does_not_matter(seed, cov):
     lagged = autoregressive(0.4, lengths=[[12], [9, 7], [11]], layers=(0, 1))
     shuffled = lagged.sample(frac=1, random_state=np.random.default_rng(seed))
     before, after = fit_lagged(lagged, cov=cov), fit_lagged(shuffled, cov=cov)
-    pd.testing.assert_frame_equal(before.coefficients, after.coefficients, check_exact=True)
-    pd.testing.assert_frame_equal(before.statistics, after.statistics, check_exact=True)
+    # Sums of the same numbers in another order, some of which nearly cancel.
+    pd.testing.assert_frame_equal(before.coefficients, after.coefficients, rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(before.statistics, after.statistics, rtol=1e-9, atol=1e-12)
 
 
 @quick
@@ -635,8 +636,9 @@ def test_formulas_that_cannot_be_fitted_are_refused(formula, error, message):
          "'lag2' has infinite values in model m, hook attn_out, layer 1"),
         (lambda f: f.assign(log_norm=f["log_norm"].replace(f["log_norm"].max(), -np.inf)), {}, NumericalError,
          "'log_norm' has infinite"),
-        (lambda f: f.assign(lag2=f["lag2"] + 1e5), {}, NumericalError, r"cov='crv3' needs columns of like .*center"),
-        (lambda f: f.assign(lag2=f["lag2"] * 1e12), {"cov": "hc1"}, NumericalError, "cov='hc1' needs columns of like"),
+        (lambda f: f.assign(lag2=f["lag2"] + 3e10), {"cov": "hc3"}, NumericalError,
+         r"cov='hc3' needs columns of like .*center"),
+        (lambda f: f.assign(lag2=f["lag2"] * 1e12), {"cov": "hc2"}, NumericalError, "cov='hc2' needs columns of like"),
         (lambda f: f[f["doc"] == "d0"], {"cov": "crv3"}, InputError, "at least two clusters; .* has one 'doc'"),
         (lambda f: f[f["doc"] == "d0"], {"cov": "crv1"}, InputError, "at least two clusters"),
         (lambda f: f.assign(lag2=(f["doc"] == "d1") * 1.0), {}, NumericalError, "collinear without doc d1"),
@@ -696,20 +698,14 @@ def test_another_formula_engine_is_refused(lagged, monkeypatch):
 
 
 @pytest.mark.parametrize("cov", get_args(Cov))
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
-def test_every_covariance_that_a_spec_may_name_is_there_in_both_engines(cov, engine):
+def test_every_covariance_that_a_spec_may_name_is_there(cov):
     lagged = autoregressive(0.4, lengths=[[20], [17], [15]])
-    if engine == "moments" and cov in ("hc2", "hc3"):  # no sums have them
-        with pytest.raises(InputError, match="second look at the rows"):
-            fit_lagged(lagged, cov=cov, engine=engine)
-        return
-    found = fit_lagged(lagged, cov=cov, engine=engine).coefficients
+    found = fit_lagged(lagged, cov=cov).coefficients
     assert Spec(models=("mini-s",), corpus="demo", cov=cov).cov == cov
     assert set(found["cov_type"]) == {{"auto": "crv3", "hac": "hac(2)"}.get(cov, cov)}
     assert (found["std_error"] > 0).all()
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
 @pytest.mark.parametrize(
     "term",
     [
@@ -723,9 +719,9 @@ def test_every_covariance_that_a_spec_may_name_is_there_in_both_engines(cov, eng
         "__builtins__['open']('ran', 'w')",
     ],
 )
-def test_a_formula_from_elsewhere_runs_nothing(lagged, engine, term, tmp_path, monkeypatch):
+def test_a_formula_from_elsewhere_runs_nothing(lagged, term, tmp_path, monkeypatch):
     # patsy evaluates a formula as Python, and specs are sent around: what is not arithmetic on columns is refused.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="which is not"):
-        fit_lagged(lagged, f"log_norm ~ lag1 + {term}", engine=engine)
+        fit_lagged(lagged, f"log_norm ~ lag1 + {term}")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""One regression for every model, hook point and layer, by statsmodels or from sums of products."""
+"""One regression for every model, hook point and layer, from sums of products; statsmodels on demand."""
 
 import html
 import warnings
@@ -6,36 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import statsmodels.formula
 
-from mechreg.fits.covariances import CLUSTERED, fit_with_covariance, require_fittable
+from mechreg.fits.covariances import CLUSTERED, fit_with_covariance
 from mechreg.fits.groups import Place, Recipe, read, split
-from mechreg.fits.tables import coefficient_rows, statistics_row
+from mechreg.fits.tables import statsmodels_tables
 from mechreg.moments import LagMoments, formula_columns
+from mechreg.moments.blocks import TooManyProducts
 from mechreg.moments.formulas import evaluate
-from mechreg.moments.lag_moments import require_summable
-from mechreg.moments.tables import Adjust, adjusted_p, typed
+from mechreg.moments.tables import Adjust
 from mechreg.schema import (
-    COEFFICIENT_COLUMNS,
     GROUP_KEYS,
-    STATISTICS_COLUMNS,
     TOKEN_KEYS,
     Cov,
     InputError,
     did_you_mean,
     require,
     require_by,
-    require_one_processing,
     require_option,
 )
 
-Engine = Literal["auto", "statsmodels", "moments"]
-# Up to so many rows of all groups together statsmodels is quick: 3 s with a thousand documents in twelve layers.
-STATSMODELS_ROWS = 1_000_000
+# The residuals' statistics need so many sums a group at most (8 MB); of more columns statsmodels makes the tables.
+MOST_PRODUCTS = 1_000_000
 
 
 def fit_lagged(
@@ -48,7 +44,6 @@ def fit_lagged(
     by: Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
-    engine: Engine = "auto",
     seed: int = 0,
 ) -> "LaggedFits":
     """Return the least-squares fit of a formula in every (model, hook, layer), as tidy tables.
@@ -81,10 +76,6 @@ def fit_lagged(
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
     conf_level : float
-    engine : str
-        "statsmodels" fits group after group; "moments" takes all numbers from sums of products (`LagMoments`), equal
-        to 1e-9 relative and quicker on large frames, without "hc2" and "hc3". "auto" is statsmodels up to a million
-        rows; the result's ``engine`` says which it was.
     seed : int
         Of "max-t".
 
@@ -127,58 +118,43 @@ def fit_lagged(
         by=require_by(by, who="fit_lagged")
     )
     require_option(adjust, get_args(Adjust), name="adjust")
-    require_option(engine, get_args(Engine), name="engine")
     if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
         raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
-    if engine == "moments":
-        require_summable(cov)
     require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    by_rows = len(lagged) <= STATSMODELS_ROWS or cov in ("hc2", "hc3")
-    if engine == "statsmodels" or (engine == "auto" and by_rows):
-        coefficients, statistics = _by_statsmodels(frame, recipe)
-        p_adjusted = adjusted_p(coefficients, adjust)
-        if adjust == "max-t":
-            p_adjusted = (
-                _from_moments(frame, recipe, max_lag=None)
-                .coefficients(cov=cov, adjust=adjust, seed=seed)["p_adjusted"]
-                .to_numpy()
-            )
-        coefficients = typed(coefficients.assign(p_adjusted=p_adjusted), COEFFICIENT_COLUMNS, by=recipe.by)
-        statistics, used = typed(statistics, STATISTICS_COLUMNS, by=recipe.by), "statsmodels"
+    sums = partial(_sums, frame, recipe)
+    options = {
+        "cov": cov,
+        "adjust": adjust,
+        "hac_lags": hac_lags,
+        "conf_level": recipe.conf_level,
+        "seed": seed,
+    }
+    moments = sums(max_lag=_lags_of(frame, recipe)) if cov not in ("hc2", "hc3") else None
+    if moments is not None:
+        coefficients, statistics = moments.coefficients(**options), moments.statistics()
     else:
-        moments = _from_moments(frame, recipe, max_lag=_lags_of(frame, recipe))
-        coefficients = moments.coefficients(
-            cov=cov, adjust=adjust, hac_lags=hac_lags, conf_level=conf_level, seed=seed
+        coefficients, statistics = statsmodels_tables(frame, recipe, adjust)
+        if adjust == "max-t":  # which needs no products of the residuals
+            coefficients = sums(max_lag=None).coefficients(**options)
+    return LaggedFits(coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame)
+
+
+def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments | None:
+    """Return the sums over a frame, or None where the residuals' products would be too many."""
+    try:
+        return LagMoments.from_frame(
+            frame,
+            recipe.formula,
+            cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
+            max_lag=max_lag,
+            by=recipe.by,
+            who="fit_lagged",
+            most_products=MOST_PRODUCTS,
         )
-        statistics, used = moments.statistics(), "moments"
-    return LaggedFits(
-        coefficients=coefficients, statistics=statistics, engine=used, _recipe=recipe, _frame=frame
-    )
-
-
-def _by_statsmodels(frame: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of the coefficient frame but for ``p_adjusted``, and of the statistics frame."""
-    places = split(frame, by=recipe.by, who="fit_lagged")
-    require_one_processing({place.keys["model"] for place in places}, who="fit_lagged")
-    for place in places:
-        require_fittable(read(frame, place, recipe), recipe)
-    coefficients, statistics = [], []
-    for place in places:  # read again: a result holds all its rows, so only one group's are there at a time
-        group = read(frame, place, recipe)
-        model = group.model(recipe.formula)
-        fit, label = fit_with_covariance(model, group, recipe)
-        coefficients.append(coefficient_rows(fit, group, cov_type=label, conf_level=recipe.conf_level))
-        statistics.append(statistics_row(model.fit(), group))
-    return pd.concat(coefficients, ignore_index=True), pd.DataFrame(statistics)
-
-
-def _from_moments(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments:
-    cluster = recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None
-    return LagMoments.from_frame(
-        frame, recipe.formula, cluster=cluster, max_lag=max_lag, by=recipe.by, who="fit_lagged"
-    )
+    except TooManyProducts:
+        return None
 
 
 def _keys_for(recipe: Recipe) -> tuple[str, ...]:
@@ -230,13 +206,10 @@ class LaggedFits:
         lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera. With a lagged
         outcome, serial correlation that Breusch-Godfrey finds in the residuals biases the coefficients. They are then
         predictive, not structural, whatever the covariance.
-    engine : str
-        "statsmodels" or "moments": where the numbers come from.
     """
 
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
-    engine: str
     _recipe: Recipe
     _frame: pd.DataFrame
 

@@ -50,7 +50,7 @@ def require_summable(cov: str) -> None:
     """Refuse a covariance that no sums have."""
     if cov in ("hc2", "hc3"):
         raise InputError(
-            f"cov={cov!r} needs a second look at the rows; use engine='statsmodels', or cov='crv3'."
+            f"cov={cov!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
         )
 
 
@@ -109,18 +109,26 @@ class LagMoments:
         self.formula, self.cluster, self.max_lag, self.by = formula, cluster, max_lag, tuple(by)
         self._columns = formula_columns(formula)
         self._who = who
+        self._most_products: int | None = None
         self._groups: dict[tuple, _Group] = {}
         self._solved: list[Fit] | None = None
 
     @classmethod
     def from_frame(
-        cls, lagged: pd.DataFrame, formula: str = "log_norm ~ lag1 + lag2", **options: Any
+        cls,
+        lagged: pd.DataFrame,
+        formula: str = "log_norm ~ lag1 + lag2",
+        *,
+        most_products: int | None = None,
+        **options: Any,
     ) -> "LagMoments":
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
         ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
+        Where a group needs more than ``most_products`` sums for ``max_lag`` the design is refused.
         """
         moments = cls(formula, **options)
+        moments._most_products = most_products
         moments._add(lagged, whole=True)
         return moments
 
@@ -337,7 +345,14 @@ class LagMoments:
             coordinates = before.coordinates
         else:  # the better choice, from more rows
             coordinates = choose_coordinates(parts.values, whole=whole)
-        blocks = sum_blocks(parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag)
+        blocks = sum_blocks(
+            parts.values,
+            parts.cell,
+            rows.layout,
+            coordinates,
+            max_lag=self.max_lag,
+            most_products=self._most_products,
+        )
         return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
 
     def _require_finite(self, parts: Parts, where: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.fits.lagged import STATSMODELS_ROWS
 from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
 from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.norms.reduction import is_per_head
@@ -23,6 +22,8 @@ from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
+# Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
+STATSMODELS_ROWS = 1_000_000
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
 
 
