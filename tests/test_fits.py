@@ -571,6 +571,39 @@ def test_held_out_documents_are_predicted_with_the_splines_of_the_first(lagged):
         fit_lagged(lagged[lagged["layer"] == 0]).augment(lagged)
 
 
+@pytest.mark.parametrize(
+    ("formula", "factor"),
+    [
+        ("log_norm ~ lag1", 1.0),
+        ("center(log_norm) ~ lag1", 1.0),
+        ("standardize(log_norm) ~ center(lag1)", "sd"),
+        ("log_norm ~ 0 + te(cr(position, df=3), cr(u, df=3))", 1.0),
+        ("log_norm ~ bs(u, df=4) + C(source, Sum)", 1.0),
+    ],
+)
+@pytest.mark.parametrize("some", [slice(None), slice(5, 6)])
+def test_what_a_formula_learned_of_the_outcome_is_kept(lagged, formula, factor, some):
+    rng = np.random.default_rng(0)
+    frame = lagged.query("model == 'a' and layer == 0").dropna()
+    frame = frame.assign(u=rng.normal(size=len(frame)), source=rng.choice(["x", "y", "z"], len(frame)))
+    fits = fit_lagged(frame, formula, cov="nonrobust")
+    before, shifted = (
+        fits.augment(f.iloc[some]) for f in (frame, frame.assign(log_norm=frame["log_norm"] + 3))
+    )
+    scale = frame["log_norm"].std(ddof=0) if factor == "sd" else factor
+    np.testing.assert_allclose(shifted["residual"] - before["residual"], 3 / scale, rtol=1e-9)
+    np.testing.assert_allclose(shifted["predicted"], before["predicted"], rtol=1e-9)
+
+
+def test_what_depends_on_the_other_rows_is_not_taken_to_new_ones(lagged):
+    frame = lagged.query("model == 'a' and layer == 0")
+    for formula in ("I(log_norm - log_norm.mean()) ~ lag1", "log_norm ~ I(lag1 / np.std(lag1))"):
+        fits = fit_lagged(frame, formula, cov="nonrobust")
+        assert abs(fits.augment(frame)["residual"].mean()) < 1e-9
+        with pytest.raises(InputError, match=r"depends on which rows are there; write center\(x\)"):
+            fits.augment(frame[frame["doc"] == "d1"])
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -43,7 +43,7 @@ def plot_betas(
     hook : str, optional
         Which hook point, where the frame has several.
     terms : sequence of str, optional
-        By default every lag (``lag1``, ``lag2``, ...), in order.
+        By default every lag (``lag1``, ``lag2``, ...), in order; without one, the first terms that there are.
     alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
@@ -88,6 +88,8 @@ def plot_betas(
     shown, hook = one_hook(coefficients, hook, who="plot_betas")
     models = few_models(shown, who="plot_betas")
     terms = _terms(shown, terms)
+    if terms == ["Intercept"]:  # which no family of tests has
+        adjusted, p, labels = False, "p_value", p_labels(alpha, told="p")
     shown = shown[shown["term"].isin(terms)]
     require_one_row(
         shown, ("model", "layer", "term"), ("estimate", "conf_low", "conf_high", p), who="plot_betas"
@@ -129,9 +131,8 @@ def _terms(shown: pd.DataFrame, terms: Sequence[str] | None) -> list[str]:
     have = distinct(shown["term"])
     if terms is None:
         lags = sorted((name for name in have if _LAG.fullmatch(name)), key=lambda name: int(name[3:]))
-        if not lags:
-            raise InputError(f"plot_betas finds no lag among the terms {have}; choose with terms=.")
-        wanted = lags
+        others = [name for name in have if name != "Intercept"]
+        wanted = (lags or others or have)[: len(OKABE_ITO)]
     else:
         wanted = [terms] if isinstance(terms, str) else list(terms)
         for name in wanted:

@@ -17,6 +17,7 @@ from mechreg.fits.groups import Place, Recipe, read, split
 from mechreg.fits.tables import statsmodels_tables
 from mechreg.moments import LagMoments, formula_columns
 from mechreg.moments.blocks import TooManyProducts
+from mechreg.moments.design import matrices
 from mechreg.moments.formulas import evaluate
 from mechreg.moments.tables import Adjust
 from mechreg.schema import (
@@ -123,38 +124,36 @@ def fit_lagged(
     require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    sums = partial(_sums, frame, recipe)
-    options = {
+    options: dict[str, Any] = {
         "cov": cov,
         "adjust": adjust,
         "hac_lags": hac_lags,
         "conf_level": recipe.conf_level,
         "seed": seed,
     }
-    moments = sums(max_lag=_lags_of(frame, recipe)) if cov not in ("hc2", "hc3") else None
-    if moments is not None:
+    try:
+        if cov in ("hc2", "hc3"):
+            raise TooManyProducts  # they need the rows
+        moments = _sums(frame, recipe, max_lag=_lags_of(frame, recipe))
         coefficients, statistics = moments.coefficients(**options), moments.statistics()
-    else:
+    except TooManyProducts:
         coefficients, statistics = statsmodels_tables(frame, recipe, adjust)
         if adjust == "max-t":  # which needs no products of the residuals
-            coefficients = sums(max_lag=None).coefficients(**options)
+            coefficients = _sums(frame, recipe, max_lag=None).coefficients(**options)
     return LaggedFits(coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame)
 
 
-def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments | None:
-    """Return the sums over a frame, or None where the residuals' products would be too many."""
-    try:
-        return LagMoments.from_frame(
-            frame,
-            recipe.formula,
-            cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
-            max_lag=max_lag,
-            by=recipe.by,
-            who="fit_lagged",
-            most_products=MOST_PRODUCTS,
-        )
-    except TooManyProducts:
-        return None
+def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments:
+    """Return the sums over a frame."""
+    return LagMoments.from_frame(
+        frame,
+        recipe.formula,
+        cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
+        max_lag=max_lag,
+        by=recipe.by,
+        who="fit_lagged",
+        most_products=MOST_PRODUCTS,
+    )
 
 
 def _keys_for(recipe: Recipe) -> tuple[str, ...]:
@@ -281,7 +280,7 @@ class LaggedFits:
         ----------
         lagged : pandas.DataFrame
             The frame that was fitted, or another with the same models, hooks and layers (held-out documents):
-            splines and centring then keep what they learned from the first.
+            splines and centring, of the outcome too, then keep what they learned from the first.
 
         Returns
         -------
@@ -291,7 +290,8 @@ class LaggedFits:
         Raises
         ------
         SchemaError, InputError
-            A missing column, or a group that was not fitted.
+            A missing column, a group that was not fitted, or a formula of which nothing is kept, as
+            ``x - x.mean()``, with rows that were not fitted.
         """
         fitted, plain = {str(place): place for place in self._places}, self._recipe._replace(cov="nonrobust")
         new = np.full((2, len(lagged)), np.nan)
@@ -299,9 +299,11 @@ class LaggedFits:
             group = read(lagged, place, plain)
             if not len(group.rows):
                 continue
-            fit = read(self._frame, fitted[str(place)], plain).model(self.formula).fit()
-            predicted = evaluate(partial(fit.predict, group.data), self.formula, where=str(place))
-            outcome = group.model(f"{self.formula.split('~')[0]} ~ 1").endog
+            learned = read(self._frame, fitted[str(place)], plain).data
+            build = partial(matrices, self.formula, learned, group.data)
+            outcome, design = evaluate(build, self.formula, where=str(place))
+            is_here = (self.coefficients[list(place.keys)] == pd.Series(place.keys)).all(axis=1)
+            predicted = design @ self.coefficients.loc[is_here, "estimate"].to_numpy()
             new[:, group.rows] = predicted, outcome - predicted
         return lagged.assign(predicted=new[0], residual=new[1])
 

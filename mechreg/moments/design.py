@@ -97,6 +97,35 @@ def terms_of(formula: str, seen: pd.DataFrame) -> Terms:
     return _terms(outcome, design, codes)
 
 
+def matrices(
+    formula: str, learned: pd.DataFrame, data: pd.DataFrame
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows terms"]]:
+    """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``.
+
+    Raises
+    ------
+    InputError
+        A function that patsy keeps nothing of (``x - x.mean()``) gives other values when other rows are there.
+    """
+
+    def of(rows: pd.DataFrame) -> list[np.ndarray]:
+        return [np.asarray(part) for part in patsy.build_design_matrices([*infos], rows, NA_action="raise")]
+
+    infos = _learn(formula, learned)
+    outcome, design = of(data)
+    if not data.equals(learned):
+        together = of(pd.concat([data, learned], ignore_index=True))
+        for part, info, both in zip((outcome, design), infos, together, strict=True):
+            size = np.abs(part).max(axis=0)
+            moved = (np.abs(both[: len(part)] - part) > 1e-9 * size).any(axis=0)
+            if moved.any():
+                raise InputError(
+                    f"{info.column_names[int(moved.argmax())]} depends on which rows are there; write center(x), "
+                    "standardize(x), or a column of the frame, which keep what the fitted rows gave"
+                )
+    return outcome[:, 0], design
+
+
 def united_cells(
     formula: str, first: pd.DataFrame, second: pd.DataFrame
 ) -> tuple[pd.DataFrame, Int[np.ndarray, " second"]]:
