@@ -1,8 +1,9 @@
 """Names and dtypes of every column, names of options, the checks of both, and the error types."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
     import pandas as pd
@@ -108,10 +109,24 @@ STATISTICS_COLUMNS = {
 FOLDED_SUFFIX = "[folded]"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    if not isinstance(name, str):
+        return ""
+    others = [other for other in known if isinstance(other, str) and other != name]
+    near = difflib.get_close_matches(name, others, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def among(value: object, known: Iterable[object]) -> bool:
+    """Return whether a value is one of some; a list, array or frame is none, where ``in`` would fail or compare parts.
+
+    Examples
+    --------
+    >>> among("lag1", ["lag1"]), among(["lag1"], ["lag1"])
+    (True, False)
+    """
+    return isinstance(value, Hashable) and not isinstance(value, tuple) and value in list(known)
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
@@ -139,7 +154,7 @@ def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
     if not hasattr(frame, "columns"):
         raise SchemaError(f"{who} needs a pandas DataFrame; got {type(frame).__name__}.")
     for column in columns:
-        if column not in frame.columns:
+        if not isinstance(column, str) or column not in frame.columns:
             have = [str(name) for name in frame.columns]
             raise SchemaError(
                 f"{who} needs the column {column!r}; the frame has {have}.{did_you_mean(column, have)}"
@@ -160,10 +175,9 @@ def require_option(value: object, options: Sequence[str], *, name: str) -> None:
     Traceback (most recent call last):
     mechreg.schema.InputError: cov must be one of 'crv1', 'crv3'; got 'crv2'. Did you mean 'crv3'?
     """
-    if value not in options:
+    if not among(value, options):
         listed = ", ".join(repr(option) for option in options)
-        hint = did_you_mean(value, options) if isinstance(value, str) else ""
-        raise InputError(f"{name} must be one of {listed}; got {value!r}.{hint}")
+        raise InputError(f"{name} must be one of {listed}; got {value!r}.{did_you_mean(value, options)}")
 
 
 def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
@@ -179,7 +193,7 @@ def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
     >>> require_by("pos", who="fit_lagged")
     ('pos',)
     """
-    names = (by,) if isinstance(by, str) else tuple(by)
+    names = tuple(one_or_many(by))
     own = {*COEFFICIENT_COLUMNS, *STATISTICS_COLUMNS, "head"}
     for name in names:
         if not isinstance(name, str) or name in own or names.count(name) > 1:
@@ -210,3 +224,52 @@ def require_one_processing(models: Iterable[str], *, who: str) -> None:
             f"{who} got models of processing='raw' ({', '.join(raw)}) and 'folded' ({', '.join(folded)}), "
             "whose norms are not comparable; reload them with the same processing=."
         )
+
+
+def one_or_many(values: Any) -> list[Any]:
+    """Return a list of what is given: a single text, number or other thing is a list of one.
+
+    Examples
+    --------
+    >>> one_or_many(3), one_or_many("loss"), one_or_many(range(2))
+    ([3], ['loss'], [0, 1])
+    """
+    is_one = isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable)
+    return [values] if is_one else list(values)
+
+
+def require_whole_number(value: object, *, name: str, least: int = 1, most: int | None = None) -> None:
+    """Check that an option is a whole number between two.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> require_whole_number(True, name="skip", least=0)
+    Traceback (most recent call last):
+    mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        wanted = f", {least} or more" if most is None else f" from {least} to {most}"
+        raise InputError(f"{name} must be a whole number{wanted}; got {value!r}.")
+
+
+def require_conf_level(value: object, *, above: float = 0) -> None:
+    """Check that a confidence level is one.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> require_conf_level(95)
+    Traceback (most recent call last):
+    mechreg.schema.InputError: conf_level must be between 0 and 1, for example 0.95; got 95.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and above < float(value) < 1):  # type: ignore[arg-type]
+        raise InputError(f"conf_level must be between {above} and 1, for example 0.95; got {value!r}.")

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from numbers import Integral, Real
 from typing import Any, get_args
 
 import numpy as np
@@ -19,16 +18,20 @@ from mechreg.moments import LagMoments, formula_columns
 from mechreg.moments.blocks import TooManyProducts
 from mechreg.moments.design import matrices
 from mechreg.moments.formulas import evaluate
+from mechreg.moments.lag_moments import MAX_LAGS
 from mechreg.moments.tables import Adjust
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
     Cov,
     InputError,
+    among,
     did_you_mean,
     require,
     require_by,
+    require_conf_level,
     require_option,
+    require_whole_number,
 )
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns statsmodels makes the tables.
@@ -42,7 +45,7 @@ def fit_lagged(
     cov: Cov = "auto",
     adjust: Adjust = "bh",
     cluster: str = "doc",
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
     seed: int = 0,
@@ -119,6 +122,7 @@ def fit_lagged(
         by=require_by(by, who="fit_lagged")
     )
     require_option(adjust, get_args(Adjust), name="adjust")
+    require_whole_number(seed, name="seed", least=0)
     if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
         raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
     require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
@@ -175,12 +179,11 @@ def _lags_of(frame: pd.DataFrame, recipe: Recipe) -> int:
 def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
     """Return the options, checked."""
     require_option(cov, get_args(Cov), name="cov")
-    if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-        raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
-    if hac_lags is not None and (cov != "hac" or not isinstance(hac_lags, Integral) or hac_lags < 0):
-        raise InputError(
-            f"hac_lags must be a whole number, 0 or more, with cov='hac'; got {hac_lags!r} with cov={cov!r}."
-        )
+    require_conf_level(conf_level)
+    if hac_lags is not None:
+        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        if cov != "hac":
+            raise InputError(f"hac_lags={hac_lags} needs cov='hac'; got cov={cov!r}.")
     if statsmodels.formula.options.formula_engine != "patsy":
         raise InputError(
             "fit_lagged needs patsy's formulas; set statsmodels.formula.options.formula_engine = 'patsy' "
@@ -255,9 +258,9 @@ class LaggedFits:
             have = list(dict.fromkeys(place.keys[key] for place in found if key in place.keys))
             if asked is None and len(have) < 2:
                 continue
-            if asked not in have:
+            if not among(asked, have):
                 came = "none was given" if asked is None else f"got {asked!r}"
-                hint = did_you_mean(asked, have) if isinstance(asked, str) else ""
+                hint = did_you_mean(asked, have)
                 raise InputError(f"summary needs {key}=, one of {have}; {came}.{hint}")
             found = [place for place in found if place.keys[key] == asked]
         group = read(self._frame, found[0], self._recipe)

@@ -22,6 +22,10 @@ from mechreg.moments.formulas import evaluate, plain_column
 from mechreg.schema import InputError
 
 
+class NeedsAllRows(InputError):
+    """A formula with a function of all rows, where only some are there."""
+
+
 class Terms(NamedTuple):
     """A design: its columns' names, and each column's weights on the atoms, in every cell."""
 
@@ -74,7 +78,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
         parts, learned = _row_by_row(formula, factors, data)
     if parts is None:
         if not whole:
-            raise InputError(
+            raise NeedsAllRows(
                 f"{learned} needs all rows at once, and update sees a part; make it a column first, with numbers "
                 "taken from the whole corpus, or use LagMoments.from_frame or fit_lagged on one frame"
             )

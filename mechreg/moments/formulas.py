@@ -108,7 +108,7 @@ def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
         with np.errstate(all="ignore"):  # what comes of it is refused
             return build()
     except InputError as error:
-        raise InputError(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
+        raise type(error)(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
     except Exception as error:  # a formula calls any function, which may raise anything
         raise InputError(
             f"The formula {formula!r} fails in {where}: {first_line(error)}. (Functions that give missing values, "

@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,11 +24,16 @@ from mechreg.schema import (
     InputError,
     NumericalError,
     require,
+    require_by,
+    require_conf_level,
     require_one_processing,
     require_option,
+    require_whole_number,
 )
 
 MomentsCov = Literal[Cov, "cr0"]
+# A sum of products each.
+MAX_LAGS = 10_000
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 _OPTIONS = ("formula", "cluster", "max_lag", "by")
@@ -99,14 +103,13 @@ class LagMoments:
         *,
         cluster: str | None = "doc",
         max_lag: int | None = 1,
-        by: Sequence[str] = (),
+        by: str | Sequence[str] = (),
         who: str = "LagMoments",
     ) -> None:
-        if max_lag is not None and (
-            not isinstance(max_lag, Integral) or isinstance(max_lag, bool) or max_lag < 0
-        ):
-            raise InputError(f"max_lag must be a whole number, 0 or more, or None; got {max_lag!r}.")
-        self.formula, self.cluster, self.max_lag, self.by = formula, cluster, max_lag, tuple(by)
+        if max_lag is not None:
+            require_whole_number(max_lag, name="max_lag", least=0, most=MAX_LAGS)
+        self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
+        self.by = require_by(by, who=who)
         self._columns = formula_columns(formula)
         self._who = who
         self._most_products: int | None = None
@@ -202,8 +205,10 @@ class LagMoments:
         require_option(cov, get_args(MomentsCov), name="cov")
         require_summable(cov)
         require_option(adjust, get_args(Adjust), name="adjust")
-        if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-            raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
+        require_conf_level(conf_level)
+        if hac_lags is not None:
+            require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(seed, name="seed", least=0)
         return coefficient_frame(
             self._fits(),
             cov=cov,

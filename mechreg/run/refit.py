@@ -14,7 +14,7 @@ from mechreg.fits.covariances import CLUSTERED
 from mechreg.lags import add_lags
 from mechreg.moments import LagMoments
 from mechreg.run.survey import below_lags
-from mechreg.schema import InputError
+from mechreg.schema import InputError, one_or_many, require_option
 from mechreg.spec import Spec
 
 # Columns that have one value in a regression.
@@ -25,10 +25,10 @@ def run_moments(
     run: str | Path,
     formula: str | None = None,
     *,
-    lags: Sequence[int] | None = None,
+    lags: int | Sequence[int] | None = None,
     skip: int | None = None,
-    models: Sequence[str] | None = None,
-    hooks: Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
+    hooks: str | Sequence[str] | None = None,
     cluster: str | None = "doc",
     max_lag: int | None = 1,
 ) -> LagMoments:
@@ -65,12 +65,14 @@ def run_moments(
     if spec["keep"] != "norms":
         raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
     formula = spec["formula"] if formula is None else formula
-    lags = spec["lags"] if lags is None else lags
+    lags = spec["lags"] if lags is None else one_or_many(lags)
+    chosen_models = _chosen(models, opened.models, name="models")
+    chosen_hooks = _chosen(hooks, opened.hooks, name="hooks")
     skip = spec["skip"] if skip is None else skip
 
     def parts() -> Iterable[LagMoments]:
-        for model in opened.models if models is None else models:
-            for hook in opened.hooks if hooks is None else hooks:
+        for model in chosen_models:
+            for hook in chosen_hooks:
                 shards = opened.shards("norms", model, hook)
                 if len(shards) != opened.records[model].get("plan", {}).get("shards"):
                     raise InputError(
@@ -83,6 +85,14 @@ def run_moments(
                     yield sums
 
     return merged(parts())
+
+
+def _chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
+    """Return those of a run's models or hooks that were asked for, all where none was."""
+    chosen = list(have) if asked is None else one_or_many(asked)
+    for entry in chosen:
+        require_option(entry, have, name=name)
+    return chosen
 
 
 def require_fittable(spec: Spec, documents: int) -> None:
