@@ -109,7 +109,7 @@ STATISTICS_COLUMNS = {
 FOLDED_SUFFIX = "[folded]"
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
     if not isinstance(name, str):
         return ""
@@ -126,7 +126,11 @@ def among(value: object, known: Iterable[object]) -> bool:
     >>> among("lag1", ["lag1"]), among(["lag1"], ["lag1"])
     (True, False)
     """
-    return isinstance(value, Hashable) and not isinstance(value, tuple) and value in list(known)
+    if not isinstance(value, Hashable) or isinstance(value, tuple):
+        return False
+    return any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in known
+    )  # True is not 1
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
