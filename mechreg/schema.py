@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
@@ -111,7 +111,7 @@ STATISTICS_COLUMNS = {
 FOLDED_SUFFIX = "[folded]"
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
     if not isinstance(name, str):
         return ""
@@ -128,7 +128,11 @@ def among(value: object, known: Iterable[object]) -> bool:
     >>> among("lag1", ["lag1"]), among(["lag1"], ["lag1"])
     (True, False)
     """
-    return isinstance(value, Hashable) and not isinstance(value, tuple) and value in list(known)
+    if not isinstance(value, Hashable) or isinstance(value, tuple):
+        return False
+    return any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in known
+    )  # True is not 1
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
@@ -156,7 +160,7 @@ def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
     if not hasattr(frame, "columns"):
         raise SchemaError(f"{who} needs a pandas DataFrame; got {type(frame).__name__}.")
     for column in columns:
-        if column not in frame.columns:
+        if not isinstance(column, str) or column not in frame.columns:
             have = [str(name) for name in frame.columns]
             raise SchemaError(
                 f"{who} needs the column {column!r}; the frame has {have}.{did_you_mean(column, have)}"
@@ -195,7 +199,7 @@ def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
     >>> require_by("pos", who="fit_lagged")
     ('pos',)
     """
-    names = (by,) if isinstance(by, str) else tuple(by)
+    names = tuple(one_or_many(by))
     own = {*COEFFICIENT_COLUMNS, *STATISTICS_COLUMNS, "head"}
     for name in names:
         if not isinstance(name, str) or name in own or names.count(name) > 1:
@@ -240,8 +244,8 @@ def one_or_many(values: Any) -> list[Any]:
     return [values] if is_one else list(values)
 
 
-def require_whole_number(value: object, *, name: str, least: int = 1) -> None:
-    """Check that an option is a whole number that is large enough.
+def require_whole_number(value: object, *, name: str, least: int = 1, most: int | None = None) -> None:
+    """Check that an option is a whole number between two.
 
     Raises
     ------
@@ -253,5 +257,25 @@ def require_whole_number(value: object, *, name: str, least: int = 1) -> None:
     Traceback (most recent call last):
     mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name} must be a whole number, {least} or more; got {value!r}.")
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        wanted = f", {least} or more" if most is None else f" from {least} to {most}"
+        raise InputError(f"{name} must be a whole number{wanted}; got {value!r}.")
+
+
+def require_conf_level(value: object, *, above: float = 0) -> None:
+    """Check that a confidence level is one.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> require_conf_level(95)
+    Traceback (most recent call last):
+    mechreg.schema.InputError: conf_level must be between 0 and 1, for example 0.95; got 95.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and above < float(value) < 1):  # type: ignore[arg-type]
+        raise InputError(f"conf_level must be between {above} and 1, for example 0.95; got {value!r}.")

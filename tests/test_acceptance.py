@@ -1,4 +1,4 @@
-"""Both engines, through `fit_lagged`, against numbers that we did not compute; `correct_digits` is their table.
+"""The sums (`fit_lagged`) and statsmodels against numbers that we did not compute; `correct_digits` is their table.
 
 NIST's Norris (as scipy ships it), Longley (statsmodels) and Wampler 1-5 (from their definition); Petersen's clustered
 errors (statsmodels); Grunfeld by Stata and by R's summclust and sandwich (statsmodels); unbalanced and short panels by
@@ -22,12 +22,13 @@ import pytest
 import scipy
 import statsmodels
 import statsmodels.api as sm
+from oracle import by_statsmodels
 from statsmodels.regression.tests.results import results_grunfeld_ols_robust_cluster as grunfeld_results
 
 from mechreg.fits import fit_lagged
 from mechreg.schema import NumericalError
 
-ENGINES = ("statsmodels", "moments")
+ENGINES = {"statsmodels": by_statsmodels, "moments": fit_lagged}
 ONE_GROUP = {"model": "m", "hook": "attn_out", "layer": 0}
 
 LONGLEY_ESTIMATES = [-3482258.63459582, 15.0618722713733, -0.358191792925910e-01, -2.02022980381683]
@@ -105,7 +106,7 @@ Found = tuple[float | None, float | None, float | None]
 def norris(engine) -> Iterator[tuple[str, Found]]:
     lines = packaged(scipy, "stats/tests/data/nist_linregress/Norris.dat").read_text().splitlines()
     y, x = np.array([line.split() for line in lines[60:96]], float).T
-    fits = fit_lagged(pd.DataFrame({**ONE_GROUP, "y": y, "x": x}), "y ~ x", cov="nonrobust", engine=engine)
+    fits = engine(pd.DataFrame({**ONE_GROUP, "y": y, "x": x}), "y ~ x", cov="nonrobust")
     row = fits.statistics.iloc[0]
     statistics = digits(
         row[["residual_sd", "r_squared", "f_statistic"]].astype(float),
@@ -124,7 +125,7 @@ def norris(engine) -> Iterator[tuple[str, Found]]:
 def longley(engine) -> Iterator[tuple[str, Found]]:
     data = sm.datasets.longley.load_pandas().data.assign(**ONE_GROUP)
     formula = "TOTEMP ~ GNPDEFL + GNP + UNEMP + ARMED + POP + YEAR"
-    fits = fit_lagged(data, formula, cov="nonrobust", engine=engine)
+    fits = engine(data, formula, cov="nonrobust")
     row = fits.statistics.iloc[0]
     statistics = digits(
         row[["residual_sd", "r_squared", "f_statistic"]].astype(float),
@@ -146,7 +147,7 @@ def wampler(engine) -> Iterator[tuple[str, Found]]:
     for number, (base, noise) in enumerate(((1, 0), (10, 0), (1, 1), (1, 100), (1, 1e4)), 1):
         y = sum((x / base) ** k for k in range(6)) + noise * WAMPLER_NOISE
         frame = pd.DataFrame({**ONE_GROUP, "y": y, "x": x})
-        table = fit_lagged(frame, POLYNOMIAL, cov="nonrobust", engine=engine).coefficients
+        table = engine(frame, POLYNOMIAL, cov="nonrobust").coefficients
         right = np.array([float(base) ** -k for k in range(6)])
         if not noise:  # certified as zero
             assert (table["std_error"] < 1e-7 * right).all()
@@ -163,7 +164,7 @@ def petersen(engine) -> Iterator[tuple[str, Found]]:
         ("by firm", "crv1", "firm", (0.0670, 0.0506)),
         ("by year", "crv1", "year", (0.0234, 0.0334)),
     ):
-        table = fit_lagged(frame, "y ~ x", cov=cov, cluster=cluster, engine=engine).coefficients
+        table = engine(frame, "y ~ x", cov=cov, cluster=cluster).coefficients
         np.testing.assert_allclose(table["std_error"], printed, rtol=0, atol=5e-5)
         if cov == "crv1":
             assert table["df"].eq(frame[cluster].nunique() - 1).all()
@@ -182,7 +183,7 @@ def grunfeld(engine) -> Iterator[tuple[str, Found]]:
         ("R summclust jackknife", "jackknife", grunfeld_results.results_cluster_crv_jk),
     ):
         lags: dict[str, Any] = {"hac_lags": 4} if cov == "hac" else {}
-        table = fit_lagged(frame, "invest ~ value + capital", cov=cov, engine=engine, **lags).coefficients
+        table = engine(frame, "invest ~ value + capital", cov=cov, **lags).coefficients
         table = table.set_index("term").loc[["value", "capital", "Intercept"]]
         theirs = pd.DataFrame(reference.params_table).to_numpy()
         np.testing.assert_allclose(table["p_value"], theirs[:, 3], rtol=1e-5)
@@ -211,9 +212,7 @@ def plm(engine) -> Iterator[tuple[str, Found]]:
         frame = panel.assign(**ONE_GROUP, doc=panel["entity"], window=0, position=panel["time"])
         found = []
         for bandwidth in lags:
-            table = fit_lagged(
-                frame, "y ~ x1 + x2", cov="hac", hac_lags=bandwidth, engine=engine
-            ).coefficients
+            table = engine(frame, "y ~ x1 + x2", cov="hac", hac_lags=bandwidth).coefficients
             ours = table["std_error"] * np.sqrt((len(frame) - 3) / len(frame))
             theirs = reference.loc[reference["bandwidth"] == bandwidth, "value"]
             found.append(digits(ours, np.sqrt(theirs)))
@@ -237,7 +236,7 @@ def correct_digits(engines=ENGINES, cases=CASES) -> pd.DataFrame:
             }
             for case in cases
             for engine in engines
-            for data, found in case(engine)
+            for data, found in case(ENGINES[engine])
         ]
     )
     return table.astype(dict.fromkeys(("estimate", "std_error", "statistics"), float))
@@ -270,7 +269,7 @@ def test_every_case_is_asked_for_something():
     assert set(correct_digits(engines=("moments",))["data"]) == set(ASKED)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ENGINES.values())
 def test_filip_is_refused_and_not_answered_wrongly(engine):
     y, x = np.array(FILIP).T
     frame = pd.DataFrame({**ONE_GROUP, "y": y, "x": x})
@@ -278,7 +277,7 @@ def test_filip_is_refused_and_not_answered_wrongly(engine):
     with pytest.raises(
         NumericalError, match=r"model m, hook attn_out, layer 0 they are collinear \(condition"
     ):
-        fit_lagged(frame, formula, cov="nonrobust", engine=engine)
+        engine(frame, formula, cov="nonrobust")
     # The same parabola space, well conditioned, is answered: it is not the number of terms that is refused.
-    fits = fit_lagged(frame, "y ~ bs(x, df=10)", cov="nonrobust", engine=engine)
+    fits = engine(frame, "y ~ bs(x, df=10)", cov="nonrobust")
     assert fits.statistics["r_squared"].item() > 0.99

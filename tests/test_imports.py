@@ -54,8 +54,8 @@ for module, allowed in MAY_IMPORT.items():
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "outside", "formulas", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality", "charts",
-    "report", "store", "pages",
+    "schema", "outside", "formulas", "spec", "lags", "annotations", "moments", "fits", "sensitivity", "universality",
+    "charts", "report", "store", "pages",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

@@ -8,15 +8,16 @@ Family-wise error: 400 simulated families, so the 99.9% range about .05 is .014 
 """
 
 import functools
-import itertools
 
 import mpmath
 import numpy as np
 import pandas as pd
 import patsy
 import pytest
+import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import by_statsmodels
 from scipy import stats
 from test_fits import autoregressive
 
@@ -104,9 +105,8 @@ FORMULAS = [
 @pytest.mark.parametrize("cov", ["nonrobust", "hc0", "hac", "crv1", "crv3", "jackknife"])
 def test_equal_to_statsmodels(lagged, formula, cov):
     frame = lagged[lagged["model"] == "a"]
-    theirs = fit_lagged(frame, formula, cov=cov, engine="statsmodels")
-    ours = fit_lagged(frame, formula, cov=cov, engine="moments")
-    assert (theirs.engine, ours.engine) == ("statsmodels", "moments")
+    theirs = by_statsmodels(frame, formula, cov=cov)
+    ours = fit_lagged(frame, formula, cov=cov)
     assert_tables_equal(ours.coefficients, theirs.coefficients)
     assert_tables_equal(ours.statistics, theirs.statistics)
     assert list(ours.coefficients) == list(COEFFICIENT_COLUMNS)
@@ -116,8 +116,8 @@ def test_equal_to_statsmodels(lagged, formula, cov):
 @pytest.mark.parametrize("lags", [0, 1, 3, 12, 60])
 def test_newey_west_with_lags_up_to_beyond_the_longest_window(lagged, lags):
     theirs, ours = (
-        fit_lagged(lagged, "log_norm ~ lag1 * pos", cov="hac", hac_lags=lags, engine=engine)
-        for engine in ("statsmodels", "moments")
+        engine(lagged, "log_norm ~ lag1 * pos", cov="hac", hac_lags=lags)
+        for engine in (by_statsmodels, fit_lagged)
     )
     assert_tables_equal(ours.coefficients, theirs.coefficients)
 
@@ -126,7 +126,7 @@ def test_per_head_hooks_and_frames_without_documents(lagged):
     heads = autoregressive(0.3, lengths=[[20], [17], [15]], heads=(0, 5))
     plain = lagged[["model", "hook", "layer", "log_norm", "lag1"]]
     for frame, options in ((heads, {}), (plain, {"formula": "log_norm ~ lag1", "cov": "hc1"})):
-        theirs, ours = (fit_lagged(frame, **options, engine=e) for e in ("statsmodels", "moments"))
+        theirs, ours = (engine(frame, **options) for engine in (by_statsmodels, fit_lagged))
         assert_tables_equal(ours.coefficients, theirs.coefficients)
         assert_tables_equal(ours.statistics, theirs.statistics)
     assert ours.statistics["durbin_watson"].isna().all()  # nothing says what comes before what
@@ -137,18 +137,18 @@ def test_per_head_hooks_and_frames_without_documents(lagged):
 def test_rows_in_any_order_and_groups_in_pieces(seed, cov):
     frame = with_parts_of_speech(autoregressive(0.4, lengths=[[12], [9, 7], [11]], layers=(0, 1)))
     shuffled = frame.sample(frac=1, random_state=seed)
-    theirs = fit_lagged(frame, "log_norm ~ lag1 * pos", cov=cov, engine="statsmodels")
-    ours = fit_lagged(shuffled, "log_norm ~ lag1 * pos", cov=cov, engine="moments")
+    theirs = by_statsmodels(frame, "log_norm ~ lag1 * pos", cov=cov)
+    ours = fit_lagged(shuffled, "log_norm ~ lag1 * pos", cov=cov)
     assert_tables_equal(ours.coefficients, theirs.coefficients)
     assert_tables_equal(ours.statistics, theirs.statistics)
 
 
 def test_windows_with_gaps_are_not_bridged(lagged):
     frame = lagged[lagged["position"] != 7]
-    theirs, ours = (fit_lagged(frame, engine=engine).statistics for engine in ("statsmodels", "moments"))
+    theirs, ours = (engine(frame).statistics for engine in (by_statsmodels, fit_lagged))
     assert_tables_equal(ours, theirs)
     with pytest.raises(InputError, match="without gaps"):
-        fit_lagged(frame, cov="hac", engine="moments")
+        fit_lagged(frame, cov="hac")
 
 
 def test_more_columns_than_sums_over_runs_are_good_for(lagged):
@@ -156,7 +156,7 @@ def test_more_columns_than_sums_over_runs_are_good_for(lagged):
     rng = np.random.default_rng(0)
     frame = lagged.assign(**{f"x{i}": rng.normal(size=len(lagged)) for i in range(14)})
     formula = "log_norm ~ lag1 + " + " + ".join(f"x{i}" for i in range(14))
-    theirs = fit_lagged(frame, formula, engine="statsmodels").coefficients
+    theirs = by_statsmodels(frame, formula).coefficients
     ours = LagMoments.from_frame(frame, formula, max_lag=None).coefficients()
     assert_tables_equal(ours, theirs)
 
@@ -167,8 +167,7 @@ def test_many_rows_are_summed_in_chunks_that_see_the_rows_before():
     for formula in ("log_norm ~ lag1 + lag2", "log_norm ~ lag1 * pos"):
         for cov, lags in (("crv3", None), ("hac", 5)):
             theirs, ours = (
-                fit_lagged(frame, formula, cov=cov, hac_lags=lags, engine=engine)
-                for engine in ("statsmodels", "moments")
+                engine(frame, formula, cov=cov, hac_lags=lags) for engine in (by_statsmodels, fit_lagged)
             )
             assert_tables_equal(ours.coefficients, theirs.coefficients)
             assert_tables_equal(ours.statistics, theirs.statistics)
@@ -194,7 +193,7 @@ def test_cr0_and_jackknife_by_their_definitions(lagged):
 
 
 def test_residual_moments_are_those_of_the_residuals(lagged):
-    fits = fit_lagged(lagged, engine="statsmodels")
+    fits = fit_lagged(lagged)
     residuals = fits.augment(lagged).dropna(subset=["residual"])
     found = LagMoments.from_frame(lagged).residual_moments()
     for _, row in found.iterrows():
@@ -269,7 +268,7 @@ def test_a_polynomial_of_positions_keeps_its_digits_in_a_stream(degree):
     parts = streamed(by_document(frame), formula).coefficients()
     # The same space, well conditioned: the lag's numbers do not depend on how the polynomial is written.
     scaled = " + ".join(f"I((position / 100 - 1)**{k})" for k in range(1, degree + 1))
-    whole = fit_lagged(frame, f"log_norm ~ lag1 + {scaled}", engine="statsmodels").coefficients
+    whole = by_statsmodels(frame, f"log_norm ~ lag1 + {scaled}").coefficients
     for column in ("estimate", "std_error", "p_value"):
         np.testing.assert_allclose(
             parts.query("term == 'lag1'")[column], whole.query("term == 'lag1'")[column], rtol=1e-9
@@ -350,7 +349,7 @@ def test_a_category_that_turns_up_late_needs_no_second_look(lagged):
     documents = by_document(lagged)
     rare = [documents[0].assign(pos="NOUN"), *documents[1:-1], documents[-1].assign(pos="X")]
     late = streamed([part.astype({"pos": "category"}) for part in rare], "log_norm ~ lag1 * C(pos)")
-    whole = fit_lagged(pd.concat(rare), "log_norm ~ lag1 * C(pos)", cov="crv1", engine="statsmodels")
+    whole = by_statsmodels(pd.concat(rare), "log_norm ~ lag1 * C(pos)", cov="crv1")
     assert_tables_equal(late.coefficients(cov="crv1"), whole.coefficients)
 
 
@@ -358,7 +357,7 @@ def test_clusters_that_cross_documents_and_updates(lagged):
     frame = lagged.assign(
         source=np.where(lagged["doc"].isin(["d0", "d3"]), "news", lagged["doc"].astype(str))
     )
-    theirs = fit_lagged(frame, cluster="source", engine="statsmodels").coefficients
+    theirs = by_statsmodels(frame, cluster="source").coefficients
     ours = streamed(by_document(frame), cluster="source").coefficients()
     assert_tables_equal(ours, theirs)
     assert ours["cov_type"].eq("crv3 (source)").all()
@@ -428,12 +427,12 @@ def test_without_lagged_products_the_tests_that_need_them_are_missing(lagged):
 
 @pytest.mark.parametrize("cov", ["hc2", "hc3"])
 def test_leverage_needs_the_rows(lagged, cov):
-    message = rf"cov='{cov}' needs a second look at the rows; use engine='statsmodels', or cov='crv3'"
+    message = rf"cov='{cov}' needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'"
     with pytest.raises(InputError, match=message):
         LagMoments.from_frame(lagged).coefficients(cov=cov)
-    with pytest.raises(InputError, match=message):
-        fit_lagged(lagged, cov=cov, engine="moments")
-    assert fit_lagged(lagged, cov=cov).engine == "statsmodels"
+    assert_tables_equal(
+        fit_lagged(lagged, cov=cov).coefficients, by_statsmodels(lagged, cov=cov).coefficients
+    )
 
 
 @pytest.mark.parametrize(
@@ -450,7 +449,7 @@ def test_leverage_needs_the_rows(lagged, cov):
 def test_functions_of_all_rows_are_refused_in_a_stream_and_not_in_a_frame(lagged, formula, culprit):
     with pytest.raises(InputError, match=rf"{culprit} needs all rows at once.*LagMoments.from_frame"):
         LagMoments(formula).update(lagged)
-    theirs = fit_lagged(lagged, formula, engine="statsmodels").coefficients
+    theirs = by_statsmodels(lagged, formula).coefficients
     assert_tables_equal(LagMoments.from_frame(lagged, formula).coefficients(), theirs)
 
 
@@ -510,7 +509,7 @@ def test_few_first_rows_that_say_nothing_of_the_rest_are_refused_or_right():
     formula = "log_norm ~ lag1 + " + " + ".join(f"I(position**{k})" for k in range(1, 8))
     moments = streamed(by_document(frame), formula)
     scaled = " + ".join(f"I((position / 150 - 1)**{k})" for k in range(1, 8))
-    right = fit_lagged(frame, f"log_norm ~ lag1 + {scaled}", engine="statsmodels").coefficients
+    right = by_statsmodels(frame, f"log_norm ~ lag1 + {scaled}").coefficients
     np.testing.assert_allclose(
         moments.coefficients().query("term == 'lag1'")["std_error"],
         right.query("term == 'lag1'")["std_error"],
@@ -646,13 +645,9 @@ def null_norms(rng, *, documents, layers=12, tokens=30, alike=0.8) -> pd.DataFra
     )
 
 
-def test_max_t_through_both_engines_and_by_family(lagged):
-    ours, theirs = (
-        fit_lagged(lagged, adjust="max-t", engine=engine, seed=3).coefficients
-        for engine in ("moments", "statsmodels")
-    )
-    assert_tables_equal(ours, theirs)
-    again = fit_lagged(lagged, adjust="max-t", engine="moments", seed=3).coefficients
+def test_max_t_by_family(lagged):
+    ours = fit_lagged(lagged, adjust="max-t", seed=3).coefficients
+    again = fit_lagged(lagged, adjust="max-t", seed=3).coefficients
     pd.testing.assert_frame_equal(again, ours)
     assert not np.array_equal(
         fit_lagged(lagged, adjust="max-t", seed=4).coefficients["p_adjusted"].dropna(),
@@ -678,7 +673,7 @@ def test_max_t_does_not_depend_on_the_order_of_documents(lagged):
 def test_max_t_is_gentler_than_bonferroni_when_layers_are_alike():
     frame = null_norms(np.random.default_rng(5), documents=40, alike=0.98)
     max_t_p, bonferroni = (
-        fit_lagged(frame, adjust=adjust, engine="moments").coefficients["p_adjusted"].min()
+        fit_lagged(frame, adjust=adjust).coefficients["p_adjusted"].min()
         for adjust in ("max-t", "bonferroni")
     )
     assert max_t_p < bonferroni
@@ -713,37 +708,60 @@ def test_family_wise_error_is_near_the_promise_in_a_short_run():
     assert errors["max-t"] < 6 / 25 < errors["raw"]
 
 
-# ---------------------------------------------------------------- the engine
+# ---------------------------------------------------------------- statsmodels
 
 
-def test_auto_takes_statsmodels_for_small_frames_and_moments_for_large(lagged, monkeypatch):
-    assert fit_lagged(lagged).engine == "statsmodels"
-    monkeypatch.setattr("mechreg.fits.lagged.STATSMODELS_ROWS", len(lagged) - 1)
+def test_what_needs_the_rows_reads_them_again(lagged):
     fits = fit_lagged(lagged)
-    assert fits.engine == "moments"
-    # What needs the rows reads them again.
     assert "OLS Regression Results" in fits.summary(model="a", layer=3)
     residual = fits.augment(lagged)["residual"]
     assert residual.notna().sum() == fits.statistics["n"].sum()
     assert repr(fits).startswith("LaggedFits('log_norm ~ lag1 + lag2': 4 fits of b, a; crv3")
 
 
+@pytest.mark.parametrize("adjust", ["bh", "max-t"])
+def test_a_design_of_too_many_products_is_left_to_statsmodels(lagged, adjust, monkeypatch):
+    right = fit_lagged(lagged, adjust=adjust)
+    monkeypatch.setattr("mechreg.fits.lagged.MOST_PRODUCTS", 100)  # two lags of 15 products need 450
+    found = fit_lagged(lagged, adjust=adjust)
+    assert_tables_equal(found.coefficients, right.coefficients)
+    assert_tables_equal(found.statistics, right.statistics)
+
+
+@pytest.mark.parametrize("cov", ["crv3", "jackknife"])
+def test_the_clusters_without_squares_are_statsmodels_own(lagged, cov):
+    group = lagged.query("model == 'a' and layer == 3").dropna(subset=["log_norm", "lag1", "lag2"])
+    name = {"crv3": "cluster-crv3", "jackknife": "cluster-jk"}[cov]
+    own = smf.ols("log_norm ~ lag1 + lag2", group).fit(
+        cov_type=name, cov_kwds={"groups": pd.factorize(group["doc"])[0]}, use_t=True
+    )
+    fits = fit_lagged(lagged, cov=cov)
+    for found in (fits, by_statsmodels(lagged, cov=cov)):
+        table = found.coefficients.query("model == 'a' and layer == 3")
+        np.testing.assert_allclose(table["std_error"], own.bse, rtol=1e-11)
+        np.testing.assert_allclose(table["p_value"], own.pvalues, rtol=1e-9)
+    without_date = [
+        line for line in str(own.summary()).splitlines() if "Date" not in line and "Time" not in line
+    ]
+    summary = fits.summary(model="a", layer=3)
+    assert [line for line in without_date if line not in summary] == []
+
+
 def test_moments_answer_where_the_level_defeats_statsmodels(lagged):
     high = lagged.assign(**{c: lagged[c] + 1e6 for c in ("log_norm", "lag1", "lag2")})
     with pytest.raises(NumericalError, match="columns of like size and level"):
-        fit_lagged(high, engine="statsmodels")
+        by_statsmodels(high)
     slopes, right = (
-        fit_lagged(frame, engine="moments").coefficients.query("term != 'Intercept'")["std_error"]
-        for frame in (high, lagged)
+        fit_lagged(frame).coefficients.query("term != 'Intercept'")["std_error"] for frame in (high, lagged)
     )
     np.testing.assert_allclose(slopes, right, rtol=1e-6)  # the data hold ten digits of their spread
 
 
 def test_options_combine(lagged):
-    for cov, adjust in (*itertools.product(["auto"], ["holm", "bonferroni", "none"]), ("crv1", "max-t")):
+    for adjust in ("holm", "bonferroni", "none"):
         theirs, ours = (
-            fit_lagged(lagged, cov=cov, adjust=adjust, conf_level=0.9, engine=e).coefficients
-            for e in ("statsmodels", "moments")
+            engine(lagged, adjust=adjust, conf_level=0.9).coefficients
+            for engine in (by_statsmodels, fit_lagged)
         )
         assert_tables_equal(ours, theirs)
 

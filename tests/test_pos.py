@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import by_statsmodels
 
 from mechreg import (
     InputError,
@@ -368,11 +369,11 @@ def test_norms_of_words_known_answer():
         word_norms(add_lags(norms), tokens)
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize("engine", [by_statsmodels, fit_lagged])
 def test_group_means_and_errors_are_those_of_an_intercept(tagged, engine):
     lagged = add_lags(tagged)
     table = group_norms(tagged, by=("source", "piece"))
-    fits = fit_lagged(lagged, "log_norm ~ 1", by=("source", "piece"), engine=engine).coefficients
+    fits = engine(lagged, "log_norm ~ 1", by=("source", "piece")).coefficients
     both = table.merge(fits, on=["model", "hook", "layer", "source", "piece"], suffixes=("", "_fit"))
     assert (
         len(both)
@@ -398,19 +399,19 @@ def test_a_group_of_one_document_has_no_error(tagged):
     assert one["estimate"].notna().all()
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize("engine", [by_statsmodels, fit_lagged])
 def test_fits_by_group_are_fits_to_the_groups_rows(tagged, engine):
     lagged = add_lags(tagged)
     some = lagged[lagged["pos"].isin(["NOUN", "VERB"])]
-    fits = fit_lagged(some, by=("pos",), engine=engine)
+    fits = engine(some, by=("pos",))
     assert list(fits.coefficients.columns[:5]) == ["model", "hook", "layer", "pos", "depth"]
-    assert fits.by == ("pos",)
+    assert engine is by_statsmodels or fits.by == ("pos",)
     for pos in ("NOUN", "VERB"):
-        alone = fit_lagged(lagged[lagged["pos"] == pos], engine="statsmodels").coefficients
+        alone = by_statsmodels(lagged[lagged["pos"] == pos]).coefficients
         part = fits.coefficients[fits.coefficients["pos"] == pos]
         for column in ("estimate", "std_error", "p_value", "n", "n_docs"):
             np.testing.assert_allclose(
-                part[column], alone[column], rtol=1e-12 if engine == "statsmodels" else 1e-7
+                part[column], alone[column], rtol=1e-12 if engine is by_statsmodels else 1e-7
             )
     nouns = fits.coefficients.query("term == 'lag1' and pos == 'NOUN'")["estimate"]
     verbs = fits.coefficients.query("term == 'lag1' and pos == 'VERB'")["estimate"]
@@ -419,16 +420,16 @@ def test_fits_by_group_are_fits_to_the_groups_rows(tagged, engine):
     assert len(fits.statistics) == 4
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize("engine", [by_statsmodels, fit_lagged])
 def test_where_no_row_follows_another_nothing_is_said_of_serial_correlation(tagged, engine, recwarn):
     lagged = add_lags(tagged)
     serial = ["durbin_watson", "breusch_godfrey", "breusch_godfrey_p"]
     apart = lagged[lagged["position"] % 3 == 2]
     for formula in ("log_norm ~ 1", "log_norm ~ lag1"):
-        statistics = fit_lagged(apart, formula, engine=engine).statistics
+        statistics = engine(apart, formula).statistics
         assert statistics[serial].isna().all(axis=None)
         assert statistics["jarque_bera"].notna().all()
-        assert fit_lagged(lagged, formula, engine=engine).statistics[serial].notna().all(axis=None)
+        assert engine(lagged, formula).statistics[serial].notna().all(axis=None)
     assert [str(w.message) for w in recwarn if "rank-deficient" in str(w.message)] == []
 
 

@@ -1,6 +1,7 @@
 """A run: everything the design promises is in the folder, and it is what the public functions give by hand."""
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -206,3 +207,40 @@ def test_what_can_be_known_before_any_work_is_refused_before(
     with pytest.raises(error, match=said):
         mr.run_spec(Spec(**values), out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("formula", ["log_norm ~ 1", "log_norm ~ position + np.log1p(position)"])
+def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp_path):
+    one = dataclasses.replace(spec, models=("mini-s",), formula=formula, name="no-lag")
+    run = mr.run_spec(one, out=tmp_path / "run", progress=False)
+    assert (run / "_manifest.json").exists()
+    drawn = json.loads((run / "figures" / "betas.json").read_text(encoding="utf-8"))
+    terms = set(store.read_table(run / "coefficients.parquet")["term"])
+    shown = {row["term"] for rows in drawn["datasets"].values() for row in rows if "term" in row}
+    assert shown == (terms - {"Intercept"} or terms)
+    assert "Betas of attn_out" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"formula": "log_norm ~ lag1 + depth"}, "'depth' .* is constant in every regression"),
+        ({"formula": "log_norm ~ C(doc)"}, "has a column for each; use cov = 'crv1'"),
+        (
+            {"formula": "log_norm ~ lag300", "lags": (300,)},
+            "needs windows of 302 tokens or more; the longest has",
+        ),
+    ],
+)
+def test_what_would_fail_after_the_passes_is_refused_before(spec, change, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "extract_norms", None)  # no pass is made
+    with pytest.raises(InputError, match=message):
+        mr.run_spec(dataclasses.replace(spec, **change), out=tmp_path / "run", progress=False)
+
+
+def test_clusters_need_two_documents(tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(TEXTS[0]))
+    one = Spec(models=("mini-s",), corpus=str(path), cov="crv3")
+    with pytest.raises(InputError, match=r"needs two documents or more; the corpus has 1\. Use cov = 'auto'"):
+        mr.run_spec(one, out=tmp_path / "run", progress=False)

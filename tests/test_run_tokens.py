@@ -135,7 +135,7 @@ def test_the_demo_runs_with_its_tags(tmp_path):
     tokens = mr.annotate_pos(mr.tokenize(mr.load_model("mini-s"), documents, spans=True), documents)
     norms = mr.extract_norms("mini-s", tokens, progress=False)
     lagged = mr.add_lags(mr.join_annotations(norms, tokens, columns="pos"))
-    expected = mr.fit_lagged(lagged, INTERACTION, engine="moments").coefficients
+    expected = mr.fit_lagged(lagged, INTERACTION).coefficients
     close(mr.open_run(run).coefficients, expected, rtol=1e-3, atol=1e-5)
     assert expected["term"].nunique() == 3 * tokens["pos"].nunique() == 54
 

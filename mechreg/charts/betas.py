@@ -94,6 +94,8 @@ def plot_betas(
     terms = _terms(shown, terms)
     without = distinct(shown["model"])
     meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
+    if terms == ["Intercept"]:  # which no family of tests has
+        adjusted, p, labels = False, "p_value", p_labels(alpha, told="p")
     shown = shown[shown["term"].isin(terms)]
     models = few_models(shown, who="plot_betas")
     without = [model for model in without if model not in models]

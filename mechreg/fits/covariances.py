@@ -3,6 +3,9 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from scipy.linalg import solve_triangular
+from statsmodels.base.covtype import descriptions
 from statsmodels.stats.sandwich_covariance import weights_bartlett
 
 from mechreg.fits.groups import Group, Recipe, clusters_of
@@ -112,7 +115,7 @@ def fit_with_covariance(model: Any, group: Group, recipe: Recipe) -> tuple[Any, 
         if recipe.cov == "auto":
             label = f"nonrobust (single {'document' if recipe.cluster == 'doc' else recipe.cluster})"
     elif kind in CLUSTERED:
-        cov_type = CLUSTERED[kind]
+        cov_type = "cluster"
         label = kind if recipe.cluster == "doc" else f"{kind} ({recipe.cluster})"
         options = {"groups": group.cluster}
     elif kind == "hac":  # statsmodels' plain HAC would cross windows
@@ -130,4 +133,28 @@ def fit_with_covariance(model: Any, group: Group, recipe: Recipe) -> tuple[Any, 
         }
     else:
         cov_type, label = kind.upper(), kind
-    return model.fit(cov_type=cov_type, cov_kwds=options, use_t=True), label
+    fit = model.fit(cov_type=cov_type, cov_kwds=options, use_t=True)
+    if kind in ("crv3", "jackknife"):  # statsmodels' own takes the square of the number of clusters
+        results = fit._results  # `fit` wraps them
+        results.cov_type = CLUSTERED[kind]
+        results.cov_kwds["description"] = descriptions[CLUSTERED[kind]]
+        results.cov_params_default = _covariance_without(fit, group.cluster, about_mean=kind == "jackknife")
+    return fit, label
+
+
+def _covariance_without(
+    fit: Any, cluster: Int[np.ndarray, " rows"], *, about_mean: bool
+) -> Float[np.ndarray, "terms terms"]:
+    """Return (G-1)/G times the sum of squares of what leaving each cluster out changes."""
+    basis, triangle = np.linalg.qr(fit.model.exog)
+    unit = np.eye(len(triangle))
+    residual = np.asarray(fit.resid)
+    moved = np.array(
+        [
+            np.linalg.solve(unit - rows.T @ rows, rows.T @ errors)
+            for rows, errors in zip(clusters_of(basis, cluster), clusters_of(residual, cluster), strict=True)
+        ]
+    )
+    moved = moved - moved.mean(axis=0) if about_mean else moved
+    change = solve_triangular(triangle, moved.T)
+    return (len(moved) - 1) / len(moved) * change @ change.T

@@ -1,41 +1,41 @@
-"""One regression for every model, hook point and layer, by statsmodels or from sums of products."""
+"""One regression for every model, hook point and layer, from sums of products; statsmodels on demand."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import statsmodels.formula
 
-from mechreg.fits.covariances import CLUSTERED, fit_with_covariance, require_fittable
+from mechreg.fits.covariances import CLUSTERED, fit_with_covariance
 from mechreg.fits.groups import Place, Recipe, read, split
-from mechreg.fits.tables import coefficient_rows, statistics_row
+from mechreg.fits.tables import statsmodels_tables
 from mechreg.moments import LagMoments, formula_columns
+from mechreg.moments.blocks import TooManyProducts
+from mechreg.moments.design import matrices
 from mechreg.moments.formulas import evaluate
-from mechreg.moments.lag_moments import require_summable
-from mechreg.moments.tables import Adjust, adjusted_p, typed
+from mechreg.moments.lag_moments import MAX_LAGS
+from mechreg.moments.tables import Adjust
 from mechreg.outside import for_page
 from mechreg.schema import (
-    COEFFICIENT_COLUMNS,
     GROUP_KEYS,
-    STATISTICS_COLUMNS,
     TOKEN_KEYS,
     Cov,
     InputError,
+    among,
     did_you_mean,
     require,
     require_by,
-    require_one_processing,
+    require_conf_level,
     require_option,
+    require_whole_number,
 )
 
-Engine = Literal["auto", "statsmodels", "moments"]
-# Up to so many rows of all groups together statsmodels is quick: 3 s with a thousand documents in twelve layers.
-STATSMODELS_ROWS = 1_000_000
+# The residuals' statistics need so many sums a group at most (8 MB); of more columns statsmodels makes the tables.
+MOST_PRODUCTS = 1_000_000
 
 
 def fit_lagged(
@@ -45,10 +45,9 @@ def fit_lagged(
     cov: Cov = "auto",
     adjust: Adjust = "bh",
     cluster: str = "doc",
-    by: Sequence[str] = (),
+    by: str | Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
-    engine: Engine = "auto",
     seed: int = 0,
 ) -> "LaggedFits":
     """Return the least-squares fit of a formula in every (model, hook, layer), as tidy tables.
@@ -82,10 +81,6 @@ def fit_lagged(
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
     conf_level : float
-    engine : str
-        "statsmodels" fits group after group; "moments" takes all numbers from sums of products (`LagMoments`), equal
-        to 1e-9 relative and quicker on large frames, without "hc2" and "hc3". "auto" is statsmodels up to a million
-        rows; the result's ``engine`` says which it was.
     seed : int
         Of "max-t".
 
@@ -128,57 +123,41 @@ def fit_lagged(
         by=require_by(by, who="fit_lagged")
     )
     require_option(adjust, get_args(Adjust), name="adjust")
-    require_option(engine, get_args(Engine), name="engine")
+    require_whole_number(seed, name="seed", least=0)
     if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
         raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
-    if engine == "moments":
-        require_summable(cov)
     require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    by_rows = len(lagged) <= STATSMODELS_ROWS or cov in ("hc2", "hc3")
-    if engine == "statsmodels" or (engine == "auto" and by_rows):
-        coefficients, statistics = _by_statsmodels(frame, recipe)
-        p_adjusted = adjusted_p(coefficients, adjust)
-        if adjust == "max-t":
-            p_adjusted = (
-                _from_moments(frame, recipe, max_lag=None)
-                .coefficients(cov=cov, adjust=adjust, seed=seed)["p_adjusted"]
-                .to_numpy()
-            )
-        coefficients = typed(coefficients.assign(p_adjusted=p_adjusted), COEFFICIENT_COLUMNS, by=recipe.by)
-        statistics, used = typed(statistics, STATISTICS_COLUMNS, by=recipe.by), "statsmodels"
-    else:
-        moments = _from_moments(frame, recipe, max_lag=_lags_of(frame, recipe))
-        coefficients = moments.coefficients(
-            cov=cov, adjust=adjust, hac_lags=hac_lags, conf_level=conf_level, seed=seed
-        )
-        statistics, used = moments.statistics(), "moments"
-    return LaggedFits(
-        coefficients=coefficients, statistics=statistics, engine=used, _recipe=recipe, _frame=frame
-    )
+    options: dict[str, Any] = {
+        "cov": cov,
+        "adjust": adjust,
+        "hac_lags": hac_lags,
+        "conf_level": recipe.conf_level,
+        "seed": seed,
+    }
+    try:
+        if cov in ("hc2", "hc3"):
+            raise TooManyProducts  # they need the rows
+        moments = _sums(frame, recipe, max_lag=_lags_of(frame, recipe))
+        coefficients, statistics = moments.coefficients(**options), moments.statistics()
+    except TooManyProducts:
+        coefficients, statistics = statsmodels_tables(frame, recipe, adjust)
+        if adjust == "max-t":  # which needs no products of the residuals
+            coefficients = _sums(frame, recipe, max_lag=None).coefficients(**options)
+    return LaggedFits(coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame)
 
 
-def _by_statsmodels(frame: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of the coefficient frame but for ``p_adjusted``, and of the statistics frame."""
-    places = split(frame, by=recipe.by, who="fit_lagged")
-    require_one_processing({place.keys["model"] for place in places}, who="fit_lagged")
-    for place in places:
-        require_fittable(read(frame, place, recipe), recipe)
-    coefficients, statistics = [], []
-    for place in places:  # read again: a result holds all its rows, so only one group's are there at a time
-        group = read(frame, place, recipe)
-        model = group.model(recipe.formula)
-        fit, label = fit_with_covariance(model, group, recipe)
-        coefficients.append(coefficient_rows(fit, group, cov_type=label, conf_level=recipe.conf_level))
-        statistics.append(statistics_row(model.fit(), group))
-    return pd.concat(coefficients, ignore_index=True), pd.DataFrame(statistics)
-
-
-def _from_moments(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments:
-    cluster = recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None
+def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagMoments:
+    """Return the sums over a frame."""
     return LagMoments.from_frame(
-        frame, recipe.formula, cluster=cluster, max_lag=max_lag, by=recipe.by, who="fit_lagged"
+        frame,
+        recipe.formula,
+        cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
+        max_lag=max_lag,
+        by=recipe.by,
+        who="fit_lagged",
+        most_products=MOST_PRODUCTS,
     )
 
 
@@ -201,12 +180,11 @@ def _lags_of(frame: pd.DataFrame, recipe: Recipe) -> int:
 def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
     """Return the options, checked."""
     require_option(cov, get_args(Cov), name="cov")
-    if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-        raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
-    if hac_lags is not None and (cov != "hac" or not isinstance(hac_lags, Integral) or hac_lags < 0):
-        raise InputError(
-            f"hac_lags must be a whole number, 0 or more, with cov='hac'; got {hac_lags!r} with cov={cov!r}."
-        )
+    require_conf_level(conf_level)
+    if hac_lags is not None:
+        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        if cov != "hac":
+            raise InputError(f"hac_lags={hac_lags} needs cov='hac'; got cov={cov!r}.")
     if statsmodels.formula.options.formula_engine != "patsy":
         raise InputError(
             "fit_lagged needs patsy's formulas; set statsmodels.formula.options.formula_engine = 'patsy' "
@@ -231,13 +209,10 @@ class LaggedFits:
         lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera. With a lagged
         outcome, serial correlation that Breusch-Godfrey finds in the residuals biases the coefficients. They are then
         predictive, not structural, whatever the covariance.
-    engine : str
-        "statsmodels" or "moments": where the numbers come from.
     """
 
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
-    engine: str
     _recipe: Recipe
     _frame: pd.DataFrame
 
@@ -284,9 +259,9 @@ class LaggedFits:
             have = list(dict.fromkeys(place.keys[key] for place in found if key in place.keys))
             if asked is None and len(have) < 2:
                 continue
-            if asked not in have:
+            if not among(asked, have):
                 came = "none was given" if asked is None else f"got {asked!r}"
-                hint = did_you_mean(asked, have) if isinstance(asked, str) else ""
+                hint = did_you_mean(asked, have)
                 raise InputError(f"summary needs {key}=, one of {have}; {came}.{hint}")
             found = [place for place in found if place.keys[key] == asked]
         group = read(self._frame, found[0], self._recipe)
@@ -309,7 +284,7 @@ class LaggedFits:
         ----------
         lagged : pandas.DataFrame
             The frame that was fitted, or another with the same models, hooks and layers (held-out documents):
-            splines and centring then keep what they learned from the first.
+            splines and centring, of the outcome too, then keep what they learned from the first.
 
         Returns
         -------
@@ -319,7 +294,8 @@ class LaggedFits:
         Raises
         ------
         SchemaError, InputError
-            A missing column, or a group that was not fitted.
+            A missing column, a group that was not fitted, or a formula of which nothing is kept, as
+            ``x - x.mean()``, with rows that were not fitted.
         """
         fitted, plain = {str(place): place for place in self._places}, self._recipe._replace(cov="nonrobust")
         new = np.full((2, len(lagged)), np.nan)
@@ -327,9 +303,11 @@ class LaggedFits:
             group = read(lagged, place, plain)
             if not len(group.rows):
                 continue
-            fit = read(self._frame, fitted[str(place)], plain).model(self.formula).fit()
-            predicted = evaluate(partial(fit.predict, group.data), self.formula, where=str(place))
-            outcome = group.model(f"{self.formula.split('~')[0]} ~ 1").endog
+            learned = read(self._frame, fitted[str(place)], plain).data
+            build = partial(matrices, self.formula, learned, group.data)
+            outcome, design = evaluate(build, self.formula, where=str(place))
+            is_here = (self.coefficients[list(place.keys)] == pd.Series(place.keys)).all(axis=1)
+            predicted = design @ self.coefficients.loc[is_here, "estimate"].to_numpy()
             new[:, group.rows] = predicted, outcome - predicted
         return lagged.assign(predicted=new[0], residual=new[1])
 

@@ -2,15 +2,24 @@
 
 import re
 from collections.abc import Callable, Iterable
-from numbers import Integral
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from mechreg.fits.lagged import LaggedFits
 from mechreg.outside import for_page
-from mechreg.schema import GROUP_KEYS, InputError, NumericalError, did_you_mean, require, require_option
+from mechreg.schema import (
+    GROUP_KEYS,
+    InputError,
+    NumericalError,
+    among,
+    did_you_mean,
+    one_or_many,
+    require,
+    require_option,
+    require_whole_number,
+)
 
 TableFormat = Literal["markdown", "latex", "html"]
 Show = Literal["stars", "intervals"]
@@ -47,8 +56,8 @@ def regression_table(
     format: TableFormat = "markdown",
     show: Show = "stars",
     p: Judged = "p_adjusted",
-    terms: Iterable[str] | None = None,
-    layers: Iterable[int] | None = None,
+    terms: str | Iterable[str] | None = None,
+    layers: int | Iterable[int] | None = None,
     digits: int = 3,
 ) -> str:
     """Return the coefficients as a table to paste: layers as columns, terms as rows, a panel a model and hook.
@@ -97,8 +106,7 @@ def regression_table(
     require_option(format, get_args(TableFormat), name="format")
     require_option(show, get_args(Show), name="show")
     require_option(p, get_args(Judged), name="p")
-    if isinstance(digits, bool) or not isinstance(digits, Integral) or not 0 <= digits <= 12:
-        raise InputError(f"digits must be a whole number from 0 to 12; got {digits!r}.")
+    require_whole_number(digits, name="digits", least=0, most=12)
     table = fits.coefficients if isinstance(fits, LaggedFits) else fits
     below = ["std_error", p] if show == "stars" else ["conf_low", "conf_high"]
     numbers = ["estimate", *(name for name in below if name != p)]
@@ -127,19 +135,19 @@ def regression_table(
 _WHO = "regression_table"
 
 
-def _chosen(table: pd.DataFrame, column: str, wanted: Iterable | None) -> pd.DataFrame:
+def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
     """Return the rows of the terms or layers that were asked for, in that order."""
     have = table[column].unique().tolist()
     if wanted is None:
         if not have:
             raise InputError(f"{_WHO} needs at least one row; the table is empty.")
         return table
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = one_or_many(wanted)
     if not names:
         raise InputError(f"{_WHO} needs at least one {column}; {column}s= names none.")
     for name in names:
-        if name not in have:
-            hint = did_you_mean(name, have) if isinstance(name, str) else ""
+        if not among(name, have):
+            hint = did_you_mean(name, have)
             raise InputError(f"{_WHO} finds no {column} {name!r}; the table has {have}.{hint}")
     place = {name: at for at, name in enumerate(names)}
     kept = table[table[column].isin(names)]

@@ -1,4 +1,4 @@
-"""Tables: the rows of one fit in the coefficient frame and the statistics frame."""
+"""Tables by statsmodels, group after group: what needs the rows themselves, and what the sums are tested against."""
 
 from typing import Any
 
@@ -10,7 +10,31 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.diagnostic import het_breuschpagan
 from statsmodels.stats.stattools import jarque_bera
 
-from mechreg.fits.groups import Group
+from mechreg.fits.covariances import fit_with_covariance, require_fittable
+from mechreg.fits.groups import Group, Recipe, read, split
+from mechreg.moments.tables import adjusted_p, typed
+from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, require_one_processing
+
+
+def statsmodels_tables(frame: pd.DataFrame, recipe: Recipe, adjust: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the coefficient frame (where ``adjust`` is "max-t", with plain p values) and the statistics frame."""
+    places = split(frame, by=recipe.by, who="fit_lagged")
+    require_one_processing({place.keys["model"] for place in places}, who="fit_lagged")
+    for place in places:
+        require_fittable(read(frame, place, recipe), recipe)
+    parts, statistics = [], []
+    for place in places:  # read again: a result holds all its rows, so only one group's are there at a time
+        group = read(frame, place, recipe)
+        model = group.model(recipe.formula)
+        fit, label = fit_with_covariance(model, group, recipe)
+        parts.append(coefficient_rows(fit, group, cov_type=label, conf_level=recipe.conf_level))
+        statistics.append(statistics_row(model.fit(), group))
+    table = pd.concat(parts, ignore_index=True)
+    coefficients = table.assign(p_adjusted=adjusted_p(table, adjust))
+    return (
+        typed(coefficients, COEFFICIENT_COLUMNS, by=recipe.by),
+        typed(pd.DataFrame(statistics), STATISTICS_COLUMNS, by=recipe.by),
+    )
 
 
 def coefficient_rows(fit: Any, group: Group, *, cov_type: str, conf_level: float) -> pd.DataFrame:

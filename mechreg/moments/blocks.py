@@ -15,6 +15,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.linalg import solve_triangular
 
+from mechreg.schema import InputError
+
 # Rows that the coordinates are chosen from: more would not choose better.
 SAMPLE = 4096
 # Relative size below which what is left of a column is rounding: without its mean, without the columns before.
@@ -23,6 +25,10 @@ CONSTANT, DEPENDENT = 1e-12, 1e-10
 CHUNK_NUMBERS = 40_000
 # With more products than this a matrix product for every run of rows is faster than sums over runs.
 MANY_PRODUCTS = 100
+
+
+class TooManyProducts(InputError):
+    """There would be more sums of products of products than were asked for."""
 
 
 class Coordinates(NamedTuple):
@@ -89,8 +95,9 @@ def sum_blocks(
     coordinates: Coordinates,
     *,
     max_lag: int | None,
+    most_products: int | None = None,
 ) -> Blocks:
-    """Return the sums over the rows, in one pass over chunks of them."""
+    """Return the sums over the rows, in one pass over chunks of them; more than so many of q q' are refused."""
     n, size = values.shape[1], len(values) + 1
     cells = int(cell.max()) + 1
     block, key = layout.cluster, np.arange(len(layout.labels) or 1)
@@ -104,6 +111,10 @@ def sum_blocks(
     back = max(lags - 1, 0)
     step = max(256, CHUNK_NUMBERS // gram.shape[1])
     for begin in range(0, n, step):
+        if most_products is not None and max(len(lagged), 1) * lags * gram.shape[1] ** 2 > most_products:
+            raise TooManyProducts(
+                f"The sums for the residuals' statistics would be more than {most_products:,} numbers."
+            )
         before = max(0, begin - back)  # rows of the chunk before are looked back at
         chunk, here = slice(before, min(n, begin + step)), begin - before
         z = _coordinates_of(values[:, chunk], coordinates)

@@ -24,6 +24,10 @@ from mechreg.schema import InputError
 MAX_BYTES = 4e9  # of one array of sums
 
 
+class NeedsAllRows(InputError):
+    """A formula with a function of all rows, where only some are there."""
+
+
 class Terms(NamedTuple):
     """A design: its columns' names, and each column's weights on the atoms, in every cell."""
 
@@ -80,7 +84,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
         parts, learned = _row_by_row(formula, factors, data)
     if parts is None:
         if not whole:
-            raise InputError(
+            raise NeedsAllRows(
                 f"{learned} needs all rows at once, and update sees a part; make it a column first, with numbers "
                 "taken from the whole corpus, or use LagMoments.from_frame or fit_lagged on one frame"
             )
@@ -110,6 +114,35 @@ def require_room(numbers: int, of: str) -> None:
             f"The sums of {of} need {numbers * 8 / 1e9:,.0f} GB, at most {MAX_BYTES / 1e9:,.0f} GB are used; leave out "
             "a category, or make fewer levels of it."
         )
+
+
+def matrices(
+    formula: str, learned: pd.DataFrame, data: pd.DataFrame
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows terms"]]:
+    """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``.
+
+    Raises
+    ------
+    InputError
+        A function that patsy keeps nothing of (``x - x.mean()``) gives other values when other rows are there.
+    """
+
+    def of(rows: pd.DataFrame) -> list[np.ndarray]:
+        return [np.asarray(part) for part in patsy.build_design_matrices([*infos], rows, NA_action="raise")]
+
+    infos = _learn(formula, learned)
+    outcome, design = of(data)
+    if not data.equals(learned):
+        together = of(pd.concat([data, learned], ignore_index=True))
+        for part, info, both in zip((outcome, design), infos, together, strict=True):
+            size = np.abs(part).max(axis=0)
+            moved = (np.abs(both[: len(part)] - part) > 1e-9 * size).any(axis=0)
+            if moved.any():
+                raise InputError(
+                    f"{info.column_names[int(moved.argmax())]} depends on which rows are there; write center(x), "
+                    "standardize(x), or a column of the frame, which keep what the fitted rows gave"
+                )
+    return outcome[:, 0], design
 
 
 def united_cells(

@@ -140,7 +140,7 @@ def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
     except NumericalError:
         raise
     except InputError as error:
-        raise InputError(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
+        raise type(error)(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
     except Exception as error:  # patsy's, numpy's, pandas'
         raise InputError(
             f"The formula {formula!r} fails in {where}: {first_line(error)}. (Functions that give missing values "

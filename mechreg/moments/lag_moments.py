@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from errno import EINVAL
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,11 +25,16 @@ from mechreg.schema import (
     Cov,
     InputError,
     require,
+    require_by,
+    require_conf_level,
     require_one_processing,
     require_option,
+    require_whole_number,
 )
 
 MomentsCov = Literal[Cov, "cr0"]
+# A sum of products each.
+MAX_LAGS = 10_000
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 _OPTIONS = ("formula", "cluster", "max_lag", "by")
@@ -51,7 +55,7 @@ def require_summable(cov: str) -> None:
     """Refuse a covariance that no sums have."""
     if cov in ("hc2", "hc3"):
         raise InputError(
-            f"cov={cov!r} needs a second look at the rows; use engine='statsmodels', or cov='crv3'."
+            f"cov={cov!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
         )
 
 
@@ -100,28 +104,35 @@ class LagMoments:
         *,
         cluster: str | None = "doc",
         max_lag: int | None = 1,
-        by: Sequence[str] = (),
+        by: str | Sequence[str] = (),
         who: str = "LagMoments",
     ) -> None:
-        if max_lag is not None and (
-            not isinstance(max_lag, Integral) or isinstance(max_lag, bool) or max_lag < 0
-        ):
-            raise InputError(f"max_lag must be a whole number, 0 or more, or None; got {max_lag!r}.")
-        self.formula, self.cluster, self.max_lag, self.by = formula, cluster, max_lag, tuple(by)
+        if max_lag is not None:
+            require_whole_number(max_lag, name="max_lag", least=0, most=MAX_LAGS)
+        self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
+        self.by = require_by(by, who=who)
         self._columns = formula_columns(formula)
         self._who = who
+        self._most_products: int | None = None
         self._groups: dict[tuple, _Group] = {}
         self._solved: list[Fit] | None = None
 
     @classmethod
     def from_frame(
-        cls, lagged: pd.DataFrame, formula: str = "log_norm ~ lag1 + lag2", **options: Any
+        cls,
+        lagged: pd.DataFrame,
+        formula: str = "log_norm ~ lag1 + lag2",
+        *,
+        most_products: int | None = None,
+        **options: Any,
     ) -> "LagMoments":
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
         ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
+        Where a group needs more than ``most_products`` sums for ``max_lag`` the design is refused.
         """
         moments = cls(formula, **options)
+        moments._most_products = most_products
         moments._add(lagged, whole=True)
         return moments
 
@@ -195,8 +206,10 @@ class LagMoments:
         require_option(cov, get_args(MomentsCov), name="cov")
         require_summable(cov)
         require_option(adjust, get_args(Adjust), name="adjust")
-        if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-            raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
+        require_conf_level(conf_level)
+        if hac_lags is not None:
+            require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(seed, name="seed", least=0)
         return coefficient_frame(
             self._fits(),
             cov=cov,
@@ -340,7 +353,14 @@ class LagMoments:
             coordinates = before.coordinates
         else:  # the better choice, from more rows
             coordinates = choose_coordinates(parts.values, whole=whole)
-        blocks = sum_blocks(parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag)
+        blocks = sum_blocks(
+            parts.values,
+            parts.cell,
+            rows.layout,
+            coordinates,
+            max_lag=self.max_lag,
+            most_products=self._most_products,
+        )
         return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
 
     def _joined(self, first: _Group | None, second: _Group) -> _Group:

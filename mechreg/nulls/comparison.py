@@ -1,7 +1,6 @@
 """Excess coefficients: what is left of every coefficient beyond its null, with a bootstrap of the documents of both."""
 
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import einops
@@ -11,7 +10,14 @@ from jaxtyping import Float
 
 from mechreg.lags import add_lags
 from mechreg.moments import DocumentSums, LagMoments, formula_columns
-from mechreg.schema import InputError, NumericalError, require
+from mechreg.schema import (
+    InputError,
+    NumericalError,
+    one_or_many,
+    require,
+    require_conf_level,
+    require_whole_number,
+)
 
 # Numbers of one array of a chunk of draws: 16 megabytes.
 CHUNK_NUMBERS = 2_000_000
@@ -26,7 +32,7 @@ def compare_to_nulls(
     nulls: Mapping[str, Iterable[pd.DataFrame]],
     *,
     formula: str = "log_norm ~ lag1 + lag2",
-    lags: Iterable[int] = (1, 2),
+    lags: int | Iterable[int] = (1, 2),
     skip: int = 1,
     draws: int = 999,
     conf_level: float = 0.95,
@@ -78,15 +84,14 @@ def compare_to_nulls(
     >>> table[["term", "null", "repeats"]].values.tolist(), bool((table["p_value"] > 0.05).all())
     ([['lag1', 'norm_order', 5], ['lag2', 'norm_order', 5]], True)
     """
-    if isinstance(draws, bool) or not isinstance(draws, Integral) or draws < 99:
-        raise InputError(f"draws must be a whole number, 99 or more; got {draws!r}.")
-    if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-        raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
+    require_whole_number(draws, name="draws", least=99, most=1_000_000)
+    require_whole_number(seed, name="seed", least=0)
+    require_conf_level(conf_level)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(
             "compare_to_nulls needs a mapping of null names to norm frames, as null_norms gives it."
         )
-    lags = tuple(lags)
+    lags = one_or_many(lags)
     formula_columns(formula)
 
     def summed(frame: pd.DataFrame, who: str) -> list[DocumentSums]:
@@ -132,7 +137,11 @@ def _compared(
         }
         parts += _rows(sums, others, here, conf_level)
     table = pd.concat(parts, ignore_index=True)
-    return table[table["term"] != "Intercept"].reset_index(drop=True)
+    # The lags first, whatever else the formula has: they are what the nulls are asked about.
+    keys = [*real[0].keys, "null"]
+    table = table[table["term"] != "Intercept"].assign(_other=lambda t: ~t["term"].str.fullmatch(r"lag\d+"))
+    order = table.groupby(keys, sort=False).ngroup()
+    return table.iloc[np.lexsort((table["_other"], order))].drop(columns="_other").reset_index(drop=True)
 
 
 class _Resampled(NamedTuple):

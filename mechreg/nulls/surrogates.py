@@ -1,8 +1,7 @@
 """Surrogates: texts, norms and models in which context cannot be what links a token's norm to those before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,8 +19,10 @@ from mechreg.schema import (
     InputError,
     ModelError,
     NumericalError,
+    one_or_many,
     require,
     require_option,
+    require_whole_number,
 )
 
 Null = Literal["token_order", "norm_order", "random_weights", "token_identity"]
@@ -99,7 +100,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     [1.0, 2.0, 3.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
-    _require_skip(skip)
+    require_whole_number(skip, name="skip", least=0)
     within = [*GROUP_KEYS, *(["head"] if "head" in norms.columns else []), "doc", "window"]
     source = _shuffled(norms, within, norms["position"].to_numpy() < skip, seed)
     return norms.assign(norm=norms["norm"].array[source])
@@ -141,7 +142,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     [3.0, 4.0, 1.0, 2.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="token_means")
-    _require_skip(skip)
+    require_whole_number(skip, name="skip", least=0)
     if norms["doc"].nunique() < 2:
         raise InputError("token_means takes means over other documents; it needs at least two.")
     value = norms["norm"].to_numpy("float64", na_value=np.nan)
@@ -203,8 +204,7 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise InputError(f"seed must be a whole number; got {seed!r}.")
+    require_whole_number(seed, name="seed", least=0)
     if isinstance(model, str | Path):
         name, options = model_label(model), {}
         with quiet():
@@ -235,7 +235,7 @@ def null_norms(
     norms: pd.DataFrame,
     models: Any = (),
     *,
-    nulls: Sequence[Null] = NULLS,  # type: ignore[assignment]
+    nulls: Null | Sequence[Null] = NULLS,  # type: ignore[assignment]
     repeats: int = 5,
     skip: int = 1,
     seed: int = 0,
@@ -279,16 +279,16 @@ def null_norms(
     >>> [len(frame) == len(norms) for frame in null_norms(norms, model, repeats=2)["random_weights"]]
     [True, True]
     """
-    chosen = [nulls] if isinstance(nulls, str) else list(nulls)
+    chosen = one_or_many(nulls)
     for null in chosen:
         require_option(null, NULLS, name="nulls")
-    if isinstance(repeats, bool) or not isinstance(repeats, Integral) or repeats < 1:
-        raise InputError(f"repeats must be a whole number, 1 or more; got {repeats!r}.")
-    _require_skip(skip)
+    require_whole_number(repeats, name="repeats", most=10_000)
+    require_whole_number(seed, name="seed", least=0)
+    require_whole_number(skip, name="skip", least=0)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="null_norms")
     loaded = _by_name(norms, models) if {"token_order", "random_weights"} & set(chosen) else {}
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(int(repeats))]
-    makers = {
+    makers: dict[str, Callable[[int], pd.DataFrame]] = {
         "token_order": partial(_read_again, norms, loaded, "token_order", progress),
         "norm_order": lambda number: shuffle_norms(norms, skip=skip, seed=number),
         "random_weights": partial(_read_again, norms, loaded, "random_weights", progress),
@@ -318,7 +318,7 @@ def _read_again(
 def _by_name(norms: pd.DataFrame, models: Any) -> dict[str, Any]:
     """Return the models by their names in the frame, all that it has, loaded."""
     entries = (
-        [models] if isinstance(models, str | Path) or is_transformer_lens_model(models) else list(models)
+        [models] if isinstance(models, Path) or is_transformer_lens_model(models) else one_or_many(models)
     )
     loaded = {}
     for entry in entries:
@@ -357,6 +357,7 @@ def _shuffled(
     """Return for every row the row that takes its place: at random within groups, the same for the same tokens."""
     keys = list(TOKEN_KEYS)
     token = frame.groupby(keys, observed=True, sort=True).ngroup().to_numpy()
+    require_whole_number(seed, name="seed", least=0)
     draw = np.random.default_rng(seed).random(int(token.max()) + 1 if len(token) else 0)
     group = frame.groupby(within, observed=True, sort=False).ngroup().to_numpy()
     place = np.lexsort((token, fixed, group))
@@ -364,8 +365,3 @@ def _shuffled(
     source = np.empty(len(frame), np.int64)
     source[place] = taken
     return source
-
-
-def _require_skip(skip: int) -> None:
-    if isinstance(skip, bool) or not isinstance(skip, Integral) or skip < 0:
-        raise InputError(f"skip must be a whole number, 0 or more (1 leaves position 0 out); got {skip!r}.")

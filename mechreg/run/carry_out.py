@@ -12,6 +12,7 @@ from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.pages import report_of_run
 from mechreg.run.figures import begin_drawing, draw_figures
+from mechreg.run.refit import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
 from mechreg.run.survey import Survey, check_formula, survey_corpus
 from mechreg.run.tables import tables_of
@@ -111,6 +112,7 @@ def carry_out(
     began = time.perf_counter()
     survey = survey_corpus(spec.corpus, tagger=spec.tagger)
     check_formula(spec, survey.columns)
+    require_fittable(spec, survey.documents - survey.left_out)
     require_loadable(
         *spec.models,
         backend=spec.backend,

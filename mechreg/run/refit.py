@@ -1,10 +1,12 @@
 """Regressions from stored norms, shard by shard: what the tables of a run larger than memory come from."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from patsy import ModelDesc
 
 from mechreg import store
 from mechreg.fits import formula_columns
@@ -12,18 +14,21 @@ from mechreg.fits.covariances import CLUSTERED
 from mechreg.lags import add_lags
 from mechreg.moments import LagMoments
 from mechreg.run.survey import below_lags
-from mechreg.schema import InputError
+from mechreg.schema import InputError, one_or_many, require_option
 from mechreg.spec import Spec
+
+# Columns that have one value in a regression.
+_OF_A_FIT = {"model", "hook", "layer", "depth"}
 
 
 def run_moments(
     run: str | Path,
     formula: str | None = None,
     *,
-    lags: Sequence[int] | None = None,
+    lags: int | Sequence[int] | None = None,
     skip: int | None = None,
-    models: Sequence[str] | None = None,
-    hooks: Sequence[str] | None = None,
+    models: str | Sequence[str] | None = None,
+    hooks: str | Sequence[str] | None = None,
     cluster: str | None = "doc",
     max_lag: int | None = 1,
 ) -> LagMoments:
@@ -60,12 +65,14 @@ def run_moments(
     if spec["keep"] != "norms":
         raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
     formula = spec["formula"] if formula is None else formula
-    lags = spec["lags"] if lags is None else lags
+    lags = spec["lags"] if lags is None else one_or_many(lags)
+    chosen_models = _chosen(models, opened.models, name="models")
+    chosen_hooks = _chosen(hooks, opened.hooks, name="hooks")
     skip = spec["skip"] if skip is None else skip
 
     def parts() -> Iterable[LagMoments]:
-        for model in opened.models if models is None else models:
-            for hook in opened.hooks if hooks is None else hooks:
+        for model in chosen_models:
+            for hook in chosen_hooks:
                 shards = opened.shards("norms", model, hook)
                 if len(shards) != opened.records[model].get("plan", {}).get("shards"):
                     raise InputError(
@@ -78,6 +85,48 @@ def run_moments(
                     yield sums
 
     return merged(parts())
+
+
+def _chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
+    """Return those of a run's models or hooks that were asked for, all where none was."""
+    chosen = list(have) if asked is None else one_or_many(asked)
+    for entry in chosen:
+        require_option(entry, have, name=name)
+    return chosen
+
+
+def require_fittable(spec: Spec, documents: int) -> None:
+    """Refuse a regression that no corpus of so many documents could have, before any norm is made."""
+    if spec.cov in CLUSTERED and documents < 2:
+        raise InputError(
+            f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
+        )
+    for term in ModelDesc.from_formula(spec.formula).rhs_termlist:
+        columns = {name for factor in term.factors for name in formula_columns(f"y ~ {factor.code}")[1:]}
+        if columns and columns <= _OF_A_FIT:
+            raise InputError(
+                f"The term {term.name()!r} of {spec.formula!r} is constant in every regression, which is of one "
+                "model, hook and layer; leave it out."
+            )
+        codes = [factor.code.replace(" ", "") for factor in term.factors]
+        if codes in (["doc"], ["C(doc)"]) and documents > 1 and spec.cov in ("auto", "crv3", "jackknife"):
+            raise InputError(
+                f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
+                "has a column for each; use cov = 'crv1'."
+            )
+
+
+def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
+    """Refuse a formula that no window has a complete row of, once the longest is known; no pass has been made."""
+    asked = [re.fullmatch(r"(?:below_)?lag(\d+)", name) for name in formula_columns(spec.formula)]
+    lag = max((int(match[1]) for match in asked if match), default=0)
+    if longest <= spec.skip + lag:
+        raise InputError(
+            f"{spec.formula!r} with skip = {spec.skip} needs windows of {spec.skip + lag + 1} tokens or more; the "
+            f"longest has {longest}. Give longer documents, or fewer lags."
+        )
+    if below_lags(spec.formula) and blocks < 2:
+        raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
 def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, longest: int) -> LagMoments:

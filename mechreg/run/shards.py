@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.fits.lagged import STATSMODELS_ROWS
 from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
 from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.norms.reduction import is_per_head
-from mechreg.run.refit import moments_of_shard
+from mechreg.run.refit import moments_of_shard, require_rows
 from mechreg.run.sample import sampled, shards_of_sample
 from mechreg.run.survey import Survey, is_summable
 from mechreg.run.tokens import covariates_of, stream_tokens
@@ -23,6 +22,8 @@ from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
+# Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
+STATSMODELS_ROWS = 1_000_000
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
 
 
@@ -215,6 +216,7 @@ class ShardMaker:
             counts["longest"] = max(counts["longest"], int(tokens["position"].max()) + 1)
             counts["documents"] += tokens["doc"].nunique()
         facts = record["facts"]
+        require_rows(self.spec, longest=counts["longest"], blocks=facts["blocks"])
         series = sum(facts["blocks"] * (facts["heads"] if is_per_head(h) else 1) for h in self.spec.hooks)
         streamed = is_summable(self.spec) and (
             self.spec.keep == "moments" or counts["tokens"] * series > STATSMODELS_ROWS

@@ -10,6 +10,7 @@ import pandas as pd
 from mechreg.corpus import COVARIATES, load_pipeline, require_words, stream_corpus, tag_words
 from mechreg.fits import formula_columns
 from mechreg.moments import LagMoments
+from mechreg.moments.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean
 from mechreg.spec import OWN_TAGS, Spec
@@ -136,6 +137,8 @@ def is_summable(spec: Spec) -> bool:
     rows = {name: [1.0, 2.0, 4.0, 3.0] for name in columns} | place
     try:
         LagMoments(spec.formula, max_lag=None).update(rows)
-    except InputError as error:
-        return "needs all rows at once" not in str(error)
+    except NeedsAllRows:
+        return False
+    except InputError:  # of these rows
+        pass
     return True

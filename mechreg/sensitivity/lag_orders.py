@@ -1,13 +1,11 @@
 """How many lags are worth having: information criteria and held-out documents, for every layer."""
 
-from numbers import Integral
-
 import numpy as np
 import pandas as pd
 
 from mechreg.lags import add_lags
 from mechreg.moments import LagMoments
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
 from mechreg.sensitivity.refits import held_out_r_squared, in_folds
 from mechreg.sensitivity.specifications import relagged, skip_of
 
@@ -57,8 +55,9 @@ def lag_order(
     >>> table.loc[table["bic_pick"], "order"].tolist()
     [0]
     """
-    if not isinstance(max_lag, Integral) or isinstance(max_lag, bool) or max_lag < 1:
-        raise InputError(f"max_lag must be a whole number, 1 or more; got {max_lag!r}.")
+    require_whole_number(max_lag, name="max_lag", most=256)
+    if skip is not None:
+        require_whole_number(skip, name="skip", least=0)
     require(frame, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="lag_order")
     names = [f"lag{lag}" for lag in range(1, int(max_lag) + 1)]
     if "log_norm" in frame.columns:

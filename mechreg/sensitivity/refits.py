@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from mechreg.moments import DocumentSums
-from mechreg.schema import InputError, NumericalError
+from mechreg.schema import InputError, NumericalError, require_whole_number
 
 # Relative size below which what document effects leave of a term is rounding.
 TAKEN_UP = 1e-9
@@ -25,8 +25,8 @@ def in_folds(docs: pd.Index, *, folds: int, seed: int, who: str) -> pd.Series:
     InputError
         There are fewer documents than folds.
     """
-    if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:
-        raise InputError(f"folds must be a whole number, 2 or more; got {folds!r}.")
+    require_whole_number(folds, name="folds", least=2)
+    require_whole_number(seed, name="seed", least=0)
     if len(docs) < folds:
         raise InputError(
             f"{who} leaves out documents in {folds} folds; the frame has {len(docs)} documents. Use folds=2 to "

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -13,7 +12,16 @@ from scipy import stats
 from mechreg.corpus import token_counts
 from mechreg.lags import add_lags
 from mechreg.moments import DocumentSums, LagMoments, formula_columns
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_option
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    InputError,
+    one_or_many,
+    require,
+    require_conf_level,
+    require_option,
+    require_whole_number,
+)
 from mechreg.sensitivity.refits import (
     held_out_r_squared,
     in_folds,
@@ -47,7 +55,7 @@ def robustness(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
     *,
-    specifications: Sequence[Specification] = SPECIFICATIONS,  # type: ignore[assignment]
+    specifications: Specification | Sequence[Specification] = SPECIFICATIONS,  # type: ignore[assignment]
     extra_lags: int = 2,
     folds: int = 10,
     conf_level: float = 0.95,
@@ -107,10 +115,8 @@ def robustness(
     ['lag1', 'lag2', 'lag1', 'lag2', 'lag3', 'lag4']
     """
     chosen = _chosen(specifications)
-    if not isinstance(extra_lags, int) or isinstance(extra_lags, bool) or extra_lags < 1:
-        raise InputError(f"extra_lags must be a whole number, 1 or more; got {extra_lags!r}.")
-    if isinstance(conf_level, bool) or not isinstance(conf_level, Real) or not 0 < conf_level < 1:
-        raise InputError(f"conf_level must be between 0 and 1, for example 0.95; got {conf_level!r}.")
+    require_whole_number(extra_lags, name="extra_lags", most=256)
+    require_conf_level(conf_level)
     columns = formula_columns(formula)
     words = {"log_frequency", "is_repeat"}
     needed = [name for name in columns if name not in words]
@@ -168,8 +174,8 @@ def relagged(lagged: pd.DataFrame, *, lags: Iterable[str], skip: int) -> pd.Data
     return add_lags(lagged.drop(columns=made), lags=sorted(numbers), skip=skip, below=sorted(below))
 
 
-def _chosen(specifications: Sequence[str]) -> list[str]:
-    chosen = [specifications] if isinstance(specifications, str) else list(specifications)
+def _chosen(specifications: str | Sequence[str]) -> list[str]:
+    chosen = one_or_many(specifications)
     for name in chosen:
         require_option(name, SPECIFICATIONS, name="specifications")
     if not chosen or len(set(chosen)) < len(chosen):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, did_you_mean
+from mechreg.schema import InputError, did_you_mean, require_conf_level, require_whole_number
 from mechreg.universality import tables
 from mechreg.universality.profiles import joint_profiles
 from mechreg.universality.verdict import verdict
@@ -149,7 +149,7 @@ def compare_profiles(
     >>> bool(uni.equivalence["equivalent"].all())
     True
     """
-    _require_numbers(margin, draws, conf_level)
+    _require_numbers(margin, draws, conf_level, seed)
     profiles = joint_profiles(fits, term=term, hook=hook, draws=int(draws), seed=seed, who=WHO)
     comparison = tables.compared(
         profiles,
@@ -179,16 +179,13 @@ def compare_profiles(
     )
 
 
-def _require_numbers(margin: object, draws: object, conf_level: object) -> None:
-    def is_number(value: object, kind: type) -> bool:
-        return isinstance(value, kind) and not isinstance(value, bool)
-
-    if margin is not None and (not is_number(margin, Real) or not 0 < margin < np.inf):  # type: ignore[operator]
+def _require_numbers(margin: object, draws: object, conf_level: object, seed: object) -> None:
+    is_number = isinstance(margin, Real) and not isinstance(margin, bool)
+    if margin is not None and not (is_number and 0 < margin < np.inf):  # type: ignore[operator]
         raise InputError(f"margin must be above 0, in units of the coefficient, such as 0.1; got {margin!r}.")
-    if not is_number(draws, Integral) or draws < MIN_DRAWS:  # type: ignore[operator]
-        raise InputError(f"draws must be a whole number, {MIN_DRAWS} or more; got {draws!r}.")
-    if not is_number(conf_level, Real) or not 0.5 < conf_level < 1:  # type: ignore[operator]
-        raise InputError(f"conf_level must be between 0.5 and 1, for example 0.95; got {conf_level!r}.")
+    require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
+    require_whole_number(seed, name="seed", least=0)
+    require_conf_level(conf_level, above=0.5)
 
 
 def _groups(groups: Mapping[str, str] | None, models: list[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from mechreg.moments import DocumentSums, LagMoments
-from mechreg.schema import InputError, NumericalError, did_you_mean, require
+from mechreg.schema import InputError, NumericalError, among, did_you_mean, require
 
 # With fewer, quantiles over resampled documents mean nothing: 5 documents have 126 resamples.
 MIN_DOCS = 6
@@ -165,7 +165,7 @@ def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:
     listed = ", ".join(repr(name) for name in have)
     if hook is None and len(have) > 1:
         raise InputError(f"{who} compares one hook at a time; there are {listed}. Choose with hook=.")
-    if hook is not None and hook not in have:
+    if hook is not None and not among(hook, have):
         raise InputError(
             f"{who} has no fits of the hook {hook!r}; there are {listed}.{did_you_mean(hook, have)}"
         )
@@ -174,7 +174,7 @@ def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:
 
 def _sums(document: DocumentSums, term: str, *, who: str) -> _Sums:
     names, k = list(document.names), len(document.names)
-    if term not in names:
+    if not among(term, names):
         raise InputError(
             f"{who} finds no term {term!r}; the formula gives {names}.{did_you_mean(term, names)}"
         )

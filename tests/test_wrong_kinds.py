@@ -1,0 +1,145 @@
+"""Options of a wrong kind get one sentence, whatever they are; a single one is taken wherever several may be."""
+
+import warnings
+
+import jaxtyping
+import numpy as np
+import pandas as pd
+import pytest
+
+import mechreg as mr
+from mechreg import nulls
+from mechreg.moments import LagMoments
+from mechreg.schema import InputError, MechregError
+from mechreg.sensitivity import lag_order, robustness
+from mechreg.universality import compare_profiles
+
+WRONG = [
+    -1,
+    1.5,
+    True,
+    "x",
+    b"x",
+    [],
+    ["x"],
+    {"a": 1},
+    object(),
+    float("nan"),
+    np.array([1, 2]),
+    ("lag1",),
+    10**12,
+]
+
+
+def made() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.MultiIndex.from_product(
+        [["a", "b"], ["attn_out"], [0, 1], [f"d{i}" for i in range(6)], [0], range(12)],
+        names=["model", "hook", "layer", "doc", "window", "position"],
+    ).to_frame(index=False)
+    return frame.assign(
+        depth=(frame["layer"] + 0.5) / 2,
+        token_id=rng.integers(0, 9, len(frame)),
+        norm=rng.lognormal(size=len(frame)),
+    )
+
+
+NORMS = made()
+LAGGED = mr.add_lags(NORMS)
+FITS = mr.fit_lagged(LAGGED)
+SUMS = LagMoments.from_frame(LAGGED)
+ONE = NORMS.query("model == 'a' and layer == 0")
+
+CALLS = {
+    "fit_lagged": (
+        lambda **o: mr.fit_lagged(LAGGED, **o),
+        "cov adjust cluster by hac_lags conf_level seed formula",
+    ),
+    "max-t": (lambda **o: mr.fit_lagged(LAGGED, adjust="max-t", **o), "seed"),
+    "LagMoments": (lambda **o: LagMoments.from_frame(LAGGED, **o), "cluster max_lag by formula"),
+    "coefficients": (lambda **o: SUMS.coefficients(**o), "cov adjust hac_lags conf_level seed"),
+    "summary": (lambda **o: FITS.summary(**{"model": "a", "layer": 0} | o), "model layer hook head"),
+    "regression_table": (lambda **o: mr.regression_table(FITS, **o), "format show p terms layers digits"),
+    "robustness": (
+        lambda **o: robustness(LAGGED, **{"specifications": "baseline", "folds": 3} | o),
+        "specifications extra_lags folds conf_level seed formula",
+    ),
+    "lag_order": (lambda **o: lag_order(NORMS, **{"max_lag": 2, "folds": 3} | o), "max_lag folds skip seed"),
+    "shuffle_norms": (lambda **o: nulls.shuffle_norms(NORMS, **o), "skip seed"),
+    "shuffle_tokens": (lambda **o: nulls.shuffle_tokens(ONE, **o), "seed"),
+    "token_means": (lambda **o: nulls.token_means(NORMS, **o), "skip"),
+    "null_norms": (
+        lambda **o: nulls.null_norms(NORMS, **{"nulls": "norm_order"} | o),
+        "nulls repeats skip seed",
+    ),
+    "compare_to_nulls": (
+        lambda **o: nulls.compare_to_nulls(NORMS, {"same": [NORMS]}, **{"draws": 99} | o),
+        "formula lags skip draws conf_level seed",
+    ),
+    "compare_profiles": (
+        lambda **o: compare_profiles(FITS, **{"draws": 199} | o),
+        "term hook groups margin bins draws conf_level seed",
+    ),
+}
+ACCEPTED = {  # what is right among them
+    ("fit_lagged", "by"): [[]], ("LagMoments", "by"): [[]], ("null_norms", "nulls"): [[]],
+    **{(name, option): [10**12] for name in CALLS for option in ("seed", "skip")},
+    ("regression_table", "terms"): [("lag1",)],
+    ("compare_profiles", "margin"): [1.5, 10**12],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(n, o) for n, (_, options) in CALLS.items() for o in options.split()]
+)
+def test_a_wrong_kind_gets_one_sentence(name, option):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for value in WRONG:
+            if any(
+                type(value) is type(right) and value == right for right in ACCEPTED.get((name, option), [])
+            ):
+                continue
+            # Where the tests run under jaxtyping's checks, these may say it first.
+            with pytest.raises((MechregError, jaxtyping.TypeCheckError)) as refused:
+                CALLS[name][0](**{option: value})
+            if isinstance(refused.value, MechregError):
+                assert "\n" not in str(refused.value)
+
+
+def test_a_single_one_is_taken_wherever_several_may_be():
+    table = mr.regression_table
+    assert table(FITS, layers=0) == table(FITS, layers=[0])
+    assert table(FITS, terms="lag1") == table(FITS, terms=["lag1"])
+    same = {"same": [NORMS]}
+    one, several = (
+        nulls.compare_to_nulls(NORMS, same, formula="log_norm ~ lag1", lags=lags, draws=99)
+        for lags in (1, [1])
+    )
+    pd.testing.assert_frame_equal(one, several)
+    frame = LAGGED.assign(source=np.where(LAGGED["doc"] < "d3", "x", "y"))
+    of_one, of_several = (LagMoments.from_frame(frame, by=by).coefficients() for by in ("source", ["source"]))
+    pd.testing.assert_frame_equal(of_one, of_several)
+    assert list(nulls.null_norms(NORMS, nulls="norm_order")) == ["norm_order"]
+
+
+def test_the_sentences_name_the_remedy():
+    for call, message in (
+        (
+            lambda: mr.fit_lagged(LAGGED, adjust="max-t", seed=-1),
+            r"seed must be a whole number, 0 or more; got -1\.",
+        ),
+        (lambda: mr.regression_table(FITS, layers=9), r"finds no layer 9; the table has \[0, 1\]"),
+        (lambda: mr.fit_lagged(LAGGED, hac_lags=2), r"hac_lags=2 needs cov='hac'; got cov='auto'\."),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_the_lags_come_first_in_what_the_nulls_are_asked():
+    frame = NORMS.assign(pos=np.where(NORMS["token_id"] < 4, "NOUN", "VERB"))
+    formula = "log_norm ~ (lag1 + lag2) * C(pos)"
+    table = nulls.compare_to_nulls(frame, {"same": [frame], "again": [frame]}, formula=formula, draws=99)
+    for _, rows in table.groupby(["model", "layer", "null"]):
+        assert rows["term"].tolist()[:2] == ["lag1", "lag2"]
+        assert len(rows) == 5
