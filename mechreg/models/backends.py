@@ -39,12 +39,10 @@ def choose_backend(backend: Backend, config: Any, source: str) -> Backend:
         )
     if backend == "auto":
         backend = "hooked" if hooked_exists and held_by_hooked else "bridge"
-    if backend == "bridge" and is_gpt2 and not getattr(config, "scale_attn_weights", True):
-        # TransformerBridge always divides the scores by sqrt(d_head); the numbers would be another model's.
-        raise ModelError(
-            f"{source} has scale_attn_weights=false, which TransformerBridge ignores; "
-            "use backend='hooked' (TransformerLens 3)."
-        )
+    if backend == "bridge" and not getattr(config, "scale_attn_weights", True):
+        # TransformerBridge always divides the scores by sqrt(d_head); a GPT-2 or GPT-BigCode would be another model.
+        remedy = "use backend='hooked' (TransformerLens 3)" if is_gpt2 else "use another model"
+        raise ModelError(f"{source} has scale_attn_weights=false, which TransformerBridge ignores; {remedy}.")
     return backend
 
 
@@ -59,8 +57,9 @@ def bridge_of(hf_model: Any, source: str, dtype: torch.dtype, *, folded: bool) -
             source, hf_model=hf_model, tokenizer=_stand_in_tokenizer(), dtype=dtype, device="cpu"
         )
     except Exception as error:  # each architecture's adapter fails in a way of its own
+        reason = first_line(error).split(" Available architectures")[0]  # a list of two hundred
         raise ModelError(
-            f"TransformerBridge cannot hold {source}, a {hf_model.config.model_type} model: {first_line(error)}"
+            f"TransformerBridge cannot hold {source}, a {hf_model.config.model_type} model: {reason}"
         ) from error
     if folded:
         bridge.enable_compatibility_mode()
