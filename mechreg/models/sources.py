@@ -198,8 +198,8 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_
     unused = [key for key in sorted(report["unexpected_keys"]) if _is_of_the_model(key, hf_model)]
     if unused:  # transformers leaves them out
         raise ModelError(
-            f"The weights of {source!r} hold more than its config says: {_first(unused)} would be left out; give it the "
-            "config.json of these weights, or save or download the model again."
+            f"The weights of {source!r} hold more than its config says: {_first(unused)} would be left out; give it "
+            "the config.json of these weights, or save or download the model again."
         )
     return hf_model.eval()
 

@@ -15,8 +15,8 @@ from mechreg.schema import ModelError
 
 N_TOKENS = 16
 # What rounding may do to a vector: relative errors grow with the square root of the layers; the floor is for trained
-# models, whose large activations cancel. In float32, two ways of computing one model differ by 5e-7 in 3 layers of random
-# weights (bfloat16: 1.3e-2), and the mildest wrong model met (a gpt_bigcode whose scores are scaled) by 6e-2.
+# models, whose large activations cancel. In float32, two ways of computing one model differ by 5e-7 in 3 layers of
+# random weights (bfloat16: 1.3e-2), and the mildest wrong model met (a Cohere) by 3e-2.
 FLOOR = 1e-4
 EPSILONS = 3
 
@@ -50,7 +50,7 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
     hf_model.set_attn_implementation("eager")
     n_layers = getattr(config, "num_hidden_layers", 0)
     lists = (part for part in hf_model.modules() if isinstance(part, torch.nn.ModuleList))
-    blocks = next((part for part in lists if len(part) == n_layers), [])
+    blocks: Any = next((part for part in lists if len(part) == n_layers), [])
     after: dict[int, list[Tensor]] = {}
     with ExitStack() as undo, torch.no_grad():
         for layer, block in enumerate(blocks):
@@ -108,7 +108,7 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
     if wrong:
         raise ModelError(
             f"{name} computes something else than Hugging Face of {source}: on {raw.ids.shape[1]} tokens the "
-            f"{wrong[-1]} differs by {differences[wrong[-1]]:.1g} of its size, where rounding makes {most:.1g} at most. "
+            f"{wrong[-1]} differs by {differences[wrong[-1]]:.1g} of its size, where rounding makes {most:.1g}. "
             f"{_remedy(model, torch.float32)}"
         )
     return max(differences.values())
