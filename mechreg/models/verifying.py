@@ -64,7 +64,7 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
             ) from error
     raw = ShortPass(ids=ids, logits=_wide(logits), resid_post=_residuals(after, len(blocks)))
     first, second = raw.logits[:, :half]
-    if half and relative_difference(second, first) > tolerance(hf_model.dtype, n_layers):
+    if half and relative_difference(second, first) > load_tolerance(hf_model.dtype, n_layers):
         raise ModelError(
             f"{source} is not causal: a token changes the logits of those before it; mechreg reads causal language "
             "models."
@@ -103,7 +103,7 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
         for layer, pair in enumerate(zip(ours, raw.resid_post, strict=False))
     }
     differences = {what: relative_difference(*pair) for what, pair in pairs.items()}
-    most = tolerance(dtype, model.cfg.n_layers)
+    most = load_tolerance(dtype, model.cfg.n_layers)
     wrong = [what for what, difference in differences.items() if not difference <= most]
     if wrong:
         raise ModelError(
@@ -114,12 +114,12 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
     return max(differences.values())
 
 
-def tolerance(dtype: torch.dtype, n_layers: int) -> float:
+def load_tolerance(dtype: torch.dtype, n_layers: int) -> float:
     """Return the largest relative difference that rounding makes in a model of so many layers.
 
     Examples
     --------
-    >>> tolerance(torch.float32, 12), round(tolerance(torch.bfloat16, 12), 3)
+    >>> load_tolerance(torch.float32, 12), round(load_tolerance(torch.bfloat16, 12), 3)
     (0.0001, 0.081)
     """
     return max(FLOOR, EPSILONS * torch.finfo(dtype).eps * n_layers**0.5)
