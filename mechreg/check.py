@@ -348,7 +348,7 @@ def _computed_in(*models: Any) -> set[torch.dtype]:
     with torch.no_grad(), Watch():
         for model in models:
             is_hooked = is_transformer_lens_model(model) and not is_bridge(model)
-            ids = torch.zeros((1, 2), dtype=torch.int64, device=input_device(model))
+            ids = torch.ones((1, 2), dtype=torch.int64, device=input_device(model))
             model(ids) if is_hooked else model(ids, use_cache=False)
     return seen
 

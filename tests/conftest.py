@@ -153,25 +153,21 @@ def make_model():
         }
         sizes |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
         own = {
-            "Falcon": {"head_dim": None, "num_key_value_heads": None},  # what has none must say none
-            "GPTNeoX": {"num_key_value_heads": None},
             "Gemma2": {"sliding_window": 4},
             "Gemma3Text": {"sliding_window": 4},
             "GPTJ": {"rotary_dim": 4},
             "GPTNeo": {"attention_types": [[["global", "local", "local"], 1]], "window_size": 4},
             "Granite": {"residual_multiplier": 0.5, "attention_multiplier": 0.3},
-            "OpenAIGPT": {"num_key_value_heads": None},
             "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
             "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
             "Rwkv": {"context_length": 64, "attention_hidden_size": 32},
         }
-        known = getattr(transformers, f"{family}Config")(
-            **{
-                key: value
-                for key, value in (sizes | own.get(family, {}) | config).items()
-                if value is not None
-            }
-        )
+        known = getattr(transformers, f"{family}Config")
+        default = known()  # TransformerLens believes a GPT-2 that is given num_key_value_heads
+        sizes = {key: size for key, size in sizes.items() if hasattr(default, key)}
+        if family == "Falcon":
+            del sizes["head_dim"]  # a property
+        known = known(**(sizes | own.get(family, {}) | config))
         head = "LMHeadModel" if family in ("GPT2", "OpenAIGPT") else "ForCausalLM"
         with torch.random.fork_rng():
             torch.manual_seed(0)

@@ -252,7 +252,9 @@ def test_parts_that_have_no_known_name_are_named(model, make_gpt2):
     for block in reference.transformer.h:
         block.feed, block._modules["mlp"] = block.mlp, None
         del block._modules["mlp"]
-    with pytest.raises(ModelError, match=r"GPT2Block has no mlp called mlp; give check_model hooks"):
+    with pytest.raises(
+        ModelError, match=r"GPT2Block has no mlp called mlp, ffn, fc2; give check_model hooks"
+    ):
         check_model(model, reference=reference, hooks=("mlp_out",))
     with pytest.raises(ModelError, match="no list of blocks with an attention"):
         check_model(model, reference=torch.nn.Sequential())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mechreg.models import load_model, record_of, require_loadable
+from mechreg.models import hooked_transformer_class, load_model, record_of, require_loadable
 from mechreg.schema import ModelError
 
 pytestmark = pytest.mark.models
@@ -99,6 +99,9 @@ def test_settings_that_the_bridge_holds(make_model, family, settings):
 @pytest.mark.parametrize(("family", "settings"), WRONG.values(), ids=WRONG)
 def test_what_the_bridge_computes_as_another_model_is_refused(make_model, family, settings, dtype):
     original = make_model(family, **settings)
+    if family != "Falcon" and hooked_transformer_class() is None:
+        assert record_of(load_model(original)).verified < 2e-6  # right since TransformerLens 4
+        return
     said = r"TransformerBridge computes something else .* differs by 0\.\d+ of its size, where rounding makes"
     with pytest.raises(ModelError, match=said):
         load_model(original, dtype=dtype)

@@ -120,7 +120,7 @@ def hooked_by_name(
 
     load = HookedTransformer.from_pretrained if folded else HookedTransformer.from_pretrained_no_processing
     try:
-        return load(
+        model = load(
             source,
             hf_model=hf_model,
             tokenizer=_stand_in_tokenizer(),
@@ -132,6 +132,27 @@ def hooked_by_name(
         raise ModelError(
             f"HookedTransformer cannot hold {source} ({first_line(error)}); use backend='bridge'."
         ) from error
+    require_same_windows(hf_model.config, model.cfg, source)
+    return model
+
+
+def require_same_windows(config: Any, cfg: Any, source: str) -> None:
+    """Check that a HookedTransformer's blocks look as far back as Hugging Face's; a short pass cannot tell.
+
+    Raises
+    ------
+    ModelError
+        It leaves out sliding windows that are shorter than its context.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * cfg.n_layers
+    theirs = [bool(window) and kind == "sliding_attention" for kind in kinds]
+    ours = [kind == "local" for kind in cfg.attn_types] if cfg.use_local_attn else [False] * cfg.n_layers
+    if window and window < cfg.n_ctx and any(theirs) and (ours != theirs or cfg.window_size != window):
+        raise ModelError(
+            f"{source} has {sum(theirs)} blocks that look back {window} tokens only, which HookedTransformer does not "
+            "hold; use backend='bridge'."
+        )
 
 
 def _stand_in_tokenizer() -> Any:

@@ -152,6 +152,8 @@ def load_model(
             require_readable(given.config, source)
             backend = choose_backend(backend, given.config, source)
             hf_model = copied(given, torch_dtype, "cpu")
+            # transformers says the class only when it saves a model.
+            hf_model.config.architectures = hf_model.config.architectures or [type(given).__name__]
         raw = raw_pass(hf_model, source) if verify else None
         if backend == "bridge":
             model = bridge_of(hf_model, source, torch_dtype, folded=folded)

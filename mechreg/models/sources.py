@@ -226,9 +226,6 @@ def _first(keys: list[str]) -> str:
 def copied(hf_model: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
     """Return a user's Hugging Face model once more, in evaluation mode, without the hooks they put on it."""
     copy = deepcopy(hf_model).to(device=device, dtype=dtype).eval()
-    copy.config.architectures = copy.config.architectures or [
-        type(hf_model).__name__
-    ]  # only saving sets them
     for module in copy.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
