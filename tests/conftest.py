@@ -137,6 +137,52 @@ def make_neox():
 
 
 @pytest.fixture(scope="session")
+def make_model():
+    """A function that gives a small model of any of transformers' families, all of its weights random."""
+
+    def make(family="Llama", **config):
+        import torch
+        import transformers
+
+        sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+        sizes |= {
+            "max_position_embeddings": 64,
+            "intermediate_size": 48,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+        }
+        sizes |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        own = {
+            "Gemma2": {"sliding_window": 4},
+            "Gemma3Text": {"sliding_window": 4},
+            "GPTJ": {"rotary_dim": 4},
+            "GPTNeo": {"attention_types": [[["global", "local", "local"], 1]], "window_size": 4},
+            "Granite": {"residual_multiplier": 0.5, "attention_multiplier": 0.3},
+            "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+            "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+            "Rwkv": {"context_length": 64, "attention_hidden_size": 32},
+        }
+        known = getattr(transformers, f"{family}Config")
+        default = known()  # TransformerLens believes a GPT-2 that is given num_key_value_heads
+        sizes = {key: size for key, size in sizes.items() if hasattr(default, key)}
+        if family == "Falcon":
+            del sizes["head_dim"]  # a property
+        known = known(**(sizes | own.get(family, {}) | config))
+        head = "LMHeadModel" if family in ("GPT2", "OpenAIGPT") else "ForCausalLM"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = getattr(transformers, family.removesuffix("Text") + head)(known).eval()
+            with (
+                torch.no_grad()
+            ):  # fresh biases are zero, and fresh scores so small that attention is an average
+                for parameter in model.parameters():
+                    parameter += 0.05 * torch.randn_like(parameter)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_windows():
     """A function that gives a token frame of random ids, windows of the given lengths."""
 

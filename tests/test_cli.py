@@ -117,7 +117,8 @@ def test_check_passes_on_a_miniature_and_says_so(capsys):
 def test_check_exits_with_1_when_a_check_fails(capsys, monkeypatch):
     from mechreg import check
 
-    monkeypatch.setitem(check.TOLERANCES, "float32", 0.0)  # no float arithmetic is that good
+    monkeypatch.setattr(check, "ROUNDINGS", 0.0)
+    monkeypatch.setattr(check, "EPSILONS", 0.0)  # no float arithmetic is that good
     assert main(["check", "mini-s"]) == 1
     assert "FAILED" in capsys.readouterr().out
 

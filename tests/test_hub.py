@@ -46,6 +46,12 @@ BRIEF = {
 }
 COMMANDS = [f"inspect faulty/{name}" for name in [*FAULTS, *BRIEF] if name != "begun"]
 COMMANDS += ["run begun.toml", "run --resume begun.toml"]
+# Hub names that TransformerLens lists, with settings that its HookedTransformer does not hold.
+UNLIKE = [
+    ("Qwen/Qwen2-0.5B", "Qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}),
+    ("Qwen/Qwen3-0.6B", "Qwen3", {"attention_bias": True}),
+    ("microsoft/Phi-3-mini-4k-instruct", "Phi3", {"partial_rotary_factor": 0.5}),
+]
 # What is asked of the hub, in one process that knows nothing beforehand; the answers come back as JSON.
 QUESTIONS = """
 import contextlib, io, json, os, threading, time
@@ -81,6 +87,10 @@ if not os.environ.get("HF_HUB_OFFLINE"):
         "miniature": facts("mini-x"),
         "listed": facts("EleutherAI/pythia-70m"),
         "listed, on the bridge": facts("pythia-70m", backend="bridge"),
+        "windows": facts("Qwen/Qwen2-0.5B"),
+        "windows, on the bridge": facts("Qwen/Qwen2-0.5B", backend="bridge"),
+        "biases": facts("Qwen/Qwen3-0.6B"),
+        "part of the rotary": facts("microsoft/Phi-3-mini-4k-instruct"),
         "unlisted": facts("someone/own-neox"),
         "unlisted, hooked": facts("someone/own-neox", backend="hooked"),
         "pickled": facts("someone/pickled", allow_pickle=True),
@@ -118,9 +128,14 @@ class Harmful:
 
 
 @pytest.fixture(scope="module")
-def hub(save_gpt2, make_neox, tokenizer, tmp_path_factory):
+def hub(save_gpt2, make_neox, make_model, tokenizer, tmp_path_factory):
     with serving() as found:
         fill(found, save_gpt2, make_neox, tokenizer, tmp_path_factory)
+        for name, family, settings in UNLIKE:
+            folder = tmp_path_factory.mktemp(family)
+            make_model(family, **settings).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            found.add(name, folder)
         yield found
 
 
@@ -251,6 +266,26 @@ def test_another_architecture_by_a_name_that_transformer_lens_lists(answers, fir
     assert (listed["class"], bridge["class"]) == (first_class, "TransformerBridge")
     assert listed["name"] == bridge["name"] == "EleutherAI/pythia-70m"
     assert listed["tokenizer"] == bridge["tokenizer"] is not None
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("windows", "has 2 blocks that look back 32 tokens only, which HookedTransformer does not hold"),
+        ("biases", "HookedTransformer computes something else than Hugging Face of Qwen/Qwen3-0.6B"),
+        (
+            "part of the rotary",
+            "HookedTransformer computes something else than Hugging Face of microsoft/Phi-3",
+        ),
+    ],
+)
+def test_a_listed_name_that_hooked_computes_as_another_model_is_refused(answers, first_class, question, said):
+    assert answers["windows, on the bridge"]["failed"] == []
+    if first_class == "HookedTransformer":
+        assert said in answers[question]
+        assert answers[question].endswith("se backend='bridge'.")
+    else:
+        assert answers[question]["failed"] == []
 
 
 def test_another_architecture_by_a_name_that_it_does_not_list_takes_the_bridge(answers):

@@ -79,6 +79,7 @@ def test_the_provenance_has_hashes_and_counts(folder):
     assert small["tokenizer_sha256"] == medium["tokenizer_sha256"]
     assert small["tokens"] == medium["tokens"] > 100
     assert (small["processing"], small["prepend_bos"], small["dtype"]) == ("raw", False, "float32")
+    assert small["verified"] < 2e-6
     assert facts["corpus"]["documents"] == 6
     assert facts["corpus"]["left_out"] == 1
 

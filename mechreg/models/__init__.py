@@ -20,6 +20,7 @@ from mechreg.models.loading import (
     require_loadable,
 )
 from mechreg.models.placing import DeviceMap
+from mechreg.models.verifying import load_tolerance
 
 __all__ = [
     "HOOK_POINTS",
@@ -34,6 +35,7 @@ __all__ = [
     "is_transformer_lens_model",
     "load_model",
     "load_reference",
+    "load_tolerance",
     "model_label",
     "record_of",
     "require_loadable",

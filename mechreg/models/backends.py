@@ -39,12 +39,10 @@ def choose_backend(backend: Backend, config: Any, source: str) -> Backend:
         )
     if backend == "auto":
         backend = "hooked" if hooked_exists and held_by_hooked else "bridge"
-    if backend == "bridge" and is_gpt2 and not getattr(config, "scale_attn_weights", True):
-        # TransformerBridge always divides the scores by sqrt(d_head); the numbers would be another model's.
-        raise ModelError(
-            f"{source} has scale_attn_weights=false, which TransformerBridge ignores; "
-            "use backend='hooked' (TransformerLens 3)."
-        )
+    if backend == "bridge" and not getattr(config, "scale_attn_weights", True):
+        # TransformerBridge always divides the scores by sqrt(d_head); a GPT-2 or GPT-BigCode would be another model.
+        remedy = "use backend='hooked' (TransformerLens 3)" if is_gpt2 else "use another model"
+        raise ModelError(f"{source} has scale_attn_weights=false, which TransformerBridge ignores; {remedy}.")
     return backend
 
 
@@ -59,8 +57,9 @@ def bridge_of(hf_model: Any, source: str, dtype: torch.dtype, *, folded: bool) -
             source, hf_model=hf_model, tokenizer=_stand_in_tokenizer(), dtype=dtype, device="cpu"
         )
     except Exception as error:  # each architecture's adapter fails in a way of its own
+        reason = first_line(error).split(" Available architectures")[0]  # a list of two hundred
         raise ModelError(
-            f"TransformerBridge cannot hold {source}, a {hf_model.config.model_type} model: {first_line(error)}"
+            f"TransformerBridge cannot hold {source}, a {hf_model.config.model_type} model: {reason}"
         ) from error
     if folded:
         bridge.enable_compatibility_mode()
@@ -121,7 +120,7 @@ def hooked_by_name(
 
     load = HookedTransformer.from_pretrained if folded else HookedTransformer.from_pretrained_no_processing
     try:
-        return load(
+        model = load(
             source,
             hf_model=hf_model,
             tokenizer=_stand_in_tokenizer(),
@@ -133,6 +132,27 @@ def hooked_by_name(
         raise ModelError(
             f"HookedTransformer cannot hold {source} ({first_line(error)}); use backend='bridge'."
         ) from error
+    require_same_windows(hf_model.config, model.cfg, source)
+    return model
+
+
+def require_same_windows(config: Any, cfg: Any, source: str) -> None:
+    """Check that a HookedTransformer's blocks look as far back as Hugging Face's; a short pass cannot tell.
+
+    Raises
+    ------
+    ModelError
+        It leaves out sliding windows that are shorter than its context.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * cfg.n_layers
+    theirs = [bool(window) and kind == "sliding_attention" for kind in kinds]
+    ours = [kind == "local" for kind in cfg.attn_types] if cfg.use_local_attn else [False] * cfg.n_layers
+    if window and window < cfg.n_ctx and any(theirs) and (ours != theirs or cfg.window_size != window):
+        raise ModelError(
+            f"{source} has {sum(theirs)} blocks that look back {window} tokens only, which HookedTransformer does not "
+            "hold; use backend='bridge'."
+        )
 
 
 def _stand_in_tokenizer() -> Any:

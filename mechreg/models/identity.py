@@ -34,6 +34,9 @@ class LoadRecord:
     dtype: str
     device: str  # all of them, where a device map splits the model
     device_map: Any = None
+    verified: float | None = (
+        None  # largest relative difference to Hugging Face on a few tokens; None: not compared
+    )
 
 
 def is_transformer_lens_model(model: object) -> bool:

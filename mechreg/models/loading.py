@@ -18,10 +18,12 @@ from mechreg.models.sources import (
     read_config,
     read_tokenizer,
     read_weights,
-    require_causal,
+    require_no_adapter,
+    require_readable,
     require_safe_weights,
     resolve,
 )
+from mechreg.models.verifying import raw_pass, verified
 from mechreg.schema import (
     AUTOCAST,
     FOLDED_SUFFIX,
@@ -46,6 +48,7 @@ def load_model(
     tokenizer: Any = None,
     name: str | None = None,
     allow_pickle: bool = False,
+    verify: bool = True,
 ) -> Any:
     """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
 
@@ -76,6 +79,10 @@ def load_model(
         What the model is called in frames; by default the hub name or the folder's.
     allow_pickle : bool
         Read weights that are there only as pickles, with torch's loader that runs no code.
+    verify : bool
+        Compare one pass of 16 tokens with the Hugging Face model before it is wrapped, and refuse a difference that is
+        no rounding: TransformerLens computes some configurations as another model. ``record_of(model).verified`` is
+        the largest relative difference.
 
     Returns
     -------
@@ -88,7 +95,8 @@ def load_model(
     InputError
         An option has no such value or does not apply, or a folder is not there.
     ModelError
-        The model cannot be had, is incomplete, is pickled, needs remote code, or does not fit the backend.
+        The model could not be loaded, its weights and its config do not match, it is pickled, needs remote code, has
+        parts beside its text, reads in both directions, or TransformerLens computes something else of it.
 
     Examples
     --------
@@ -101,8 +109,19 @@ def load_model(
     require_option(dtype, get_args(Dtype), name="dtype")
     given: Any = name_or_path_or_hf_model
     if is_transformer_lens_model(given):
-        options = (backend, processing, dtype, device, device_map, revision, tokenizer, name, allow_pickle)
-        if options != ("auto", "raw", "float32", "auto", None, None, None, None, False):
+        options = (
+            backend,
+            processing,
+            dtype,
+            device,
+            device_map,
+            revision,
+            tokenizer,
+            name,
+            allow_pickle,
+            verify,
+        )
+        if options != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
             raise InputError(
                 "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
                 "folder or Hugging Face model that it was made from."
@@ -117,29 +136,25 @@ def load_model(
     torch_dtype = _torch_dtype(dtype)
     folded = processing == "folded"
     label = model_label(given, name=name) + (FOLDED_SUFFIX if folded else "")
-    is_object = not isinstance(given, str | Path)
     # Both libraries draw random weights before they load the real ones.
     with torch.random.fork_rng(), quiet():
-        if is_object:
-            source, commit = f"a {type(given).__name__} in memory", None
-            if revision is not None:
-                raise InputError("revision= is for hub names; a model object is what it is.")
-            if device_map is not None:
-                raise InputError(
-                    "device_map= is for names and folders; a model object is copied to one device."
-                )
-            require_causal(given.config, source)
-            backend = choose_backend(backend, given.config, source)
-            hf_model = copied(given, torch_dtype, "cpu")
-        else:
+        if isinstance(given, str | Path):
             source = resolve(given)
             commit = find_commit(source, revision)
-            backend = choose_backend(backend, read_config(source, commit), source)
-            require_safe_weights(source, commit, allow_pickle=allow_pickle)
+            backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
             if device_map is not None:
                 require_placed(hf_model, source, device_map)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
+        else:
+            source, commit = f"a {type(given).__name__} in memory", None
+            _require_no_folder_options(revision, device_map)
+            require_readable(given.config, source)
+            backend = choose_backend(backend, given.config, source)
+            hf_model = copied(given, torch_dtype, "cpu")
+            # transformers says the class only when it saves a model.
+            hf_model.config.architectures = hf_model.config.architectures or [type(given).__name__]
+        raw = raw_pass(hf_model, source) if verify else None
         if backend == "bridge":
             model = bridge_of(hf_model, source, torch_dtype, folded=folded)
         elif hf_model.config.model_type == "gpt2":
@@ -147,6 +162,8 @@ def load_model(
         else:
             model = hooked_by_name(hf_model, source, commit, torch_dtype, folded=folded)
         del hf_model
+        model.eval()
+        difference = None if raw is None else verified(model, raw, source, folded=folded)
         if device_map is None:
             torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
             model.cfg.device = device
@@ -156,7 +173,7 @@ def load_model(
     model.cfg.model_name = label
     model.cfg.default_prepend_bos = False
     _give_tokenizer(model, tokenizer)
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     if dtype == AUTOCAST:
         _autocast(model, device.split(":")[0])
     model._mechreg_record = LoadRecord(
@@ -169,8 +186,11 @@ def load_model(
         dtype=dtype,
         device=device,
         device_map=device_map,
+        verified=difference,
     )
-    if is_object:  # weakly, so that a user who lets the original go has its memory back
+    if not isinstance(
+        given, str | Path
+    ):  # weakly, so that a user who lets the original go has its memory back
         model._mechreg_original = weakref.ref(given)
     return model
 
@@ -248,9 +268,7 @@ def require_loadable(
         labels[label] = model
         with quiet():
             source = resolve(model)
-            commit = find_commit(source, None)
-            choose_backend(backend, read_config(source, commit), source)
-            require_safe_weights(source, commit, allow_pickle=allow_pickle)
+            _checked_backend(backend, source, find_commit(source, None), allow_pickle=allow_pickle)
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
@@ -285,6 +303,21 @@ def load_reference(model: Any, original: Any = None) -> Any:
         source = resolve(record.source)
         reference = read_weights(source, record.commit, dtype, device_map=record.device_map)
     return reference if record.device_map is not None else reference.to(record.device)
+
+
+def _checked_backend(backend: Backend, source: str, commit: str | None, *, allow_pickle: bool) -> Backend:
+    """Return the backend of a folder or hub name, after all that can be known without its weights is checked."""
+    backend = choose_backend(backend, read_config(source, commit), source)
+    require_no_adapter(source, commit)
+    require_safe_weights(source, commit, allow_pickle=allow_pickle)
+    return backend
+
+
+def _require_no_folder_options(revision: str | None, device_map: DeviceMap | None) -> None:
+    if revision is not None:
+        raise InputError("revision= is for hub names; a model object is what it is.")
+    if device_map is not None:
+        raise InputError("device_map= is for names and folders; a model object is copied to one device.")
 
 
 def _torch_dtype(dtype: str) -> torch.dtype:

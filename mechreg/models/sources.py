@@ -18,6 +18,8 @@ from mechreg.schema import InputError, ModelError
 MOST_LAYERS = 10_000  # transformers would go on building blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # what a model of text alone nests in its config
+OLD_BUFFERS = {"masked_bias", "causal_mask", "inv_freq", "position_ids"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
@@ -88,7 +90,7 @@ def read_config(source: str, commit: str | None) -> Any:
             f"{source!r} names code of its own to run (auto_map), which mechreg does not execute; use a model of an "
             "architecture that transformers has."
         )
-    require_causal(config, source)
+    require_readable(config, source)
     layers = getattr(config, "num_hidden_layers", 1)
     if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
         raise ModelError(
@@ -98,15 +100,50 @@ def read_config(source: str, commit: str | None) -> Any:
     return config
 
 
-def require_causal(config: Any, source: str) -> None:
-    """Check that a config is not one of a model that reads its text in both directions."""
+def require_readable(config: Any, source: str) -> None:
+    """Check that a config is one of text alone, read from left to right; nothing of TransformerLens runs before this.
+
+    Of a model with a vision or audio part TransformerLens loads the processor, and installs packages for it.
+    """
+    from transformers import PretrainedConfig
+
     architecture = (getattr(config, "architectures", None) or [""])[0]
+    nested = {key: part for key, part in vars(config).items() if isinstance(part, PretrainedConfig)}
+    other = sorted({*getattr(config, "sub_configs", ()), *nested} - OWN_PARTS)
+    if other:
+        raise ModelError(
+            f"{source!r} is a {architecture or config.model_type} with parts beside its text ({', '.join(other)}); "
+            "mechreg reads models of text alone: save its language model by itself, or use another."
+        )
     if getattr(config, "is_encoder_decoder", False) or "MaskedLM" in architecture:
         raise ModelError(
             f"{source!r} is a {architecture or 'encoder-decoder'}; mechreg reads causal language models."
         )
+    for part in (config, *nested.values()):
+        for key, is_ahead in (("is_causal", False), ("use_bidirectional_attention", True)):
+            value = getattr(part, key, None)
+            if value == is_ahead or value == "all":
+                raise ModelError(
+                    f"The config of {source!r} says {key}={value!r}, so the model reads in both directions; mechreg "
+                    "reads causal language models."
+                )
     if config.model_type == "gpt2" and getattr(config, "add_cross_attention", False):
         raise ModelError(f"{source!r} is a GPT-2 with cross-attention; mechreg reads models of one text.")
+
+
+def require_no_adapter(source: str, commit: str | None) -> None:
+    """Check that no adapter lies beside the weights, which would be left out."""
+    from transformers.utils import cached_file
+
+    with explained(source):
+        found = cached_file(
+            source, "adapter_config.json", revision=commit, _raise_exceptions_for_missing_entries=False
+        )
+    if found is not None:
+        raise ModelError(
+            f"{source!r} has an adapter (adapter_config.json), which would be left out; merge it into the weights with "
+            "peft's merge_and_unload and save that model, or remove the file."
+        )
 
 
 def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool) -> None:
@@ -162,10 +199,35 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if wrong:  # transformers fills them with random numbers
         raise ModelError(
-            f"The weights of {source!r} are incomplete or of another shape than its config says: "
-            f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}; save or download the model again."
+            f"The weights of {source!r} are incomplete or of another shape than its config says: {_first(wrong)}; save "
+            "or download the model again."
+        )
+    unused = [key for key in sorted(report["unexpected_keys"]) if _is_of_the_model(key, hf_model)]
+    if unused:  # transformers leaves them out
+        raise ModelError(
+            f"The weights of {source!r} hold more than its config says: {_first(unused)} would be left out; give it "
+            "the config.json of these weights, or save or download the model again."
         )
     return hf_model.eval()
+
+
+def _is_of_the_model(key: str, hf_model: Any) -> bool:
+    """Return whether an unexpected key is a weight that the numbers hang on.
+
+    It is none where it is another task's head, such as a classifier, or a buffer, such as a causal mask, which old
+    versions saved beside the weights (transformers itself leaves some out, each class its own).
+    """
+    parts = {
+        name: module for model in (hf_model, hf_model.base_model) for name, module in model.named_modules()
+    }
+    buffers = {name for name, _ in [*hf_model.named_buffers(), *hf_model.base_model.named_buffers()]}
+    module, _, leaf = key.rpartition(".")
+    is_mask = leaf == "bias" and any(True for _ in parts.get(module, torch.nn.Identity()).children())
+    return key.split(".")[0] in parts and not is_mask and key not in buffers and leaf not in OLD_BUFFERS
+
+
+def _first(keys: list[str]) -> str:
+    return f"{', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
 
 
 def copied(hf_model: Any, dtype: torch.dtype, device: str | torch.device) -> Any:

@@ -128,7 +128,10 @@ class ShardMaker:
         config_hash = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         facts = {
             key: getattr(known, key)
-            for key in ("name", "source", "revision", "commit", "backend", "processing", "dtype", "device")
+            for key in (
+                *("name", "source", "revision", "commit"),
+                *("backend", "processing", "dtype", "device", "verified"),
+            )
         }
         record = {
             "name": known.name,
