@@ -1,12 +1,12 @@
 """Formulas: statsmodels' model of a group's rows."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import statsmodels.formula.api as smf
 
+from mechreg.moments.design import require_every_term
 from mechreg.moments.formulas import evaluate, plain_column
 
 
@@ -24,5 +24,11 @@ def formula_data(
 
 def ols_model(data: pd.DataFrame, formula: str, *, where: str) -> Any:
     """Return statsmodels' model; its formula sees the columns and numpy, and no other variable."""
-    build = partial(smf.ols, formula, data, missing="raise", eval_env={"np": np})
+
+    def build() -> Any:
+        model = smf.ols(formula, data, missing="raise", eval_env={"np": np})
+        # Named design_info before statsmodels 0.15.
+        require_every_term(getattr(model.data, "model_spec", None) or model.data.design_info)
+        return model
+
     return evaluate(build, formula, where=where)

@@ -93,6 +93,8 @@ def plain_column(column: pd.Series, name: str, formula: str) -> pd.Series:
         # A level that only dropped rows had must not become a column of zeros.
         return column.cat.remove_unused_categories()
     column = column.infer_objects()  # patsy takes numbers held as objects for categories
+    if kinds.infer_dtype(column, skipna=True) == "decimal":
+        return column.astype(np.float64)
     if kinds.is_bool_dtype(column.dtype):
         return column.astype(bool)
     if kinds.is_integer_dtype(column.dtype) and re.search(rf"\bC\(\s*{re.escape(name)}\b", formula):
