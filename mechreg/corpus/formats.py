@@ -17,6 +17,7 @@ from mechreg.corpus.documents import ID_COLUMNS
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".conllu")
 ROWS = 256  # documents of a table that are taken at a time
+LINES = 65_536  # bytes of whole lines that are
 LONGEST_LINE = 2**28  # bytes of a line of .jsonl, which is one document
 LARGEST = 2**31  # bytes of a file that is read whole
 # A small file that unpacks to gigabytes is an attack or an accident: text packs 3 to 20 times.
@@ -185,7 +186,7 @@ def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
 
 
 def _some_lines(file: io.BufferedIOBase) -> Iterator[list[bytes]]:
-    """Yield whole lines, of about 64 kB together."""
+    """Yield whole lines, of about 64 kB (`LINES`) together."""
     held: list[bytes] = []
     size = 0
     while line := file.readline(LONGEST_LINE + 1):
@@ -195,7 +196,7 @@ def _some_lines(file: io.BufferedIOBase) -> Iterator[list[bytes]]:
             )
         held.append(line)
         size += len(line)
-        if size >= 65_536:
+        if size >= LINES:
             yield held
             held, size = [], 0
     if held:

@@ -43,9 +43,9 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         stay in the frame, so that they can be reported, and are left out by `tokenize`. Other columns are kept
         as annotations, those of numbers as numbers; so is what .conllu says of a document (``# meta::genre = news`` is
         the column ``genre``; its comments on sentences are not kept). From .conllu, ``words`` lists form, start,
-        end, upos and xpos of each word of the text; a
-        contraction is one word where its parts do not make up its letters ("du": "ADP+DET"). The demo's are a
-        spaCy pipeline's, named in ``tagger``; how good they are is in the miniatures' card.
+        end, upos and xpos of each word of the text; a contraction is one word where its parts do not make up its
+        letters ("du": "ADP+DET"). The demo's are a spaCy pipeline's, named in ``tagger``; how good they are is in the
+        miniatures' card.
 
     Raises
     ------

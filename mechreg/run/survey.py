@@ -92,12 +92,15 @@ def survey_corpus(spec: Spec) -> Survey:
 def _kinds(column: pd.Series) -> list[str]:
     """Return what a documents' column holds: two of its texts at most, quoted, or the kinds of its other values."""
     given = column.dropna()
+    if not len(given):
+        return []
     kind = pd.api.types.infer_dtype(given)
     if kind in _NUMBERS or pd.api.types.is_numeric_dtype(given.dtype):
         return ["true or false"] if kind == "boolean" else ["numbers"]
     if kind in ("string", "categorical", "date", "datetime", "datetime64"):
         return [repr(value) for value in given.astype("str").drop_duplicates().iloc[:2]]
-    return sorted({_NUMBERS.get(pd.api.types.infer_dtype([value]), type(value).__name__) for value in given})
+    names = _NUMBERS | {"string": "texts"}
+    return sorted({names.get(pd.api.types.infer_dtype([value]), type(value).__name__) for value in given})
 
 
 def _words_as_text(documents: pd.DataFrame) -> str:
@@ -163,12 +166,15 @@ def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
         found = kinds.get(name)
         if found is None:
             continue
+        if not found:
+            raise InputError(f"The formula {formula!r} needs {name!r}, which no document of the corpus has.")
         texts = [kind for kind in found if kind[0] in "'\""]
         others = [kind for kind in found if kind not in texts]
-        if len(others) + bool(texts) > 1 or not {*others} <= {*_NUMBERS.values()}:
+        others += ["texts"] * bool(texts and others)
+        if len(others) > 1 or not {*others} <= {*_NUMBERS.values()}:
             raise InputError(
-                f"The corpus's column {name!r} holds {' and '.join([*others, *texts[:1]])}; a column of a formula holds "
-                "numbers, or texts, or true and false."
+                f"The corpus's column {name!r} holds {' and '.join(others)}; a column of a formula "
+                "holds numbers, or texts, or true and false."
             )
         if len(texts) == 1:
             raise InputError(
