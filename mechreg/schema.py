@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -184,6 +185,71 @@ def require_option(value: object, options: Sequence[str], *, name: str) -> None:
     if not among(value, options):
         listed = ", ".join(repr(option) for option in options)
         raise InputError(f"{name} must be one of {listed}; got {value!r}.{did_you_mean(value, options)}")
+
+
+def document_id(entry: object) -> str:
+    """Return a document's id as the text that it is everywhere, "" where it is missing.
+
+    A whole number is its digits, whatever holds it: 7, ``np.int32(7)``, ``Decimal(7)``, and 7.0, which pandas makes of
+    a column of whole numbers where one is missing.
+
+    Raises
+    ------
+    InputError
+        A number with a fraction, or one so large that a float no longer holds each; a truth value, a list.
+
+    Examples
+    --------
+    >>> document_id("7"), document_id(7), document_id(7.0), document_id(None)
+    ('7', '7', '7', '')
+    """
+    if isinstance(entry, str):
+        return entry.encode(
+            "utf-8", errors="backslashreplace"
+        ).decode()  # half characters, which no frame takes
+    if isinstance(entry, bytes):
+        return entry.decode("utf-8", errors="backslashreplace")
+    is_bool = type(entry).__name__ in ("bool", "bool_")
+    if isinstance(entry, Integral) and not is_bool:
+        return str(int(entry))
+    if entry is None or type(entry).__name__ in ("NAType", "NaTType") or entry != entry:
+        return ""
+    if isinstance(entry, Real | Decimal) and not is_bool:
+        number: Any = entry
+        exact = {2: 2**11, 4: 2**24}.get(getattr(entry, "itemsize", 8), 2**53)  # a float of so many bytes
+        if number % 1 == 0 and (isinstance(entry, Decimal) or abs(number) < exact):
+            return str(int(number))
+    elif not is_bool and not hasattr(entry, "__len__"):  # a date, a UUID
+        return str(entry)
+    raise InputError(
+        f"A document's id must be text or a whole number, and as a float below 2**53; got {entry!r}. "
+        "Write ids as text."
+    )
+
+
+def document_ids(column: "pd.Series | pd.Index") -> "pd.Series":
+    """Return a column of document ids as text, by `document_id`: every id looked at once where the column allows.
+
+    Raises
+    ------
+    InputError
+        As `document_id`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> document_ids(pd.Series([1, None, 2**53 - 1])).tolist()
+    ['1', '', '9007199254740991']
+    """
+    import pandas as pd
+
+    if column.dtype == object or not len(column):  # 1, 1.0 and True are one value to a table of values
+        return pd.Series(
+            [document_id(entry) for entry in column], getattr(column, "index", None), dtype="str"
+        )
+    codes, found = pd.factorize(column)
+    names = pd.array([*map(document_id, found), ""], dtype="str")  # the last is for -1, what is missing
+    return pd.Series(names.take(codes), getattr(column, "index", None))
 
 
 def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:

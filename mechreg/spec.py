@@ -7,8 +7,9 @@ import os
 import re
 import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin, no_type_check
 
 from mechreg.formulas import formula_columns
 from mechreg.schema import (
@@ -34,9 +35,12 @@ _IN_WORDS: dict[type, str] = {
 }
 
 
+@no_type_check  # it takes more than its fields hold, and checks all of it itself
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
+
+    ``models``, ``hooks`` and ``lags`` take one entry or a list; models and the corpus may be paths.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
@@ -66,10 +70,11 @@ class Spec:
     prepend_bos: bool = False
     tagger: str = "none"
     allow_pickle: bool = False
-    seed: int = 0
     keep: Keep = "norms"
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # frozen to others
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name), field.type))
         _check_kinds(type(self), vars(self))
         if not re.fullmatch(r"\w[\w .+-]{0,59}", self.name):
             raise InputError(
@@ -85,9 +90,8 @@ class Spec:
         if len(self.lags) > MAX_LAGS:
             raise InputError(f"lags must be at most {MAX_LAGS}: each is a column; got {len(self.lags):,}.")
         formula_columns(self.formula)  # it is refused here, before a model is loaded for it
-        for key in ("skip", "seed"):
-            if getattr(self, key) < 0:
-                raise InputError(f"{key} must be 0 or more; got {getattr(self, key)}.")
+        if self.skip < 0:
+            raise InputError(f"skip must be 0 or more; got {self.skip}.")
 
     def digest(self) -> str:
         """Return the SHA-256 of all keys, which tells two specs apart."""
@@ -183,9 +187,22 @@ def _section(kind: type[Section], table: dict[str, Any]) -> Section:
     for key, field in known.items():
         if field.default is MISSING and key not in table:
             raise InputError(f"The key {key!r} is needed.")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-    _check_kinds(kind, values)  # the dataclass does it too, but where types are checked it is not asked first
-    return kind(**values)
+    return kind(**table)
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """Return a value as a spec holds it: paths as text, NumPy's numbers as Python's, one or several as a tuple."""
+    if get_origin(kind) is tuple:
+        if isinstance(value, str | os.PathLike | Integral) and not isinstance(value, bool):
+            value = (value,)
+        return (
+            tuple(_plain(entry, None) for entry in value)
+            if isinstance(value, list | tuple | range)
+            else value
+        )
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def _check_kinds(section: type, values: dict[str, Any]) -> None:
@@ -197,9 +214,8 @@ def _check_kinds(section: type, values: dict[str, Any]) -> None:
             continue
         element = get_args(kinds[key])[0]
         if not isinstance(value, tuple) or not value:
-            example = f"; write {key} = [{json.dumps(value)}]" if type(value) is element else ""
             got = list(value) if isinstance(value, tuple) else value
-            raise InputError(f"{key} must be a list of at least one entry; got {got!r}{example}.")
+            raise InputError(f"{key} must be a list of at least one entry; got {got!r}.")
         for entry in value:
             _check_kind(entry, element, name=f"every entry of {key}")
 
@@ -222,5 +238,6 @@ def _model_beside(folder: Path, model: str) -> str:
 def _corpus_beside(folder: Path, corpus: str) -> str:
     if corpus == "demo" or corpus.startswith("datasets:"):
         return corpus
-    # The corpus may be a glob, the folder that it is relative to is none.
-    return os.path.join(glob.escape(str(folder)), os.path.expanduser(corpus))
+    # The corpus may be a glob, the folder is none; without UTF-8 mode the folder's name has half characters.
+    text = os.fsencode(glob.escape(str(folder))).decode("utf-8", "surrogateescape")
+    return os.path.join(text, os.path.expanduser(corpus))

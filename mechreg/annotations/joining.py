@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require
+from mechreg.schema import GROUP_KEYS, NORM_COLUMNS, TOKEN_KEYS, InputError, document_ids, require
 
 # What a norm frame has no use for.
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
@@ -50,6 +50,11 @@ def join_annotations(
     if of_tokens:
         keys = ["model", *TOKEN_KEYS] if "model" in annotations.columns else list(TOKEN_KEYS)
     require(norms, keys, who="join_annotations")
+    own = [name for name in annotations.columns if name in NORM_COLUMNS and name not in keys]
+    if own and not of_tokens:
+        raise InputError(
+            f"The documents have columns that norms have of their own, {own}; rename them, or leave them out."
+        )
     if columns is None:
         named = set(norms.columns) | {*keys, *_LEFT_OUT}
         chosen = [name for name in annotations.columns if name not in named]
@@ -83,15 +88,14 @@ def join_annotations(
 
 def _rows_of(norms: pd.DataFrame, annotations: pd.DataFrame, keys: list[str]) -> Int[np.ndarray, " rows"]:
     """Return which row of the annotations belongs to each row of the norms."""
-    kinds = {key: "str" for key in ("model", "doc") if key in keys}
-    index = pd.MultiIndex.from_frame(annotations[keys].astype(kinds))
+    index = pd.MultiIndex.from_frame(_as_text(annotations[keys]))
     if index.has_duplicates:
         twice = dict(zip(keys, index[index.duplicated()][0], strict=True))
         raise InputError(
             f"join_annotations needs one row for each {', '.join(keys)}; there are two for {twice}."
         )
     # A token's keys come again in every layer: they are looked up once.
-    places = norms[keys].astype(kinds)
+    places = _as_text(norms[keys])
     number = places.groupby(keys, sort=False).ngroup().to_numpy()
     distinct = places.take(np.unique(number, return_index=True)[1])
     found = index.get_indexer(pd.MultiIndex.from_frame(distinct))
@@ -102,6 +106,12 @@ def _rows_of(norms: pd.DataFrame, annotations: pd.DataFrame, keys: list[str]) ->
             "the annotations of the documents, windows and models that the norms are of."
         )
     return np.asarray(found[number])
+
+
+def _as_text(keys: pd.DataFrame) -> pd.DataFrame:
+    """Return keys with the models and documents as text, whatever each frame holds them in."""
+    kinds = {"model": "str"} if "model" in keys.columns else {}
+    return keys.assign(doc=document_ids(keys["doc"])).astype(kinds)
 
 
 def group_columns(frame: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.schema import InputError, require, require_option
+from mechreg.schema import InputError, document_ids, require, require_option
 
 Tags = Literal["upos", "xpos"]
 NO_TAG = "none"
@@ -71,9 +72,9 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = 
             "The documents have no tagged words; read them from .conllu, or with read_corpus('demo', tags=True), or "
             "tag them with tag_words(documents, pipeline=...)."
         )
-    by_doc = documents.drop_duplicates("doc").set_index(documents["doc"].drop_duplicates().astype("str"))
+    by_doc = documents.assign(doc=document_ids(documents["doc"])).drop_duplicates("doc").set_index("doc")
     span = tokens[["char_start", "char_end"]].to_numpy(np.int64)
-    codes, docs = pd.factorize(tokens["doc"].astype("str"))
+    codes, docs = pd.factorize(document_ids(tokens["doc"]))
     word, n_words = np.full(len(tokens), -1), np.zeros(len(tokens), np.int64)
     pos = np.full(len(tokens), NO_TAG, dtype=object)
     order = np.lexsort((tokens["position"], tokens["window"], codes))
@@ -102,7 +103,8 @@ def _overlaps(
     """Return the first word that shares a character with each token (-1: none), and how many do."""
     first = np.searchsorted(edges[:, 1], span[:, 0], side="right")
     beyond = np.searchsorted(edges[:, 0], span[:, 1], side="left")
-    count = np.maximum(beyond - first, 0)
+    # A token that stands for no character, such as a prefix "▁", shares none.
+    count = np.where(span[:, 0] < span[:, 1], np.maximum(beyond - first, 0), 0)
     return np.where(count > 0, first, -1), count
 
 
@@ -172,17 +174,40 @@ def _require_text(text: str, tokens: list[str], span: Int[np.ndarray, "tokens 2"
     remedy = ". Tokenize the documents that have the tags."
     end = np.r_[0, np.maximum.accumulate(span[:, 1])]
     for start, stop in zip(end.tolist(), np.r_[span[:, 0], len(text)].tolist(), strict=True):
-        if text[start:stop].strip():
+        if text[start:stop].strip() and _seen(text[start:stop]):
             raise InputError(f"{wrong}{text[start:stop][:40]!r} at character {start} is in no token{remedy}")
     if end[-1] > len(text):
         raise InputError(f"{wrong}they end at character {end[-1]}, the text at {len(text)}{remedy}")
+    for start, stop, pieces in _pieces_of_characters(tokens, span):
+        spelled = "".join(pieces)
+        own = text[start:stop]
+        if spelled == own or _letters(spelled) == _letters(own) or any(map(_NOT_LETTERS.fullmatch, pieces)):
+            continue
+        if _seen(spelled) != _seen(own):
+            raise InputError(f"{wrong}characters {start} to {stop} are {own!r}, not {spelled!r}{remedy}")
+
+
+def _pieces_of_characters(
+    tokens: list[str], span: Int[np.ndarray, "tokens 2"]
+) -> Iterator[tuple[int, int, list[str]]]:
+    """Yield characters and the tokens that spell them: more than one where a character is cut (NFKC's "fi")."""
+    held: list[str] = []
+    begin = end = 0
     for token, (start, stop) in zip(tokens, span.tolist(), strict=True):
-        if not _NOT_LETTERS.fullmatch(token) and _letters(token) != _letters(text[start:stop]):
-            raise InputError(
-                f"{wrong}characters {start} to {stop} are {text[start:stop]!r}, not {token!r}{remedy}"
-            )
+        if held and start >= end:
+            yield begin, end, held
+            held = []
+        begin, end = (min(begin, start), max(end, stop)) if held else (start, stop)
+        held.append(token)
+    if held:
+        yield begin, end, held
 
 
 def _letters(text: str) -> str:
     """Return a text as tokenizers may alter it: without white space at its ends, in one form and case."""
     return unicodedata.normalize("NFKC", text).casefold().strip()
+
+
+def _seen(text: str) -> str:
+    """Return a text's letters without those that are not seen, such as joiners, which tokenizers make white space."""
+    return "".join(letter for letter in _letters(text) if unicodedata.category(letter)[0] not in "CZ")

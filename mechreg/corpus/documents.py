@@ -1,13 +1,24 @@
 """The documents frame: every document has an id, a text, a source, and what is wrong with it."""
 
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
 
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean, require
+from mechreg.schema import (
+    DOCUMENT_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    did_you_mean,
+    document_id,
+    document_ids,
+    require,
+)
 
 ID_COLUMNS = ("doc", "id")
-SOURCE_COLUMNS = ("source", "genre")
+PROBLEMS = ("", "empty", "whitespace", "undecodable")
+_EXACT = 2**53  # beyond it a float does not hold every whole number
 
 
 def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, first: int = 0) -> pd.DataFrame:
@@ -41,9 +52,19 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     if len(set(have)) < len(have):
         raise InputError(f"{where} has two columns of one name: {have}; rename one.")
     table = table.set_axis(have, axis=1).reset_index(drop=True)
+    if "problem" in have and not table["problem"].isin(PROBLEMS).all():
+        raise InputError(
+            f"{where} has a column 'problem', where mechreg writes what is wrong with a document; rename it."
+        )
+    made = [f"{stem}-{first + i}" for i in range(len(table))]
     ident = next((column for column in ID_COLUMNS if column in have), None)
-    source = next((column for column in SOURCE_COLUMNS if column in have), None)
-    docs = _strings(table, ident, [f"{stem}-{first + i}" for i in range(len(table))])
+    docs = made
+    if ident is not None:
+        try:
+            given = [document_id(entry) for entry in table[ident]]
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        docs = [entry or other for entry, other in zip(given, made, strict=True)]
     texts = ["" if _is_missing(entry) else entry for entry in table[text]]
     for doc, entry in zip(docs, texts, strict=True):
         if not isinstance(entry, str):
@@ -52,13 +73,12 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     columns = {
         "doc": docs,
         "text": ["" if p == "undecodable" else entry for entry, p in zip(texts, problems, strict=True)],
-        "source": _strings(table, source, [stem] * len(table)),
+        "source": [_source(entry) or stem for entry in table.get("source", [""] * len(table))],
         "problem": problems,
     }
-    kept = table[[column for column in have if column not in {text, ident, source, *columns}]].copy()
-    for column in kept.select_dtypes("object"):
-        kept[column] = [_readable(entry) if isinstance(entry, str) else entry for entry in kept[column]]
-    return pd.concat([pd.DataFrame(columns).astype(DOCUMENT_COLUMNS), kept.infer_objects()], axis=1)
+    kept = {name: _annotation(table[name]) for name in have if name not in {text, ident, *columns}}
+    frame = pd.DataFrame(columns).astype(DOCUMENT_COLUMNS)
+    return pd.concat([frame, pd.DataFrame(kept, index=frame.index)], axis=1)
 
 
 def corpus_problems(
@@ -82,14 +102,14 @@ def corpus_problems(
     [['text-1', 'empty']]
     """
     require(documents, ("doc", "problem"), who="corpus_problems")
-    problem = documents["problem"]
+    docs, problem = document_ids(documents["doc"]), documents["problem"]
     if tokens is not None:
         require(tokens, TOKEN_COLUMNS, who="corpus_problems")
-        own = tokens.loc[tokens["position"] >= int(prepend_bos), "doc"].astype("str").value_counts()
-        counts = documents["doc"].map(own).fillna(0)
+        own = document_ids(tokens.loc[tokens["position"] >= int(prepend_bos), "doc"]).value_counts()
+        counts = docs.map(own).fillna(0)
         problem = problem.mask((problem == "") & (counts == 0), "no token")
         problem = problem.mask((problem == "") & (counts == 1), "one token")
-    return documents[["doc"]].assign(problem=problem)[problem != ""].reset_index(drop=True)
+    return pd.DataFrame({"doc": docs, "problem": problem})[problem != ""].reset_index(drop=True)
 
 
 def require_unique(docs: pd.Series) -> None:
@@ -112,12 +132,29 @@ def _problem(text: str) -> str:
     return ""
 
 
-def _strings(table: pd.DataFrame, column: str | None, made: list[str]) -> list[str]:
-    """Return a column as strings, with what was made where it says nothing."""
-    if column is None:
-        return made
-    given = ["" if _is_missing(entry) else _readable(str(entry)) for entry in table[column]]
-    return [entry or other for entry, other in zip(given, made, strict=True)]
+def _source(entry: Any) -> str:
+    """Return a source as text: a whole number is its digits, whatever holds it; "" where it is missing."""
+    try:
+        return document_id(entry)
+    except InputError:
+        return str(entry)
+
+
+def _annotation(column: pd.Series) -> pd.Series:
+    """Return a column of things as what they are: numbers are numbers, and none is altered by a missing one."""
+    if column.dtype != object:
+        return column
+    given = [entry for entry in column if not _is_missing(entry)]
+    number = [isinstance(entry, Real | Decimal) and not isinstance(entry, bool) for entry in given]
+    if given and all(number):
+        if all(isinstance(entry, Integral) for entry in given):
+            largest = max(map(abs, given))
+            if largest > _EXACT and len(given) < len(column):
+                return column.astype("Int64") if largest < 2**63 else column
+        elif any(isinstance(entry, Decimal) for entry in given):
+            return column.map(float, na_action="ignore").astype("float64")
+    read = [_readable(entry) if isinstance(entry, str) else entry for entry in column]
+    return pd.Series(read, column.index, dtype=object).infer_objects()
 
 
 def _is_missing(entry: Any) -> bool:

@@ -1,46 +1,62 @@
-"""What is in a file: the bytes of .txt, .jsonl, .csv, .parquet and .conllu to a table of documents."""
+"""What is in a file (.txt, .jsonl, .csv, .parquet, .conllu, gzipped or not): tables of documents, some at a time."""
 
+import gzip
+import io
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from mechreg.corpus.documents import ID_COLUMNS, SOURCE_COLUMNS
+from mechreg.corpus.documents import ID_COLUMNS
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".conllu")
+ROWS = 256  # documents of a table that are taken at a time
+LINES = 65_536  # bytes of whole lines that are
+LONGEST_LINE = 2**28  # bytes of a line of .jsonl, which is one document
+LARGEST = 2**31  # bytes of a file that is read whole
+# A small file that unpacks to gigabytes is an attack or an accident: text packs 3 to 20 times.
+UNPACKED, MOST_TIMES = 2**26, 100
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)([.][0-9]+)?")
 
 
-def read_table(data: bytes, kind: str, *, stem: str, text: str) -> pd.DataFrame:
-    """Return a file's documents, a row each.
+def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
+    """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
     Bytes of a text that are not UTF-8 become half characters, so that its document can be told from the others.
 
     Raises
     ------
-    ValueError, pyarrow.ArrowException
-        The file is not of its kind; the message says where.
+    ValueError, OSError, pyarrow.ArrowException
+        The file is not of its kind, or larger than can be read; the message says where.
 
     Examples
     --------
-    >>> read_table(b'{"text": "One."}', ".jsonl", stem="news", text="text")
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.jsonl"
+    >>> _ = path.write_bytes(b'{"text": "One."}')
+    >>> next(tables_of(str(path), ".jsonl", stem="a", text="text"))
        text
     0  One.
     """
-    if kind == ".parquet":
-        return from_arrow(parquet.ParquetFile(pa.BufferReader(data)).read(), text)
-    if kind == ".csv":
-        return from_arrow(_csv(data, text), text)
-    content = data.decode("utf-8-sig", errors="surrogateescape")
     if kind == ".jsonl":
-        rows = json_rows(content.split("\n"))
+        yield from _json_tables(path, text)
+    elif kind == ".parquet":
+        yield from _parquet_tables(path, text)
+    elif kind == ".csv":
+        yield from_arrow(_csv(_contents(path), text), text)
     else:
+        data = _contents(path)
+        content = data.decode("utf-8-sig", errors="surrogateescape")
+        if kind == ".conllu":
+            _require_8_bits(data)
         rows = _conllu(content, stem) if kind == ".conllu" else [{"doc": stem, "text": content}]
-    return pd.DataFrame(rows, columns=None if rows else [text], dtype=object)
+        yield pd.DataFrame(rows, columns=None if rows else [text], dtype=object)
 
 
 def reason(error: BaseException) -> str:
@@ -49,24 +65,95 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0].rstrip(".")
 
 
+def _opened(path: str) -> io.BufferedIOBase:
+    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+
+
+def _contents(path: str) -> bytes:
+    """Return all bytes of a file, unpacked, up to a bound."""
+    if not path.endswith(".gz") and (size := os.path.getsize(path)) > LARGEST:
+        raise ValueError(
+            f"its {size:,} bytes are more than the {LARGEST:,} that are read whole; split it, or make it .jsonl or "
+            ".parquet, which are read in parts"
+        )
+    parts = []
+    with _opened(path) as file:
+        while part := file.read(2**20):
+            parts.append(part)
+            _require_modest(path, file.tell())
+    return b"".join(parts)
+
+
+def _require_modest(path: str, unpacked: int) -> None:
+    """Refuse a packed file that unpacks to far more than text does."""
+    if path.endswith(".gz") and unpacked > max(UNPACKED, MOST_TIMES * os.path.getsize(path)):
+        raise ValueError(
+            f"it unpacks to more than {MOST_TIMES} times its size, which text does not; if it is meant, unpack it and "
+            "give the unpacked file"
+        )
+
+
+def _require_8_bits(data: bytes) -> None:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError("it is UTF-16; save it as UTF-8, for example with `iconv -f UTF-16 -t UTF-8`")
+
+
 def _csv(data: bytes, text: str) -> pa.Table:
     if not data.strip():
         return pa.table({text: pa.array([], pa.string())})
+    _require_8_bits(data)
     if data.count(b'"') % 2:  # Arrow would take all that follows for one field
         raise ValueError("a quoted field does not end (the number of quotation marks is odd)")
-    as_they_are = dict.fromkeys([*ID_COLUMNS, *SOURCE_COLUMNS], pa.string()) | {text: pa.large_binary()}
-    return csv.read_csv(
-        pa.BufferReader(data),
-        read_options=csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1)),  # a row must fit into a block
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(column_types=as_they_are),
-    )
+    header = data.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip()
+    for mark, name in {";": "semicolons", "\t": "tabs", "|": "bars"}.items():
+        columns = [column.strip('" ') for column in header.split(mark)]
+        if text in columns and len(columns) > 1 and "," not in header:
+            raise ValueError(
+                f"its columns are separated by {name}; save it with commas, or give read_corpus the frame that "
+                f"pandas.read_csv(..., sep={mark!r}) returns"
+            )
+    as_they_are = dict.fromkeys([*ID_COLUMNS, "source"], pa.string()) | {text: pa.large_binary()}
+    try:
+        return csv.read_csv(
+            pa.BufferReader(data),
+            read_options=csv.ReadOptions(
+                block_size=min(len(data) + 1, 2**31 - 1)
+            ),  # a row must fit into a block
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=as_they_are),
+        )
+    except pa.ArrowInvalid as error:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{reason(error)}; it is not UTF-8: save it as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`"
+            ) from error
+        raise
+
+
+def _parquet_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
+    source = pa.BufferReader(_contents(path)) if path.endswith(".gz") else path
+    with parquet.ParquetFile(source) as file:
+        about, size = file.metadata, os.path.getsize(path)
+        unpacked = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+        if max(unpacked, about.num_rows) > max(UNPACKED, MOST_TIMES * size):
+            raise ValueError(
+                f"it unpacks to {about.num_rows:,} rows and {unpacked:,} bytes, more than {MOST_TIMES} times its size, "
+                "which text does not; if it is meant, write it without compression"
+            )
+        for batch in file.iter_batches(batch_size=ROWS):
+            yield from_arrow(pa.Table.from_batches([batch]), text)
+        if not about.num_rows:
+            yield from_arrow(file.schema_arrow.empty_table(), text)
 
 
 def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
     """Return an Arrow table as a frame, the text decoded here: Arrow does not look whether it is UTF-8."""
+    # Whole numbers of which some are missing come as objects: a float does not hold all of them.
+    how: dict[str, Any] = {"ignore_metadata": True, "integer_object_nulls": True}
     if table.column_names.count(text) != 1:
-        return table.to_pandas(ignore_metadata=True)  # `documents_frame` says what is wrong
+        return table.to_pandas(**how)  # `documents_frame` says what is wrong
     column, rest = table.column(text), table.drop_columns([text])
     rest.validate(full=True)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -75,24 +162,71 @@ def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
         entry.decode("utf-8", errors="surrogateescape") if isinstance(entry, bytes) else entry
         for entry in column.to_pylist()
     ]
-    frame = pd.DataFrame({text: texts}, dtype=object)
-    return pd.concat([frame, rest.to_pandas(ignore_metadata=True)], axis=1)
+    return pd.concat([pd.DataFrame({text: texts}, dtype=object), rest.to_pandas(**how)], axis=1)
 
 
-def json_rows(lines: Iterable[str], *, first: int = 1) -> list[dict[str, Any]]:
+def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a .jsonl file, some lines at a time; all have the columns of those before."""
+    columns: dict[str, None] = {}
+    number = 1
+    with _opened(path) as file:
+        for lines in _some_lines(file):
+            _require_modest(path, file.tell())
+            if number == 1:
+                _require_8_bits(lines[0])
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            rows = _json_rows(lines, first=number)
+            number += len(lines)
+            if rows:
+                table = pd.DataFrame(rows, dtype=object)
+                columns |= dict.fromkeys(table.columns)
+                yield table.reindex(columns=list(columns))
+        if not columns:
+            yield pd.DataFrame(columns=[text], dtype=object)
+
+
+def _some_lines(file: io.BufferedIOBase) -> Iterator[list[bytes]]:
+    """Yield whole lines, of about 64 kB (`LINES`) together."""
+    held: list[bytes] = []
+    size = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"a line has more than {LONGEST_LINE:,} bytes; a line is one document in .jsonl: split it"
+            )
+        held.append(line)
+        size += len(line)
+        if size >= LINES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _json_rows(lines: Iterable[bytes], *, first: int) -> list[dict[str, Any]]:
     """Return the objects of lines of JSON, of which the first is line ``first`` of its file."""
     rows = []
     for number, line in enumerate(lines, start=first):
-        if not line.strip():
+        text = line.decode("utf-8", errors="surrogateescape")
+        if not text.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(text, object_pairs_hook=_each_key_once)
         except ValueError as error:
             raise ValueError(f"line {number} is not JSON ({reason(error)})") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not a JSON object but a {type(row).__name__}")
         rows.append(row)
     return rows
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} comes twice in one object")
+    return found
 
 
 def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
@@ -102,10 +236,12 @@ def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
     for number, line in enumerate([*content.split("\n"), ""], start=1):
         if line.startswith("#"):
             key, _, value = (part.strip() for part in line[1:].partition("="))
-            if key in ("newdoc", "newdoc id"):
-                documents.append({"doc": value, "source": stem, "pieces": [], "words": []})
-            elif key == "meta::genre" and documents:
-                documents[-1]["source"] = value
+            # Some treebanks say the document's id before each of its sentences.
+            if key in ("newdoc", "newdoc id") and not (value and documents and documents[-1]["doc"] == value):
+                documents.append(_document(value, stem))
+            elif key.startswith("meta::"):
+                documents = documents or [_document(stem, stem)]
+                _add_meta(documents[-1], key, value, number)
         elif line.strip():
             columns = line.rstrip("\r").split("\t")
             if len(columns) != 10 or not re.fullmatch(r"[0-9]+([-.][0-9]+)?", columns[0]):
@@ -113,14 +249,37 @@ def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
             sentence.append(columns)
         elif sentence:
             if not documents:
-                documents.append({"doc": stem, "source": stem, "pieces": [], "words": []})
+                documents.append(_document(stem, stem))
             try:
                 _add_sentence(documents[-1], sentence)
             except ValueError as error:
                 raise ValueError(f"in the sentence before line {number}, {error}") from error
             sentence = []
     # The last piece is what would stand before the next word.
-    return [document | {"text": "".join(document.pop("pieces")[:-1])} for document in documents]
+    for name in {name for document in documents for name in document["said"]}:
+        told = [document["said"] for document in documents if name in document["said"]]
+        if all(_NUMBER.fullmatch(said[name]) for said in told):
+            for said in told:
+                said[name] = json.loads(said[name])
+    return [
+        document | {"text": "".join(document.pop("pieces")[:-1])} | document.pop("said")
+        for document in documents
+    ]
+
+
+def _document(doc: str, source: str) -> dict[str, Any]:
+    return {"doc": doc, "source": source, "pieces": [], "words": [], "said": {}}
+
+
+def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> None:
+    """Add what ``# meta::name = value`` says of a document, as the column ``name``."""
+    name = key.removeprefix("meta::")
+    if name in ("doc", "id", "text", "words", "problem", "pieces") or not name:
+        raise ValueError(f"line {number} says {key!r}, a name that documents have already; rename it")
+    if document["said"].setdefault(name, value) != value:
+        raise ValueError(
+            f"line {number} says {key!r} of document {document['doc']!r} again, and something else"
+        )
 
 
 def _add_sentence(document: dict[str, Any], sentence: list[list[str]]) -> None:

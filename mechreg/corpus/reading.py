@@ -1,13 +1,12 @@
 """Where texts come from: files, globs, lists, frames, the hub's data sets, the demo."""
 
 import glob
-import gzip
+import itertools
 import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
-from mechreg.corpus.formats import SUFFIXES, read_table, reason
+from mechreg.corpus.formats import SUFFIXES, from_arrow, reason, tables_of
 from mechreg.schema import InputError, did_you_mean
 
 
@@ -26,14 +25,14 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
 
     Parameters
     ----------
-    corpus : str, Path, list of str, or DataFrame
+    corpus : str, Path, list, dict or Series of str, or DataFrame
         "demo"; a file or glob of files, gzipped (.gz) or not: .txt (a document a file, its folder the source),
         .jsonl, .csv, .parquet (a document a row) or .conllu (a document a ``# newdoc``, its text rebuilt from
-        the words); "datasets:NAME" or "datasets:NAME:CONFIG:SPLIT" of the Hugging Face hub; texts themselves;
-        or a frame.
+        the words); "datasets:NAME" or "datasets:NAME:CONFIG:SPLIT" of the Hugging Face hub; texts themselves, in a
+        dict by id; or a frame.
     text : str
-        The column of rows that holds the text. The id is in ``doc`` or ``id``, or is made of the file's name
-        and the row's number; the source is in ``source`` or ``genre``, or is the file's name.
+        The column of rows that holds the text. The id is in ``doc`` or ``id`` (text or whole numbers), or is made
+        of the file's name and the row's number; the source is in ``source``, or is the file's name.
     tags : bool
         With the tagged ``words`` that the corpus must then have: .conllu always brings them, the demo when asked.
 
@@ -42,9 +41,11 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     pandas.DataFrame
         ``problem`` is "" where a document is fine, else "empty", "whitespace" or "undecodable": such documents
         stay in the frame, so that they can be reported, and are left out by `tokenize`. Other columns are kept
-        as annotations. From .conllu, ``words`` lists form, start, end, upos and xpos of each word of the text; a
-        contraction is one word where its parts do not make up its letters ("du": "ADP+DET"). The demo's are a
-        spaCy pipeline's, named in ``tagger``; how good they are is in the miniatures' card.
+        as annotations, those of numbers as numbers; so is what .conllu says of a document (``# meta::genre = news`` is
+        the column ``genre``; its comments on sentences are not kept). From .conllu, ``words`` lists form, start,
+        end, upos and xpos of each word of the text; a contraction is one word where its parts do not make up its
+        letters ("du": "ADP+DET"). The demo's are a spaCy pipeline's, named in ``tagger``; how good they are is in the
+        miniatures' card.
 
     Raises
     ------
@@ -56,23 +57,32 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     >>> read_corpus(["One text.", " "])[["doc", "problem"]].values.tolist()
     [['text-0', ''], ['text-1', 'whitespace']]
     """
+    if not isinstance(text, str) or not text:
+        raise InputError(f"text must be the name of the column that holds the text; got {text!r}.")
+    if not isinstance(tags, bool):
+        raise InputError(f"tags must be True or False; got {tags!r}.")
+    if isinstance(corpus, Mapping | pd.Series):
+        corpus, text = _named_texts(corpus), "text"
     if isinstance(corpus, pd.DataFrame):
         documents = documents_frame(corpus, text=text, stem="row", where="The frame")
     elif isinstance(corpus, list | tuple):
         table = pd.DataFrame({"text": list(corpus)}, dtype=object)
         documents = documents_frame(table, text="text", stem="text", where="The list")
     elif isinstance(corpus, str) and corpus == "demo":
-        documents = read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text")
+        documents = pd.concat(
+            read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text"), ignore_index=True
+        )
         if tags:
             documents = _with_demo_tags(documents)
     elif isinstance(corpus, str) and corpus.startswith("datasets:"):
         documents = _read_data_set(corpus, text=text)
     elif isinstance(corpus, str | os.PathLike):
-        parts = [read_file(path, stem=stem, text=text) for path, stem in files_of(os.fspath(corpus))]
+        files = files_of(os.fspath(corpus))
+        parts = itertools.chain.from_iterable(read_file(path, stem=stem, text=text) for path, stem in files)
         documents = pd.concat(parts, ignore_index=True)
     else:
         raise InputError(
-            "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list of str or a frame; "
+            "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list or dict of str, or a frame; "
             f"got {type(corpus).__name__}."
         )
     require_unique(documents["doc"])
@@ -80,6 +90,17 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     if tags:
         require_tags(documents)
     return documents
+
+
+def _named_texts(corpus: Any) -> Any:
+    """Return texts with names (a dict, or a Series whose index is not just numbers in order) as a frame."""
+    if isinstance(corpus, pd.Series) and isinstance(corpus.index, pd.RangeIndex):
+        return corpus.tolist()
+    named = {
+        "doc": list(corpus.keys()),
+        "text": list(corpus.values() if isinstance(corpus, Mapping) else corpus),
+    }
+    return pd.DataFrame(named, dtype=object)
 
 
 def require_tags(documents: pd.DataFrame) -> None:
@@ -114,11 +135,12 @@ def require_usable(problems: Mapping[str, int]) -> None:
 
 def files_of(pattern: str) -> list[tuple[str, str]]:
     """Return the path and the stem of ids of a file, or of all files that a glob matches."""
-    pattern = os.path.expanduser(pattern)
+    # A path is UTF-8 text here, and what the system makes of it there: without UTF-8 mode these differ.
+    pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
     if os.path.isdir(pattern):
         raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
     try:
-        found = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        found = [pattern] if os.path.isfile(pattern) else sorted(_matches(pattern))
     except ValueError:  # a character that no path can have
         found = []
     paths: dict[str, str] = {}
@@ -132,22 +154,46 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
     top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
     stems = [os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0] for path in paths.values()]
-    return [(path, stem.replace(os.sep, "/")) for path, stem in zip(paths.values(), stems, strict=True)]
+    return [
+        (path, _as_text(stem).replace(os.sep, "/")) for path, stem in zip(paths.values(), stems, strict=True)
+    ]
 
 
-def read_file(path: str, *, stem: str, text: str) -> pd.DataFrame:
-    """Return the documents of one file."""
+def _as_text(path: str) -> str:
+    """Return a part of a path as text, the same whatever encoding the terminal has."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Yield what a glob matches; ``**`` enters a folder once, however many links lead there, up or round about."""
+    before, mark, after = f"/{pattern}".partition("/**/")
+    if not mark and not pattern.endswith("**"):
+        yield from glob.glob(pattern)
+        return
+    before = before[1:] if mark else pattern.removesuffix("**").removesuffix("/")
+    after = after if mark else "*"
+    seen: set[str] = set()
+    for top in sorted(glob.glob(before or ("/" if pattern.startswith("/") else "."))):
+        for folder, below, _ in os.walk(top, followlinks=True):
+            place = os.path.realpath(folder)
+            below[:] = [] if place in seen else sorted(name for name in below if not name.startswith("."))
+            if place not in seen:
+                yield from _matches(os.path.join(glob.escape(folder), after))
+            seen.add(place)
+
+
+def read_file(path: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
+    """Yield the documents of one file, some at a time where its kind allows."""
     kind = kind_of(path)
     if kind in (".txt", ".conllu"):
         text = "text"
+    first = 0
     try:
-        data = Path(path).read_bytes()
-        if path.endswith(".gz"):
-            data = gzip.decompress(data)
-        table = read_table(data, kind, stem=stem, text=text)
-        if kind == ".txt":
-            table["source"] = os.path.basename(os.path.dirname(path)) or stem
-        return documents_frame(table, text=text, stem=stem, where=path)
+        for table in tables_of(path, kind, stem=stem, text=text):
+            if kind == ".txt":
+                table["source"] = _as_text(os.path.basename(os.path.dirname(path))) or stem
+            yield documents_frame(table, text=text, stem=stem, where=path, first=first)
+            first += len(table)
     except InputError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, RecursionError, pa.ArrowException) as error:
@@ -173,10 +219,12 @@ def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:
         raise InputError("A 'datasets:' corpus needs the library: pip install datasets.") from error
     name, config, split = [*corpus.split(":", 3)[1:], "", ""][:3]
     try:
-        table = load_dataset(name, config or None, split=split or "train").to_pandas()
+        table = from_arrow(
+            load_dataset(name, config or None, split=split or "train").with_format("arrow")[:], text
+        )
     except Exception as error:  # the library raises errors of a dozen kinds here
         raise InputError(
-            f"The data set {name!r} cannot be had: {reason(error)}. Check the network and the name, "
+            f"The data set {name!r} could not be loaded: {reason(error)}. Check the network and the name, "
             "datasets:NAME:CONFIG:SPLIT."
         ) from error
     return documents_frame(table, text=text, stem=name.rstrip("/").split("/")[-1], where=repr(corpus))

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from mechreg.corpus.documents import require_unique
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import read_corpus
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, require
+from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, document_ids, require
 
 log = logging.getLogger("mechreg")
 BATCH_CHARACTERS = (
@@ -44,7 +44,8 @@ def tokenize(
         Shorter windows than the model's context.
     spans : bool
         Adds ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for
-        an added BOS. A token that is a part of a character has the whole character's span.
+        an added BOS. A token that is a part of a character has the whole character's span; a space that the tokenizer
+        puts before a text ("▁" before "中") has an empty one.
 
     Returns
     -------
@@ -94,12 +95,22 @@ def tokenize(
         frame = pd.concat([frame, frame[frame["position"] == 0].assign(**added)])
         frame = frame.sort_values(["doc", "window", "position"], ignore_index=True)
         frame["position"] += 1
+    frame.insert(4, "token", _token_strings(tokenizer, frame["token_id"].to_numpy()))
+    if spans:
+        _empty_prefixes(frame)
     there = lengths > 0
     frame["doc"] = pd.Categorical.from_codes(
         (np.cumsum(there) - 1)[frame["doc"]], categories=pd.Index(docs[there])
     )
-    frame.insert(4, "token", _token_strings(tokenizer, frame["token_id"].to_numpy()))
     return frame.astype(TOKEN_COLUMNS)
+
+
+def _empty_prefixes(frame: pd.DataFrame) -> None:
+    """Give white space that is none of the text's characters, but has the next token's, an empty span."""
+    start, end, doc = (frame[name].to_numpy() for name in ("char_start", "char_end", "doc"))
+    shares = np.r_[(start[1:] < end[:-1]) & (doc[1:] == doc[:-1]), False]
+    blank = (frame["token"].str.strip() == "").to_numpy()
+    frame["char_end"] = np.where(shares & blank & (start >= 0), start, end)
 
 
 def _window_size(context: int, n_ctx: int | None) -> int:
@@ -125,20 +136,26 @@ def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, 
     """Return the usable documents' ids, and the tokens of each: a row of id, and with spans start and end."""
     if isinstance(documents, pd.DataFrame) and "token_ids" in documents.columns:
         require(documents, ("doc",), who="tokenize")
+        if "text" in documents.columns:
+            raise InputError(
+                "These documents have both 'text' and 'token_ids'; drop the one that is not to be used, "
+                "or rename it."
+            )
         if spans:
             raise InputError("spans=True needs texts; these documents are token_ids.")
-        docs = documents["doc"].astype("str")
+        docs = document_ids(documents["doc"])
         return docs, [_given_ids(doc, line) for doc, line in zip(docs, documents["token_ids"], strict=True)]
     if tokenizer is None:
         raise InputError(
             "The model has no tokenizer, so it cannot read text; load it with tokenizer=, or give a frame of "
             "doc and token_ids."
         )
+    _require_one_way(tokenizer)
     if not (isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)):
         documents = read_corpus(documents)
     _warn(documents.loc[documents["problem"] != "", "doc"], "cannot be read and are left out")
     usable = documents[documents["problem"] == ""]
-    docs = usable["doc"].astype("str")
+    docs = document_ids(usable["doc"])
     return docs, _encode_texts(tokenizer, docs.tolist(), usable["text"].tolist(), spans=spans)
 
 
@@ -166,6 +183,22 @@ def _encode_texts(
                 line = np.hstack([line, start + np.array(each.offsets, np.int32).reshape(-1, 2)])
             found[number].append(line)
     return [np.concatenate(lines).astype(np.int64) for lines in found]
+
+
+def _require_one_way(tokenizer: Any) -> None:
+    """Check that a tokenizer cuts a text in one way: sampling is for training, and no call gives the same tokens."""
+    dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
+    if dropout:
+        raise InputError(
+            f"The tokenizer draws how it cuts a text (BPE dropout of {dropout:g}), so that every call gives "
+            "other tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
+        )
+    sampling = getattr(tokenizer, "sp_model_kwargs", None) or {}
+    if sampling.get("enable_sampling"):
+        raise InputError(
+            "The tokenizer draws how it cuts a text (sp_model_kwargs has enable_sampling), so that every call gives "
+            "other tokens; load it without."
+        )
 
 
 def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[tuple[int, int, str]]]:

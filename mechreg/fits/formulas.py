@@ -9,6 +9,7 @@ import pandas as pd
 import statsmodels.formula.api as smf
 from statsmodels.tools.sm_exceptions import MissingDataError
 
+from mechreg.moments.design import require_every_term
 from mechreg.moments.formulas import environment, evaluate, plain_column, require_narrow
 from mechreg.schema import NumericalError
 
@@ -31,8 +32,11 @@ def _ols_model(data: pd.DataFrame, formula: str, where: str) -> Any:
         # statsmodels wants a dict, of which it makes an environment that has Python's builtins.
         warnings.filterwarnings("ignore", "EvalEnvironment is deprecated", FutureWarning)
         try:
-            return smf.ols(formula, data, missing="raise", eval_env=environment())
+            model = smf.ols(formula, data, missing="raise", eval_env=environment())
         except MissingDataError as error:  # patsy names missing values itself: these are infinite
             raise NumericalError(
                 f"fit_lagged needs finite numbers; {formula!r} gives infinite values in {where}."
             ) from error
+    # Named design_info before statsmodels 0.15.
+    require_every_term(getattr(model.data, "model_spec", None) or model.data.design_info)
+    return model

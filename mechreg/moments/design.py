@@ -104,7 +104,7 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
 def terms_of(formula: str, seen: pd.DataFrame) -> Terms:
     """Return the design whose categories are those of ``seen``, the rows of which are its cells."""
     outcome, design, codes = _learn_cells(formula, seen)
-    return _terms(outcome, design, codes)
+    return evaluate(partial(_terms, outcome, design, codes), formula, where="these rows")
 
 
 def require_room(numbers: int, of: str) -> None:
@@ -266,6 +266,7 @@ def _atom_name(atom: tuple, infos: Mapping[Any, Any]) -> str:
 
 def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[Any, np.ndarray]) -> Terms:
     """Return the design, given the levels of every categorical factor in every cell."""
+    require_every_term(design)
     atoms = {atom: number for number, atom in enumerate(_atoms(design))}
     cells = len(next(iter(codes.values()))) if codes else 1
     require_room(
@@ -292,6 +293,13 @@ def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[A
             weights[:, atoms[_atom(pair for pair in pairs if pair[0] not in contrasts)], term] = weight
             term += 1
     return Terms(tuple(design.column_names), outcome.column_names[0], weights)
+
+
+def require_every_term(design: patsy.DesignInfo) -> None:
+    """Refuse a term without a column: patsy leaves out a category of which there is one level, and says nothing."""
+    for term, columns in design.term_slices.items():
+        if columns.start == columns.stop:
+            raise InputError(f"{term.name()} has one level here, which explains nothing; leave it out")
 
 
 def _codes(design: patsy.DesignInfo, data: Mapping[str, Any]) -> dict[Any, Int[np.ndarray, " rows"]]:

@@ -113,6 +113,8 @@ def plain_column(column: pd.Series) -> pd.Series:
         # A level that only dropped rows had must not become a column of zeros.
         return column.cat.remove_unused_categories()
     column = column.infer_objects()  # patsy takes numbers held as objects for categories
+    if kinds.infer_dtype(column, skipna=True) == "decimal":
+        return column.astype(np.float64)
     if kinds.is_bool_dtype(column.dtype):
         return column.astype(bool)
     if kinds.is_numeric_dtype(column.dtype):

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from mechreg.moments.blocks import Layout
 from mechreg.moments.formulas import plain_column
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
 
@@ -126,8 +126,10 @@ def _layout(
     rows = int(kept.sum())
     number, labels = np.zeros(rows, np.int64), NO_LABELS
     if cluster is not None:
-        number, labels = _present(by[cluster], places.names[cluster])
-    docs = _present(by["doc"], places.names["doc"])[1] if "doc" in by else NO_LABELS
+        number, labels = _present(by[cluster], places.names[cluster], is_doc=cluster == "doc", who=who)
+    docs = NO_LABELS
+    if "doc" in by:
+        docs = _present(by["doc"], places.names["doc"], is_doc=True, who=who)[1]
     run, longest, has_gaps = np.zeros(rows, np.int64), 0, False
     if len(keys) == len(TOKEN_KEYS) and rows:
         run, longest, has_gaps = _runs(*keys, where=where, who=who)
@@ -190,11 +192,17 @@ def _codes(column: pd.Series) -> tuple[np.ndarray, pd.Index | None]:
 
 
 def _present(
-    code: Int[np.ndarray, " rows"], names: pd.Index | None
+    code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool, who: str
 ) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
-    """Return numbers of the values there are among their sorted names, and these: int64 or str."""
+    """Return numbers of the values there are among their sorted names, and these: int64 or str, documents str."""
     there, number = np.unique(code, return_inverse=True)
     found = there if names is None else names.to_numpy()[there]
+    if is_doc:
+        found = document_ids(pd.Index(found)).to_numpy()
+        if len(set(found)) < len(found):
+            raise InputError(
+                f"{who} finds documents whose ids are the same as text, such as 1 and '1'; rename them."
+            )
     kind = "int64" if pd.api.types.is_integer_dtype(found) else "str"
     rank, labels = pd.factorize(pd.Index(found, dtype=kind), sort=True)
     return rank[number].astype(np.int64), labels

@@ -14,7 +14,7 @@ from mechreg.pages import report_of_run
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.refit import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
-from mechreg.run.survey import Survey, check_formula, survey_corpus
+from mechreg.run.survey import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.tables import tables_of
 from mechreg.schema import InputError
 from mechreg.spec import Spec
@@ -110,9 +110,10 @@ def carry_out(
         As for `run_spec`; a device that is not here is refused before any work.
     """
     began = time.perf_counter()
-    survey = survey_corpus(spec.corpus, tagger=spec.tagger)
+    survey = survey_corpus(spec)
     check_formula(spec, survey.columns)
     require_fittable(spec, survey.documents - survey.left_out)
+    check_levels(spec.formula, survey.kinds)
     require_loadable(
         *spec.models,
         backend=spec.backend,

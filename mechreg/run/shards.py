@@ -203,7 +203,7 @@ class ShardMaker:
         problems: list[dict[str, str]] = []
 
         def pieces() -> Iterator[pd.DataFrame]:
-            for tokens, found in stream_tokens(model, self.spec, survey.columns):
+            for tokens, found in stream_tokens(model, self.spec, survey.columns, survey.read):
                 if tokens is not None:
                     yield tokens
                 problems.extend({str(k): v for k, v in row.items()} for row in found.to_dict("records"))

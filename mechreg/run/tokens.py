@@ -1,5 +1,7 @@
 """A model's token frame as a stream, with the documents' columns, tags and counts that a spec asks for."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from mechreg.corpus import (
     tokenize,
 )
 from mechreg.fits import formula_columns
-from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
 from mechreg.spec import OWN_TAGS, Spec
 
 TAG_COLUMNS = ("pos", "piece", "word", "n_words")
@@ -47,7 +49,48 @@ def annotations_of(formula: str, columns: tuple[str, ...]) -> list[str]:
     return [c for c in formula_columns(formula) if c in columns and c not in (*NORM_COLUMNS, *TOKEN_COLUMNS)]
 
 
-def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...]) -> Iterator[Part]:
+def recorded_columns(spec: Spec, columns: tuple[str, ...]) -> list[str]:
+    """Return the documents' columns that stand beside the tokens: the source, and what the formula asks for."""
+    return ["source", *(name for name in annotations_of(spec.formula, columns) if name != "source")]
+
+
+def stream_documents(spec: Spec) -> Iterator[tuple[pd.DataFrame, str]]:
+    """Yield the documents of a spec's corpus in parts, each with the hash of all that was read so far."""
+    digest = hashlib.sha256()
+    for part in stream_corpus(spec.corpus, tags=spec.tagger == OWN_TAGS):
+        digest.update(json.dumps([list(part.columns), part.to_numpy().tolist()], default=str).encode())
+        yield part, digest.hexdigest()
+
+
+def unchanged_documents(spec: Spec, read: tuple[str, ...]) -> Iterator[pd.DataFrame]:
+    """Yield the documents of a spec's corpus in parts, each only if it is what the survey read.
+
+    Parameters
+    ----------
+    spec : Spec
+    read : tuple of str
+        The hashes that `stream_documents` gave the survey.
+
+    Raises
+    ------
+    InputError
+        The corpus has changed since; no token of what changed has been made.
+    """
+    count = 0
+    for count, (part, digest) in enumerate(stream_documents(spec), start=1):
+        if count > len(read) or digest != read[count - 1]:
+            break
+        yield part
+    else:
+        if count == len(read):
+            return
+    raise InputError(
+        f"The corpus {spec.corpus!r} has changed while the run was made, so that its tokens would not be those of the "
+        "corpus that is recorded; leave it alone while a run is made, and begin the run again in a new folder (--out)."
+    )
+
+
+def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[str, ...]) -> Iterator[Part]:
     """Yield the token frame of a spec's corpus: the source, what the formula asks for, and tags if there is a tagger.
 
     Parameters
@@ -56,12 +99,14 @@ def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...]) -> Iterator[
     spec : Spec
     columns : tuple of str
         The documents' columns.
+    read : tuple of str
+        As for `unchanged_documents`.
     """
-    wanted = ["source", *(name for name in annotations_of(spec.formula, columns) if name != "source")]
+    wanted = recorded_columns(spec, columns)
     counted = [name for name in covariates_of(spec.formula) if name != "surprisal"]
-    log_share = _log_shares(model, spec) if "log_frequency" in counted else np.empty(0)
+    log_share = _log_shares(model, spec, read) if "log_frequency" in counted else np.empty(0)
     nlp = None if spec.tagger in ("none", OWN_TAGS) else load_pipeline(spec.tagger)
-    for documents in stream_corpus(spec.corpus, tags=spec.tagger == OWN_TAGS):
+    for documents in unchanged_documents(spec, read):
         if not (documents["problem"] == "").any():
             yield Part(None, corpus_problems(documents))
             continue
@@ -79,10 +124,10 @@ def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...]) -> Iterator[
         yield Part(known.merge(about, on="doc", how="left", validate="m:1"), problems)
 
 
-def _log_shares(model: Any, spec: Spec) -> np.ndarray:
+def _log_shares(model: Any, spec: Spec, read: tuple[str, ...]) -> np.ndarray:
     """Return the log of every token's share in the corpus, by its id; -inf for one that it does not have."""
     counts = np.zeros(model.cfg.d_vocab, np.int64)
-    for documents in stream_corpus(spec.corpus):
+    for documents in unchanged_documents(spec, read):
         if (documents["problem"] == "").any():
             tokens = tokenize(model, documents, prepend_bos=spec.prepend_bos)
             counts += np.bincount(tokens["token_id"], minlength=len(counts))

@@ -62,6 +62,7 @@ _IN_WORDS = {
     "corpus": "The hash of the corpus",
     "tagger": "The tagger",
     "tags_sha256": "The hash of the corpus's tags",
+    "annotations_sha256": "The hash of the corpus's sources and annotations",
     "versions": "The libraries' versions",
 }
 log = logging.getLogger("mechreg")

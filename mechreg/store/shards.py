@@ -211,7 +211,7 @@ def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except pa.ArrowException as error:
-        raise InputError(f"The tokens' annotations cannot be stored: {error}") from error
+        raise InputError(f"The tokens' annotations cannot be stored: {error.args[0]}.") from error
     _write_parquet(table, path, encodings={})
     return path
 
