@@ -256,7 +256,7 @@ specs = st.fixed_dictionaries(
         "hooks": some(st.sampled_from(get_args(schema.Hook))),
         "lags": some(st.integers(1, 10**20)),
         "skip": st.integers(0, 10**20),
-        "formula": texts,
+        "formula": texts.map(lambda name: f"log_norm ~ lag1 + Q({f'a {name}'!r})"),
         "cov": st.sampled_from(get_args(schema.Cov)),
         "backend": st.sampled_from(get_args(schema.Backend)),
         "processing": st.sampled_from(get_args(schema.Processing)),

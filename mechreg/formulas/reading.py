@@ -188,13 +188,13 @@ class _Reader:
         if not _is(node, bool):
             raise self._refused(node, "must be True or False")
 
-    def text(self, node: ast.expr) -> None:
-        if not _is(node, str):
-            raise self._refused(node, "must be a plain string")
+    def share(self, node: ast.expr, most: int = 1) -> None:
+        self.constant(node)
+        if not 0 <= _value_of(node) <= most:
+            raise self._refused(node, f"must be between 0 and {most}")
 
-    def dtype(self, node: ast.expr) -> None:
-        if getattr(node, "value", None) not in ("float", "float64", "bool"):
-            raise self._refused(node, "must be 'float' or 'bool'")
+    def percent(self, node: ast.expr) -> None:
+        self.share(node, 100)
 
     def value(self, node: ast.expr) -> None:
         if not _is(node, str, bool):
@@ -296,7 +296,14 @@ class _Reader:
             raise self._refused(node, f"does not fit {name}({said.replace('=', '')})")
         for slot, argument in given:
             if not (slots[slot].endswith("?") and _is(argument, type(None))):
-                getattr(self, slots[slot].rstrip("?"))(argument)
+                self._argument(argument, slots[slot].rstrip("?"))
+
+    def _argument(self, node: ast.expr, kind: str) -> None:
+        words = kind.strip("'").split("|")
+        if not kind.startswith("'"):
+            getattr(self, kind)(node)
+        elif not _is(node, str) or ast.literal_eval(node) not in words:
+            raise self._refused(node, f"must be {' or '.join(map(repr, words))}")
 
     def _quoted(self, node: ast.Call) -> None:
         match node:

@@ -16,12 +16,12 @@ CONTRASTS = {
 }
 _SPLINE = "x:number df:whole? knots:knots?"
 _BOUNDS = "lower_bound:constant? upper_bound:constant?"
-# The parameters in their order and what each may be, a method of _Reader. <x> is given by place, =x by name alone;
-# those with "?" may be left out.
+# The parameters in their order and what each may be, a method of _Reader or a list of words. <x> is given by place, =x
+# by name alone; those with "?" may be left out.
 _SUMMARIES = {
     **dict.fromkeys(("min", "max", "sum", "mean", "median", "cumsum"), ""),
     **dict.fromkeys(("std", "var"), "=ddof:whole?"),
-    "quantile": "q:constant",
+    "quantile": "q:share",
     "round": "decimals:decimals?",
 }
 FUNCTIONS = {
@@ -30,7 +30,7 @@ FUNCTIONS = {
     "center": "x:number",
     **dict.fromkeys(("standardize", "scale"), "x:number center:flag? rescale:flag? ddof:whole?"),
     "bs": f"{_SPLINE} degree:whole? include_intercept:flag? {_BOUNDS}",
-    **dict.fromkeys(("cr", "cc"), f"{_SPLINE} {_BOUNDS} constraints:text?"),
+    **dict.fromkeys(("cr", "cc"), f"{_SPLINE} {_BOUNDS} constraints:'center'?"),
     **dict.fromkeys(("abs", "min", "max", "sum", "len"), "<x>:number"),
     "round": "<x>:number decimals:decimals?",
 }
@@ -38,18 +38,18 @@ METHODS = {
     **_SUMMARIES,
     "clip": "lower:number? upper:number?",
     "abs": "",
-    "rank": "=method:text? =ascending:flag? =pct:flag?",
-    "astype": "dtype:dtype",
+    "rank": "=method:'average|min|max|first|dense'? =ascending:flag? =pct:flag?",
+    "astype": "dtype:'float|float64|bool'",
     "isin": "values:values",
 }
 NUMPY = {
     **{name: f"a:number {rest}" for name, rest in _SUMMARIES.items()},
-    "percentile": "a:number q:constant",
+    "percentile": "a:number q:percent",
     "clip": "a:number a_min:number? a_max:number?",
     "where": "<condition>:number <x>:choice <y>:choice",
     "isin": "element:number test_elements:values",
     "digitize": "x:number bins:numbers right:flag?",
-    "searchsorted": "a:numbers v:number side:text?",
+    "searchsorted": "a:numbers v:number side:'left|right'?",
 }
 ONE_NUMBER = ("min", "max", "sum", "len", "mean", "median", "std", "var", "quantile", "percentile")
 MULTIPLE = ("bs", "cr", "cc", "te", "C")  # give no single number a row: they stand alone
