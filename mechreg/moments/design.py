@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from patsy.categorical import categorical_to_int
 
 from mechreg.moments.formulas import evaluate, plain_column
-from mechreg.schema import InputError
+from mechreg.schema import InputError, NumericalError
 
 
 class NeedsAllRows(InputError):
@@ -93,6 +93,13 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
         name = parts.names[int(np.isnan(parts.values).any(axis=1).argmax())]
         raise ValueError(f"{name} gives missing values")
     return parts
+
+
+def require_finite(parts: Parts, *, where: str, who: str) -> None:
+    """Refuse infinite values."""
+    for name, values in zip(parts.names, parts.values, strict=True):
+        if not np.isfinite(values).all():
+            raise NumericalError(f"{who} needs finite numbers; {name!r} has infinite values in {where}.")
 
 
 def terms_of(formula: str, seen: pd.DataFrame) -> Terms:
