@@ -201,7 +201,7 @@ class LagMoments:
         require_summable(cov)
         require_option(adjust, get_args(Adjust), name="adjust")
         require_conf_level(conf_level)
-        require_whole_number(hac_lags or 0, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
         require_whole_number(seed, name="seed", least=0)
         return coefficient_frame(
             self._fits(),
