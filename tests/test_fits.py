@@ -713,7 +713,7 @@ def test_nothing_is_fitted_when_a_later_group_is_refused(lagged, monkeypatch):
         ({"conf_level": 0.0}, "conf_level must be between 0 and 1"),
         (
             {"hac_lags": 3},
-            "hac_lags must be a whole number, 0 or more, with cov='hac'; got 3 with cov='auto'",
+            "hac_lags=3 needs cov='hac'; got cov='auto'",
         ),
         ({"hac_lags": -1, "cov": "hac"}, "hac_lags must be"),
     ],

@@ -456,7 +456,7 @@ def test_what_cannot_be_compared_is_refused():
     one = norms[norms["doc"] == "d03"]
     with pytest.raises(InputError, match="two or more, got 1"):
         compare_to_nulls(one, {"mine": [one]})
-    with pytest.raises(InputError, match="draws must be a whole number, 99 or more; got 9"):
+    with pytest.raises(InputError, match="draws must be a whole number from 99 to 1000000; got 9"):
         compare_to_nulls(norms, {"mine": [norms]}, draws=9)
     with pytest.raises(InputError, match="conf_level must be between 0 and 1"):
         compare_to_nulls(norms, {"mine": [norms]}, conf_level=95.0)
@@ -482,5 +482,5 @@ def test_frames_that_no_null_can_be_made_of_are_refused():
         token_means(norms.assign(norm=0.0))
     with pytest.raises((InputError, TypeError), match=r"nulls( must be one of 'token_order'|')"):
         null_norms(norms, nulls=["shuffled"])
-    with pytest.raises(InputError, match="repeats must be a whole number, 1 or more; got 0"):
+    with pytest.raises(InputError, match="repeats must be a whole number from 1 to 10000; got 0"):
         null_norms(norms, nulls=["norm_order"], repeats=0)

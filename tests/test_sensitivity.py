@@ -385,7 +385,7 @@ def test_every_head_has_rows_of_its_own():
             "specifications( must be one of 'baseline', 'document_effects'|')",
         ),
         ({"specifications": []}, "specifications must name at least one"),
-        ({"extra_lags": 0}, "extra_lags must be a whole number, 1 or more; got 0"),
+        ({"extra_lags": 0}, "extra_lags must be a whole number from 1 to 256; got 0"),
         ({"folds": 7}, "the frame has 6 documents. Use folds=2 to 6"),
         ({"folds": 1}, "folds must be a whole number, 2 or more; got 1"),
         ({"conf_level": 95.0}, "conf_level must be between 0 and 1"),
@@ -416,7 +416,7 @@ def test_frames_that_cannot_be_used_are_refused():
     names = ["document_effects"]
     with pytest.raises(NumericalError, match=r"'kind\[T.b\]' is constant within documents"):
         robustness(lagged.assign(kind=kind), "log_norm ~ lag1 + kind", specifications=names, folds=3)
-    with pytest.raises(InputError, match="max_lag must be a whole number, 1 or more; got 0"):
+    with pytest.raises(InputError, match="max_lag must be a whole number from 1 to 256; got 0"):
         lag_order(norms, max_lag=0)
     with pytest.raises(InputError, match="lag_order leaves out documents in 10 folds; the frame has 6"):
         lag_order(norms)

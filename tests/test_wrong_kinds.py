@@ -74,7 +74,7 @@ CALLS = {
     ),
     "compare_to_nulls": (
         lambda **o: nulls.compare_to_nulls(NORMS, {"same": [NORMS]}, **{"draws": 99} | o),
-        "formula lags skip draws conf_level seed",
+        "formula skip draws conf_level seed",
     ),
     "compare_profiles": (
         lambda **o: compare_profiles(FITS, **{"draws": 199} | o),

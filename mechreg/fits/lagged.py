@@ -17,7 +17,7 @@ from mechreg.moments import LagMoments, formula_columns
 from mechreg.moments.blocks import TooManyProducts
 from mechreg.moments.design import matrices
 from mechreg.moments.formulas import evaluate
-from mechreg.moments.lag_moments import MAX_LAGS
+from mechreg.moments.results import MAX_LAGS
 from mechreg.moments.tables import Adjust
 from mechreg.outside import for_page
 from mechreg.schema import (

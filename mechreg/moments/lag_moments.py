@@ -15,7 +15,14 @@ from mechreg.moments.blocks import Blocks, Coordinates, choose_coordinates, merg
 from mechreg.moments.design import Terms, take_apart, terms_of, united_cells
 from mechreg.moments.document_sums import DocumentSums, sums_of
 from mechreg.moments.formulas import require_finite
-from mechreg.moments.results import Fit, coefficient_frame, residual_frame, statistics_frame
+from mechreg.moments.results import (
+    MAX_LAGS,
+    Fit,
+    coefficient_frame,
+    require_summable,
+    residual_frame,
+    statistics_frame,
+)
 from mechreg.moments.rows import Rows, read_groups, words
 from mechreg.moments.solve import solve
 from mechreg.moments.tables import Adjust
@@ -33,8 +40,6 @@ from mechreg.schema import (
 )
 
 MomentsCov = Literal[Cov, "cr0"]
-# A sum of products each.
-MAX_LAGS = 10_000
 # Raise it when older files would be misread.
 FILE_VERSION = 1
 _OPTIONS = ("formula", "cluster", "max_lag", "by")
@@ -49,14 +54,6 @@ class _Group(NamedTuple):
     seen: pd.DataFrame  # a row of every cell
     terms: Terms | None  # where they cannot be made from ``seen``
     blocks: Blocks | None  # None until there is a complete row
-
-
-def require_summable(cov: str) -> None:
-    """Refuse a covariance that no sums have."""
-    if cov in ("hc2", "hc3"):
-        raise InputError(
-            f"cov={cov!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
-        )
 
 
 class LagMoments:
@@ -80,7 +77,7 @@ class LagMoments:
     -----
     What is kept does not grow with the rows: a block of (p + 2) (p + 3) / 2 numbers a document and group, p the
     regressors, and (max_lag + 1) squares of that a group. Categories add a block each for every document in which
-    they occur. MacKinnon, Nielsen, Webb (2023), arXiv 2301.04527, for clusters.
+    they occur.
 
     Examples
     --------
@@ -107,8 +104,7 @@ class LagMoments:
         by: str | Sequence[str] = (),
         who: str = "LagMoments",
     ) -> None:
-        if max_lag is not None:
-            require_whole_number(max_lag, name="max_lag", least=0, most=MAX_LAGS)
+        require_whole_number(0 if max_lag is None else max_lag, name="max_lag", least=0, most=MAX_LAGS)
         self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
         self.by = require_by(by, who=who)
         self._columns = formula_columns(formula)
@@ -129,7 +125,7 @@ class LagMoments:
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
         ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
-        Where a group needs more than ``most_products`` sums for ``max_lag`` the design is refused.
+        A group that needs more than ``most_products`` sums is refused.
         """
         moments = cls(formula, **options)
         moments._most_products = most_products
@@ -207,8 +203,7 @@ class LagMoments:
         require_summable(cov)
         require_option(adjust, get_args(Adjust), name="adjust")
         require_conf_level(conf_level)
-        if hac_lags is not None:
-            require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
         require_whole_number(seed, name="seed", least=0)
         return coefficient_frame(
             self._fits(),
@@ -353,13 +348,9 @@ class LagMoments:
             coordinates = before.coordinates
         else:  # the better choice, from more rows
             coordinates = choose_coordinates(parts.values, whole=whole)
+        most = self._most_products
         blocks = sum_blocks(
-            parts.values,
-            parts.cell,
-            rows.layout,
-            coordinates,
-            max_lag=self.max_lag,
-            most_products=self._most_products,
+            parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag, most_products=most
         )
         return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
 

@@ -14,6 +14,17 @@ from mechreg.moments.solve import Clusters, Solution, changes_without, clusters_
 from mechreg.moments.tables import adjusted_p, typed
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError
 
+# So far back at most are products summed.
+MAX_LAGS = 10_000
+
+
+def require_summable(cov: str) -> None:
+    """Refuse a covariance that no sums have."""
+    if cov in ("hc2", "hc3"):
+        raise InputError(
+            f"cov={cov!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
+        )
+
 
 class Fit(NamedTuple):
     """One group, solved."""
