@@ -130,10 +130,9 @@ def changed(frame: "pd.DataFrame", change: "Callable[[str], str]") -> "pd.DataFr
     changed = frame.copy(deep=False)
     for at, kind in enumerate(frame.dtypes):
         if kind.kind == "O":  # strings, objects and categories
-            values = frame.iloc[:, at]
-            told = {value: cell(value) for value in values.unique() if isinstance(value, str)}
-            if any(key != value for key, value in told.items()):
-                made = [told.get(value, value) if isinstance(value, str) else value for value in values]
+            values = list(frame.iloc[:, at])
+            made = [cell(value) for value in values]
+            if any(new is not old for new, old in zip(made, values, strict=True)):
                 changed.isetitem(at, made)
     changed.columns = changed.columns.map(cell)
     return changed

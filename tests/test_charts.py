@@ -430,9 +430,8 @@ def test_the_caption_tells_level_covariance_and_correction(level):
     [
         (lambda f: f.drop(columns="p_adjusted"), {}, SchemaError, "needs the column 'p_adjusted'"),
         (lambda f: f.iloc[:0], {}, InputError, "the frame is empty"),
-        (lambda f: f[f["term"] == "Intercept"], {}, InputError, r"no lag among the terms \['Intercept'\]"),
         (lambda f: f, {"terms": ["lag3"]}, InputError, "no rows of the term 'lag3'"),
-        (lambda f: f, {"terms": []}, InputError, "1 to 8 terms"),
+        (lambda f: f, {"terms": []}, InputError, "one name or several"),
         (lambda f: f, {"terms": ["lag1", "lag1"]}, InputError, "each once"),
         (lambda f: f, {"alpha": 5.0}, InputError, "alpha must lie between 0 and 1"),
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
@@ -442,7 +441,7 @@ def test_the_caption_tells_level_covariance_and_correction(level):
         (lambda f: f.assign(conf_high=np.inf), {}, NumericalError, "finite numbers"),
         (lambda f: f.assign(depth=0.0), {}, InputError, "'depth' between 0 and 1"),
         (lambda _: make_coefficients(dict.fromkeys("abcdefg", 1)), {}, InputError, "at most 6 models"),
-        (lambda _: make_coefficients(lags=range(1, 10)), {}, InputError, "1 to 8 terms"),
+        (lambda _: make_coefficients(lags=range(1, 10)), {}, InputError, "at most 8 terms"),
         (lambda _: make_coefficients(hooks=("z", "result")), {}, InputError, "one hook at a time"),
     ],
 )
@@ -589,7 +588,7 @@ def test_files_land_where_they_should_in_their_formats(tmp_path):
         (alt.Chart("https://example.org/a.csv").mark_point().encode(x="a:Q"), "a", {}, "data as rows inside"),
         (plot_betas(make_coefficients()), "a.png", {}, "path without suffix"),
         (plot_betas(make_coefficients()), "", {}, "path without suffix"),
-        (plot_betas(make_coefficients()), "a", {"formats": ()}, "at least one of html, json, svg, png, pdf"),
+        (plot_betas(make_coefficients()), "a", {"formats": ()}, "one name or several"),
         (plot_betas(make_coefficients()), "a", {"formats": ("svg", "svg")}, "each once"),
     ],
 )

@@ -198,5 +198,5 @@ def test_what_is_only_one_chart_refuses():
         plot_nulls(table, alpha=5.0)
     with pytest.raises(InputError, match=r"finds no specification 'more_lag'; .* Did you mean 'more_lags'"):
         plot_specifications(make_specifications(), specifications=["more_lag"])
-    with pytest.raises(InputError, match="at least one, each once"):
+    with pytest.raises(InputError, match="one name or several, each once"):
         plot_specifications(make_specifications(), specifications=[])

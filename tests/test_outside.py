@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from every_chart import CHARTS
 
-from mechreg import plot_betas
+from mechreg import plot_betas, plot_specifications
 from mechreg.charts.drawing import _DRAWER, drawn
 from mechreg.charts.save import VEGA_LITE, chart_files, chart_spec
 from mechreg.cli import _sentence
@@ -95,6 +95,20 @@ def test_a_chart_draws_a_model_of_any_name(name, model):
     assert svg.count("<path") == plain.count("<path") > 10
     assert svg.count("<text") == plain.count("<text") > 5
     assert "\u202e" not in svg
+
+
+def test_a_specification_of_any_name_is_drawn(tmp_path):
+    row = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "term": "lag1", "estimate": 0.3}
+    row |= {
+        "conf_low": 0.2,
+        "conf_high": 0.4,
+        "r_squared": 0.2,
+        "held_out_r_squared": 0.1,
+        "n": 9,
+        "n_docs": 9,
+    }
+    table = pd.DataFrame([row | {"specification": name} for name in ('q"\\', "toString", "my constructor")])
+    assert len(chart_files(plot_specifications(table), tmp_path / "a", formats=("svg",))) == 1
 
 
 @pytest.mark.parametrize("name", JAVASCRIPT)

@@ -10,6 +10,7 @@ from altair.typing import ChartType
 from mechreg.charts.nulls import COEFFICIENT_KEYS, value_range, zero_line
 from mechreg.charts.rows import count, distinct, few_models, names_of, of_term, one_hook, require_one_row
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, panel_title
+from mechreg.outside import for_vega
 from mechreg.schema import InputError, did_you_mean, require
 
 _SPEC_NUMBERS = ("estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared")
@@ -115,7 +116,7 @@ def _placed(shown: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def _specification_axis(names: list[str], *, labels: bool) -> alt.X:
     # Words below each other, so that no label is wider than its column; JSON is an expression in Vega's language.
-    lines = json.dumps([name.replace("_", " ").split(" ") for name in names])
+    lines = json.dumps(for_vega([name.replace("_", " ").split(" ") for name in names]))
     return alt.X(
         "x:Q",
         scale=alt.Scale(domain=[0, len(names)], nice=False, padding=0),
@@ -147,7 +148,7 @@ def _estimates(marks: pd.DataFrame, names: list[str], term: str, scale: alt.Scal
         alt.Tooltip("estimate:Q", title="beta", format=".4f"),
         alt.Tooltip("conf_low:Q", title="interval from", format=".4f"),
         alt.Tooltip("conf_high:Q", title="to", format=".4f"),
-        alt.Tooltip("baseline:Q", title=f"beta, {names[0].replace('_', ' ')}", format=".4f"),
+        alt.Tooltip("baseline:Q", title="beta, baseline", format=".4f"),
     ]
     base = alt.Chart(marks).encode(x=x, y=y)
     one_line = alt.Detail("specification:N")
