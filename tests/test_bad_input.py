@@ -437,7 +437,6 @@ RUNS = [
       for name, data in (("of nothing", lambda d: b"{}"), ("of other kinds", record(models=5)), ("of other models", record(models=["m"])))),
     *(Case(f"{verb} of {name} with a bit turned", lambda g, verb=verb, name=name: kept(g, name, flipped, verb, *["runs/kept"] * (1 + (verb == "diff"))), name, "makes it again")
       for verb in ("report", "diff") for name in ("coefficients.parquet", "statistics.csv")),
-    Case("a picture of a run that is no JSON", lambda g: kept(g, "figures/norms.json", half, "report", "runs/kept"), "norms.json", "makes it again"),
     Case("summaries that are no text", lambda g: kept(g, "summaries.txt", lambda d: b"\xff" + d, "report", "runs/kept"), "summaries.txt", "makes it again"),
     Case("coefficients cut short", lambda g: kept(g, "coefficients.parquet", half, "report", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("statistics of zero bytes", lambda g: kept(g, "statistics.csv", lambda d: b"", "report", "runs/kept"), "statistics.csv", "makes it again"),
@@ -508,7 +507,6 @@ CALLS = [
     Case("a run of no tokens in a shard", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), shard_tokens=0), "shard_tokens", "1 or more"),
     Case("a run into a null character", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a\0b"), "'a\\x00b'", "another --out"),
     Case("a run into too long a name", lambda g: lambda: mr.run_spec(mr.Spec(models=("mini-s",), corpus="demo"), out="a" * 300), "too long", "another --out"),
-    Case("a layer for a list of them", lambda g: lambda: mr.open_run("runs/kept").norms(layers=3), "got 3", "such as [0, 3]"),
     Case("a layer that no shard has", lambda g: lambda: read_norm_shard(shard(g, "norms"), layers=[99]), "[99]", "it has [0, 1, 2, 3]"),
     Case("a norm shard cut short", lambda g: partial(read_norm_shard, cut_shard(g, "norms")), "norms-", "makes it again"),
     Case("a token shard cut short", lambda g: partial(read_token_shard, cut_shard(g, "tokens")), "tokens-", "makes it again"),

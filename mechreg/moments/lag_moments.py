@@ -276,10 +276,8 @@ class LagMoments:
 
         Raises
         ------
-        InputError
-            Not such a file, a damaged one, or one of another version.
-        OSError
-            The file could not be read.
+        InputError, OSError
+            Not such a file, a damaged one, or one of another version; or it could not be read.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
