@@ -147,8 +147,8 @@ def check_model(
     rows.append(
         _row("a changed token moves its own norms", int(moved <= least), 0, f"by {moved:.2g}, {where}")
     )
-    rows.append(_row("BOS only when asked", *_bos_faults(model)))
     rows.append(_row("lengths that the config names", 0, 0, _sides(model)[1]))
+    rows.append(_row("BOS only when asked", *_bos_faults(model)))
     return pd.DataFrame(rows)
 
 

@@ -21,6 +21,7 @@ CHECKS = [
     "same again on repeat",
     "a changed token leaves those before alone",
     "a changed token moves its own norms",
+    "lengths that the config names",
     "BOS only when asked",
 ]
 

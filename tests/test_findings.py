@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 
 import mechreg as mr
 from mechreg.cli import main
-from mechreg.findings import FINDINGS, Claim, Settings, first_position, forward, list_findings, replicate
+from mechreg.findings import (
+    FINDINGS,
+    Claim,
+    Settings,
+    first_position,
+    forward,
+    list_findings,
+    massive_activations,
+    replicate,
+)
 from mechreg.findings import replication as replication_module
 from mechreg.findings.finding import claimed, published_name
 from mechreg.findings.layer_drop import top1_kept
@@ -504,3 +513,25 @@ def test_a_model_in_training_mode_is_refused(tiny):
     model.train()
     with pytest.raises(ModelError, match="training mode"):
         Forward(model)
+
+
+def test_massive_activations_are_edited_where_the_massive_dimension_emerges(model, monkeypatch):
+    # Dimension 0 has the largest mean in the end, dimension 1 is massive at once: its sign differs between texts.
+    mean = np.array([[0.0, 5.0], [0.0, 5.0], [900.0, 5.0]])
+    magnitude = np.array([[0.0, 3000.0], [0.0, 2990.0], [900.0, 2000.0]])
+    found = first_position.FirstPosition(mean, magnitude, magnitude * 0, np.ones(3))
+    edited = []
+    monkeypatch.setattr(massive_activations, "first_position", lambda *args: found)
+    monkeypatch.setattr(massive_activations, "mean_loss", lambda m, t, acts, s: edited.extend(acts) or 0.0)
+    assert massive_activations.measure(model, None, QUIET)["block"] == 0
+    assert edited == ["blocks.0.hook_resid_post"] * 2
+
+
+def test_replicate_takes_the_bos_setting_and_says_what_it_means(model, monkeypatch):
+    options = {"models": model, "documents": TEXTS, "progress": False}
+    assert set(replicate("first_token_outlier", **options)["note"]) == {""}
+    (said,) = set(replicate("first_token_outlier", prepend_bos=True, **options)["note"])
+    assert "The source measured without BOS" in said
+    monkeypatch.setattr(model.cfg, "tokenizer_prepends_bos", True)
+    (said,) = set(replicate("first_token_outlier", **options)["note"])
+    assert "without one say little of it; compare prepend_bos=True" in said

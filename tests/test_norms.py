@@ -431,7 +431,7 @@ def test_a_tokenizer_that_pads_left_changes_nothing(model, make_windows):
         ),
         ({"hooks": ()}, "at least one hook point"),
         ({"hooks": ("z", "z")}, "each once"),
-        ({"batch_tokens": 0}, "batch_tokens must be a positive whole number"),
+        ({"batch_tokens": 0}, "batch_tokens must be a whole number, 1 or more"),
         ({"documents": []}, "no usable text"),
         ({"models": []}, "at least one model"),
         ({"models": [3]}, "load_model needs a hub name"),
