@@ -225,7 +225,7 @@ def _within(
     moments = LagMoments.from_frame(frame, formula, cluster="half_document", max_lag=None, who=who)
     parts = []
     for part in moments.document_sums():
-        number, at = np.unique(part.labels.to_numpy() // 2, return_inverse=True)
+        number, at = np.unique(part.labels.to_numpy().astype(np.int64) // 2, return_inverse=True)
         whole = np.zeros((len(number), *part.sums.shape[1:]))
         np.add.at(whole, at, part.sums)
         document = part._replace(sums=whole, labels=fold.index[number])
@@ -237,7 +237,7 @@ def _within(
             ingredients = [(2.0, of_whole.sums)]
             for half in (0, 1):
                 sums = np.zeros_like(of_whole.sums)
-                here = part.labels.to_numpy() % 2 == half
+                here = part.labels.to_numpy().astype(np.int64) % 2 == half
                 sums[at[here]] = of_halves[here]
                 ingredients.append((-0.5, sums))
         parts.append(
