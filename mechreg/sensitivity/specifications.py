@@ -13,7 +13,7 @@ from scipy import stats
 from mechreg.corpus import token_counts
 from mechreg.lags import add_lags
 from mechreg.moments import DocumentSums, LagMoments, formula_columns
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_option
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids, require, require_option
 from mechreg.sensitivity.refits import (
     held_out_r_squared,
     in_folds,
@@ -219,13 +219,13 @@ def _within(
     frame: pd.DataFrame, formula: str, fold: pd.Series, conf_level: float, *, halves: bool, who: str
 ) -> pd.DataFrame:
     """Return the rows of the within estimator, or of its half-panel jackknife."""
-    doc = pd.Categorical(frame["doc"], categories=fold.index)
+    doc = pd.Categorical(document_ids(frame["doc"]), categories=fold.index)
     # Every group splits its own complete rows: the halves of the shortest lag's rows are not those of the longest.
     frame = frame.assign(half_document=2 * doc.codes.astype("int64") + _second_half(frame, formula))
     moments = LagMoments.from_frame(frame, formula, cluster="half_document", max_lag=None, who=who)
     parts = []
     for part in moments.document_sums():
-        number, at = np.unique(part.labels.to_numpy().astype(np.int64) // 2, return_inverse=True)
+        number, at = np.unique(part.labels.to_numpy() // 2, return_inverse=True)
         whole = np.zeros((len(number), *part.sums.shape[1:]))
         np.add.at(whole, at, part.sums)
         document = part._replace(sums=whole, labels=fold.index[number])
@@ -237,7 +237,7 @@ def _within(
             ingredients = [(2.0, of_whole.sums)]
             for half in (0, 1):
                 sums = np.zeros_like(of_whole.sums)
-                here = part.labels.to_numpy().astype(np.int64) % 2 == half
+                here = part.labels.to_numpy() % 2 == half
                 sums[at[here]] = of_halves[here]
                 ingredients.append((-0.5, sums))
         parts.append(
