@@ -253,3 +253,37 @@ def test_the_sample_is_drawn_from_all_parts_of_the_corpus(shards):
     assert drawn[0] == 0
     assert drawn[-1] == shards - 1
     assert len(set(drawn)) == len(drawn) == min(shards, 20)
+
+
+def lagged_of(docs) -> pd.DataFrame:
+    place = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "window": 0, "source": "news"}
+    rng = np.random.default_rng(0)
+    frames = [
+        pd.DataFrame({"doc": pd.Series([doc] * 20), "position": range(20), "norm": rng.lognormal(size=20)})
+        for doc in docs
+    ]
+    return mr.add_lags(pd.concat(frames, ignore_index=True).assign(**place))
+
+
+@pytest.mark.parametrize("again", [["1", "2", "3"], [1.0, 2.0, 3.0], np.array([1, 2, 3], np.int8)])
+def test_documents_are_the_same_whatever_holds_their_ids(again):
+    moments = LagMoments()
+    moments.update(lagged_of([1, 2, 3]))
+    with pytest.raises(InputError, match="document 1 of model m, hook attn_out, layer 0 came before"):
+        moments.update(lagged_of(again))
+
+
+def test_ids_that_are_one_text_are_refused_by_sums():
+    frame = lagged_of(["a", "b"])
+    frame["doc"] = frame["doc"].astype(object).replace({"a": 1, "b": "1"})
+    with pytest.raises(InputError, match="finds documents whose ids are the same as text, such as 1 and '1'"):
+        LagMoments().update(frame)
+
+
+@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize("formula", ["log_norm ~ lag1 + source", "log_norm ~ lag1 * C(source)"])
+def test_a_category_of_one_level_does_not_vanish(engine, formula):
+    with pytest.raises(
+        InputError, match=r"source.* has one level here, which explains nothing; leave it out"
+    ):
+        mr.fit_lagged(lagged_of(["a", "b", "c"]), formula, engine=engine)

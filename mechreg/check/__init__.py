@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from mechreg.check.yardstick import hugging_face_norms
 from mechreg.corpus import tokenize
-from mechreg.forward import active_dropouts, named_lengths, pinned
+from mechreg.forward import active_dropouts, named_lengths
 from mechreg.models import (
     HOOK_POINTS,
     input_device,

@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from mechreg.moments import DocumentSums
-from mechreg.schema import InputError, NumericalError, require_whole_number
+from mechreg.schema import InputError, NumericalError, document_ids, require_whole_number
 
 # Relative size below which what document effects leave of a term is rounding.
 TAKEN_UP = 1e-9
@@ -33,7 +33,7 @@ def in_folds(docs: pd.Index, *, folds: int, seed: int, who: str) -> pd.Series:
             f"{max(2, len(docs))}, or more documents."
         )
     order = np.random.default_rng(seed).permutation(len(docs))
-    return pd.Series(order % folds, index=docs)
+    return pd.Series(order % folds, index=pd.Index(document_ids(docs), dtype="str"))
 
 
 def held_out_r_squared(

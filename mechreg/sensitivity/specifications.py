@@ -16,6 +16,7 @@ from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
     InputError,
+    document_ids,
     one_or_many,
     require,
     require_conf_level,
@@ -225,7 +226,7 @@ def _within(
     frame: pd.DataFrame, formula: str, fold: pd.Series, conf_level: float, *, halves: bool, who: str
 ) -> pd.DataFrame:
     """Return the rows of the within estimator, or of its half-panel jackknife."""
-    doc = pd.Categorical(frame["doc"], categories=fold.index)
+    doc = pd.Categorical(document_ids(frame["doc"]), categories=fold.index)
     # Every group splits its own complete rows: the halves of the shortest lag's rows are not those of the longest.
     frame = frame.assign(half_document=2 * doc.codes.astype("int64") + _second_half(frame, formula))
     moments = LagMoments.from_frame(frame, formula, cluster="half_document", max_lag=None, who=who)
