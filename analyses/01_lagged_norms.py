@@ -40,7 +40,10 @@ slopes = both[both["term"] != "Intercept"]
 print((slopes["std_error"] / slopes["naive_std_error"]).describe()[["min", "50%", "max"]].to_string())
 
 # %% numpy's least squares gives the same betas.
-print("largest difference to numpy.linalg.lstsq:", mr.lstsq_check(fits, lagged)["difference"].abs().max())
+print(
+    "largest difference to numpy.linalg.lstsq:",
+    mr.regression.lstsq_check(fits, lagged)["difference"].abs().max(),
+)
 
 # %% Answer.
 results = result_table(fits.coefficients)

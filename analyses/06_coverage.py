@@ -92,7 +92,7 @@ def coverage(
     held = []
     for _ in range(replications):
         frame = simulated(rng, documents=documents, layers=1, kinds=kinds, uneven=uneven)
-        moments = mr.LagMoments.from_frame(frame, max_lag=None)
+        moments = mr.LagSums.from_frame(frame, max_lag=None)
         for cov in COVARIANCES:
             table = moments.coefficients(cov=cov, adjust="none", conf_level=1 - LEVEL).set_index("term")
             for term, right in truth.items():
@@ -107,7 +107,7 @@ def family_wise_error(documents: int, replications: int, *, seed: int) -> pd.Dat
     found = []
     for replication in range(replications):
         frame = simulated(rng, documents=documents, layers=LAYERS, kinds=NO_EFFECT)
-        moments = mr.LagMoments.from_frame(frame, max_lag=None)
+        moments = mr.LagSums.from_frame(frame, max_lag=None)
         for adjust in ADJUSTMENTS:
             table = moments.coefficients(cov="crv3", adjust=adjust, seed=replication)
             found.append((adjust, bool((table["p_adjusted"] <= LEVEL).any())))

@@ -19,7 +19,7 @@ documents = mr.read_corpus("demo").iloc[::3]
 # %% The norms as they are, and those of each null: five frames of what is random, one of what is not.
 models = [mr.load_model(name) for name in MODELS]
 norms = mr.extract_norms(models, documents, progress=False)
-nulls = mr.null_norms(norms, models, repeats=5, seed=0)
+nulls = mr.nulls.null_norms(norms, models, repeats=5, seed=0)
 
 # %% Every coefficient beside its nulls, with the same documents drawn in all of them.
 table = mr.compare_to_nulls(norms, nulls, draws=999)

@@ -18,11 +18,11 @@ FIGURES = Path(__file__).resolve().parents[1] / "figures"
 # %% One frame for all specifications: position 0 is left out as outcome and as lag, but where it is kept on purpose.
 norms = mr.extract_norms(MODELS, mr.read_corpus("demo"), progress=False)
 lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
-table = mr.robustness(lagged, "log_norm ~ lag1 + lag2")
+table = mr.specification_curve(lagged, "log_norm ~ lag1 + lag2")
 mr.save_chart(mr.plot_specifications(table, term="lag1"), FIGURES / "specifications")
 
 # %% How many lags: what the criteria pick, and what the picks gain over two lags in documents that were not fitted.
-orders = mr.lag_order(lagged, max_lag=8)
+orders = mr.robustness.lag_order(lagged, max_lag=8)
 keys = ["model", "layer"]
 picks = orders[keys].drop_duplicates().set_index(keys)
 for name in ("aic", "bic", "held_out"):

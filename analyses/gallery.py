@@ -59,8 +59,8 @@ one = augmented[of_first].merge(
     tokens[["doc", "window", "position", "token"]], on=["doc", "window", "position"]
 )
 show(
-    mr.plot_linked(one, betas, model=MODELS[0]),
-    function="plot_linked",
+    mr.plot_layer_explorer(one, betas, model=MODELS[0]),
+    function="plot_layer_explorer",
     says="One model, linked: a click or the slider chooses a layer, and all panels follow. Every report has it.",
 )
 text = one[one["doc"].isin(documents["doc"].iloc[:1])]
@@ -90,14 +90,14 @@ show(
 # %% Is it more than chance, and does it survive other regressions?
 models = [mr.load_model(name) for name in MODELS[:2]]
 some = mr.extract_norms(models, few, progress=False)
-table = mr.compare_to_nulls(some, mr.null_norms(some, models, repeats=3, seed=0), draws=499)
+table = mr.compare_to_nulls(some, mr.nulls.null_norms(some, models, repeats=3, seed=0), draws=499)
 show(
     mr.plot_nulls(table, term="lag1"),
     function="plot_nulls",
     says="The coefficient beside what it would be with no context at work.",
 )
 show(
-    mr.plot_specifications(mr.robustness(lagged[of_first], FORMULA), term="lag1"),
+    mr.plot_specifications(mr.specification_curve(lagged[of_first], FORMULA), term="lag1"),
     function="plot_specifications",
     says="The specification curve: one coefficient under every reasonable regression.",
 )

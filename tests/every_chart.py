@@ -38,9 +38,9 @@ def plot_betas(models: Models, tokens: int) -> Any:
     return mr.plot_betas(test_charts.make_coefficients(models))
 
 
-def plot_linked(models: Models, tokens: int) -> Any:
+def plot_layer_explorer(models: Models, tokens: int) -> Any:
     lagged, coefficients, _ = one_model(models, tokens)
-    return mr.plot_linked(lagged, coefficients)
+    return mr.plot_layer_explorer(lagged, coefficients)
 
 
 def plot_tokens(models: Models, tokens: int) -> Any:
@@ -129,7 +129,7 @@ def plot_cause_maps(models: Models, tokens: int) -> Any:
 CHARTS: dict[str, Callable[[Models, int], Any]] = {
     chart.__name__: chart
     for chart in (
-        *(plot_norms, plot_betas, plot_linked, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
+        *(plot_norms, plot_betas, plot_layer_explorer, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
         *(plot_specifications, plot_profiles, plot_agreement, plot_equivalence, plot_dose_response),
         plot_cause_maps,
     )

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from mechreg.fits.lagged import _recipe
-from mechreg.fits.tables import statsmodels_tables
+from mechreg.regression.fits import _recipe
+from mechreg.regression.statsmodels_tables import statsmodels_tables
 
 
 def by_statsmodels(

@@ -25,7 +25,7 @@ import statsmodels.api as sm
 from oracle import by_statsmodels
 from statsmodels.regression.tests.results import results_grunfeld_ols_robust_cluster as grunfeld_results
 
-from mechreg.fits import fit_lagged
+from mechreg.regression import fit_lagged
 from mechreg.schema import NumericalError
 
 ENGINES = {"statsmodels": by_statsmodels, "moments": fit_lagged}

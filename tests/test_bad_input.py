@@ -241,7 +241,7 @@ def cut_shard(g, kind):
 
 
 def sums(g, change):
-    moments = mr.LagMoments("log_norm ~ lag1")
+    moments = mr.LagSums("log_norm ~ lag1")
     moments.update(mr.add_lags(norms()))
     path = moments.save(g.here / "sums.npz")
     return g.write("sums.npz", change(path.read_bytes()))
@@ -514,8 +514,8 @@ CALLS = [
     Case("a token shard for a norm shard", lambda g: lambda: read_norm_shard(shard(g, "tokens")), "tokens-", "another version"),
     Case("damaged tokens of a run", lambda g: cut_shard(g, "tokens") and mr.open_run("runs/kept").tokens, "tokens-", "makes it again"),
     Case("damaged coefficients of a run", lambda g: (kept(g, "coefficients.parquet", flipped), lambda: mr.open_run("runs/kept").coefficients)[1], "coefficients", "makes it again"),
-    Case("sums cut short", lambda g: partial(mr.LagMoments.load, sums(g, half)), "sums", "make it again"),
-    Case("sums with a bit turned", lambda g: partial(mr.LagMoments.load, sums(g, flipped)), "sums", "make it again"),
+    Case("sums cut short", lambda g: partial(mr.LagSums.load, sums(g, half)), "sums", "make it again"),
+    Case("sums with a bit turned", lambda g: partial(mr.LagSums.load, sums(g, flipped)), "sums", "make it again"),
     Case("a file for a run", lambda g: lambda: mr.open_run("texts/a.txt"), "'texts/a.txt'", "Run `mechreg run` first"),
     Case("texts for a model", lambda g: lambda: mr.tokenize(SHIP, [SHIP]), "str", "load_model"),
     Case("a number for a corpus", lambda g: lambda: mr.read_corpus(5), "int", "a list or dict of str"),

@@ -1,4 +1,4 @@
-"""plot_tokens and plot_linked: the charts say what the frames say, to 1e-4, since they round."""
+"""plot_tokens and plot_layer_explorer: the charts say what the frames say, to 1e-4, since they round."""
 
 import json
 import re
@@ -103,7 +103,7 @@ def test_what_cannot_be_shown_is_refused(lagged, options, error, said):
 
 
 def test_the_linked_view_counts_every_token_of_its_range(lagged, fits):
-    spec = chart_spec(mr.plot_linked(lagged, fits.coefficients, doc="d3"))
+    spec = chart_spec(mr.plot_layer_explorer(lagged, fits.coefficients, doc="d3"))
     views = pd.DataFrame(spec["datasets"]["layers"]).set_index("layer")
     augmented = fits.augment(lagged)
     for layer, view in views.iterrows():
@@ -125,7 +125,7 @@ def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(
     norm = np.exp(level + np.log(lagged["norm"]) / 20)
     steep = mr.add_lags(lagged.drop(columns=["log_norm", "lag1", "lag2"]).assign(norm=norm))
     fitted = mr.fit_lagged(steep, "log_norm ~ lag1 + lag2")
-    chart = mr.plot_linked(steep, fitted.coefficients, doc="d4")
+    chart = mr.plot_layer_explorer(steep, fitted.coefficients, doc="d4")
     residuals = fitted.augment(steep).query("doc == 'd4'")["residual"].abs()
     of_norms = (steep["log_norm"] - steep.groupby("layer")["log_norm"].transform("median"))[
         steep["doc"] == "d4"
@@ -139,8 +139,8 @@ def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(
 
 def test_the_linked_view_stays_small_and_refuses_what_it_cannot_link(lagged, fits):
     with pytest.raises(InputError, match="coefficient of 'lag1' for every layer; layer 2"):
-        mr.plot_linked(lagged, fits.coefficients.query("layer < 2"))
+        mr.plot_layer_explorer(lagged, fits.coefficients.query("layer < 2"))
     with pytest.raises(InputError, match="no layer 7"):
-        mr.plot_linked(lagged, fits.coefficients, layer=7)
+        mr.plot_layer_explorer(lagged, fits.coefficients, layer=7)
     with pytest.raises(InputError, match="no document 'x'"):
-        mr.plot_linked(lagged, fits.coefficients, doc="x")
+        mr.plot_layer_explorer(lagged, fits.coefficients, doc="x")

@@ -12,7 +12,7 @@ from mechreg.charts import save_chart
 from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.charts.universality import plot_agreement, plot_profiles
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums
 from mechreg.schema import InputError, NumericalError, SchemaError
 from mechreg.universality import compare_profiles
 
@@ -29,7 +29,7 @@ def make_comparison(layers, *, groups=None, margin=0.1, seed=0):
             y = (0.3 + 0.2 * rng.normal()) * x + noise
             keys = {"model": model, "hook": "attn_out", "layer": layer, "depth": (layer + 0.5) / n_layers}
             frames.append(pd.DataFrame(keys | {"doc": doc, "log_norm": y, "lag1": x}))
-    moments = LagMoments.from_frame(pd.concat(frames), "log_norm ~ lag1", max_lag=None)
+    moments = LagSums.from_frame(pd.concat(frames), "log_norm ~ lag1", max_lag=None)
     return compare_profiles(moments, groups=groups, margin=margin, draws=199)
 
 

@@ -139,23 +139,23 @@ def test_shards_made_one_by_one_by_any_launcher_are_those_of_a_run(tiny, tmp_pat
     for path in shards_of(whole):
         if "norms" in path.name:
             path.unlink()
-    missing = mr.missing_shards(whole)
+    missing = mr.run.missing_shards(whole)
     assert len(missing) > 3
-    code = "import sys, mechreg; print(mechreg.make_shard(sys.argv[1], (sys.argv[2], int(sys.argv[3]))))"
+    code = "import sys, mechreg; print(mechreg.run.make_shard(sys.argv[1], (sys.argv[2], int(sys.argv[3]))))"
     first = [sys.executable, "-c", code, str(whole), *map(str, missing[-1])]
     made = subprocess.run(first, capture_output=True, text=True, check=True).stdout.strip()
     assert Path(made).read_bytes() == expected[Path(made).relative_to(whole).as_posix()]
-    assert mr.missing_shards(whole) == missing[:-1]
+    assert mr.run.missing_shards(whole) == missing[:-1]
     for shard in missing:  # the last one again: it is there
-        mr.make_shard(whole, shard)
-    assert mr.missing_shards(whole) == []
+        mr.run.make_shard(whole, shard)
+    assert mr.run.missing_shards(whole) == []
     assert contents(whole) == expected
     with pytest.raises(InputError, match="has no shard 99"):
-        mr.make_shard(whole, ("tiny", 99))
+        mr.run.make_shard(whole, ("tiny", 99))
     record = whole / "models" / "tiny.json"
     record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "plan"}))
     with pytest.raises(InputError, match="not known yet"):
-        mr.missing_shards(whole)
+        mr.run.missing_shards(whole)
 
 
 @pytest.mark.slow
@@ -168,11 +168,11 @@ def test_the_job_array_of_the_how_to_makes_what_one_process_makes(tiny, tmp_path
     expected = contents(run)
     for path in (run / "norms").rglob("*.parquet"):
         path.unlink()
-    shards, left = len(mr.missing_shards(run)), []
+    shards, left = len(mr.run.missing_shards(run)), []
     for job in ("0", "1"):
         environment = os.environ | {"SLURM_ARRAY_TASK_ID": job, "SLURM_ARRAY_TASK_COUNT": "2"}
         command = [sys.executable, "make_shards.py", str(run)]
         subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-        left.append(len(mr.missing_shards(run)))
+        left.append(len(mr.run.missing_shards(run)))
     assert left == [shards // 2, 0]
     assert contents(mr.run_spec(spec, out=run, shard_tokens=40, resume=True, progress=False)) == expected

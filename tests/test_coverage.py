@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums
 
 SCRIPT = Path(__file__).parents[1] / "analyses" / "06_coverage.py"
 
@@ -30,7 +30,7 @@ def test_the_pooled_coefficients_are_what_many_documents_give(study, kinds):
     kinds = getattr(study, kinds)
     truth = study.pooled_coefficients(kinds)
     frame = study.simulated(np.random.default_rng(3), documents=3000, layers=1, kinds=kinds)
-    table = LagMoments.from_frame(frame, max_lag=None).coefficients(cov="crv1").set_index("term")
+    table = LagSums.from_frame(frame, max_lag=None).coefficients(cov="crv1").set_index("term")
     for term, right in truth.items():
         assert abs(table.loc[term, "estimate"] - right) < 4 * table.loc[term, "std_error"]
     assert table.loc["lag1", "std_error"] < 0.004  # so that a truth off by .016 would be seen

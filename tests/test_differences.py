@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechreg import InputError, SchemaError, number_differences, provenance_differences
-from mechreg.differences import largest_moves
+from mechreg.diff import largest_moves
 
 
 def coefficients(estimates, *, std_error=0.5, p_value=0.01):

@@ -17,8 +17,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from public import ROOM_OF
 
-import mechreg
 from mechreg.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +93,7 @@ def test_there_are_pages_with_code():
 def test_every_public_name_is_in_the_reference():
     text = (DOCS / "reference.md").read_text(encoding="utf-8")
     listed = re.findall(r"^::: mechreg\.([\w.]+)$", text, flags=re.MULTILINE)
-    assert sorted(listed) == sorted(f"{module}.{name}" for name, module in mechreg._PUBLIC.items())
+    assert sorted(listed) == sorted(f"{module}.{name}" for name, module in ROOM_OF.items())
 
 
 class Loads(HTMLParser):

@@ -21,8 +21,8 @@ from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
 from test_lags import make_norms
 
-from mechreg.fits import LaggedFits, fit_lagged, formula_columns, lstsq_check
 from mechreg.lags import add_lags
+from mechreg.regression import LaggedFits, fit_lagged, formula_columns, lstsq_check
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     STATISTICS_COLUMNS,

@@ -9,7 +9,7 @@ import pytest
 
 import mechreg as mr
 from mechreg.formulas import formula_columns, names_in, spline_width
-from mechreg.moments.formulas import environment, plain_column
+from mechreg.regression.evaluation import environment, plain_column
 from mechreg.schema import InputError, NumericalError
 from mechreg.spec import Spec, parse_spec
 
@@ -161,7 +161,7 @@ def test_a_hostile_formula_is_refused_when_it_is_read(term, tmp_path, monkeypatc
     began = time.perf_counter()
     for read in (
         formula_columns,
-        mr.LagMoments,
+        mr.LagSums,
         lambda f: Spec(models=("m",), corpus="demo", formula=f),
         lambda f: mr.fit_lagged(pd.DataFrame(), f),
         lambda f: formula_columns(f"{term} ~ lag1"),
@@ -312,7 +312,7 @@ def test_levels_that_are_whole_numbers_are_named_so():
     ],
 )
 def test_what_cannot_be_fitted_is_one_sentence_in_both_engines(engine, term, error, message, monkeypatch):
-    monkeypatch.setattr("mechreg.moments.formulas.MAX_COLUMNS", 50)
+    monkeypatch.setattr("mechreg.regression.evaluation.MAX_COLUMNS", 50)
     lagged = frame()
     lagged["doc_and_position"] = lagged["doc"] + lagged["position"].astype(str)
     lagged["x"] = lagged["x"].abs() + 0.1
@@ -343,10 +343,10 @@ def test_a_wide_design_is_refused_before_it_is_made(engine):
 def test_sums_that_would_fill_the_memory_are_refused_first(monkeypatch):
     lagged = frame()
     lagged["piece"] = lagged["doc"].astype(str) + (lagged["position"] // 8).astype(str)
-    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 80_000)
+    monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 80_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 clusters need"):
         mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece", engine="moments")
-    monkeypatch.setattr("mechreg.moments.design.MAX_BYTES", 5_000)
+    monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 5_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 combinations of categories need"):
         mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust", engine="moments")
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import mechreg as mr
 from mechreg.corpus import stream_corpus
-from mechreg.run.survey import check_formula
+from mechreg.run.preflight import check_formula
 from mechreg.schema import DOCUMENT_COLUMNS, MechregError
 from mechreg.spec import Spec, parse_spec, read_spec, write_spec
 from mechreg.store import read_norm_shard, read_token_shard
@@ -175,7 +175,7 @@ pieces = st.sampled_from([*WORDS.split(), "__import__", " ", "\n"])
 def test_a_formula_of_any_words(formula):
     def both():
         check_formula(Spec(models=("m",), corpus="demo", formula=formula), ("source",))
-        mr.LagMoments(formula)
+        mr.LagSums(formula)
 
     tried(both)
 
@@ -277,7 +277,7 @@ def finished(folder):
     with pytest.MonkeyPatch.context() as patch:  # what is drawn is not read
         carry_out = sys.modules["mechreg.run.carry_out"]  # mechreg.run has a function of that name
         patch.setattr(carry_out, "draw_figures", lambda *args, **options: None)
-        patch.setattr(carry_out, "report_of_run", lambda folder: "")
+        patch.setattr(carry_out, "run_report", lambda folder: "")
         return mr.run_spec(spec, out=folder / "run", progress=False)
 
 
@@ -353,9 +353,9 @@ def test_a_damaged_shard_alone(finished, folder, kind, changes):
 def test_damaged_sums(finished, folder, changes):
     path = folder / "sums.npz"
     if not path.exists():
-        mr.LagMoments.from_frame(mr.add_lags(mr.open_run(finished).norms())).save(path)
-    right = mr.LagMoments.load(path).coefficients()
+        mr.LagSums.from_frame(mr.add_lags(mr.open_run(finished).norms())).save(path)
+    right = mr.LagSums.load(path).coefficients()
     (folder / "spoiled.npz").write_bytes(damaged(path.read_bytes(), changes))
-    got = tried(mr.LagMoments.load, folder / "spoiled.npz")
+    got = tried(mr.LagSums.load, folder / "spoiled.npz")
     if not isinstance(got, Exception):
         assert same(got.coefficients(), right)

@@ -33,13 +33,13 @@ from mechreg.interventions import (
 )
 from mechreg.interventions.causes import elasticities
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.draws import directions
+from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import moved_at_random, rotated
 from mechreg.interventions.pairs import pair_coefficients, pair_moments
 from mechreg.interventions.passes import EDITABLE, Edited, Passes
-from mechreg.interventions.places import chosen, offsets
 from mechreg.interventions.plans import Targets, plan_of
-from mechreg.interventions.tallies import DocumentMeans
+from mechreg.interventions.positions import chosen, offsets
+from mechreg.interventions.seeding import directions
 from mechreg.models import HOOK_POINTS, load_model, load_reference
 from mechreg.norms import extract_norms, window_norms
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError

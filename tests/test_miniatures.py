@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import train_miniatures as train
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mechreg import miniatures
-from mechreg.miniatures import train
 
 SHARED_TEXTS = Path(__file__).parents[2] / "shared" / "data" / "texts"
 TINY = train.Recipe(n_layer=1, n_embd=8, n_head=2, seed=3, tokens=2_000, batch=2)

@@ -21,11 +21,10 @@ from oracle import by_statsmodels
 from scipy import stats
 from test_fits import autoregressive
 
-from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
-from mechreg.moments import LagMoments
-from mechreg.moments import max_t as max_t_module
-from mechreg.moments.max_t import influence, max_t
+from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression import max_t as max_t_module
+from mechreg.regression.max_t import influence, max_t
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
 
 quick = settings(max_examples=8, deadline=None)
@@ -58,8 +57,8 @@ def assert_same(ours, theirs, rtol=1e-10, **options):
     )
 
 
-def streamed(parts, formula="log_norm ~ lag1 + lag2", **options) -> LagMoments:
-    moments = LagMoments(formula, **options)
+def streamed(parts, formula="log_norm ~ lag1 + lag2", **options) -> LagSums:
+    moments = LagSums(formula, **options)
     for part in parts:
         moments.update(part)
     return moments
@@ -157,7 +156,7 @@ def test_more_columns_than_sums_over_runs_are_good_for(lagged):
     frame = lagged.assign(**{f"x{i}": rng.normal(size=len(lagged)) for i in range(14)})
     formula = "log_norm ~ lag1 + " + " + ".join(f"x{i}" for i in range(14))
     theirs = by_statsmodels(frame, formula).coefficients
-    ours = LagMoments.from_frame(frame, formula, max_lag=None).coefficients()
+    ours = LagSums.from_frame(frame, formula, max_lag=None).coefficients()
     assert_tables_equal(ours, theirs)
 
 
@@ -183,7 +182,7 @@ def test_cr0_and_jackknife_by_their_definitions(lagged):
     scores = np.array([x[docs == g].T @ (y - x @ beta)[docs == g] for g in names])
     without = np.array([np.linalg.lstsq(x[docs != g], y[docs != g], rcond=None)[0] for g in names])
     around = without - without.mean(axis=0)
-    moments = LagMoments.from_frame(lagged)
+    moments = LagSums.from_frame(lagged)
     for cov, matrix in (
         ("cr0", bread @ scores.T @ scores @ bread),
         ("jackknife", (len(names) - 1) / len(names) * around.T @ around),
@@ -195,7 +194,7 @@ def test_cr0_and_jackknife_by_their_definitions(lagged):
 def test_residual_moments_are_those_of_the_residuals(lagged):
     fits = fit_lagged(lagged)
     residuals = fits.augment(lagged).dropna(subset=["residual"])
-    found = LagMoments.from_frame(lagged).residual_moments()
+    found = LagSums.from_frame(lagged).residual_moments()
     for _, row in found.iterrows():
         mine = residuals.query(f"model == '{row['model']}' and layer == {row['layer']}")
         e = mine["residual"].to_numpy()
@@ -235,7 +234,7 @@ def test_a_high_level_loses_nothing(level, spread, in_parts):
     frame = autoregressive(0.4, lengths=[[30]] * 12)
     columns = ["log_norm", "lag1", "lag2"]
     frame = frame.assign(**{name: level + spread * (frame[name] - 1.7) for name in columns})
-    moments = streamed(by_document(frame)) if in_parts else LagMoments.from_frame(frame)
+    moments = streamed(by_document(frame)) if in_parts else LagSums.from_frame(frame)
     table = moments.coefficients()
     estimates, errors = exact_crv3(frame)
     np.testing.assert_allclose(table["estimate"], estimates, rtol=1e-11)
@@ -247,7 +246,7 @@ def test_a_high_level_loses_nothing(level, spread, in_parts):
 def test_moving_and_stretching_columns_changes_what_it_must_and_nothing_else(up, along, stretch):
     frame = autoregressive(0.4, lengths=[[30], [25], [28], [21]])
     moved = frame.assign(log_norm=frame["log_norm"] + up, lag1=stretch * frame["lag1"] + along)
-    before, after = (LagMoments.from_frame(f).coefficients().set_index("term") for f in (frame, moved))
+    before, after = (LagSums.from_frame(f).coefficients().set_index("term") for f in (frame, moved))
     # A number near `up` or `along` is rounded at 1e-12 before we see it.
     np.testing.assert_allclose(
         after.loc["lag1", ["statistic", "p_value"]].astype(float),
@@ -289,9 +288,9 @@ def test_any_partition_and_any_order_of_documents_give_the_same_tables(seed, pie
     order = rng.permutation(len(documents))
     groups = [part for part in np.array_split(order, pieces) if len(part)]
     parts = [pd.concat([documents[i] for i in part]) for part in groups]
-    whole = LagMoments.from_frame(frame, formula, max_lag=2)
+    whole = LagSums.from_frame(frame, formula, max_lag=2)
     updated = streamed(parts, formula, max_lag=2)
-    merged = functools.reduce(LagMoments.merge, [streamed([part], formula, max_lag=2) for part in parts])
+    merged = functools.reduce(LagSums.merge, [streamed([part], formula, max_lag=2) for part in parts])
     for cov in ("crv3", "hc1", "nonrobust"):
         assert_same(updated, whole, cov=cov)
         assert_same(merged, whole, cov=cov)
@@ -317,7 +316,7 @@ def test_merging_is_associative_and_commutative_whatever_the_coordinates(seed, l
             )
         )
     a, b, c = (streamed([part]) for part in parts)
-    whole = LagMoments.from_frame(pd.concat(parts))
+    whole = LagSums.from_frame(pd.concat(parts))
     for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(a, b), b.merge(c, a)):
         # The intercept is a difference of numbers of the size of `level`: 1e-8 of it, 1e-10 of all else.
         ours, theirs = merged.coefficients(), whole.coefficients()
@@ -340,9 +339,9 @@ def test_a_merge_leaves_its_parts_alone(lagged):
 
 def test_groups_that_only_one_part_has(lagged):
     parts = [rows for _, rows in lagged.groupby(["model", "layer"], observed=True)]
-    merged = LagMoments().merge(*(streamed([part]) for part in parts))
+    merged = LagSums().merge(*(streamed([part]) for part in parts))
     assert len(merged) == 4
-    assert_same(merged, LagMoments.from_frame(lagged))
+    assert_same(merged, LagSums.from_frame(lagged))
 
 
 def test_a_category_that_turns_up_late_needs_no_second_look(lagged):
@@ -368,7 +367,7 @@ def test_what_is_kept_does_not_grow_with_the_rows():
     sizes = []
     for length in (50, 500):
         blocks = next(
-            iter(LagMoments.from_frame(autoregressive(0.4, lengths=[[length]] * 4))._groups.values())
+            iter(LagSums.from_frame(autoregressive(0.4, lengths=[[length]] * 4))._groups.values())
         ).blocks
         sizes.append((blocks.gram.nbytes, blocks.lagged.nbytes))
     assert sizes[0] == sizes[1] == (4 * 10 * 8, 2 * 10 * 10 * 8)
@@ -378,9 +377,9 @@ def test_arrays_and_single_values_will_do(lagged):
     one = lagged.query("model == 'a' and layer == 3")
     columns = ("doc", "window", "position", "log_norm", "lag1", "lag2")
     arrays = {name: one[name].to_numpy() for name in columns}
-    moments = LagMoments()
+    moments = LagSums()
     moments.update({"model": "a", "hook": "attn_out", "layer": 3, "depth": 3.5 / 4, **arrays})
-    assert_same(moments, LagMoments.from_frame(one))
+    assert_same(moments, LagSums.from_frame(one))
 
 
 @pytest.mark.parametrize("formula", ["log_norm ~ lag1 + lag2", "log_norm ~ lag1 * C(pos) + repeated"])
@@ -390,7 +389,7 @@ def test_what_was_saved_comes_back_and_goes_on(lagged, formula, numbered, tmp_pa
     parts = by_document(frame)
     path = streamed(parts[:3], formula, max_lag=2).save(tmp_path / "moments.bin")
     assert path == tmp_path / "moments.bin"
-    loaded = LagMoments.load(path)
+    loaded = LagSums.load(path)
     assert_same(loaded, streamed(parts[:3], formula, max_lag=2), rtol=0)
     for part in parts[3:]:
         loaded.update(part)
@@ -412,8 +411,8 @@ def test_a_group_without_complete_rows_waits_for_some(lagged):
 
 
 def test_without_lagged_products_the_tests_that_need_them_are_missing(lagged):
-    moments = LagMoments.from_frame(lagged, max_lag=None)
-    whole = LagMoments.from_frame(lagged)
+    moments = LagSums.from_frame(lagged, max_lag=None)
+    whole = LagSums.from_frame(lagged)
     assert_tables_equal(moments.coefficients(), whole.coefficients(), 1e-12)
     missing = moments.statistics().loc[:, "breusch_godfrey":]
     assert missing.isna().all(axis=None)
@@ -429,7 +428,7 @@ def test_without_lagged_products_the_tests_that_need_them_are_missing(lagged):
 def test_leverage_needs_the_rows(lagged, cov):
     message = rf"cov='{cov}' needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'"
     with pytest.raises(InputError, match=message):
-        LagMoments.from_frame(lagged).coefficients(cov=cov)
+        LagSums.from_frame(lagged).coefficients(cov=cov)
     assert_tables_equal(
         fit_lagged(lagged, cov=cov).coefficients, by_statsmodels(lagged, cov=cov).coefficients
     )
@@ -447,10 +446,10 @@ def test_leverage_needs_the_rows(lagged, cov):
     ],
 )
 def test_functions_of_all_rows_are_refused_in_a_stream_and_not_in_a_frame(lagged, formula, culprit):
-    with pytest.raises(InputError, match=rf"{culprit} needs all rows at once.*LagMoments.from_frame"):
-        LagMoments(formula).update(lagged)
+    with pytest.raises(InputError, match=rf"{culprit} needs all rows at once.*LagSums.from_frame"):
+        LagSums(formula).update(lagged)
     theirs = by_statsmodels(lagged, formula).coefficients
-    assert_tables_equal(LagMoments.from_frame(lagged, formula).coefficients(), theirs)
+    assert_tables_equal(LagSums.from_frame(lagged, formula).coefficients(), theirs)
 
 
 @pytest.mark.parametrize("spoil", [np.inf, -np.inf])
@@ -470,11 +469,11 @@ def test_a_refused_update_adds_nothing(lagged, spoil):
     [
         (lambda f: streamed([f, f]), InputError, "whole and once; document d0 of model b, .* layer 0 came before"),
         (lambda f: streamed([f]).merge(streamed([f])), InputError, "whole and once"),
-        (lambda f: streamed([f]).merge(LagMoments("log_norm ~ lag1")), InputError, "merge needs the same formula"),
-        (lambda f: streamed([f]).merge(LagMoments(max_lag=3)), InputError, "merge needs the same max_lag"),
-        (lambda f: LagMoments(max_lag=-1), InputError, "max_lag must be a whole number"),
-        (lambda f: LagMoments("lag1 +"), InputError, "cannot be read"),
-        (lambda f: LagMoments().coefficients(), InputError, "has no rows yet; call update"),
+        (lambda f: streamed([f]).merge(LagSums("log_norm ~ lag1")), InputError, "merge needs the same formula"),
+        (lambda f: streamed([f]).merge(LagSums(max_lag=3)), InputError, "merge needs the same max_lag"),
+        (lambda f: LagSums(max_lag=-1), InputError, "max_lag must be a whole number"),
+        (lambda f: LagSums("lag1 +"), InputError, "cannot be read"),
+        (lambda f: LagSums().coefficients(), InputError, "has no rows yet; call update"),
         (lambda f: streamed([f.drop(columns="window")]), SchemaError, "the column 'window'"),
         (lambda f: streamed([f.drop(columns="lag2")]), SchemaError, "the column 'lag2'"),
         (lambda f: streamed([f], cluster="dok"), SchemaError, "'dok'.*Did you mean 'doc'"),
@@ -527,12 +526,12 @@ def test_few_first_rows_that_say_nothing_of_the_rest_are_refused_or_right():
 def test_another_file_is_refused(content, tmp_path):
     path = tmp_path / "moments.npz"
     np.savez(path, x=np.ones(3)) if content is None else path.write_bytes(content)
-    with pytest.raises(InputError, match=r"'moments\.npz' is not a file that LagMoments.save wrote"):
-        LagMoments.load(path)
+    with pytest.raises(InputError, match=r"'moments\.npz' is not a file that LagSums.save wrote"):
+        LagSums.load(path)
 
 
 def test_what_was_learned_from_one_frame_can_be_neither_saved_nor_added_to(lagged, tmp_path):
-    moments = LagMoments.from_frame(lagged, "log_norm ~ lag1 * I(lag2 > lag2.mean())")
+    moments = LagSums.from_frame(lagged, "log_norm ~ lag1 * I(lag2 > lag2.mean())")
     with pytest.raises(InputError, match="write the tables"):
         moments.save(tmp_path / "x")
     assert not (tmp_path / "x").exists()
@@ -684,7 +683,7 @@ def family_wise_errors(documents, families, *, seed) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     errors = dict.fromkeys(("raw", "bonferroni", "max-t"), 0)
     for family in range(families):
-        moments = LagMoments.from_frame(null_norms(rng, documents=documents), max_lag=None)
+        moments = LagSums.from_frame(null_norms(rng, documents=documents), max_lag=None)
         table = moments.coefficients(adjust="max-t", seed=family)
         tested = table[table["term"] != "Intercept"]
         errors["raw"] += bool((tested["p_value"] < 0.05).any())
@@ -722,7 +721,7 @@ def test_what_needs_the_rows_reads_them_again(lagged):
 @pytest.mark.parametrize("adjust", ["bh", "max-t"])
 def test_a_design_of_too_many_products_is_left_to_statsmodels(lagged, adjust, monkeypatch):
     right = fit_lagged(lagged, adjust=adjust)
-    monkeypatch.setattr("mechreg.fits.lagged.MOST_PRODUCTS", 100)  # two lags of 15 products need 450
+    monkeypatch.setattr("mechreg.regression.fits.MOST_PRODUCTS", 100)  # two lags of 15 products need 450
     found = fit_lagged(lagged, adjust=adjust)
     assert_tables_equal(found.coefficients, right.coefficients)
     assert_tables_equal(found.statistics, right.statistics)
@@ -772,7 +771,7 @@ def test_options_combine(lagged):
 def test_document_sums_are_the_products_of_regressors_and_residuals(lagged):
     formula = "log_norm ~ lag1 * pos"
     frame = lagged[lagged["model"] == "a"]
-    for document in LagMoments.from_frame(frame, formula, max_lag=None).document_sums():
+    for document in LagSums.from_frame(frame, formula, max_lag=None).document_sums():
         rows = frame[frame["layer"] == document.keys["layer"]].dropna(subset=["log_norm", "lag1"])
         x = np.asarray(patsy.dmatrix(formula.split("~")[1], rows))
         q = x @ document.to_terms
@@ -789,4 +788,4 @@ def test_document_sums_are_the_products_of_regressors_and_residuals(lagged):
 
 def test_document_sums_need_documents(lagged):
     with pytest.raises(InputError, match="cluster='doc'"):
-        LagMoments.from_frame(lagged, cluster=None).document_sums()
+        LagSums.from_frame(lagged, cluster=None).document_sums()

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
 from mechreg.models import load_model, record_of, weight_hash
-from mechreg.moments import LagMoments
 from mechreg.norms import extract_norms
 from mechreg.nulls import (
     NULLS,
@@ -32,6 +30,7 @@ from mechreg.nulls import (
     token_means,
 )
 from mechreg.nulls.comparison import _resampled
+from mechreg.regression import LagSums, fit_lagged
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
 KEYS = ["doc", "window", "position"]
@@ -331,7 +330,7 @@ def statsmodels_of(norms, weights=None):
 def test_a_draw_is_statsmodels_fit_to_the_documents_drawn():
     norms = make_norms(8, 30, b=0.4)
     lagged = add_lags(norms)
-    (sums,) = LagMoments.from_frame(lagged, "log_norm ~ lag1 + lag2", max_lag=None).document_sums()
+    (sums,) = LagSums.from_frame(lagged, "log_norm ~ lag1 + lag2", max_lag=None).document_sums()
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=4).astype(float)
     drawn = _resampled(sums, np.vstack([np.ones((1, 8)), weights]))
     for at, w in enumerate(np.vstack([np.ones((1, 8)), weights])):
@@ -362,7 +361,7 @@ def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_boo
     drawn = refit[:, 0] - refit[:, 1:].mean(axis=1)
     from mechreg.nulls import comparison
 
-    sums = [LagMoments.from_frame(add_lags(f), max_lag=None).document_sums()[0] for f in layer]
+    sums = [LagSums.from_frame(add_lags(f), max_lag=None).document_sums()[0] for f in layer]
     found = comparison._drawn(sums[0], {"order": sums[1:]}, weights)["order"]
     np.testing.assert_allclose(found.excess[some, 1:], drawn, rtol=1e-7, atol=1e-12)
     low, high = np.quantile(found.each[..., 1:], [0.05, 0.95], axis=(0, 1))

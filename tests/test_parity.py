@@ -15,10 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mechreg import miniatures
-from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
 from mechreg.models import hooked_transformer_class, load_model
 from mechreg.norms import extract_norms, window_norms
+from mechreg.regression import fit_lagged
 
 pytestmark = pytest.mark.models
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mechreg import (
     InputError,
-    LagMoments,
+    LagSums,
     SchemaError,
     add_lags,
     annotate_pos,
@@ -27,15 +27,15 @@ from mechreg import (
     fit_lagged,
     group_norms,
     join_annotations,
-    lstsq_check,
     miniatures,
     plot_betas_by,
     plot_norms_by,
     read_corpus,
-    tag_words,
     tokenize,
     word_norms,
 )
+from mechreg.corpus import tag_words
+from mechreg.regression import lstsq_check
 
 UPOS = {
     "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ",
@@ -513,10 +513,10 @@ def test_what_else_fits_by_group_give(tagged, tmp_path):
     assert max_t.loc[max_t["term"] != "Intercept", "p_adjusted"].between(0, 1).all()
 
     halves = [some[some["doc"].isin(docs)] for docs in np.array_split(some["doc"].unique(), 2)]
-    parts = [LagMoments(by=("pos",)) for _ in halves]
+    parts = [LagSums(by=("pos",)) for _ in halves]
     for moments, half in zip(parts, halves, strict=True):
         moments.update(half)
-    merged = LagMoments.load(parts[0].save(tmp_path / "a.npz")).merge(parts[1])
+    merged = LagSums.load(parts[0].save(tmp_path / "a.npz")).merge(parts[1])
     np.testing.assert_allclose(
         merged.coefficients().sort_values(["layer", "pos", "term"])["estimate"],
         fits.coefficients.sort_values(["layer", "pos", "term"])["estimate"],

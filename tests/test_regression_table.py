@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mechreg.fits import fit_lagged
-from mechreg.fits.regression_table import regression_table
 from mechreg.lags import add_lags
+from mechreg.regression import fit_lagged
+from mechreg.regression.regression_table import regression_table
 from mechreg.schema import InputError, NumericalError, SchemaError
 
 FORMATS = ("markdown", "latex", "html")

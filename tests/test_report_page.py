@@ -66,7 +66,7 @@ def page(tmp_path_factory):
         problems=pd.DataFrame({"doc": HOSTILE[:2], "problem": "empty"}),
         provenance={"models": [{"name": NAME, "tokens": 360}], "corpus": {"corpus": HOSTILE[1]}},
         summaries=summaries,
-        linked=[mr.plot_linked(lagged, fits.coefficients, layer=0)],
+        linked=[mr.plot_layer_explorer(lagged, fits.coefficients, layer=0)],
         verdict=[HOSTILE[2], HOSTILE[3]],
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
@@ -123,7 +123,8 @@ def test_four_models_of_48_layers_stay_under_3_megabytes(tmp_path):
             for layer in range(48)
         ),
         linked=[
-            mr.plot_linked(*pair) for pair in zip(frames, [fit.coefficients for fit in fits], strict=True)
+            mr.plot_layer_explorer(*pair)
+            for pair in zip(frames, [fit.coefficients for fit in fits], strict=True)
         ],
     )
     (tmp_path / "report.html").write_text(html, encoding="utf-8")

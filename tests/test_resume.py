@@ -142,7 +142,7 @@ def test_of_a_shard_that_was_half_made_only_what_lacks_is_written(tiny, corpus, 
         gone = next(path for path in shards_of(run) if lost in path.parts)
         gone.unlink()
         before = {path: path.stat().st_mtime_ns for path in shards_of(run)}
-        mr.make_shard(run, mr.missing_shards(run)[0])
+        mr.run.make_shard(run, mr.run.missing_shards(run)[0])
         assert before.items() <= {path: path.stat().st_mtime_ns for path in shards_of(run)}.items(), lost
         assert contents(run) == expected
 
@@ -166,10 +166,10 @@ def test_other_weights_corpora_and_batches_refuse_to_go_on(copy, spec, tiny, cor
             mr.run_spec(spec, out=copy, **SMALL)
         next((copy / "norms").rglob("*.parquet")).unlink()
         with pytest.raises(InputError, match="hash of the weights of 'tiny'"):  # a worker's own look
-            mr.make_shard(copy, mr.missing_shards(copy)[0])
+            mr.run.make_shard(copy, mr.run.missing_shards(copy)[0])
     finally:
         weights.write_bytes(kept)
-    mr.make_shard(copy, mr.missing_shards(copy)[0])
+    mr.run.make_shard(copy, mr.run.missing_shards(copy)[0])
     assert contents(copy) == before
 
 
@@ -321,7 +321,7 @@ def test_a_plan_that_no_tokens_bear_out_is_no_plan(copy):
     facts["plan"] |= dict.fromkeys(("shards", "documents", "windows", "tokens"), 10**9)
     record.write_text(json.dumps(facts))
     with pytest.raises(InputError, match="its tokens are not all there"):
-        mr.missing_shards(copy)
+        mr.run.missing_shards(copy)
 
 
 def test_a_run_without_pictures_is_whole(copy, whole, spec, monkeypatch, caplog):

@@ -1,7 +1,7 @@
 """A run's tokens: parts of speech, counts and surprisal in its formula are what the public functions give by hand.
 
 Tags, tokens and counts are compared exactly; coefficients from stored norms to 1e-9 relative (p-values, which are
-tails, to 1e-7), which is what `LagMoments` promises of sums over shards; to 1e-3 or 1e-5 where the norms were extracted
+tails, to 1e-7), which is what `LagSums` promises of sums over shards; to 1e-3 or 1e-5 where the norms were extracted
 again: batches are then cut otherwise, which moves float32 norms in their seventh digit. After an interruption files are
 compared byte for byte. Figures and reports are left out: nothing here is about them, and they take the most time.
 """
@@ -62,7 +62,7 @@ def write_conllu(path, documents=8, *, tags=TAGS):
 def _no_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(carry_out_module, "draw_figures", lambda *args, **options: None)
-        patch.setattr(carry_out_module, "report_of_run", lambda folder: "")
+        patch.setattr(carry_out_module, "run_report", lambda folder: "")
         yield
 
 
@@ -145,7 +145,7 @@ def test_the_demo_runs_with_its_tags(tmp_path):
 def test_tags_are_there_for_later_questions_too(conllu, tmp_path):
     spec = Spec(models=("mini-s",), corpus=conllu, tagger="corpus", formula="log_norm ~ lag1 + surprisal")
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
-    later = mr.run_moments(run, "log_norm ~ lag1 * C(pos) + surprisal").coefficients()
+    later = mr.run.run_moments(run, "log_norm ~ lag1 * C(pos) + surprisal").coefficients()
     opened = mr.open_run(run)
     lagged = mr.add_lags(mr.join_annotations(opened.norms(), opened.tokens(), columns="pos"))
     expected = mr.fit_lagged(lagged, "log_norm ~ lag1 * C(pos) + surprisal").coefficients

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from linearmodels import PanelOLS
 from scipy import stats
 
-from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
+from mechreg.regression import fit_lagged
+from mechreg.robustness import SPECIFICATIONS, lag_order, specification_curve
+from mechreg.robustness.refits import in_folds
 from mechreg.schema import InputError, NumericalError, SchemaError
-from mechreg.sensitivity import SPECIFICATIONS, lag_order, robustness
-from mechreg.sensitivity.refits import in_folds
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -94,7 +94,7 @@ def assert_as_fitted(part, fits, layer):
 def test_least_squares_specifications_are_what_fit_lagged_gives_on_columns_made_by_hand():
     norms = make_norms(windows=2)
     lagged = add_lags(norms)
-    table = robustness(lagged, folds=3)
+    table = specification_curve(lagged, folds=3)
     assert list(dict.fromkeys(table["specification"])) == list(SPECIFICATIONS)
     # Words counted in plain Python: one layer's tokens are the corpus.
     tokens = norms[norms["layer"] == 0]
@@ -127,7 +127,7 @@ def test_least_squares_specifications_are_what_fit_lagged_gives_on_columns_made_
 def test_words_that_the_frame_brings_are_taken():
     lagged = add_lags(make_norms())
     own = lagged.assign(log_frequency=np.sin(lagged["token_id"]))
-    table = robustness(own, specifications=["log_frequency"], folds=3)
+    table = specification_curve(own, specifications=["log_frequency"], folds=3)
     assert_as_fitted(of(table, "log_frequency"), fit_lagged(own, "log_norm ~ lag1 + lag2 + log_frequency"), 0)
 
 
@@ -139,12 +139,12 @@ def test_a_formula_may_have_the_layer_below_where_lags_are_not_made_anew():
     )
     lagged = add_lags(norms, lags=(1,), below=(1,)).query("layer == 1")
     with pytest.raises(InputError, match="neighbouring layers"):  # one layer alone has none below
-        robustness(lagged, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
+        specification_curve(lagged, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
     whole = add_lags(norms, lags=(1,), below=(1,))
     with pytest.raises(InputError, match="complete rows; model m, hook attn_out, layer 0 has none"):
-        robustness(whole, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
+        specification_curve(whole, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
     fits = fit_lagged(lagged, "log_norm ~ lag1 + below_lag1")
-    table = robustness(
+    table = specification_curve(
         lagged, "log_norm ~ lag1 + below_lag1", specifications=["baseline", "document_effects"], folds=3
     )
     assert_as_fitted(of(table, "baseline", 1), fits, 1)
@@ -182,7 +182,7 @@ def test_within_estimators_are_statsmodels_with_dummies_and_refits_without_each_
     specification, estimator, windows
 ):
     lagged = add_lags(make_norms(windows=windows))
-    table = robustness(lagged, specifications=[specification], folds=3, conf_level=0.9)
+    table = specification_curve(lagged, specifications=[specification], folds=3, conf_level=0.9)
     for layer in (0, 1):
         rows, part = complete(lagged, layer), of(table, specification, layer)
         estimate = estimator(rows)
@@ -201,7 +201,7 @@ def test_within_estimators_are_statsmodels_with_dummies_and_refits_without_each_
 
 def test_document_effects_agree_with_linearmodels():
     rows = complete(lagged := add_lags(make_norms()), 0)
-    part = of(robustness(lagged, specifications=["document_effects"], folds=2), "document_effects")
+    part = of(specification_curve(lagged, specifications=["document_effects"], folds=2), "document_effects")
     panel = rows.assign(time=rows.groupby("doc").cumcount()).set_index(["doc", "time"])
     fit = PanelOLS(panel["log_norm"], panel[["lag1", "lag2"]], entity_effects=True).fit()
     np.testing.assert_allclose(part["estimate"], fit.params, **CLOSE)
@@ -211,7 +211,7 @@ def test_document_effects_agree_with_linearmodels():
 def test_document_effects_bias_short_documents_down_and_the_half_panel_repairs_long_ones():
     """At 94 tokens, -.03 in b1 + b2 (Nickell), which the half panel takes back: facts that were simulated before."""
     lagged = add_lags(simulate(2500, 94, level=1.0), skip=0)
-    table = robustness(lagged, specifications=["document_effects", "half_panel"])
+    table = specification_curve(lagged, specifications=["document_effects", "half_panel"])
     bias = {name: of(table, name)["estimate"].sum() - 0.6 for name in ("document_effects", "half_panel")}
     assert -0.037 < bias["document_effects"] < -0.023
     assert abs(bias["half_panel"]) < 0.01
@@ -220,11 +220,11 @@ def test_document_effects_bias_short_documents_down_and_the_half_panel_repairs_l
 @pytest.mark.slow
 def test_the_biases_that_were_measured_come_out_again():
     """Pooled .4/.2 become about .50/.30 with document effects; fixed effects -.29 at 12 tokens, -.01 at 300."""
-    pooled = robustness(add_lags(simulate(4000, 94, level=1.0), skip=0), specifications=["baseline"])
+    pooled = specification_curve(add_lags(simulate(4000, 94, level=1.0), skip=0), specifications=["baseline"])
     assert np.allclose(of(pooled, "baseline")["estimate"], [0.50, 0.30], atol=0.02)
     for docs, tokens, bias in ((8000, 12, -0.29), (1500, 300, -0.01)):
         lagged = add_lags(simulate(docs, tokens, level=1.0), skip=0)
-        table = robustness(lagged, specifications=["document_effects", "half_panel"])
+        table = specification_curve(lagged, specifications=["document_effects", "half_panel"])
         assert abs(of(table, "document_effects")["estimate"].sum() - 0.6 - bias) < 0.02
         left = np.abs(of(table, "half_panel")["estimate"] - [0.4, 0.2])
         # Of a dozen tokens the half panel repairs the sum, and leaves each of the two off.
@@ -237,7 +237,7 @@ def test_half_panel_intervals_cover():
     covered = []
     for seed in range(300):
         lagged = add_lags(simulate(40, 150, level=1.0, seed=seed), skip=0)
-        part = of(robustness(lagged, specifications=["half_panel"]), "half_panel")
+        part = of(specification_curve(lagged, specifications=["half_panel"]), "half_panel")
         covered.append((part["conf_low"] < [0.4, 0.2]) & (part["conf_high"] > [0.4, 0.2]))
     assert (np.abs(np.mean(covered, axis=0) - 0.95) < 0.04 + 0.02).all()
 
@@ -259,7 +259,7 @@ def held_out(rows, formula, fold):
 
 def test_held_out_r_squared_is_that_of_statsmodels_predictions():
     lagged = add_lags(make_norms())
-    table = robustness(lagged, specifications=["baseline", "position"], folds=3, seed=5)
+    table = specification_curve(lagged, specifications=["baseline", "position"], folds=3, seed=5)
     fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5, who="test")
     for name, formula in (
         ("baseline", "log_norm ~ lag1 + lag2"),
@@ -272,7 +272,7 @@ def test_held_out_r_squared_is_that_of_statsmodels_predictions():
 
 def test_held_out_r_squared_within_documents_is_that_of_the_other_documents_coefficients():
     lagged = add_lags(make_norms())
-    table = robustness(lagged, specifications=["document_effects", "half_panel"], folds=3, seed=5)
+    table = specification_curve(lagged, specifications=["document_effects", "half_panel"], folds=3, seed=5)
     fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5, who="test")
     rows = complete(lagged, 0)
     columns = ["log_norm", "lag1", "lag2"]
@@ -343,18 +343,23 @@ def test_a_lagged_frame_gives_the_same_orders_as_its_norm_frame_with_its_own_ski
 def test_scales_levels_of_documents_and_the_order_of_rows(log_scale, seed, order):
     norms = make_norms((14, 18, 16, 15), layers=1, seed=seed % 100)
     names = ["baseline", "document_effects", "half_panel"]
-    table = robustness(add_lags(norms), specifications=names, folds=2)
+    table = specification_curve(add_lags(norms), specifications=names, folds=2)
     before = norms.copy()
     scaled = norms.assign(norm=norms["norm"] * np.exp(log_scale))
-    again = robustness(add_lags(scaled), specifications=names, folds=2)
+    again = specification_curve(add_lags(scaled), specifications=names, folds=2)
     numbers = ["estimate", "std_error", "r_squared", "held_out_r_squared"]
     np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-6, atol=1e-9)
     mixed = add_lags(norms).sample(frac=1, random_state=order)
     np.testing.assert_allclose(
-        robustness(mixed, specifications=names, folds=2)[numbers], table[numbers], rtol=1e-9, atol=1e-12
+        specification_curve(mixed, specifications=names, folds=2)[numbers],
+        table[numbers],
+        rtol=1e-9,
+        atol=1e-12,
     )
     levels = norms["doc"].map({"d0": 0.1, "d1": 3.0, "d2": 10.0, "d3": 1.0})
-    moved = robustness(add_lags(norms.assign(norm=norms["norm"] * levels)), specifications=names, folds=2)
+    moved = specification_curve(
+        add_lags(norms.assign(norm=norms["norm"] * levels)), specifications=names, folds=2
+    )
     within = table["specification"] != "baseline"
     np.testing.assert_allclose(moved.loc[within, numbers], table.loc[within, numbers], rtol=1e-6, atol=1e-9)
     assert not np.allclose(moved.loc[~within, numbers], table.loc[~within, numbers], rtol=1e-3)
@@ -366,8 +371,8 @@ def test_every_head_has_rows_of_its_own():
     heads = pd.concat(
         [norms.assign(head=0), norms.assign(head=1, norm=norms["norm"] ** 2)], ignore_index=True
     )
-    table = robustness(add_lags(heads), specifications=["baseline", "half_panel"], folds=3)
-    alone = robustness(add_lags(norms), specifications=["baseline", "half_panel"], folds=3)
+    table = specification_curve(add_lags(heads), specifications=["baseline", "half_panel"], folds=3)
+    alone = specification_curve(add_lags(norms), specifications=["baseline", "half_panel"], folds=3)
     for head in (0, 1):  # a power of the norm is a factor of its logarithm
         part = table[table["head"] == head].reset_index(drop=True)
         np.testing.assert_allclose(part["estimate"], alone["estimate"], rtol=1e-9)
@@ -398,24 +403,26 @@ def test_every_head_has_rows_of_its_own():
 def test_bad_options_are_refused(options, message):
     # TypeError: where the tests run under jaxtyping's checks, these see a wrong Literal first.
     with pytest.raises((InputError, TypeError), match=message):
-        robustness(add_lags(make_norms()), **({"folds": 3} | options))
+        specification_curve(add_lags(make_norms()), **({"folds": 3} | options))
 
 
 def test_frames_that_cannot_be_used_are_refused():
     norms = make_norms()
     lagged = add_lags(norms)
     with pytest.raises(SchemaError, match="robustness needs the column 'log_norm'"):
-        robustness(norms)
+        specification_curve(norms)
     with pytest.raises(SchemaError, match="robustness needs the column 'token_id'"):
-        robustness(lagged.drop(columns="token_id"), folds=3)
+        specification_curve(lagged.drop(columns="token_id"), folds=3)
     with pytest.raises(InputError, match="a frame as add_lags gave it"):
-        robustness(lagged.assign(log_norm=lagged["log_norm"].where(lagged["position"] != 9)), folds=3)
+        specification_curve(
+            lagged.assign(log_norm=lagged["log_norm"].where(lagged["position"] != 9)), folds=3
+        )
     with pytest.raises(InputError, match="Add lags before you filter rows"):
-        robustness(lagged.dropna(), specifications=["more_lags"], folds=3)
+        specification_curve(lagged.dropna(), specifications=["more_lags"], folds=3)
     kind = lagged["doc"].map(dict(zip([f"d{i}" for i in range(6)], "aabbab", strict=True)))
     names = ["document_effects"]
     with pytest.raises(NumericalError, match=r"'kind\[T.b\]' is constant within documents"):
-        robustness(lagged.assign(kind=kind), "log_norm ~ lag1 + kind", specifications=names, folds=3)
+        specification_curve(lagged.assign(kind=kind), "log_norm ~ lag1 + kind", specifications=names, folds=3)
     with pytest.raises(InputError, match="max_lag must be a whole number from 1 to 256; got 0"):
         lag_order(norms, max_lag=0)
     with pytest.raises(InputError, match="lag_order leaves out documents in 10 folds; the frame has 6"):
@@ -427,4 +434,4 @@ def test_a_fold_without_which_a_term_cannot_be_told_is_refused():
     only = (lagged["doc"] == "d3").astype(float) * np.sin(lagged["position"])
     names = ["baseline"]
     with pytest.raises(NumericalError, match=r"without d|without a fold"):
-        robustness(lagged.assign(only=only), "log_norm ~ lag1 + only", specifications=names, folds=3)
+        specification_curve(lagged.assign(only=only), "log_norm ~ lag1 + only", specifications=names, folds=3)

@@ -1,7 +1,7 @@
 """A corpus read as a stream, and tables from sums over shards, are those of all at once.
 
 Streams are compared exactly. Sums over shards against `fit_lagged` on the whole frame: 1e-9 relative, which is what
-`LagMoments` promises.
+`LagSums` promises.
 """
 
 import gzip
@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import mechreg as mr
 from mechreg.corpus import read_corpus, stream_corpus
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums
 from mechreg.run import sample
 from mechreg.run import shards as run_module
-from mechreg.run.refit import merged
-from mechreg.run.survey import is_summable
+from mechreg.run.preflight import is_summable
+from mechreg.run.refit_stored import merged
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -199,10 +199,10 @@ def test_stored_norms_answer_another_question_without_the_model(norms):
         on=["doc", "window", "position"],
     )
     formula = "log_norm ~ lag1 + lag3 + C(source)"
-    moments = mr.run_moments(norms, formula, lags=(1, 3), skip=2)
+    moments = mr.run.run_moments(norms, formula, lags=(1, 3), skip=2)
     close(moments.coefficients(), mr.fit_lagged(lagged, formula).coefficients)
     with pytest.raises(InputError, match="needs the column 'surprisal'"):
-        mr.run_moments(norms, "log_norm ~ lag1 + surprisal")
+        mr.run.run_moments(norms, "log_norm ~ lag1 + surprisal")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_norms_that_were_not_kept_are_not_refitted(tiny, corpus, tmp_path):
     spec = Spec(models=(str(tiny),), corpus=corpus, keep="moments")
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     with pytest.raises(InputError, match="keeps no norms but those of a sample"):
-        mr.run_moments(run)
+        mr.run.run_moments(run)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 8])
@@ -239,7 +239,7 @@ def test_sums_merged_in_pairs_are_the_sums(parts):
     lagged = [mr.add_lags(frame) for frame in frames]
 
     def sums(frame):
-        moments = LagMoments()
+        moments = LagSums()
         moments.update(frame)
         return moments
 
@@ -267,7 +267,7 @@ def lagged_of(docs) -> pd.DataFrame:
 
 @pytest.mark.parametrize("again", [["1", "2", "3"], [1.0, 2.0, 3.0], np.array([1, 2, 3], np.int8)])
 def test_documents_are_the_same_whatever_holds_their_ids(again):
-    moments = LagMoments()
+    moments = LagSums()
     moments.update(lagged_of([1, 2, 3]))
     with pytest.raises(InputError, match="document 1 of model m, hook attn_out, layer 0 came before"):
         moments.update(lagged_of(again))
@@ -277,7 +277,7 @@ def test_ids_that_are_one_text_are_refused_by_sums():
     frame = lagged_of(["a", "b"])
     frame["doc"] = frame["doc"].astype(object).replace({"a": 1, "b": "1"})
     with pytest.raises(InputError, match="finds documents whose ids are the same as text, such as 1 and '1'"):
-        LagMoments().update(frame)
+        LagSums().update(frame)
 
 
 @pytest.mark.parametrize("engine", ["statsmodels", "moments"])

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.meta_analysis import combine_effects
 
-from mechreg.fits import fit_lagged
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums, fit_lagged
 from mechreg.schema import InputError, NumericalError, SchemaError
 from mechreg.universality import ProfileComparison, compare_profiles
 from mechreg.universality.agreement import agreement
@@ -52,7 +51,7 @@ def fitted(frame: pd.DataFrame):
 
 
 def compare(frame: pd.DataFrame, **options) -> ProfileComparison:
-    return compare_profiles(LagMoments.from_frame(frame, FORMULA), **({"draws": 199} | options))
+    return compare_profiles(LagSums.from_frame(frame, FORMULA), **({"draws": 199} | options))
 
 
 def tables_of(comparison: ProfileComparison) -> dict[str, pd.DataFrame]:
@@ -145,7 +144,7 @@ def test_a_categorical_formula_is_compared_by_its_terms():
 
 def test_the_bootstrap_refits_resampled_documents():
     frame = make_frame({"a": [0.1, 0.3], "b": [0.2, 0.5]}, docs=8)
-    moments = LagMoments.from_frame(frame, FORMULA)
+    moments = LagSums.from_frame(frame, FORMULA)
     found = joint_profiles(moments, term="lag1", hook=None, draws=3, seed=5, who="test")
     drawn = np.random.default_rng(5).integers(0, 8, (3, 8))
     for draw, documents in enumerate(drawn):
@@ -157,7 +156,7 @@ def test_the_bootstrap_refits_resampled_documents():
 def test_the_jackknife_refits_without_each_document():
     frame = make_frame({"a": [0.1, 0.3], "b": [0.2, 0.5]}, docs=8)
     found = joint_profiles(
-        LagMoments.from_frame(frame, FORMULA), term="lag1", hook=None, draws=1, seed=0, who="test"
+        LagSums.from_frame(frame, FORMULA), term="lag1", hook=None, draws=1, seed=0, who="test"
     )
     for doc in range(8):
         expected = fitted(frame[frame["doc"] != doc]).coefficients.query("term == 'lag1'")["estimate"]
@@ -729,13 +728,13 @@ def test_wrong_options_are_refused(options, message):
 def test_a_frame_is_to_be_fitted_first():
     with pytest.raises(InputError, match=r"got DataFrame. Fit it first: fit_lagged\(lagged\)"):
         compare_profiles(make_frame(TWO))
-    with pytest.raises(InputError, match="needs what fit_lagged gives, or LagMoments; got list"):
+    with pytest.raises(InputError, match="needs what fit_lagged gives, or LagSums; got list"):
         compare_profiles([1])
 
 
 def test_sums_without_documents_are_refused():
-    with pytest.raises(InputError, match=r"needs LagMoments\(cluster='doc'\)"):
-        compare_profiles(LagMoments.from_frame(make_frame(TWO), FORMULA, cluster=None))
+    with pytest.raises(InputError, match=r"needs LagSums\(cluster='doc'\)"):
+        compare_profiles(LagSums.from_frame(make_frame(TWO), FORMULA, cluster=None))
 
 
 def test_fits_without_documents_or_depth_are_refused():
@@ -774,7 +773,7 @@ def test_heads_are_refused():
 
 def test_several_hooks_are_chosen_from():
     both = pd.concat([make_frame(TWO), make_frame({"a": [0.5, 0.1], "b": [0.6, 0.1]}, hook="mlp_out")])
-    for fits in (LagMoments.from_frame(both, FORMULA), fitted(both)):
+    for fits in (LagSums.from_frame(both, FORMULA), fitted(both)):
         with pytest.raises(InputError, match="one hook at a time; there are 'attn_out', 'mlp_out'"):
             compare_profiles(fits, draws=199)
         found = compare_profiles(fits, hook="mlp_out", draws=199)
@@ -793,7 +792,7 @@ def test_too_few_shared_documents_are_refused():
 def test_a_term_that_one_document_carries_is_refused():
     frame = make_frame(TWO, docs=8).assign(rare=lambda f: np.where(f["doc"] == 3, f["lag1"] ** 2, 0.0))
     with pytest.raises(NumericalError, match=r"layer 0 the terms are collinear without 3\. Leave a term out"):
-        compare_profiles(LagMoments.from_frame(frame, "log_norm ~ lag1 + rare"))
+        compare_profiles(LagSums.from_frame(frame, "log_norm ~ lag1 + rare"))
 
 
 def test_a_term_that_few_documents_carry_is_refused():
@@ -801,7 +800,7 @@ def test_a_term_that_few_documents_carry_is_refused():
         rare=lambda f: np.where(f["doc"].isin([3, 4]), f["lag1"] ** 2, 0.0)
     )
     with pytest.raises(NumericalError, match="a draw makes the terms collinear"):
-        compare_profiles(LagMoments.from_frame(frame, "log_norm ~ lag1 + rare"))
+        compare_profiles(LagSums.from_frame(frame, "log_norm ~ lag1 + rare"))
 
 
 def test_folded_and_raw_models_are_not_compared():

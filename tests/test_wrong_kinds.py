@@ -9,9 +9,9 @@ import pytest
 
 import mechreg as mr
 from mechreg import nulls
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums
+from mechreg.robustness import lag_order, specification_curve
 from mechreg.schema import InputError, MechregError
-from mechreg.sensitivity import lag_order, robustness
 from mechreg.universality import compare_profiles
 
 WRONG = [
@@ -47,7 +47,7 @@ def made() -> pd.DataFrame:
 NORMS = made()
 LAGGED = mr.add_lags(NORMS)
 FITS = mr.fit_lagged(LAGGED)
-SUMS = LagMoments.from_frame(LAGGED)
+SUMS = LagSums.from_frame(LAGGED)
 ONE = NORMS.query("model == 'a' and layer == 0")
 
 CALLS = {
@@ -56,12 +56,12 @@ CALLS = {
         "cov adjust cluster by hac_lags conf_level seed formula",
     ),
     "max-t": (lambda **o: mr.fit_lagged(LAGGED, adjust="max-t", **o), "seed"),
-    "LagMoments": (lambda **o: LagMoments.from_frame(LAGGED, **o), "cluster max_lag by formula"),
+    "LagSums": (lambda **o: LagSums.from_frame(LAGGED, **o), "cluster max_lag by formula"),
     "coefficients": (lambda **o: SUMS.coefficients(**o), "cov adjust hac_lags conf_level seed"),
     "summary": (lambda **o: FITS.summary(**{"model": "a", "layer": 0} | o), "model layer hook head"),
     "regression_table": (lambda **o: mr.regression_table(FITS, **o), "format show p terms layers digits"),
     "robustness": (
-        lambda **o: robustness(LAGGED, **{"specifications": "baseline", "folds": 3} | o),
+        lambda **o: specification_curve(LAGGED, **{"specifications": "baseline", "folds": 3} | o),
         "specifications extra_lags folds conf_level seed formula",
     ),
     "lag_order": (lambda **o: lag_order(NORMS, **{"max_lag": 2, "folds": 3} | o), "max_lag folds skip seed"),
@@ -82,7 +82,7 @@ CALLS = {
     ),
 }
 ACCEPTED = {  # what is right among them
-    ("fit_lagged", "by"): [[]], ("LagMoments", "by"): [[]], ("null_norms", "nulls"): [[]],
+    ("fit_lagged", "by"): [[]], ("LagSums", "by"): [[]], ("null_norms", "nulls"): [[]],
     **{(name, option): [10**12] for name in CALLS for option in ("seed", "skip")},
     ("regression_table", "terms"): [("lag1",)],
     ("compare_profiles", "margin"): [1.5, 10**12],
@@ -118,7 +118,7 @@ def test_a_single_one_is_taken_wherever_several_may_be():
     )
     pd.testing.assert_frame_equal(one, several)
     frame = LAGGED.assign(source=np.where(LAGGED["doc"] < "d3", "x", "y"))
-    of_one, of_several = (LagMoments.from_frame(frame, by=by).coefficients() for by in ("source", ["source"]))
+    of_one, of_several = (LagSums.from_frame(frame, by=by).coefficients() for by in ("source", ["source"]))
     pd.testing.assert_frame_equal(of_one, of_several)
     assert list(nulls.null_norms(NORMS, nulls="norm_order")) == ["norm_order"]
 

@@ -21,7 +21,7 @@ import pandas as pd
 import statsmodels.formula.api as smf
 
 import mechreg as mr
-from mechreg.moments import LagMoments
+from mechreg.regression import LagSums
 
 FORMULA = "log_norm ~ lag1 + lag2"
 LOOP = "statsmodels loop, crv3"
@@ -78,7 +78,7 @@ WAYS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "the same with max-t": lambda lagged: (
         mr.fit_lagged(lagged, FORMULA, cov="crv3", adjust="max-t", engine="moments").coefficients
     ),
-    "LagMoments, coefficients only": lambda lagged: LagMoments.from_frame(
+    "LagSums, coefficients only": lambda lagged: LagSums.from_frame(
         lagged, FORMULA, max_lag=None
     ).coefficients(cov="crv3"),
 }
@@ -89,7 +89,7 @@ def peak_of_streaming(shards: int, rows: int, documents: int, layers: int) -> fl
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import extraction as e, regression as r;"
         "n, *size = map(int, sys.argv[2:]);"
-        "moments = r.LagMoments(r.FORMULA); moments.update(r.lagged_frame(*size)); e.reset_peak(); before = e.peak();"
+        "moments = r.LagSums(r.FORMULA); moments.update(r.lagged_frame(*size)); e.reset_peak(); before = e.peak();"
         "[moments.update(r.lagged_frame(*size, seed=seed)) for seed in range(1, n)]; moments.coefficients();"
         "print(e.peak() - before)"
     )

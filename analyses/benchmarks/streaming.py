@@ -91,7 +91,7 @@ def one(way: str, folder: Path, corpus: Path) -> dict:
         mr.fit_lagged(mr.add_lags(norms))
     else:
         run = folder / f"run-{corpus.stem}"
-        table = mr.run_moments(run).coefficients()
+        table = mr.run.run_moments(run).coefficients()
         stored = mr.open_run(run).coefficients
         tokens = int(table["n"].iloc[0] + table["n_dropped"].iloc[0])
         if not np.allclose(table["estimate"], stored["estimate"], rtol=1e-9):

@@ -5,7 +5,7 @@ from mechreg.charts.by_group import plot_betas_by, plot_norms_by
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.interventions import plot_dose_response
-from mechreg.charts.linked import plot_linked
+from mechreg.charts.linked import plot_layer_explorer
 from mechreg.charts.norms import plot_norms
 from mechreg.charts.nulls import plot_nulls
 from mechreg.charts.save import save_chart
@@ -20,7 +20,7 @@ __all__ = [
     "plot_cause_maps",
     "plot_dose_response",
     "plot_equivalence",
-    "plot_linked",
+    "plot_layer_explorer",
     "plot_norms",
     "plot_norms_by",
     "plot_nulls",

@@ -24,7 +24,7 @@ SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
-def plot_linked(
+def plot_layer_explorer(
     lagged: pd.DataFrame,
     coefficients: Any,
     *,
@@ -79,10 +79,10 @@ def plot_linked(
     ...                        "lag1": rng.normal(size=100)})
     >>> betas = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "depth": [0.25, 0.75], "term": "lag1",
     ...     "estimate": [0.1, 0.2], "conf_low": 0.0, "conf_high": 0.3})
-    >>> plot_linked(lagged, betas).to_dict()["title"]["text"]
+    >>> plot_layer_explorer(lagged, betas).to_dict()["title"]["text"]
     'Layers of m: log norm of attn_out against lag1'
     """
-    who = "plot_linked"
+    who = "plot_layer_explorer"
     term = one_name(term, name="term")
     coefficients = frame_of(coefficients, "coefficients", who=who)
     require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
@@ -193,7 +193,7 @@ def _layer_view(part: pd.DataFrame, betas: pd.DataFrame, term: str) -> dict[str,
     both = np.isfinite(x) & np.isfinite(y)
     if not both.any():
         raise NumericalError(
-            f"plot_linked needs tokens with a log norm and {term} in layer {layer}; none has both."
+            f"plot_layer_explorer needs tokens with a log norm and {term} in layer {layer}; none has both."
         )
     inside = y[both]
     low, high = np.quantile(inside, [0.001, 0.999])
@@ -230,18 +230,22 @@ def _add_document(
     """Add every layer's log norms and residuals of a document; return its tokens' places, and whether those are all."""
     own = rows[rows["doc"].astype(str) == doc]
     if own.empty:
-        raise InputError(f"plot_linked has no document {doc!r}; it has {rows['doc'].nunique()} others.")
+        raise InputError(
+            f"plot_layer_explorer has no document {doc!r}; it has {rows['doc'].nunique()} others."
+        )
     parts = dict(list(own.sort_values(["window", "position"]).groupby("layer", observed=True)))
     one = parts[views[0]["layer"]]
     whole, one = len(one) <= MAX_TOKENS, one.head(MAX_TOKENS)
     if one["token"].isna().any():
-        raise InputError("plot_linked needs the string of every token of the document; some are missing.")
+        raise InputError(
+            "plot_layer_explorer needs the string of every token of the document; some are missing."
+        )
     here = one[["window", "position"]].to_numpy()
     for view in views:
         part = parts.get(view["layer"], one.head(0)).head(MAX_TOKENS)
         if not np.array_equal(part[["window", "position"]].to_numpy(), here):
             raise InputError(
-                f"plot_linked needs the same tokens in every layer; layer {view['layer']} of {doc!r} has others."
+                f"plot_layer_explorer needs the same tokens in all layers; layer {view['layer']} of {doc!r} has others."
             )
         residual = part["residual"] if "residual" in part else np.full(len(part), np.nan)
         view |= {

@@ -373,12 +373,12 @@ def _replicate(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from mechreg.pages import report_of_run
+    from mechreg.report.run_page import run_report
     from mechreg.store import check_place, write_text
 
     out = args.run / "report.html" if args.out is None else args.out
     if args.out is not None:
         check_place(args.out)
-    write_text(report_of_run(args.run), out)
+    write_text(run_report(args.run), out)
     say(f"Report: {out}")
     return 0

@@ -9,7 +9,7 @@ from mechreg.cli.saying import say
 from mechreg.schema import InputError
 
 if TYPE_CHECKING:  # the command line must start fast
-    from mechreg.moments import LagMoments
+    from mechreg.regression import LagSums
 
 EXAMPLES = (
     "mechreg compare runs/demo --margin 0.1\n"
@@ -71,13 +71,13 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sums_of_runs(folders: list[Path]) -> "LagMoments":
+def _sums_of_runs(folders: list[Path]) -> "LagSums":
     """Return the sums of all models' regressions: those that the runs kept, or made anew from their norms."""
     import pandas as pd
 
-    from mechreg.moments import LagMoments
-    from mechreg.run.refit import annotated, lagged_norms, merged
-    from mechreg.run.survey import below_lags
+    from mechreg.regression import LagSums
+    from mechreg.run.preflight import below_lags
+    from mechreg.run.refit_stored import annotated, lagged_norms, merged
     from mechreg.run.tables import sums_of
     from mechreg.store import open_run, read_provenance, stored_spec
 
@@ -112,7 +112,7 @@ def _sums_of_runs(folders: list[Path]) -> "LagMoments":
             frames[name] = frame.astype({"model": str, "hook": str, "doc": str})
     if frames:
         every = pd.concat(frames.values(), ignore_index=True)
-        kept[""] = LagMoments.from_frame(every, spec.formula, cluster="doc", who="compare")
+        kept[""] = LagSums.from_frame(every, spec.formula, cluster="doc", who="compare")
     return merged(kept.values())
 
 

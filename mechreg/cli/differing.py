@@ -30,7 +30,7 @@ def diff(args: argparse.Namespace) -> int:
 
     import pandas as pd
 
-    from mechreg.differences import largest_moves, number_differences, provenance_differences
+    from mechreg.diff import largest_moves, number_differences, provenance_differences
     from mechreg.store import TABLES, check_place, open_run, read_provenance, stored_spec, write_table
 
     if args.out is not None:

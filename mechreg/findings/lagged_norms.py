@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.fits import fit_lagged
 from mechreg.lags import add_lags
 from mechreg.norms import extract_norms
+from mechreg.regression import fit_lagged
 
 ALPHA = 0.05
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechreg.forward import Window, batches, padded, token_windows
-from mechreg.interventions.draws import generator
+from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import require_seed
 from mechreg.interventions.effects import require_conf_level, token_frame
 from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
 from mechreg.interventions.passes import Change, Edited, Passes
-from mechreg.interventions.tallies import DocumentMeans
+from mechreg.interventions.seeding import generator
 from mechreg.models import load_model
 from mechreg.norms import window_norms
 from mechreg.outside import for_page

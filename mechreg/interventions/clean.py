@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechreg.forward import batches, padded, token_windows
-from mechreg.interventions.draws import generator, uniforms
 from mechreg.interventions.passes import Edited, Passes
+from mechreg.interventions.seeding import generator, uniforms
 from mechreg.norms import window_norms
 from mechreg.schema import InputError
 

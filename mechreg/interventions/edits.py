@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.draws import directions
+from mechreg.interventions.seeding import directions
 from mechreg.models import record_of
 from mechreg.schema import (
     TOKEN_KEYS,

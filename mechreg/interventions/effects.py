@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 from mechreg.corpus import read_corpus, tokenize
 from mechreg.forward import token_windows
 from mechreg.interventions.clean import CleanRun
+from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import Edit, require_seed
 from mechreg.interventions.measuring import Measuring
 from mechreg.interventions.passes import Passes
-from mechreg.interventions.places import Positions, chosen
 from mechreg.interventions.plans import Plan, Targets, plan_of
-from mechreg.interventions.tallies import DocumentMeans
+from mechreg.interventions.positions import Positions, chosen
 from mechreg.models import HOOK_POINTS, load_model
 from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mechreg.forward import NextTokens, Window, batches, padded
 from mechreg.interventions.clean import CleanRun
+from mechreg.interventions.document_means import DocumentMeans, Tally
 from mechreg.interventions.passes import Edited, Outcome, Passes
-from mechreg.interventions.places import offsets
 from mechreg.interventions.plans import Plan
-from mechreg.interventions.tallies import DocumentMeans, Tally
+from mechreg.interventions.positions import offsets
 from mechreg.norms import vector_norms
 from mechreg.schema import NumericalError
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mechreg.forward import Window
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.draws import directions, generator
 from mechreg.interventions.edits import Apply, Edit, Reach, moved_at_random
-from mechreg.interventions.places import others
+from mechreg.interventions.positions import others
+from mechreg.interventions.seeding import directions, generator
 from mechreg.schema import InputError
 
 

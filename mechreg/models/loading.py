@@ -37,7 +37,7 @@ from mechreg.schema import (
 
 
 def load_model(
-    name_or_path_or_hf_model: Any,
+    model: Any,
     *,
     backend: Backend = "auto",
     processing: Processing = "raw",
@@ -54,7 +54,7 @@ def load_model(
 
     Parameters
     ----------
-    name_or_path_or_hf_model : str, Path, Hugging Face model or TransformerLens model
+    model : str, Path, Hugging Face model or TransformerLens model
         A hub name ("gpt2"), a folder, a miniature ("mini-s"), or a model object. A Hugging Face object is
         copied, never altered; a TransformerLens object is returned as it is, and takes no options.
     backend : {"auto", "hooked", "bridge"}
@@ -107,7 +107,7 @@ def load_model(
     require_option(backend, get_args(Backend), name="backend")
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
-    given: Any = name_or_path_or_hf_model
+    given: Any = model
     if is_transformer_lens_model(given):
         options = (
             backend,

@@ -53,7 +53,7 @@ def report_html(
     summaries : str
         As in a run's summaries.txt.
     linked : sequence of charts
-        What `plot_linked` gives, a model each.
+        What `plot_layer_explorer` gives, a model each.
     universality : pandas.DataFrame, optional
         ``compare_profiles(...).agreement``: drawn where it is of one hook and term.
     profiles : pandas.DataFrame, optional

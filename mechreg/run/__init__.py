@@ -3,9 +3,9 @@
 from mechreg.models import DeviceMap
 from mechreg.norms import BATCH_TOKENS
 from mechreg.run.carry_out import carry_out, run_spec
-from mechreg.run.refit import run_moments
+from mechreg.run.preflight import Survey
+from mechreg.run.refit_stored import run_moments
 from mechreg.run.shards import SHARD_TOKENS, Shard, ShardMaker, make_shard, missing_shards
-from mechreg.run.survey import Survey
 
 __all__ = [
     "BATCH_TOKENS",

@@ -10,11 +10,11 @@ import pandas as pd
 from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
-from mechreg.pages import report_of_run
+from mechreg.report.run_page import run_report
 from mechreg.run.figures import begin_drawing, draw_figures
-from mechreg.run.refit import require_fittable
+from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
+from mechreg.run.refit_stored import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
-from mechreg.run.survey import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.tables import tables_of
 from mechreg.schema import InputError
 from mechreg.spec import Spec
@@ -39,7 +39,7 @@ def run_spec(
     .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
     written as they are made; the same call after an interruption takes up those that are there, whole, and ends
     with the same bytes. Where a model has more than a million rows its tables come from sums over shards
-    (`LagMoments`), and the norms in its figure are those of a sample of documents.
+    (`LagSums`), and the norms in its figure are those of a sample of documents.
 
     Parameters
     ----------
@@ -189,6 +189,6 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     ]
     norms = [tables.norms for tables in results]
     draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
-    store.write_text(report_of_run(folder), folder / "report.html")
+    store.write_text(run_report(folder), folder / "report.html")
     tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
     store.write_manifest(folder, spec, tables_written)

@@ -14,9 +14,9 @@ from mechreg import store
 from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
 from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.norms.reduction import is_per_head
-from mechreg.run.refit import moments_of_shard, require_rows
-from mechreg.run.sample import sampled, shards_of_sample
-from mechreg.run.survey import Survey, is_summable
+from mechreg.run.figure_sample import sampled, shards_of_sample
+from mechreg.run.preflight import Survey, is_summable
+from mechreg.run.refit_stored import moments_of_shard, require_rows
 from mechreg.run.tokens import covariates_of, stream_tokens
 from mechreg.schema import InputError
 from mechreg.spec import Spec

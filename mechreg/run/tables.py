@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.fits import LaggedFits, fit_lagged
-from mechreg.moments import LagMoments
-from mechreg.run.refit import annotated, lagged_norms, merged
-from mechreg.run.sample import sampled, shards_of_sample
+from mechreg.regression import LaggedFits, LagSums, fit_lagged
+from mechreg.run.figure_sample import sampled, shards_of_sample
+from mechreg.run.refit_stored import annotated, lagged_norms, merged
 from mechreg.schema import GROUP_KEYS, InputError
 from mechreg.spec import Spec
 
@@ -46,14 +45,14 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
 
 
-def sums_of(run: store.Run, model: str) -> LagMoments:
+def sums_of(run: store.Run, model: str) -> LagSums:
     """Return the sums that a run kept of a model, over all its shards."""
 
-    def parts() -> Iterator[LagMoments]:
+    def parts() -> Iterator[LagSums]:
         for path in run.shards("moments", model):
             with store.readable(path):
                 try:
-                    sums = LagMoments.load(path)
+                    sums = LagSums.load(path)
                 except InputError as error:
                     raise store.damaged(path, error) from error
             yield sums

@@ -18,7 +18,7 @@ from mechreg.corpus import (
     token_counts,
     tokenize,
 )
-from mechreg.fits import formula_columns
+from mechreg.regression import formula_columns
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
 from mechreg.spec import OWN_TAGS, Spec
 

@@ -91,7 +91,7 @@ def compare_profiles(
 
     Parameters
     ----------
-    fits : LaggedFits or LagMoments
+    fits : LaggedFits or LagSums
         What `fit_lagged` gives for two models or more, all their layers; or the sums of products, clustered by doc.
         The models are refitted on the documents that all of them read.
     term : str
@@ -134,14 +134,14 @@ def compare_profiles(
 
     Examples
     --------
-    >>> from mechreg.moments import LagMoments
+    >>> from mechreg.regression import LagSums
     >>> rng, rows = np.random.default_rng(0), []
     >>> for model, n_layers in {"small": 2, "large": 4}.items():
     ...     for layer in range(n_layers):
     ...         x, noise = rng.normal(size=(2, 400))
     ...         rows.append(pd.DataFrame({"model": model, "hook": "attn_out", "layer": layer,
     ...             "depth": (layer + 0.5) / n_layers, "doc": np.repeat(range(20), 20), "y": 0.3 * x + noise, "x": x}))
-    >>> uni = compare_profiles(LagMoments.from_frame(pd.concat(rows), "y ~ x"), term="x", margin=0.5, draws=199)
+    >>> uni = compare_profiles(LagSums.from_frame(pd.concat(rows), "y ~ x"), term="x", margin=0.5, draws=199)
     >>> uni.differences[["model_a", "model_b", "bin", "depth"]]
       model_a model_b  bin  depth
     0   small   large    0   0.25

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.moments import DocumentSums, LagMoments
+from mechreg.regression import DocumentSums, LagSums
 from mechreg.schema import InputError, NumericalError, among, did_you_mean, require
 
 # With fewer, quantiles over resampled documents mean nothing: 5 documents have 126 resamples.
@@ -64,7 +64,7 @@ def joint_profiles(fits: Any, *, term: str, hook: str | None, draws: int, seed: 
 
     Parameters
     ----------
-    fits : LaggedFits or LagMoments
+    fits : LaggedFits or LagSums
     term : str
     hook : str, optional
     draws : int
@@ -138,10 +138,10 @@ def _solved(fits: Any, hook: str | None, *, who: str) -> list[DocumentSums]:
             f"{who} compares one profile of each model; these fits are by {list(fits.by)}. Fit the rows of one value: "
             "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
         )
-    if isinstance(fits, LagMoments):
+    if isinstance(fits, LagSums):
         if fits.cluster != "doc":
             raise InputError(
-                f"{who} resamples documents: it needs LagMoments(cluster='doc'); got {fits.cluster!r}."
+                f"{who} resamples documents: it needs LagSums(cluster='doc'); got {fits.cluster!r}."
             )
         solved = fits.document_sums()
         chosen = _one_hook([str(fit.keys["hook"]) for fit in solved], hook, who=who)
@@ -149,15 +149,13 @@ def _solved(fits: Any, hook: str | None, *, who: str) -> list[DocumentSums]:
     frame, formula = getattr(fits, "_frame", None), getattr(fits, "formula", None)
     if frame is None or formula is None:
         remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
-        raise InputError(
-            f"{who} needs what fit_lagged gives, or LagMoments; got {type(fits).__name__}.{remedy}"
-        )
+        raise InputError(f"{who} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")
     require(frame, ("hook", "depth", "doc"), who=who)
     hooks = [str(name) for name in frame["hook"].unique()]
     chosen = _one_hook(hooks, hook, who=who)
     if len(hooks) > 1:
         frame = frame[frame["hook"] == chosen]
-    return LagMoments.from_frame(frame, formula, cluster="doc", max_lag=None, who=who).document_sums()
+    return LagSums.from_frame(frame, formula, cluster="doc", max_lag=None, who=who).document_sums()
 
 
 def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:

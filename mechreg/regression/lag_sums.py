@@ -1,0 +1,402 @@
+"""The coefficient table from one streaming pass over sums of products, for data larger than memory."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from errno import EINVAL
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+
+from mechreg.formulas import formula_columns
+from mechreg.regression.blocks import Blocks, Coordinates, choose_coordinates, merge_blocks, sum_blocks
+from mechreg.regression.design import Terms, take_apart, terms_of, united_cells
+from mechreg.regression.document_sums import DocumentSums, sums_of
+from mechreg.regression.evaluation import require_finite
+from mechreg.regression.results import (
+    MAX_LAGS,
+    Fit,
+    coefficient_frame,
+    require_summable,
+    residual_frame,
+    statistics_frame,
+)
+from mechreg.regression.rows import Rows, read_groups, words
+from mechreg.regression.solve import solve
+from mechreg.regression.tables import Adjust
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    Cov,
+    InputError,
+    require,
+    require_by,
+    require_conf_level,
+    require_one_processing,
+    require_option,
+    require_whole_number,
+)
+
+MomentsCov = Literal[Cov, "cr0"]
+# Raise it when older files would be misread.
+FILE_VERSION = 1
+_OPTIONS = ("formula", "cluster", "max_lag", "by")
+
+
+class _Group(NamedTuple):
+    """What is known of one (model, hook, layer[, head])."""
+
+    keys: dict[str, Any]
+    depth: float
+    n_dropped: int
+    seen: pd.DataFrame  # a row of every cell
+    terms: Terms | None  # where they cannot be made from ``seen``
+    blocks: Blocks | None  # None until there is a complete row
+
+
+class LagSums:
+    """Sums of products by document and group: the tables of `fit_lagged` without a second look at the rows.
+
+    Parameters
+    ----------
+    formula : str
+        As for `fit_lagged`.
+    cluster : str, optional
+        The column of clusters; None for none.
+    max_lag : int, optional
+        Products are summed with those of so many tokens before, within windows: 1 for all statistics, 0 for hc0 and
+        hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
+    by : sequence of str
+        As for `fit_lagged`.
+    who : str
+        Opens the messages.
+
+    Notes
+    -----
+    What is kept does not grow with the rows: a block of (p + 2) (p + 3) / 2 numbers a document and group, p the
+    regressors, and (max_lag + 1) squares of that a group. Categories add a block each for every document in which
+    they occur.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from mechreg.lags import add_lags
+    >>> rng = np.random.default_rng(0)
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
+    ...                       "window": 0, "position": np.tile(range(50), 3), "norm": rng.lognormal(size=150)})
+    >>> moments = LagSums("log_norm ~ lag1")
+    >>> for _, shard in add_lags(norms).groupby("doc"):
+    ...     moments.update(shard)
+    >>> moments.coefficients()[["term", "df", "n", "n_docs", "n_dropped", "cov_type"]]
+            term   df    n  n_docs  n_dropped cov_type
+    0  Intercept  2.0  144       3          6     crv3
+    1       lag1  2.0  144       3          6     crv3
+    """
+
+    def __init__(
+        self,
+        formula: str = "log_norm ~ lag1 + lag2",
+        *,
+        cluster: str | None = "doc",
+        max_lag: int | None = 1,
+        by: str | Sequence[str] = (),
+        who: str = "LagSums",
+    ) -> None:
+        require_whole_number(0 if max_lag is None else max_lag, name="max_lag", least=0, most=MAX_LAGS)
+        self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
+        self.by = require_by(by, who=who)
+        self._columns = formula_columns(formula)
+        self._who = who
+        self._most_products: int | None = None
+        self._groups: dict[tuple, _Group] = {}
+        self._solved: list[Fit] | None = None
+
+    @classmethod
+    def from_frame(
+        cls,
+        lagged: pd.DataFrame,
+        formula: str = "log_norm ~ lag1 + lag2",
+        *,
+        most_products: int | None = None,
+        **options: Any,
+    ) -> "LagSums":
+        """Return the sums over one frame, which is all there will be: any formula, rows in any order.
+
+        ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
+        A group that needs more than ``most_products`` sums is refused.
+        """
+        moments = cls(formula, **options)
+        moments._most_products = most_products
+        moments._add(lagged, whole=True)
+        return moments
+
+    def update(self, lagged: pd.DataFrame | Mapping[str, Any]) -> None:
+        """Add whole documents.
+
+        Parameters
+        ----------
+        lagged : pandas.DataFrame or mapping
+            Columns as for `fit_lagged`, or arrays and single values by their names. Documents that came before may
+            not come again in the same group: lags and neighbours do not cross updates.
+
+        Raises
+        ------
+        SchemaError, InputError
+            A missing column, a document of an earlier update, a formula that needs all rows at once.
+        NumericalError
+            Infinite values. Nothing of a refused update is added.
+        """
+        frame = lagged if isinstance(lagged, pd.DataFrame) else pd.DataFrame(dict(lagged))
+        require(frame, TOKEN_KEYS, who=self._who)
+        self._add(frame, whole=False)
+
+    def merge(self, *others: "LagSums") -> "LagSums":
+        """Return the sums over the documents of this and the others, in any order.
+
+        Raises
+        ------
+        InputError
+            Another formula, cluster, max_lag or by, or a document in two of them.
+        """
+        merged = LagSums(**{key: getattr(self, key) for key in _OPTIONS}, who=self._who)
+        merged._groups = dict(self._groups)
+        for other in others:
+            for option in _OPTIONS:
+                ours, theirs = getattr(self, option), getattr(other, option)
+                if ours != theirs:
+                    raise InputError(f"merge needs the same {option}; got {ours!r} and {theirs!r}.")
+            for key, group in other._groups.items():
+                merged._groups[key] = merged._joined(merged._groups.get(key), group)
+        return merged
+
+    def coefficients(
+        self,
+        *,
+        cov: MomentsCov = "auto",
+        adjust: Adjust = "bh",
+        hac_lags: int | None = None,
+        conf_level: float = 0.95,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Return the coefficient frame, equal to that of `fit_lagged`.
+
+        Parameters
+        ----------
+        cov : str
+            As for `fit_lagged`, and "cr0" (no small-sample factor) and "jackknife" (crv3 about the mean of the fits
+            without a cluster). "hc2" and "hc3" need the leverage of every row, which no sum has.
+        adjust : str
+            As for `fit_lagged`; "max-t" (9,999 draws) needs cov "crv3" or "crv1".
+        hac_lags : int, optional
+        conf_level : float
+        seed : int
+            Of "max-t".
+
+        Raises
+        ------
+        InputError, NumericalError
+            As `fit_lagged`.
+        """
+        require_option(cov, get_args(MomentsCov), name="cov")
+        require_summable(cov)
+        require_option(adjust, get_args(Adjust), name="adjust")
+        require_conf_level(conf_level)
+        require_whole_number(0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(seed, name="seed", least=0)
+        return coefficient_frame(
+            self._fits(),
+            cov=cov,
+            adjust=adjust,
+            cluster=self.cluster,
+            hac_lags=hac_lags,
+            conf_level=float(conf_level),
+            seed=seed,
+            by=self.by,
+        )
+
+    def statistics(self) -> pd.DataFrame:
+        """Return the statistics frame, equal to that of `fit_lagged`."""
+        return statistics_frame(self._fits(), by=self.by)
+
+    def residual_moments(self) -> pd.DataFrame:
+        """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
+        return residual_frame(self._fits())
+
+    def document_sums(self) -> list[DocumentSums]:
+        """Return each document's sums in every group, in the order of the coefficient frame: what refits are made of.
+
+        Raises
+        ------
+        InputError
+            There are no clusters; with ``cluster="doc"`` they are documents.
+        """
+        if self.cluster is None:
+            raise InputError("document_sums needs clusters; make LagSums with cluster='doc'.")
+        return [sums_of(fit) for fit in self._fits()]
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to a file (npz) and return its path.
+
+        Raises
+        ------
+        InputError
+            The formula has functions of all rows (splines, centring): their tables can be written, they cannot.
+        """
+        entries: list[dict[str, Any]] = []
+        arrays: dict[str, np.ndarray] = {}
+        for number, group in enumerate(self._groups.values()):
+            if group.terms is not None:
+                raise InputError(
+                    f"save cannot keep what {self.formula!r} learned from its frame; write the tables."
+                )
+            seen = io.BytesIO()
+            group.seen.to_parquet(seen)
+            arrays[f"{number}.seen"] = np.frombuffer(seen.getvalue(), np.uint8)
+            entry: dict[str, Any] = {"keys": group.keys, "depth": group.depth, "n_dropped": group.n_dropped}
+            if group.blocks is not None:
+                values = group.blocks._asdict() | group.blocks.coordinates._asdict()
+                entry["blocks"] = {key: values[key] for key in ("n", "longest", "has_gaps")}
+                for key in ("labels", "docs"):
+                    values[key] = values[key].to_numpy(str if values[key].dtype == "str" else None)
+                arrays |= {
+                    f"{number}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)
+                }
+            entries.append(entry)
+        options = {key: getattr(self, key) for key in _OPTIONS}
+        about = {"version": FILE_VERSION, **options, "groups": entries}
+        with open(path, "wb") as file:  # a path would be given the ending .npz
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LagSums":
+        """Return what `save` wrote.
+
+        Raises
+        ------
+        InputError, OSError
+            Not such a file, a damaged one, or one of another version; or it could not be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            about = json.loads(str(arrays.pop("about")))
+            if about["version"] == FILE_VERSION:
+                return cls._restored(about, arrays)
+        except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
+            if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # no word of what it holds
+                raise
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{Path(path).name!r} is not a file that LagSums.save wrote ({said}); make it again."
+            ) from error
+        raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
+
+    @classmethod
+    def _restored(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "LagSums":
+        moments = cls(**{"by": ()} | {key: about[key] for key in _OPTIONS if key in about})
+        for number, entry in enumerate(about["groups"]):
+            prefix = f"{number}."
+            found = {
+                key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
+            }
+            seen = pd.read_parquet(io.BytesIO(found.pop("seen").tobytes()))
+            blocks = None
+            if "blocks" in entry:
+                for key in ("labels", "docs"):
+                    found[key] = pd.Index(
+                        found[key], dtype="int64" if found[key].dtype.kind == "i" else "str"
+                    )
+                coordinates = Coordinates(found.pop("shift"), found.pop("basis"))
+                blocks = Blocks(coordinates=coordinates, **found, **entry["blocks"])
+            group = _Group(entry["keys"], entry["depth"], entry["n_dropped"], seen, None, blocks)
+            moments._groups[tuple(group.keys.values())] = group
+        return moments
+
+    def __len__(self) -> int:
+        """Return the number of groups."""
+        return len(self._groups)
+
+    def __repr__(self) -> str:
+        rows = sum(group.blocks.n for group in self._groups.values() if group.blocks is not None)
+        return f"LagSums({self.formula!r}: {len(self)} groups, {rows} rows)"
+
+    def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
+        needed = [] if self.cluster is None else [self.cluster]
+        require(frame, (*GROUP_KEYS, *self._columns, *self.by, *needed), who=self._who)
+        groups = dict(self._groups)
+        for rows in read_groups(frame, self._columns, cluster=self.cluster, by=self.by, who=self._who):
+            key = tuple(rows.keys.values())
+            groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
+        require_one_processing({group.keys["model"] for group in groups.values()}, who=self._who)
+        self._groups, self._solved = groups, None
+
+    def _summed(self, rows: Rows, known: _Group | None, *, whole: bool) -> _Group:
+        """Return the sums over the rows of one group in one frame."""
+        nothing = _Group(rows.keys, rows.depth, rows.n_dropped, pd.DataFrame(), None, None)
+        if not len(rows.layout.cluster):
+            return nothing
+        where = words(rows.keys)
+        parts = take_apart(self.formula, rows.data, whole=whole, where=where)
+        require_finite(zip(parts.names, parts.values, strict=True), who=self._who, where=where)
+        before = None if known is None else known.blocks
+        if before is not None and before.n >= parts.values.shape[1]:
+            coordinates = before.coordinates
+        else:  # the better choice, from more rows
+            coordinates = choose_coordinates(parts.values, whole=whole)
+        most = self._most_products
+        blocks = sum_blocks(
+            parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag, most_products=most
+        )
+        return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
+
+    def _joined(self, first: _Group | None, second: _Group) -> _Group:
+        """Return the sums of both."""
+        if first is None:
+            return second
+        dropped = first.n_dropped + second.n_dropped
+        if first.blocks is None or second.blocks is None:
+            full = first if first.blocks is not None else second
+            return full._replace(n_dropped=dropped)
+        where = words(first.keys)
+        if first.terms is not None or second.terms is not None:
+            raise InputError(
+                f"{self.formula!r} learned from one frame: in {where} nothing can be added to it."
+            )
+        again = first.blocks.docs.intersection(second.blocks.docs)
+        if len(again):
+            raise InputError(
+                f"{self._who} needs every document whole and once; document {again[0]} of {where} came before."
+            )
+        seen, cell_of_second = united_cells(self.formula, first.seen, second.seen)
+        blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
+        return first._replace(n_dropped=dropped, seen=seen, blocks=blocks)
+
+    def _fits(self) -> list[Fit]:
+        """Return all groups solved: models and hooks in the order in which they came, then layers and heads."""
+        if self._solved is not None:
+            return self._solved
+        if not self._groups:
+            raise InputError(f"{self._who} has no rows yet; call update first.")
+        rank = {
+            key: {name: i for i, name in enumerate(dict.fromkeys(g.keys[key] for g in self._groups.values()))}
+            for key in ("model", "hook")
+        }
+        fits = []
+        for key in sorted(
+            self._groups, key=lambda key: (rank["model"][key[0]], rank["hook"][key[1]], *key[2:])
+        ):
+            group = self._groups[key]
+            where = words(group.keys)
+            if group.blocks is None:
+                raise InputError(
+                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; give longer "
+                    "documents, or fewer lags."
+                )
+            terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
+            solution = solve(group.blocks, terms, where=where, who=self._who, n_dropped=group.n_dropped)
+            fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))
+        self._solved = fits
+        return fits

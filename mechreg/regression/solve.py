@@ -1,0 +1,248 @@
+"""Solving: least squares and its covariances from a group's blocks, with no second look at the rows.
+
+The sums over each cell are turned into a square root M (M'M = the sums), so that the design's columns, M times their
+weights, are solved by QR: what the coordinates kept is not lost by squaring once more. Everything after that is done
+in the orthonormal basis of the design, where the sum of x x' is the identity.
+"""
+
+from typing import NamedTuple
+
+import einops
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy.linalg import solve_triangular
+
+from mechreg.regression.blocks import Blocks, gram_matrices, product_weights, sums_by
+from mechreg.regression.design import Terms, require_room
+from mechreg.schema import InputError, NumericalError
+
+# Beyond 1/sqrt(eps) of the centred and scaled columns, their products are singular in double precision.
+MAX_CONDITION = float(np.finfo(np.float64).eps ** -0.5)
+# Relative spread below which a column is constant; 1e-16 is what rounding its mean leaves.
+CONSTANT = 1e-12
+# Relative error of the sums as the design sees it; with ten times more, 1e-9 could not be promised.
+MAX_LOSS = 1e-11
+# The constant is in the span of the columns when no more than this is left of it.
+IN_SPAN = 1e-7
+# Without a cluster, the least that must be left of the design in any direction.
+MIN_LEFT = 1e-8
+
+
+class Solution(NamedTuple):
+    """Least squares of one group; a row's x in the orthonormal basis is basis' z, its residual is residual' z."""
+
+    names: tuple[str, ...]
+    estimate: Float[np.ndarray, " terms"]
+    to_terms: Float[np.ndarray, "terms terms"]  # from coefficients in the orthonormal basis
+    basis: Float[np.ndarray, "cells columns terms"]
+    residual: Float[np.ndarray, "cells columns"]
+    has_constant: bool
+    residual_ss: float
+    total_ss: float  # about the mean where there is a constant
+    n: int
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of the residuals."""
+        return self.n - len(self.names)
+
+
+class Clusters(NamedTuple):
+    """What each cluster adds to the sums of x e and of x x', in the orthonormal basis."""
+
+    score: Float[np.ndarray, "clusters terms"]
+    products: Float[np.ndarray, "clusters terms terms"]
+    labels: pd.Index
+
+
+def solve(blocks: Blocks, terms: Terms, *, where: str, who: str, n_dropped: int = 0) -> Solution:
+    """Return the least-squares fit, or refuse a group whose numbers would be wrong."""
+    k = len(terms.names)
+    if blocks.n < k + 2:
+        raise InputError(
+            f"{who} needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
+            f"({n_dropped} dropped for missing values); give more text, or fewer terms."
+        )
+    raw = _forms(blocks, terms)
+    forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))
+    root, scale = _square_roots(gram_matrices(sums_by(blocks.cell, blocks.gram)[1]))
+    design, ones = _columns(root, forms), _columns(root, np.eye(forms.shape[1])[None, :, :1])[:, 0]
+    _require_solvable(design, ones, np.linalg.norm(_columns(root, raw), axis=0), terms, where=where, who=who)
+    size = np.linalg.norm(design, axis=0)
+    orthonormal, triangle = np.linalg.qr(design / size)
+    triangle = triangle * size
+    from_basis = solve_triangular(triangle[:k, :k], np.eye(k))
+    reduced = from_basis @ triangle[:k, k]
+    basis = _over(forms[..., :k], triangle[:k, :k])
+    loss = float(np.finfo(np.float64).eps * ((scale[..., None] * basis) ** 2).sum(axis=(0, 1)).max())
+    if loss > MAX_LOSS:
+        raise NumericalError(
+            f"{who} would lose too many digits in {where} (a relative {loss:.0e}): the rows that came first tell too "
+            "little of the others, or terms are nearly collinear. Begin with an update of more documents, or leave "
+            "a term out."
+        )
+    left = ones - orthonormal[:, :k] @ (orthonormal[:, :k].T @ ones)
+    has_constant = "Intercept" in terms.names or bool(np.linalg.norm(left) < IN_SPAN * np.linalg.norm(ones))
+    outcome = _centred(design[:, k:], ones) if has_constant else _columns(root, raw[..., k:])
+    return Solution(
+        names=terms.names,
+        estimate=np.linalg.solve(changes[:k, :k], reduced + changes[:k, k]),
+        to_terms=np.linalg.solve(changes[:k, :k], from_basis),
+        basis=basis,
+        residual=forms[..., k] - forms[..., :k] @ reduced,
+        has_constant=has_constant,
+        residual_ss=float(triangle[k, k] ** 2),
+        total_ss=float((outcome**2).sum()),
+        n=blocks.n,
+    )
+
+
+def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
+    """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
+    one = np.zeros_like(solution.residual)
+    one[:, 0] = 1.0
+    forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
+    clusters, columns = len(blocks.labels), forms.shape[-1]
+    require_room(clusters * columns**2, f"{columns - 2:,} terms in {clusters:,} clusters")
+    sums = np.zeros((len(blocks.labels), forms.shape[-1], forms.shape[-1]))
+    for cell, form in enumerate(forms):
+        here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
+        sums[blocks.cluster[here]] += form.T @ gram_matrices(blocks.gram[here]) @ form
+    return sums
+
+
+def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
+    """Return what every cluster adds."""
+    k, sums = len(solution.names), cluster_sums(solution, blocks)
+    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
+
+
+def changes_without(
+    clusters: Clusters, *, cov: str, where: str, cluster: str
+) -> Float[np.ndarray, "clusters terms"]:
+    """Return by how much the coefficients fall when each cluster is left out, in the orthonormal basis.
+
+    Raises
+    ------
+    NumericalError
+        Without one of the clusters the terms are collinear.
+    """
+    k = clusters.score.shape[1]
+    # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
+    large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
+    left = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]
+    if (left < MIN_LEFT).any():
+        raise NumericalError(
+            f"cov={cov!r} fits without each cluster in turn; in {where} the terms are collinear without "
+            f"{cluster} {clusters.labels[large[int(left.argmin())]]}. Use cov='crv1', or leave a term out."
+        )
+    return np.linalg.solve(np.eye(k) - clusters.products, clusters.score[..., None])[..., 0]
+
+
+def product_covariance(
+    solution: Solution, blocks: Blocks, weights: Float[np.ndarray, " lags"]
+) -> Float[np.ndarray, "terms terms"]:
+    """Return the sum over lags of weight times (S_j + S_j'), S_j the sum of x_t e_t e_(t-j) x_(t-j)'."""
+    forms = einops.rearrange(solution.basis, "cells columns terms -> cells terms columns")
+    score = product_weights(forms, solution.residual[:, None])
+    k = len(solution.names)
+    total = np.zeros((k, k))
+    for (now, before), sums in zip(blocks.pairs, blocks.lagged, strict=True):
+        for lag, weight in enumerate(weights[: len(sums)]):
+            part = weight * score[now] @ sums[lag] @ score[before].T
+            total += part if lag == 0 else part + part.T
+    return total
+
+
+def _forms(blocks: Blocks, terms: Terms) -> Float[np.ndarray, "cells columns terms_and_outcome"]:
+    """Return the weights on z, in every cell, of every term and of the outcome."""
+    shift, basis = blocks.coordinates
+    numbers = np.zeros((len(shift) + 1, len(shift) + 1))  # column j: the weights of [1, u] on [1, z]
+    numbers[0, 0] = 1.0
+    numbers[0, 1:] = shift
+    numbers[1:, 1:] = basis
+    design = numbers[:, :-1] @ terms.weights
+    outcome = np.broadcast_to(numbers[:, -1:], (len(design), len(numbers), 1))
+    return np.concatenate([design, outcome], axis=-1)
+
+
+def _without_levels(
+    raw: Float[np.ndarray, "cells columns some"], is_level: Bool[np.ndarray, " terms"]
+) -> tuple[Float[np.ndarray, "cells columns some"], Float[np.ndarray, "some some"]]:
+    """Return forms without what the terms that are levels (intercept, categories) take up, and raw = forms @ changes.
+
+    A column of mean 1e4 and spread 0.3 beside an intercept becomes one of mean 0, with nothing rounded.
+    """
+    levels = np.flatnonzero(is_level)
+    others = np.setdiff1d(np.arange(raw.shape[-1]), levels)
+    changes = np.eye(raw.shape[-1])
+    forms = raw.copy()
+    if len(levels):
+        patterns = raw[:, 0, levels]
+        inverse = np.linalg.pinv(patterns)
+        for _ in range(2):  # the second time takes up what the first one rounded
+            taken = inverse @ forms[:, 0, others]
+            forms[:, 0, others] -= patterns @ taken
+            changes[np.ix_(levels, others)] += taken
+    return forms, changes
+
+
+def _square_roots(
+    sums: Float[np.ndarray, "cells columns columns"],
+) -> tuple[Float[np.ndarray, "cells columns columns"], Float[np.ndarray, "cells columns"]]:
+    """Return M with M'M = the sums, in every cell, and the columns' sizes; singular sums have a root too."""
+    scale = np.sqrt(np.einsum("...ii->...i", sums))
+    safe = np.where(scale > 0, scale, 1.0)
+    values, vectors = np.linalg.eigh(sums / (safe[:, :, None] * safe[:, None, :]))
+    root = np.sqrt(np.maximum(values, 0.0))[:, :, None] * vectors.mT * safe[:, None, :]
+    return root, scale
+
+
+def _columns(
+    root: Float[np.ndarray, "cells columns columns"], forms: Float[np.ndarray, "cells_or_one columns some"]
+) -> Float[np.ndarray, "rows some"]:
+    """Return columns whose products are those of the group's rows."""
+    return einops.rearrange(root @ forms, "cells columns some -> (cells columns) some")
+
+
+def _over(
+    forms: Float[np.ndarray, "cells columns terms"], triangle: Float[np.ndarray, "terms terms"]
+) -> Float[np.ndarray, "cells columns terms"]:
+    """Return forms @ inverse(triangle)."""
+    flat = einops.rearrange(forms, "cells columns terms -> terms (cells columns)")
+    solved = solve_triangular(triangle, flat, trans=1)
+    return einops.rearrange(solved, "terms (cells columns) -> cells columns terms", cells=len(forms))
+
+
+def _centred(
+    columns: Float[np.ndarray, "rows some"], ones: Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, "rows some"]:
+    for _ in range(2):
+        columns = columns - np.outer(ones, ones @ columns / (ones @ ones))
+    return columns
+
+
+def _require_solvable(
+    design: Float[np.ndarray, "rows some"],
+    ones: Float[np.ndarray, " rows"],
+    size: Float[np.ndarray, " some"],
+    terms: Terms,
+    *,
+    where: str,
+    who: str,
+) -> None:
+    """Refuse constant and collinear columns; an intercept takes up the level of the others."""
+    names = (*terms.names, terms.outcome)
+    centred = np.array(["Intercept" in terms.names and name != "Intercept" for name in names])
+    centred[-1] = True
+    left = np.where(centred, _centred(design, ones), design)
+    for name, spread, level in zip(names, np.linalg.norm(left, axis=0), size, strict=True):
+        if spread <= CONSTANT * level:
+            raise InputError(f"{who} needs columns that vary; {name!r} is constant in {where}.")
+    condition = float(np.linalg.cond(left[:, :-1] / np.linalg.norm(left[:, :-1], axis=0)))
+    if not condition < MAX_CONDITION:
+        raise NumericalError(
+            f"{who} needs terms that double precision can tell apart; in {where} they are collinear (condition "
+            f"{condition:.1e} of the centred and scaled columns, at most {MAX_CONDITION:.1e}). Leave a term out."
+        )

@@ -1,0 +1,206 @@
+"""All that can be known of a corpus and a formula before any work is done."""
+
+import hashlib
+import json
+import re
+from typing import NamedTuple
+
+import pandas as pd
+
+from mechreg.corpus import COVARIATES, load_pipeline, require_words, tag_words
+from mechreg.regression import LagSums, formula_columns
+from mechreg.regression.design import NeedsAllRows
+from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean
+from mechreg.spec import OWN_TAGS, Spec
+
+_MADE = {*NORM_COLUMNS, *TOKEN_COLUMNS, *COVARIATES, "log_norm", "head"}
+_NUMBERS = {
+    **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "numbers"),
+    "boolean": "true or false",
+}
+_MADE_BY_LAG = r"(lag|below_lag)[0-9]+|below"
+
+
+class Survey(NamedTuple):
+    """What one reading of the corpus tells."""
+
+    sha256: str
+    documents: int
+    left_out: int
+    columns: tuple[str, ...]
+    kinds: dict[
+        str, tuple[str, ...]
+    ]  # of each column that the formula asks for: "numbers", or texts, two at most
+    tags: dict[
+        str, str
+    ]  # what made the parts of speech, and the hashes of what the corpus brings beside its texts
+    read: tuple[
+        str, ...
+    ]  # the hash of all that was read, after each part: what is tokenized is compared with it
+
+
+def survey_corpus(spec: Spec) -> Survey:
+    """Return the hash of all documents, how many there are, their columns, and what tags them; nothing else is kept.
+
+    Parameters
+    ----------
+    spec : Spec
+
+    Raises
+    ------
+    InputError
+        As `stream_corpus`; a tagger that is not there, or tags that are not of the text.
+    """
+    tagger = spec.tagger
+    digest, tags, beside = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    documents, left_out, columns, read = 0, 0, dict[str, None](), list[str]()
+    made_by: dict[str, None] = {}
+    kinds: dict[str, dict[str, None]] = {}
+    if tagger not in ("none", OWN_TAGS):  # it tags something, so that what it cannot do is known now
+        made_by = dict.fromkeys(tag_words(["A word."], pipeline=load_pipeline(tagger))["tagger"])
+    for part, so_far in stream_documents(spec):
+        read.append(so_far)
+        for doc, text in part[["doc", "text"]].itertuples(index=False):
+            digest.update(json.dumps([doc, text]).encode())
+        named = recorded_columns(spec, tuple(part.columns))
+        beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
+        for name in named:
+            known = kinds.setdefault(name, {})
+            here = _kinds(part.loc[part["problem"] == "", name])
+            known |= dict.fromkeys(kind for kind in here if len(known) < 3 or kind[0] not in "'\"")
+        if tagger == OWN_TAGS:
+            require_words(part)
+            tags.update(_words_as_text(part).encode())
+            said = part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
+            made_by |= dict.fromkeys(said)
+        elif tagger != "none" and "words" in part.columns:
+            raise InputError(
+                f"The corpus {spec.corpus!r} brings tagged words of its own; set tagger = {OWN_TAGS!r}."
+            )
+        documents += len(part)
+        left_out += int((part["problem"] != "").sum())
+        columns |= dict.fromkeys(part.columns)
+    told = {"tagger": "; ".join(made_by)} if made_by else {}
+    if tagger == OWN_TAGS:
+        told["tags_sha256"] = tags.hexdigest()
+    told["annotations_sha256"] = beside.hexdigest()
+    levels = {name: tuple(found) for name, found in kinds.items()}
+    return Survey(digest.hexdigest(), documents, left_out, tuple(columns), levels, told, tuple(read))
+
+
+def _kinds(column: pd.Series) -> list[str]:
+    """Return what a documents' column holds: two of its texts at most, quoted, or the kinds of its other values."""
+    given = column.dropna()
+    if not len(given):
+        return []
+    kind = pd.api.types.infer_dtype(given)
+    if kind in _NUMBERS or pd.api.types.is_numeric_dtype(given.dtype):
+        return ["true or false"] if kind == "boolean" else ["numbers"]
+    if kind in ("string", "categorical", "date", "datetime", "datetime64"):
+        return [repr(value) for value in given.astype("str").drop_duplicates().iloc[:2]]
+    names = _NUMBERS | {"string": "texts"}
+    return sorted({names.get(pd.api.types.infer_dtype([value]), type(value).__name__) for value in given})
+
+
+def _words_as_text(documents: pd.DataFrame) -> str:
+    """Return the places and tags of the words of documents that can be read."""
+    usable = documents[documents["problem"] == ""]
+    return json.dumps(
+        [
+            [doc, *([int(word["start"]), int(word["end"]), word["upos"]] for word in words)]
+            for doc, words in usable[["doc", "words"]].itertuples(index=False)
+        ]
+    )
+
+
+def below_lags(formula: str) -> tuple[int, ...]:
+    """Return the lags in the layer below that a formula asks for.
+
+    Examples
+    --------
+    >>> below_lags("log_norm ~ lag1 + below + below_lag2")
+    (0, 2)
+    """
+    asked = (re.fullmatch(r"below(?:_lag(\d+))?", column) for column in formula_columns(formula))
+    return tuple(sorted({int(match[1] or 0) for match in asked if match}))
+
+
+def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
+    """Refuse a column that no step makes or two would, and moments alone where they cannot answer."""
+    below, asked = below_lags(spec.formula), formula_columns(spec.formula)
+    tags = () if spec.tagger == "none" else TAG_COLUMNS
+    made = [name for name in asked if name != "doc" and (name in _MADE or re.fullmatch(_MADE_BY_LAG, name))]
+    for column in (*made, *tags):
+        if column in columns:
+            raise InputError(
+                f"The corpus has a column {column!r} of its own, which would be taken for the one that mechreg makes; "
+                "rename the corpus's."
+            )
+    have = {
+        *NORM_COLUMNS, *TOKEN_COLUMNS, "log_norm", *(f"lag{lag}" for lag in spec.lags), *columns, *tags, *COVARIATES,
+        *("below" if lag == 0 else f"below_lag{lag}" for lag in below),
+    } - {"text", "problem", "words"}  # fmt: skip
+    for column in sorted(asked):
+        if column in TAG_COLUMNS and column not in have:
+            raise InputError(
+                f"The formula {spec.formula!r} needs {column!r}, which comes of tagging; say what tags the tokens: "
+                f"tagger = {OWN_TAGS!r} (.conllu, the demo, documents with 'words') or a spaCy pipeline, such as "
+                "tagger = 'en_core_web_sm'."
+            )
+        if column not in have:
+            raise InputError(
+                f"The formula {spec.formula!r} needs the column {column!r}; this run has {sorted(have)} "
+                f"(lags = {list(spec.lags)}).{did_you_mean(column, have)}"
+            )
+    if spec.keep == "moments" and not is_summable(spec):
+        raise InputError(
+            f"keep = 'moments' cannot give cov = {spec.cov!r} of {spec.formula!r}, which needs all rows at once "
+            "(hc2, hc3, splines and centring do); use keep = 'norms', or cov = 'crv3'."
+        )
+
+
+def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a documents' column from which no coefficient comes."""
+    for name in formula_columns(formula):
+        found = kinds.get(name)
+        if found is None:
+            continue
+        if not found:
+            raise InputError(f"The formula {formula!r} needs {name!r}, which no document of the corpus has.")
+        texts = [kind for kind in found if kind[0] in "'\""]
+        others = [kind for kind in found if kind not in texts]
+        others += ["texts"] * bool(texts and others)
+        if len(others) > 1 or not {*others} <= {*_NUMBERS.values()}:
+            raise InputError(
+                f"The corpus's column {name!r} holds {' and '.join(others)}; a column of a formula "
+                "holds numbers, or texts, or true and false."
+            )
+        if len(texts) == 1:
+            raise InputError(
+                f"The formula {formula!r} needs two values of {name!r} or more; it is {texts[0]} in every document. "
+                "Leave it out."
+            )
+
+
+def is_summable(spec: Spec) -> bool:
+    """Return whether sums over shards of documents are enough for a spec's tables.
+
+    Examples
+    --------
+    >>> is_summable(Spec(models=("m",), corpus="demo")), is_summable(Spec(models=("m",), corpus="demo", cov="hc3"))
+    (True, False)
+    """
+    if spec.cov in ("hc2", "hc3"):
+        return False
+    columns = formula_columns(spec.formula)
+    # A few rows of anything: what learns from all rows is refused by its name, whatever the rows are.
+    place = {"model": "m", "hook": "h", "layer": 0, "doc": "d", "window": 0, "position": range(4)}
+    rows = {name: [1.0, 2.0, 4.0, 3.0] for name in columns} | place
+    try:
+        LagSums(spec.formula, max_lag=None).update(rows)
+    except NeedsAllRows:
+        return False
+    except InputError:  # of these rows
+        pass
+    return True
