@@ -320,11 +320,11 @@ def test_one_of_a_kind_is_taken_where_several_are(model, make_windows):
     [
         (
             lambda m, t: intervene(m, t, Scale(0.5), layers="0"),
-            "layers must be whole numbers from 0 to 2; got '0'",
+            "layers must be a whole number from 0 to 2; got '0'",
         ),
         (
             lambda m, t: intervene(m, t, Scale(0.5), layers=1.0),
-            "layers must be whole numbers from 0 to 2; got 1.0",
+            "layers must be a whole number from 0 to 2; got 1.0",
         ),
         (lambda m, t: intervene(m, t, Scale(0.5), measure=1), "measure must be one of 'loss'"),
         (lambda m, t: intervene(m, t, Scale(0.5), controls=None), "controls must be one of"),

@@ -31,7 +31,6 @@ from mechreg.interventions import (
     regression_vs_cause,
     surprise_edits,
 )
-from mechreg.interventions.causes import elasticities
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import moved_at_random, rotated
@@ -39,6 +38,7 @@ from mechreg.interventions.pairs import pair_coefficients, pair_moments
 from mechreg.interventions.passes import EDITABLE, Edited, Passes
 from mechreg.interventions.plans import Targets, plan_of
 from mechreg.interventions.positions import chosen, offsets
+from mechreg.interventions.regression_vs_cause import elasticities
 from mechreg.interventions.seeding import directions
 from mechreg.models import HOOK_POINTS, load_model, load_reference
 from mechreg.norms import extract_norms, window_norms
@@ -247,12 +247,12 @@ def test_an_edit_changes_nothing_below_or_before_to_the_bit(
     clean_run = CleanRun(model, tokens, hook, [layer], 64, 0)
     apply, _ = edit.bind(clean_run)
     passes = Passes(model, hook=hook, norm_hook=hook)
-    before, clean = activations(model, ids, lambda: passes.clean(ids, restart_at=[layer] if restart else []))
+    before, clean = activations(model, ids, lambda: passes.run(ids, restart_at=[layer] if restart else []))
     mask = torch.zeros(ids.shape, dtype=torch.bool)
     mask[:, places] = True
     mask &= torch.from_numpy(real)
     edited = {layer: Edited(mask, lambda vectors: apply(vectors, rows[mask.numpy()], layer))}
-    after, outcome = activations(model, ids, lambda: passes.edited(ids, edited, clean))
+    after, outcome = activations(model, ids, lambda: passes.run(ids, edited, clean))
     for row, window in enumerate(windows):
         changed = [place for place in places if place < window.length]
         first = min(changed, default=window.length)
@@ -283,10 +283,10 @@ def test_scale_by_one_and_rotate_by_nothing_change_nothing_to_the_bit(model, tok
     windows = token_windows(model, tokens)
     ids, rows, real = padded(model, tokens, windows)
     passes = Passes(model, hook="attn_out", norm_hook="attn_out")
-    clean = passes.clean(ids)
+    clean = passes.run(ids)
     for edit in (Scale(1), Rotate(0)):
         apply, _ = edit.bind(CleanRun(model, tokens, "attn_out", [1], 64, 0))
-        after = passes.edited(
+        after = passes.run(
             ids, {1: Edited(torch.from_numpy(real), lambda v, f=apply: f(v, rows[real], 1))}, clean
         )
         assert torch.equal(after.hidden, clean.hidden)
@@ -307,7 +307,7 @@ def test_an_edit_that_fires_a_wrong_number_of_times_is_an_error(tiny, backend, t
     point.__class__ = type("Odd", (type(point),), {"__call__": call})
     with pytest.raises(ModelError, match=rf"'blocks\.1\.hook_mlp_out' {said} in one forward pass"):
         run(model, tokens, Scale(0.5), hook="mlp_out", norm_hook="attn_out", layers=[1])
-    with pytest.raises(ModelError, match=rf"norms \(mlp_out\) in layer 1 {said}"):
+    with pytest.raises(ModelError, match=rf"'blocks\.1\.hook_mlp_out' {said} in one forward pass"):
         run(model, tokens, Scale(0.5), norm_hook="mlp_out", layers=[0])
 
 
@@ -366,7 +366,7 @@ def bound(model, tokens, edit, layer=1, hook="attn_out"):
     """Return an edit's function of the layer's clean vectors, all tokens' vectors, and the result."""
     kept = {}
     clean = CleanRun(model, tokens, hook, [layer], 64, 0)
-    clean._visit(lambda at, rows, vectors: kept.update(zip(rows.tolist(), vectors.clone(), strict=True)))
+    clean.visit(lambda at, rows, vectors: kept.update(zip(rows.tolist(), vectors.clone(), strict=True)))
     vectors = torch.stack([kept[row] for row in range(len(tokens))])
     apply, _ = edit.bind(clean)
     return vectors, apply(vectors, np.arange(len(tokens)), layer)
@@ -659,7 +659,8 @@ def test_elasticities_equal_autograds_derivatives(backend, load, make_windows):
     tokens = make_windows([9, 14])
     hf = load_reference(model)
     passes = Passes(model, hook="attn_out", norm_hook="attn_out", logits=False)
-    found = elasticities(passes, model, tokens, [Window(0, 9), Window(9, 6), Window(9, 2)], step=1e-3)
+    batch = padded(model, tokens, [Window(0, 9), Window(9, 6), Window(9, 2)])
+    found = elasticities(passes, batch, step=1e-3)
     ids = tokens["token_id"].tolist()
     for row, (start, length) in enumerate([(0, 9), (9, 6), (9, 2)]):
         expected = elasticities_by_autograd(hf, ids[start : start + length], length - 1)
@@ -757,7 +758,7 @@ def test_regressors_without_a_slope_of_their_own_have_none(second, said):
     ("options", "said"),
     [
         ({"control": "own"}, "control must be one of 'own_lag', 'none'"),
-        ({"step": 0.0}, "step must lie between 0 and 1"),
+        ({"step": 0.0}, "step must be a number between 0 and 1"),
         ({"per_window": 0}, "per_window must be a whole number, 1 or more"),
         ({"n_boot": 0}, "n_boot must be a whole number"),
         ({"skip": 40}, "a window of at least 42 tokens"),
@@ -830,12 +831,15 @@ VALUES = {"doc": "d0", "window": 0, "position": [2, 3], "layer": 1, "norm": 2.0}
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        (lambda: Scale(float("nan")), "Scale needs a finite factor"),
-        (lambda: Rotate(float("inf")), "Rotate needs a finite angle in degrees"),
+        (
+            lambda: Scale(float("nan")),
+            "The factor of Scale must be a finite number, for example 0.5; got nan",
+        ),
+        (lambda: Rotate(float("inf")), "The angle of Rotate, in degrees, must be a finite number"),
         (lambda: Rotate(10, seed=-1), "seed must be a whole number, 0 or more"),
         (lambda: SetNorm(pd.DataFrame(VALUES).drop(columns="norm")), "SetNorm needs the column 'norm'"),
         (lambda: SetNorm(np.ones(3)), "an array of layer x token"),
-        (lambda: SetNorm(pd.DataFrame(VALUES | {"position": [2, 2]})), "two for one in layer 1"),
+        (lambda: SetNorm(pd.DataFrame(VALUES | {"position": [2, 2]})), "two for one token in layer 1"),
         (lambda: SetNorm(pd.DataFrame(VALUES | {"norm": -1.0})), "norms of 0 or more, all finite; got -1"),
         (
             lambda: SetNorm(pd.DataFrame(VALUES | {"doc": "other"})),
@@ -870,15 +874,15 @@ def test_an_unknown_replacement_is_refused():
         ({"hook": "attn_aut"}, "hook must be one of 'resid_pre', .*Did you mean 'attn_out'"),
         ({"hook": "z"}, "hook must be one of 'resid_pre'"),
         ({"norm_hook": "result"}, "norm_hook must be one of"),
-        ({"layers": [3]}, "layers must be whole numbers from 0 to 2; got 3"),
-        ({"layers": []}, "at least one layer, each once"),
-        ({"layers": [1, 1]}, "each once"),
+        ({"layers": [3]}, "layers must be a whole number from 0 to 2; got 3"),
+        ({"layers": []}, "layers must be distinct whole numbers, at least 1 of them"),
+        ({"layers": [1, 1]}, "layers must be distinct"),
         ({"edit": []}, "at least one edit"),
-        ({"edit": [Scale(1), Scale(1.0)]}, r"Two edits would be told apart by nothing \(scale, dose 1\)"),
-        ({"measure": ()}, "measure must name at least 1 of loss, kl, top1, norms"),
+        ({"edit": [Scale(1), Scale(1.0)]}, r"Two edits have the same name and dose \(scale, dose 1\)"),
+        ({"measure": ()}, "measure must name at least 1 of 'loss', 'kl', 'top1', 'norms'"),
         ({"batch_tokens": 0}, "batch_tokens must be a whole number, 1 or more"),
         ({"max_offset": -1}, "max_offset must be a whole number, 0 or more"),
-        ({"conf_level": 1.5}, "conf_level must lie between 0 and 1"),
+        ({"conf_level": 1.5}, "conf_level must be a number between 0 and 1"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"controls": ("other_position",)}, "'other_position' needs tokens that are not edited"),
         ({"controls": ("other_layer",), "together": True}, "'other_layer' needs a layer that is not edited"),
@@ -920,9 +924,9 @@ def test_resid_mid_is_the_stream_itself_on_a_hooked_transformer(hooked, load, to
     ids, rows, real = padded(model, tokens, token_windows(model, tokens))
     kept, _ = activations(model, ids, lambda: model(ids))
     passes = Passes(model, hook="attn_out", norm_hook="attn_out")
-    clean = passes.clean(ids)
+    clean = passes.run(ids)
     real = torch.from_numpy(real)
-    away = passes.edited(ids, {1: Edited(real, lambda v: v - kept[1, "resid_mid"][real].double())}, clean)
+    away = passes.run(ids, {1: Edited(real, lambda v: v - kept[1, "resid_mid"][real].double())}, clean)
     at = real.clone()
     at[:, :-1] &= real[:, 1:]
     at[:, -1] = False
@@ -940,8 +944,6 @@ def test_an_effect_that_is_not_finite_is_placed(model, tokens):
 
 def test_a_zero_vector_has_no_norm_to_be_set(tiny, backend, tokens):
     model = load_model(tiny, backend=backend)
-    half = Passes(model, hook="attn_out", norm_hook="attn_out")
-    assert half.n_layers == 3
     apply, _ = SetNorm(lambda clean: clean["norm"]).bind(CleanRun(model, tokens, "attn_out", [0], 64, 0))
     with pytest.raises(NumericalError, match="layer 0, document 'd1', window 0, position 2 is zero"):
         apply(torch.zeros(1, 32).double(), np.array([7]), 0)
@@ -974,7 +976,7 @@ def test_models_and_frames_are_left_alone_and_nothing_is_printed(tiny, backend, 
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     run(model, tokens, [Rotate(20), Ablate("resample")], controls=("random_direction",), positions=2)
     regression_vs_cause(model, tokens, per_window=1, n_boot=9, progress=True)
-    with pytest.raises(NumericalError, match="too large for the dtype"):
+    with pytest.raises(NumericalError, match="Use a smaller dose"):
         run(model, tokens, Scale(1e38), layers=[0])
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002

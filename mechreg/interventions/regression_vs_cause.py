@@ -1,30 +1,31 @@
-"""Regression against cause: what a layer's norm predicts of the next token's norms above, and what moving it does."""
+"""Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import einops
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int
 from scipy import stats
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from mechreg.forward import Window, batches, padded, token_windows
+from mechreg.forward import Batch, Window, padded_batches, token_bar, token_windows
 from mechreg.interventions.document_means import DocumentMeans
-from mechreg.interventions.edits import require_seed
-from mechreg.interventions.effects import require_conf_level, token_frame
 from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
-from mechreg.interventions.passes import Change, Edited, Passes
+from mechreg.interventions.passes import Edited, Passes
 from mechreg.interventions.seeding import generator
-from mechreg.models import load_model
-from mechreg.norms import window_norms
+from mechreg.models import Model, load_model
+from mechreg.norms import token_frame, window_norms
 from mechreg.outside import for_page
-from mechreg.schema import InputError, NumericalError, require_option, require_whole_number
+from mechreg.schema import (
+    InputError,
+    NumericalError,
+    require_conf_level,
+    require_number,
+    require_option,
+    require_whole_number,
+)
 
 LagControl = Literal["own_lag", "none"]
 BATCH_TOKENS = 2048
@@ -116,9 +117,9 @@ def regression_vs_cause(
     Raises
     ------
     InputError
-        An option that has no such value, or no window with two tokens after ``skip``.
+        A wrong option, or no window with two tokens after ``skip``.
     ModelError
-        A hook point is not there, or an edit did not fire exactly once.
+        A hook point is missing, or an edit did not fire exactly once.
     NumericalError
         A norm without a logarithm, or regressors that are collinear.
 
@@ -134,24 +135,105 @@ def regression_vs_cause(
     """
     model = load_model(model)
     require_option(control, get_args(LagControl), name="control")
-    if isinstance(step, bool) or not isinstance(step, Real) or not 0 < step < 1:
-        raise InputError(f"step must lie between 0 and 1, for example 0.01; got {step!r}.")
+    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
     counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
-    for name, (value, least) in (counts | {"n_boot": (n_boot, 1)}).items():
+    for name, (value, least) in (counts | {"n_boot": (n_boot, 1), "seed": (seed, 0)}).items():
         require_whole_number(value, name=name, least=least)
     require_conf_level(conf_level)
-    require_seed(seed)
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
-    tokens = token_frame(model, documents)
+    tokens = token_frame(model, documents).reset_index(drop=True)
     windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
     if not windows:
         raise InputError(
             f"regression_vs_cause needs a window of at least {skip + 2} tokens (two after skip={skip}); there is none."
         )
     codes = pd.factorize(tokens["doc"])[0]
-    docs = np.unique([codes[window.start] for window in windows])
-    place = {int(doc): at for at, doc in enumerate(docs)}
+    docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
 
+    own_lag = control == "own_lag"
+    log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
+    moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
+    coefficient = pair_coefficients(moments, np.ones((1, len(docs))), own_lag=own_lag)[0]
+    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(docs) > 1 else None
+    for values, documents_used in ((coefficient, "all documents"), (squares, "all documents but one")):
+        if values is not None and not np.isfinite(values).all():
+            raise NumericalError(
+                f"In {documents_used} the log norms of some layer at t-1 do not vary, or those of two layers are "
+                "collinear, so a coefficient is not determined; give more text"
+                f"{', or control=none' if own_lag else ''}."
+            )
+
+    sums = np.zeros((len(docs), passes.n_layers, passes.n_layers))
+    counted = np.zeros(sums.shape, np.int64)
+    rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
+    with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
+        for batch in padded_batches(model, tokens, int(batch_tokens), rows):
+            at = np.searchsorted(docs, codes[batch.rows[:, 0]])
+            effects = elasticities(passes, batch, step=float(step))
+            np.add.at(sums, at, einops.rearrange(effects, "layer later batch -> batch layer later"))
+            np.add.at(counted, at, 1)
+            bar.update(2 * passes.n_layers * int(batch.real.sum()))
+    means = DocumentMeans()
+    means.add(sums, counted)
+    effect = means.table(conf_level=conf_level)
+
+    keys = {"model": passes.name, "hook": hook}
+    columns = with_interval(coefficient, squares, len(docs), conf_level=conf_level) | {
+        "n": np.full(coefficient.shape, n.sum()),
+        "effect": effect["estimate"],
+        "effect_std_error": effect["std_error"],
+        "effect_low": effect["conf_low"],
+        "effect_high": effect["conf_high"],
+    }
+    pairs = _pair_frame(
+        keys, columns | {"n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum())}, n_docs=len(docs)
+    )
+    above = np.triu(np.ones(coefficient.shape, bool), 1)
+    weights = _bootstrap(len(docs), int(n_boot), int(seed))
+    boot = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
+        pair_coefficients(moments, weights.astype("float64"), own_lag=own_lag)[:, above],
+        einops.einsum(weights / len(docs), sums / counted, "draw doc, doc layer later -> draw layer later")[
+            :, above
+        ],
+    )
+    once = [einops.rearrange(values[above], "pair -> 1 pair") for values in (coefficient, effect["estimate"])]
+    boot = boot[np.isfinite(boot)] if len(docs) > 1 else np.empty(0)
+    tail = (1 - conf_level) / 2
+    low, high = np.quantile(boot, [tail, 1 - tail]) if len(boot) else (np.nan, np.nan)
+    agreement = keys | {"control": control, "step": float(step), "n_pairs": int(above.sum())}
+    agreement |= {"spearman": _rank_correlations(*once)[0], "conf_low": low, "conf_high": high}
+    agreement |= {"n_boot": len(boot), "n_docs": len(docs)}
+    return CauseMaps(pairs, pd.DataFrame([agreement]))
+
+
+def elasticities(
+    passes: Passes, batch: Batch, *, step: float
+) -> Float[np.ndarray, "layer later_layer batch"]:
+    """Return d log norm of every layer at each row's last token, by d log scale of every layer at the one before.
+
+    ``step`` is half of the difference of log scale, of a central difference.
+    """
+    row, last = np.arange(len(batch.real)), batch.real.sum(axis=1) - 1
+    before_last = np.zeros(batch.real.shape, bool)
+    before_last[row, last - 1] = True
+    mask = batch.mask(before_last)
+    clean = passes.run(batch.ids, restart_at=range(passes.n_layers))
+
+    def log_norms(layer: int, factor: float) -> Float[np.ndarray, "later_layer batch"]:
+        edited = Edited(mask, lambda vectors: vectors * factor)
+        return np.log(passes.run(batch.ids, {layer: edited}, clean).norms[:, row, last])
+
+    return np.stack(
+        [
+            (log_norms(layer, float(np.exp(step))) - log_norms(layer, float(np.exp(-step)))) / (2 * step)
+            for layer in range(passes.n_layers)
+        ]
+    )
+
+
+def _log_norms(
+    model: Model, tokens: pd.DataFrame, hook: str, batch_tokens: int
+) -> Float[np.ndarray, "layer token"]:
     norms = window_norms(model, tokens, hooks=(hook,), batch_tokens=batch_tokens)[hook].astype("float64")
     if not (norms > 0).all():
         layer, row = np.argwhere(norms <= 0)[0]
@@ -159,125 +241,28 @@ def regression_vs_cause(
             f"The norm of layer {layer}, document {tokens['doc'].iat[row]!r}, position "
             f"{tokens['position'].iat[row]} is 0 and has no logarithm."
         )
-    moments, n = pair_moments(
-        np.log(norms), windows, [place[int(codes[w.start])] for w in windows], int(skip)
-    )
-    own_lag = control == "own_lag"
-    coefficient = pair_coefficients(moments, np.ones((1, len(docs))), own_lag=own_lag)[0]
-    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(docs) > 1 else None
-    for found, left in ((coefficient, "all documents"), (squares, "all documents but one")):
-        if found is not None and not np.isfinite(found).all():
-            raise NumericalError(
-                f"In {left} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, so a "
-                f"coefficient is not determined; give more text{', or control=none' if own_lag else ''}."
-            )
+    return np.log(norms)
 
-    sums = np.zeros((len(docs), passes.n_layers, passes.n_layers))
-    counted = np.zeros(len(docs), np.int64)
-    rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
-    total = 2 * passes.n_layers * sum(row.length for row in rows)
-    with tqdm(total=total, unit="tok", unit_scale=True, disable=None if progress else True) as bar:
-        for batch in batches(model, rows, int(batch_tokens)):
-            found = elasticities(passes, model, tokens, batch, step=float(step))
-            at = np.array([place[int(codes[row.start])] for row in batch])
-            np.add.at(sums, at, einops.rearrange(found, "layer later batch -> batch layer later"))
-            np.add.at(counted, at, 1)
-            bar.update(2 * passes.n_layers * sum(row.length for row in batch))
-    repeated = einops.repeat(counted, "doc -> doc layer later", layer=passes.n_layers, later=passes.n_layers)
-    means = DocumentMeans()
-    means.add(sums, repeated)
-    effect = means.table(conf_level=conf_level)
 
-    layer, later = np.indices((passes.n_layers, passes.n_layers))
-    keys = {"model": passes.name, "hook": hook}
-    pairs = pd.DataFrame(
-        {
-            "layer": _flat(layer),
-            "later_layer": _flat(later),
-            "n_layers": passes.n_layers,
-            **{
-                name: _flat(values)
-                for name, values in with_interval(
-                    coefficient, squares, len(docs), conf_level=conf_level
-                ).items()
-            },
-            "n": int(n.sum()),
-            "effect": _flat(effect["estimate"]),
-            "effect_std_error": _flat(effect["std_error"]),
-            "effect_low": _flat(effect["conf_low"]),
-            "effect_high": _flat(effect["conf_high"]),
-            "n_edits": int(counted.sum()),
-            "n_docs": len(docs),
-        }
-    )
-    for at, (name, value) in enumerate(keys.items()):
-        pairs.insert(at, name, value)
-    above = later > layer
-    draws = generator(int(seed), "causes", "bootstrap").multinomial(
-        len(docs), np.full(len(docs), 1 / len(docs)), size=int(n_boot)
-    )
-    boot = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
-        pair_coefficients(moments, draws.astype("float64"), own_lag=own_lag)[:, above],
-        einops.einsum(draws / len(docs), sums / repeated, "draw doc, doc layer later -> draw layer later")[
-            :, above
-        ],
-    )
-    once = [einops.rearrange(values[above], "pair -> 1 pair") for values in (coefficient, effect["estimate"])]
-    found = _rank_correlations(*once)[0]
-    tail = (1 - conf_level) / 2
-    boot = boot[np.isfinite(boot)] if len(docs) > 1 else np.empty(0)
-    low, high = np.quantile(boot, [tail, 1 - tail]) if len(boot) else (np.nan, np.nan)
-    agreement = keys | {
-        "control": control,
-        "step": float(step),
-        "n_pairs": int(above.sum()),
-        "spearman": found,
+def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray], *, n_docs: int) -> pd.DataFrame:
+    """Return one row a pair of layers, of matrices "layer later_layer"."""
+    shape = columns["coefficient"].shape
+    layer, later = np.indices(shape)
+    matrices = {
+        "layer": layer,
+        "later_layer": later,
+        "n_layers": np.full(shape, shape[0]),
+    } | columns
+    flat = {
+        name: einops.rearrange(matrix, "layer later -> (layer later)") for name, matrix in matrices.items()
     }
-    agreement |= {"conf_low": low, "conf_high": high, "n_boot": len(boot), "n_docs": len(docs)}
-    return CauseMaps(pairs, pd.DataFrame([agreement]))
+    return pd.DataFrame(keys | flat | {"n_docs": n_docs})
 
 
-def elasticities(
-    passes: Passes, model: Any, tokens: pd.DataFrame, batch: Sequence[Window], *, step: float
-) -> Float[np.ndarray, "layer later_layer batch"]:
-    """Return d log norm of every layer at each row's last token, by d log scale of every layer at the one before.
-
-    Parameters
-    ----------
-    passes : Passes
-    model : TransformerLens model
-    tokens : pandas.DataFrame
-    batch : sequence of Window
-        Rows that end with the token at which norms are measured.
-    step : float
-        Half of the difference of log scale, of a central difference.
-    """
-    ids, _, _ = padded(model, tokens, batch)
-    last = np.array([row.length - 1 for row in batch])
-    before_last = np.zeros(ids.shape, bool)
-    before_last[np.arange(len(batch)), last - 1] = True
-    mask = torch.from_numpy(before_last).to(ids.device)
-    clean = passes.clean(ids, restart_at=range(passes.n_layers))
-    found = np.empty((passes.n_layers, passes.n_layers, len(batch)))
-    for layer in range(passes.n_layers):
-        logs = []
-        for sign in (1, -1):
-            edits = {layer: Edited(mask, _scaled(float(np.exp(sign * step))))}
-            norms = passes.edited(ids, edits, clean).norms
-            logs.append(np.log(norms[:, np.arange(len(batch)), last]))
-        found[layer] = (logs[0] - logs[1]) / (2 * step)
-    return found
-
-
-def _flat(values: Shaped[np.ndarray, "layer later_layer"]) -> Shaped[np.ndarray, " pairs"]:
-    return einops.rearrange(values, "layer later_layer -> (layer later_layer)")
-
-
-def _scaled(factor: float) -> Change:
-    def change(vectors: Tensor) -> Tensor:
-        return vectors * factor
-
-    return change
+def _bootstrap(n_docs: int, n_boot: int, seed: int) -> Int[np.ndarray, "draw doc"]:
+    """Return how often each document is drawn, with replacement."""
+    shares = np.full(n_docs, 1 / n_docs)
+    return generator(seed, "causes", "bootstrap").multinomial(n_docs, shares, size=n_boot)
 
 
 def _rows(
