@@ -150,27 +150,17 @@ def regression_vs_cause(
     codes = pd.factorize(tokens["doc"])[0]
     docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
 
-    own_lag = control == "own_lag"
     log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
     moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
-    coefficient = pair_coefficients(moments, np.ones((1, len(docs))), own_lag=own_lag)[0]
-    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(docs) > 1 else None
-    for values, documents_used in ((coefficient, "all documents"), (squares, "all documents but one")):
-        if values is not None and not np.isfinite(values).all():
-            raise NumericalError(
-                f"In {documents_used} the log norms of some layer at t-1 do not vary, or those of two layers are "
-                "collinear, so a coefficient is not determined; give more text"
-                f"{', or control=none' if own_lag else ''}."
-            )
+    coefficient, squares = _regressions(moments, own_lag=control == "own_lag")
 
-    sums = np.zeros((len(docs), passes.n_layers, passes.n_layers))
+    sums = np.zeros((len(docs), *coefficient.shape))
     counted = np.zeros(sums.shape, np.int64)
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
     with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
         for batch in padded_batches(model, tokens, int(batch_tokens), rows):
             at = np.searchsorted(docs, codes[batch.rows[:, 0]])
-            effects = elasticities(passes, batch, step=float(step))
-            np.add.at(sums, at, einops.rearrange(effects, "layer later batch -> batch layer later"))
+            np.add.at(sums, at, elasticities(passes, batch, step=float(step)))
             np.add.at(counted, at, 1)
             bar.update(2 * passes.n_layers * int(batch.real.sum()))
     means = DocumentMeans()
@@ -184,31 +174,28 @@ def regression_vs_cause(
         "effect_std_error": effect["std_error"],
         "effect_low": effect["conf_low"],
         "effect_high": effect["conf_high"],
+        "n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum()),
+        "n_docs": np.full(coefficient.shape, len(docs)),
     }
-    pairs = _pair_frame(
-        keys, columns | {"n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum())}, n_docs=len(docs)
-    )
     above = np.triu(np.ones(coefficient.shape, bool), 1)
+    agreement = keys | {"control": control, "step": float(step), "n_pairs": int(above.sum())}
+    agreement |= {
+        "spearman": _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
+    }
     weights = _bootstrap(len(docs), int(n_boot), int(seed))
-    boot = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
-        pair_coefficients(moments, weights.astype("float64"), own_lag=own_lag)[:, above],
+    drawn = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
+        pair_coefficients(moments, weights.astype("float64"), own_lag=control == "own_lag")[:, above],
         einops.einsum(weights / len(docs), sums / counted, "draw doc, doc layer later -> draw layer later")[
             :, above
         ],
     )
-    once = [einops.rearrange(values[above], "pair -> 1 pair") for values in (coefficient, effect["estimate"])]
-    boot = boot[np.isfinite(boot)] if len(docs) > 1 else np.empty(0)
-    tail = (1 - conf_level) / 2
-    low, high = np.quantile(boot, [tail, 1 - tail]) if len(boot) else (np.nan, np.nan)
-    agreement = keys | {"control": control, "step": float(step), "n_pairs": int(above.sum())}
-    agreement |= {"spearman": _rank_correlations(*once)[0], "conf_low": low, "conf_high": high}
-    agreement |= {"n_boot": len(boot), "n_docs": len(docs)}
-    return CauseMaps(pairs, pd.DataFrame([agreement]))
+    agreement |= _percentiles(drawn if len(docs) > 1 else drawn[:0], conf_level=conf_level)
+    return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([agreement | {"n_docs": len(docs)}]))
 
 
 def elasticities(
     passes: Passes, batch: Batch, *, step: float
-) -> Float[np.ndarray, "layer later_layer batch"]:
+) -> Float[np.ndarray, "batch layer later_layer"]:
     """Return d log norm of every layer at each row's last token, by d log scale of every layer at the one before.
 
     ``step`` is half of the difference of log scale, of a central difference.
@@ -223,12 +210,11 @@ def elasticities(
         edited = Edited(mask, lambda vectors: vectors * factor)
         return np.log(passes.run(batch.ids, {layer: edited}, clean).norms[:, row, last])
 
-    return np.stack(
-        [
-            (log_norms(layer, float(np.exp(step))) - log_norms(layer, float(np.exp(-step)))) / (2 * step)
-            for layer in range(passes.n_layers)
-        ]
-    )
+    up, down = float(np.exp(step)), float(np.exp(-step))
+    layers = [
+        (log_norms(layer, up) - log_norms(layer, down)) / (2 * step) for layer in range(passes.n_layers)
+    ]
+    return einops.rearrange(layers, "layer later batch -> batch layer later")
 
 
 def _log_norms(
@@ -244,7 +230,28 @@ def _log_norms(
     return np.log(norms)
 
 
-def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray], *, n_docs: int) -> pd.DataFrame:
+def _regressions(
+    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool
+) -> tuple[Float[np.ndarray, "layer later_layer"], Float[np.ndarray, "layer later_layer"] | None]:
+    """Return the coefficients and their `left_out_squares`, None where there is only one document."""
+    coefficient = pair_coefficients(moments, np.ones((1, len(moments))), own_lag=own_lag)[0]
+    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(moments) > 1 else None
+    for values, documents in ((coefficient, "all documents"), (squares, "all documents but one")):
+        if values is not None and not np.isfinite(values).all():
+            raise NumericalError(
+                f"In {documents} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, "
+                f"so a coefficient is not determined; give more text{', or control=none' if own_lag else ''}."
+            )
+    return coefficient, squares
+
+
+def _percentiles(draws: Float[np.ndarray, " draw"], *, conf_level: float) -> dict[str, float]:
+    known, tail = draws[np.isfinite(draws)], (1 - conf_level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+    return {"conf_low": low, "conf_high": high, "n_boot": len(known)}
+
+
+def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return one row a pair of layers, of matrices "layer later_layer"."""
     shape = columns["coefficient"].shape
     layer, later = np.indices(shape)
@@ -256,7 +263,7 @@ def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray], *, n_docs:
     flat = {
         name: einops.rearrange(matrix, "layer later -> (layer later)") for name, matrix in matrices.items()
     }
-    return pd.DataFrame(keys | flat | {"n_docs": n_docs})
+    return pd.DataFrame(keys | flat)
 
 
 def _bootstrap(n_docs: int, n_boot: int, seed: int) -> Int[np.ndarray, "draw doc"]:
