@@ -1,4 +1,4 @@
-"""Lengths at which a model computes in another way: what its configuration says, and what follows for batches."""
+"""Lengths at which a model computes in another way, from its configuration."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -32,12 +32,6 @@ def side_of(model: Model) -> Callable[[int], int]:
 
     Hugging Face chooses the rotary frequencies of "longrope" and "dynamic" by the longest window of a batch, padding
     included; a shorter one beside it would be computed with frequencies that are not its own.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> side_of(load_model("mini-s"))(200)
-    0
     """
     switches = {length for kind, length in _rope_lengths(model) if kind in BY_LENGTH}
     return lambda length: sum(length > switch for switch in switches)

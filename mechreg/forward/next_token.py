@@ -58,15 +58,8 @@ class Head:
 class NextTokens:
     """Next-token measures of one batch's passes: those ``wanted`` of "loss", "kl" and "top1", and nothing else.
 
+    ``at`` are the tokens that have a next one in their window. Without a head, hidden vectors are logits already.
     Every pass is read in the same chunks of tokens, so that equal passes give equal bits.
-
-    Parameters
-    ----------
-    head : Head, optional
-        By default hidden vectors are logits already.
-    ids, at : tensor
-        Token ids, and which of them have a next one in their window.
-    wanted : collection of str
 
     Examples
     --------
@@ -128,13 +121,7 @@ class NextTokens:
 def chunks(
     head: Head | None, hidden: Shaped[Tensor, "batch pos d"], at: Bool[Tensor, "batch pos"]
 ) -> Iterator[tuple[Float[Tensor, "tokens d_vocab"], slice]]:
-    """Yield the logits of a mask's tokens, `CHUNK` numbers at a time, and which of the tokens they are.
-
-    Examples
-    --------
-    >>> [(part.shape, rows) for part, rows in chunks(None, torch.zeros(1, 3, 7), torch.tensor([[True, True, False]]))]
-    [(torch.Size([2, 7]), slice(0, 2, None))]
-    """
+    """Yield the logits of a mask's tokens, `CHUNK` numbers at a time, and the slice of the tokens that they are of."""
     chosen = hidden[at.to(hidden.device)]
     wide = chosen.shape[1] if head is None else int(head.model.cfg.d_vocab)
     size = max(1, CHUNK // wide)
@@ -150,14 +137,7 @@ def next_token_losses(
     *,
     head: Head | None = None,
 ) -> Float[np.ndarray, " tokens"]:
-    """Return the cross-entropy of the next token, in nats, after every token of a mask.
-
-    Examples
-    --------
-    >>> mask = torch.tensor([[True, False]])
-    >>> next_token_losses(torch.zeros(1, 2, 4), torch.tensor([[1, 2]]), mask).round(4).tolist()
-    [1.3863]
-    """
+    """Return the cross-entropy of the next token, in nats, after every token of a mask, as `NextTokens` does."""
     return NextTokens(head, tokens, at, ["loss"]).clean(hidden)
 
 
@@ -168,11 +148,6 @@ def divergences(
 
     The sum is of p (q/p - 1 - log(q/p)), whose terms are 0 or more: small ones keep their digits, and equal
     distributions give 0.
-
-    Examples
-    --------
-    >>> divergences(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])).round(decimals=4).tolist()
-    [0.1201]
     """
     log_p, log_q = (part.double().log_softmax(dim=1) for part in (clean, edited))
     step = log_q - log_p

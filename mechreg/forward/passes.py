@@ -33,8 +33,8 @@ class Forward:
     ----------
     model : TransformerLens model
     acts : iterable of (str, function)
-        Names of hook points, such as "blocks.0.hook_resid_post", and what is called there, in this order. Where a
-        function returns a tensor, the model goes on with that.
+        Names of hook points, such as "blocks.0.hook_resid_post", and the functions called there, in this order. Where
+        a function returns a tensor, the model goes on with that.
     end : {"acts", "unembed", "logits"}
         "unembed" gives what the unembedding would have read. "acts" ends after the last function; before the first
         pass two tokens go through all blocks, so that a block that runs twice is noticed.
@@ -104,16 +104,8 @@ class Forward:
     def __call__(self, ids: Int[Tensor, "batch pos"], *, restart: tuple[int, Tensor] | None = None) -> Tensor:
         """Return the logits, what the unembedding would have read, or an empty tensor, as ``end`` says.
 
-        Parameters
-        ----------
-        ids : tensor
-        restart : (int, tensor), optional
-            A block, and the residual stream before it, from which a HookedTransformer goes on.
-
-        Raises
-        ------
-        ModelError
-            A function was not called exactly once, or with other positions.
+        ``restart`` is a block, and the residual stream before it, from which a HookedTransformer goes on. A ModelError
+        says that a function was not called exactly once, or with other positions.
         """
         if self.end == "acts" and not self.seen_whole:
             self._run(ids[:1, :2], None, whole=True)
@@ -168,14 +160,7 @@ class Forward:
 
 
 def active_dropouts(model: Model) -> list[str]:
-    """Return the names of the dropout modules that are switched on.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> active_dropouts(load_model("mini-s"))
-    []
-    """
+    """Return the names of the dropout modules that are switched on."""
     return [
         name
         for name, module in model.named_modules()

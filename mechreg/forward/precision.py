@@ -28,12 +28,9 @@ def pinned() -> Iterator[None]:
 
     Examples
     --------
-    >>> torch.set_float32_matmul_precision("medium")
     >>> with pinned():
     ...     print(torch.get_float32_matmul_precision())
     highest
-    >>> print(torch.get_float32_matmul_precision()); torch.set_float32_matmul_precision("highest")
-    medium
     """
     with ExitStack() as undo:
         _pin_process()

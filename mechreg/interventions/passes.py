@@ -36,17 +36,10 @@ class Outcome:
 
 
 class Passes:
-    """Forward passes of one model with edits at one hook point and norms taken at another.
+    """Forward passes of one model with edits at one hook point, which give ``norms`` at another, ``logits``, or both.
 
     Norms are what a layer computed, before the edit of that very place. An edited HookedTransformer restarts
     from the residual stream of the clean pass, at the first edited layer; a bridge cannot and runs whole.
-
-    Parameters
-    ----------
-    model : TransformerLens model
-    hook, norm_hook : str
-    norms, logits : bool
-        Which of the two a pass computes; norms that it does not are NaN.
     """
 
     def __init__(
@@ -77,21 +70,9 @@ class Passes:
         *,
         restart_at: Collection[int] = (),
     ) -> Outcome:
-        """Return a pass with the edits of some layers.
+        """Return a pass with the edits of some layers; one without keeps what passes that ``restart_at`` layers need.
 
-        Parameters
-        ----------
-        ids : tensor
-        edits : mapping of layer to Edited, optional
-        clean : Outcome, optional
-            The clean pass, where the edited one can restart; the norms below the restart are then its norms.
-        restart_at : collection of int
-            The layers from which passes after this one are to restart.
-
-        Raises
-        ------
-        ModelError
-            An edit did not fire once, or a layer's norms were not computed once.
+        Where the edited pass restarts from the clean one, the norms below are the clean pass's.
         """
         edits = edits or {}
         start = min(edits, default=0)

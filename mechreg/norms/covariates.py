@@ -69,13 +69,7 @@ def token_covariates(
 
 
 def token_frame(model: Model, documents: Any) -> pd.DataFrame:
-    """Return the token frame of documents, or the frame itself where it is one.
-
-    Examples
-    --------
-    >>> token_frame(load_model("mini-s"), ["A cat."])["position"].tolist()[:2]
-    [0, 1]
-    """
+    """Return the token frame of documents, or the frame itself where it is one."""
     are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
     return documents if are_tokens else tokenize(model, documents)
 

@@ -11,18 +11,7 @@ from mechreg.schema import ModelError
 
 
 def require_heads_add_up(model: Model) -> None:
-    """Check that the heads' results add up to attn_out, but for one constant vector, the bias.
-
-    Raises
-    ------
-    ModelError
-        A norm or a factor stands between the heads and the residual stream.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> require_heads_add_up(load_model("mini-s"))
-    """
+    """Check that the heads' results add up to attn_out, but for one constant vector, the bias."""
     totals: dict[int, Tensor] = {}
     apart: dict[int, float] = {}
 

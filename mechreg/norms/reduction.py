@@ -147,36 +147,18 @@ def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "bat
 
 
 def head_norms(activation: Float[Tensor, "batch pos head d"]) -> Float[Tensor, "batch head pos"]:
-    """Return the L2 norm of every head's vector at every token, over d_head (z) or d_model (result).
-
-    Examples
-    --------
-    >>> head_norms(torch.ones(1, 3, 2, 4)).shape
-    torch.Size([1, 2, 3])
-    """
+    """Return the L2 norm of every head's vector at every token, over d_head (z) or d_model (result)."""
     wide = activation if activation.dtype == torch.float64 else activation.float()
     return einops.reduce(wide.square(), "batch pos head d -> batch head pos", "sum").sqrt()
 
 
 def known_hooks(hooks: str | Sequence[str]) -> list[str]:
-    """Return the names of hook points, one or many, as a list, each known and given once.
-
-    Examples
-    --------
-    >>> known_hooks("attn_out")
-    ['attn_out']
-    """
+    """Return the names of hook points, one or many, as a list, each known and given once."""
     return require_names(hooks, HOOK_POINTS, name="hooks")
 
 
 def is_per_head(hook: str) -> bool:
-    """Return whether a hook point has a vector for every head.
-
-    Examples
-    --------
-    >>> is_per_head("z"), is_per_head("attn_out")
-    (True, False)
-    """
+    """Return whether a hook point has a vector for every head: z and result."""
     return "head" in HOOK_POINTS[hook][1].split()
 
 
