@@ -79,7 +79,7 @@ def test_a_window_in_a_batch_with_one_past_a_rope_threshold_keeps_its_own_freque
 
 def test_effects_of_a_short_window_do_not_depend_on_a_long_one(phi3, make_windows):
     tokens = make_windows([20, 100])
-    options = {"layers": 0, "measure": "loss", "progress": False, "max_offset": 0, "positions": "first"}
+    options = {"layers": 0, "measures": "loss", "progress": False, "max_offset": 0, "positions": "first"}
     both = intervene(phi3, tokens.assign(doc="same"), Scale(0.0), **options)
     parts = [
         intervene(phi3, part.reset_index(drop=True), Scale(0.0), **options)
@@ -286,7 +286,7 @@ def test_only_what_is_asked_for_is_computed_and_it_is_the_same(model, make_windo
                 patch.setattr(
                     "mechreg.interventions.passes.vector_norms", lambda *args: pytest.fail("computed")
                 )
-            found = intervene(model, tokens, Scale(0.5), measure=name, **options)
+            found = intervene(model, tokens, Scale(0.5), measures=name, **options)
         wanted = everything[everything["measure"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(found, wanted)
 
@@ -304,9 +304,11 @@ def test_documents_counted_a_few_at_a_time_give_the_same_effects(model, make_win
 def test_one_of_a_kind_is_taken_where_several_are(model, make_windows):
     tokens, options = make_windows([9, 5]), {"progress": False, "positions": 2}
     several = intervene(
-        model, tokens, [Scale(0.5)], layers=[0], measure=["loss"], controls=["other_position"], **options
+        model, tokens, [Scale(0.5)], layers=[0], measures=["loss"], controls=["other_position"], **options
     )
-    one = intervene(model, tokens, Scale(0.5), layers=0, measure="loss", controls="other_position", **options)
+    one = intervene(
+        model, tokens, Scale(0.5), layers=0, measures="loss", controls="other_position", **options
+    )
     pd.testing.assert_frame_equal(one, several)
     norms = mr.extract_norms(model, tokens, covariates="distance", progress=False)
     assert "distance" in norms
@@ -326,7 +328,7 @@ def test_one_of_a_kind_is_taken_where_several_are(model, make_windows):
             lambda m, t: intervene(m, t, Scale(0.5), layers=1.0),
             "layers must be a whole number from 0 to 2; got 1.0",
         ),
-        (lambda m, t: intervene(m, t, Scale(0.5), measure=1), "measure must be one of 'loss'"),
+        (lambda m, t: intervene(m, t, Scale(0.5), measures=1), "measures must be one of 'loss'"),
         (lambda m, t: intervene(m, t, Scale(0.5), controls=None), "controls must be one of"),
         (
             lambda m, t: intervene(m, t, 3),
@@ -359,7 +361,7 @@ def test_one_of_a_kind_is_taken_where_several_are(model, make_windows):
             lambda m, t: mr.regression_vs_cause(m, t, per_window="a"),
             "per_window must be a whole number, 1 or more",
         ),
-        (lambda m, t: mr.regression_vs_cause(m, t, control=["none"]), "control must be one of"),
+        (lambda m, t: mr.regression_vs_cause(m, t, own_lag=["none"]), "own_lag must be one of True, False"),
     ],
 )
 def test_a_wrong_kind_of_option_is_one_sentence(model, make_windows, call, said, monkeypatch):

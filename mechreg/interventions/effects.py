@@ -44,7 +44,7 @@ def intervene(
     hook: str = "attn_out",
     layers: int | Sequence[int] | None = None,
     positions: Positions = "all",
-    measure: Sequence[str] = ("loss", "kl", "top1", "norms"),
+    measures: Sequence[str] = ("loss", "kl", "top1", "norms"),
     controls: Sequence[str] = (),
     together: bool = False,
     norm_hook: str | None = None,
@@ -74,7 +74,7 @@ def intervene(
     positions : "all", "first", int, str or function
         All tokens; position 0; every k-th token (positions k, 2k, ...); a column of booleans of the token frame;
         or a function of the token frame that gives booleans: ``lambda tokens: tokens["pos"] == "NOUN"``.
-    measure : one or several of "loss", "kl", "top1", "norms"
+    measures : one or several of "loss", "kl", "top1", "norms"
         Change of the next token's cross-entropy (nats); KL(clean || edited) (nats); share of tokens whose
         likeliest next token is another; change of the log norm at ``norm_hook`` in every later layer.
     controls : one or several of "random_direction", "other_position", "other_layer"
@@ -122,7 +122,7 @@ def intervene(
     model = load_model(model)
     n_layers = int(model.cfg.n_layers)
     edits = _edits(edit)
-    wanted = require_names(measure, get_args(Measure), name="measure")
+    wanted = require_names(measures, get_args(Measure), name="measures")
     checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
     layers = require_whole_numbers(
         range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
@@ -221,7 +221,7 @@ def _rows(
     if not rows:
         raise InputError(
             f"{plan.edit.name} reaches nothing that is measured: no token follows an edited one, or no layer follows "
-            "the last. Choose other positions=, layers= or measure=."
+            "the last. Choose other positions=, layers= or measures=."
         )
     return pd.DataFrame(rows)
 

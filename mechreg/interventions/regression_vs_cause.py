@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import einops
 import numpy as np
@@ -27,7 +27,6 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-LagControl = Literal["own_lag", "none"]
 BATCH_TOKENS = 2048
 
 
@@ -42,8 +41,8 @@ class CauseMaps:
         coefficient_std_error, coefficient_low, coefficient_high, n (tokens); effect with effect_std_error,
         effect_low, effect_high, n_edits; n_docs.
     agreement : pandas.DataFrame
-        One row: model, hook, control, step, n_pairs (with l > k), spearman between coefficient and effect,
-        conf_low, conf_high (percentiles over documents drawn with replacement), n_boot (draws in which all
+        One row: model, hook, own_lag, step, n_pairs (with l > k), spearman between coefficient and effect,
+        conf_low, conf_high (percentiles over documents drawn with replacement), draws (those in which all
         coefficients are determined), n_docs.
     """
 
@@ -67,13 +66,13 @@ def regression_vs_cause(
     documents: Any,
     *,
     hook: str = "attn_out",
-    control: LagControl = "own_lag",
+    own_lag: bool = True,
     step: float = 0.01,
     per_window: int = 8,
     skip: int = 1,
     batch_tokens: int = BATCH_TOKENS,
     conf_level: float = 0.95,
-    n_boot: int = 999,
+    draws: int = 999,
     seed: int = 0,
     progress: bool = True,
 ) -> CauseMaps:
@@ -92,8 +91,8 @@ def regression_vs_cause(
     documents : documents frame, list of str, path, or token frame
     hook : str
         resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
-    control : {"own_lag", "none"}
-        "own_lag" adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
+    own_lag : bool
+        Adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
     step : float
         Half of the difference of log scale.
     per_window : int
@@ -102,8 +101,8 @@ def regression_vs_cause(
         So many first positions of each window are neither t nor t-1.
     batch_tokens : int
     conf_level : float
-    n_boot : int
-        Bootstrap draws of documents for the rank correlation.
+    draws : int
+        Of documents with replacement, for the interval of the rank correlation.
     seed : int
     progress : bool
 
@@ -134,10 +133,10 @@ def regression_vs_cause(
     0.0
     """
     model = load_model(model)
-    require_option(control, get_args(LagControl), name="control")
+    require_option(own_lag, (True, False), name="own_lag")
     require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
     counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
-    for name, (value, least) in (counts | {"n_boot": (n_boot, 1), "seed": (seed, 0)}).items():
+    for name, (value, least) in (counts | {"draws": (draws, 1), "seed": (seed, 0)}).items():
         require_whole_number(value, name=name, least=least)
     require_conf_level(conf_level)
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
@@ -152,7 +151,7 @@ def regression_vs_cause(
 
     log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
     moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
-    coefficient, squares = _regressions(moments, own_lag=control == "own_lag")
+    coefficient, squares = _regressions(moments, own_lag=own_lag)
 
     sums = np.zeros((len(docs), *coefficient.shape))
     counted = np.zeros(sums.shape, np.int64)
@@ -178,13 +177,13 @@ def regression_vs_cause(
         "n_docs": np.full(coefficient.shape, len(docs)),
     }
     above = np.triu(np.ones(coefficient.shape, bool), 1)
-    agreement = keys | {"control": control, "step": float(step), "n_pairs": int(above.sum())}
+    agreement = keys | {"own_lag": own_lag, "step": float(step), "n_pairs": int(above.sum())}
     agreement |= {
         "spearman": _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
     }
-    weights = _bootstrap(len(docs), int(n_boot), int(seed))
+    weights = _bootstrap(len(docs), int(draws), int(seed))
     drawn = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
-        pair_coefficients(moments, weights.astype("float64"), own_lag=control == "own_lag")[:, above],
+        pair_coefficients(moments, weights.astype("float64"), own_lag=own_lag)[:, above],
         einops.einsum(weights / len(docs), sums / counted, "draw doc, doc layer later -> draw layer later")[
             :, above
         ],
@@ -240,7 +239,7 @@ def _regressions(
         if values is not None and not np.isfinite(values).all():
             raise NumericalError(
                 f"In {documents} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, "
-                f"so a coefficient is not determined; give more text{', or control=none' if own_lag else ''}."
+                f"so a coefficient is not determined; give more text{', or own_lag=False' if own_lag else ''}."
             )
     return coefficient, squares
 
@@ -248,7 +247,7 @@ def _regressions(
 def _percentiles(draws: Float[np.ndarray, " draw"], *, conf_level: float) -> dict[str, float]:
     known, tail = draws[np.isfinite(draws)], (1 - conf_level) / 2
     low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-    return {"conf_low": low, "conf_high": high, "n_boot": len(known)}
+    return {"conf_low": low, "conf_high": high, "draws": len(known)}
 
 
 def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -266,10 +265,10 @@ def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.Data
     return pd.DataFrame(keys | flat)
 
 
-def _bootstrap(n_docs: int, n_boot: int, seed: int) -> Int[np.ndarray, "draw doc"]:
+def _bootstrap(n_docs: int, draws: int, seed: int) -> Int[np.ndarray, "draw doc"]:
     """Return how often each document is drawn, with replacement."""
     shares = np.full(n_docs, 1 / n_docs)
-    return generator(seed, "causes", "bootstrap").multinomial(n_docs, shares, size=n_boot)
+    return generator(seed, "causes", "bootstrap").multinomial(n_docs, shares, size=draws)
 
 
 def _rows(
