@@ -1,4 +1,4 @@
-"""The one forward engine: batches, hooks, early stop, precision, and what is predicted of the next token."""
+"""The one forward engine: batches, hooks, early stop, precision, and next-token losses."""
 
 from mechreg.forward.batches import Batch, Window, batches, padded, padded_batches, token_windows
 from mechreg.forward.lengths import named_lengths, side_of

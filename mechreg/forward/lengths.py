@@ -55,6 +55,6 @@ def _rope_lengths(model: Model) -> Iterator[tuple[str, int]]:
 
 
 def _configs(model: Model) -> list[Any]:
-    """Return Hugging Face's configuration, of a bridge or of a raw model; a HookedTransformer has none."""
+    """Return Hugging Face's configuration, of a bridge or of a raw model, in a list; a HookedTransformer has none."""
     config = getattr(getattr(model, "original_model", model), "config", None)
     return [] if config is None else [config]

@@ -1,4 +1,4 @@
-"""The clean run, as far as edits need it: its mean vector, vectors of other documents, its norms."""
+"""The parts of the clean run that edits need: its mean vector, vectors of other documents, its norms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Edits: what is done to a vector. Scale, turn, replace, or give it another norm."""
+"""Edits of a vector: scale it, turn it, replace it, or give it another norm."""
 
 import math
 from collections.abc import Callable

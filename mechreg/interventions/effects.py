@@ -108,7 +108,7 @@ def intervene(
     InputError
         A wrong option, no token chosen, or an edit that does not fit the documents or layers.
     ModelError
-        A hook point is not there, an edit did not fire exactly once in a pass, or dropout is on.
+        A hook point is missing, an edit did not fire exactly once in a pass, or dropout is on.
     NumericalError
         An effect that is NaN or infinite; names the layer, document and position.
 

@@ -134,7 +134,7 @@ class Measuring:
 def _by_document(
     windows: Sequence[Window], docs: Int[np.ndarray, " tokens"], at_once: int
 ) -> Iterator[tuple[int, int, list[Window]]]:
-    """Yield the first of some documents, how many there are, and their windows."""
+    """Yield the first of some documents, their number, and their windows."""
     groups: dict[int, list[Window]] = {}
     for window in windows:
         groups.setdefault(int(docs[window.start]) // at_once, []).append(window)

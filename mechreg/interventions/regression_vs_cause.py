@@ -86,25 +86,19 @@ def regression_vs_cause(
 
     Parameters
     ----------
-    model : model, name or path
-        Anything that `load_model` takes.
-    documents : documents frame, list of str, path, or token frame
-    hook : str
-        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
+    model, documents, hook, batch_tokens, conf_level, progress
+        As in `intervene`.
     own_lag : bool
         Adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
     step : float
         Half of the difference of log scale.
     per_window : int
-        Tokens t-1 of each window at which the effect is measured, drawn by the seed; all where there are fewer.
+        Tokens t-1 of each window at which the effect is measured, drawn by the seed; all of a shorter window.
     skip : int
-        So many first positions of each window are neither t nor t-1.
-    batch_tokens : int
-    conf_level : float
+        Number of first positions of each window that are neither t nor t-1.
     draws : int
         Of documents with replacement, for the interval of the rank correlation.
     seed : int
-    progress : bool
 
     Returns
     -------
@@ -144,7 +138,8 @@ def regression_vs_cause(
     windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
     if not windows:
         raise InputError(
-            f"regression_vs_cause needs a window of at least {skip + 2} tokens (two after skip={skip}); there is none."
+            f"regression_vs_cause needs a window of at least {skip + 2} tokens (two after skip={skip}); give longer "
+            "texts or a smaller skip=."
         )
     codes = pd.factorize(tokens["doc"])[0]
     docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)

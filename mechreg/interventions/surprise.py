@@ -14,8 +14,8 @@ def surprise_edits(
 ) -> list[Surprise]:
     """Return the edits that set every norm at exp(predicted + k residual standard deviations), one for each k.
 
-    Given to `intervene` they measure what it costs that a norm is as predicted (k = 0) or surprising. Tokens
-    without a prediction (the first of a window, which have no lags) are left as they are.
+    In `intervene` they measure the cost of a norm that is as predicted (k = 0) or surprising. Tokens without a
+    prediction (the first of a window, which have no lags) are left as they are.
 
     Parameters
     ----------

@@ -123,7 +123,7 @@ def _empty(model: Model, hook: str, n_tokens: int) -> np.ndarray:
 
 
 def _capture(captured: dict[tuple[str, int], Tensor], hook: str, layer: int) -> Act:
-    """Return what keeps the norms of one hook point: it knows its layer, where a bridge's name may be an alias."""
+    """Return the function that keeps one layer's norms: a bridge's hook name may be an alias, so it knows its layer."""
     reduced = head_norms if is_per_head(hook) else vector_norms
 
     def capture(activation: Tensor) -> None:
