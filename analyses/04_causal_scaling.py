@@ -49,7 +49,7 @@ print(agreement.to_string(index=False, float_format="%.2f"))
 lagged = mr.add_lags(mr.extract_norms(first, some, progress=False))
 augmented = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2").augment(lagged)
 surprise = mr.intervene(
-    first, some, mr.interventions.surprise_edits(augmented), measure=("loss", "kl"), progress=False
+    first, some, mr.interventions.surprise_edits(augmented), measures=("loss", "kl"), progress=False
 )
 mr.save_chart(mr.plot_dose_response(surprise), FIGURES / "surprise")
 

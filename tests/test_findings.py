@@ -523,7 +523,7 @@ def test_massive_activations_are_edited_where_the_massive_dimension_emerges(mode
     edited = []
     monkeypatch.setattr(massive_activations, "first_position", lambda *args: found)
     monkeypatch.setattr(massive_activations, "mean_loss", lambda m, t, acts, s: edited.extend(acts) or 0.0)
-    assert massive_activations.measure(model, None, QUIET)["block"] == 0
+    assert massive_activations.measure(model, pd.DataFrame(), QUIET)["block"] == 0
     assert edited == ["blocks.0.hook_resid_post"] * 2
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mechreg as mr
-from mechreg.forward import transfer
+from mechreg.forward import padded_batches, transfer
 from mechreg.norms import reduction
 
 
@@ -95,7 +95,7 @@ def test_norms_that_come_from_a_gpu_are_the_same(tiny, make_windows, monkeypatch
     got = reduction.window_norms(model, windows, **options)
     for hook, norms in expected.items():
         np.testing.assert_array_equal(got[hook], norms)
-    assert stream.waits == len(list(reduction.batches(model, reduction.token_windows(model, windows), 64)))
+    assert stream.waits == len(list(padded_batches(model, windows, 64)))
 
 
 def test_a_batch_to_a_gpu_is_pinned_and_nobody_waits(monkeypatch):

@@ -1,7 +1,7 @@
-"""Is every number of this model what raw Hugging Face hooks say, batched or not?"""
+"""Check: is every number of this model the one that raw Hugging Face hooks give, batched or not?"""
 
-import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from mechreg.corpus import tokenize
 from mechreg.forward import active_dropouts, named_lengths
 from mechreg.models import (
     HOOK_POINTS,
+    Model,
     input_device,
     is_bridge,
     is_transformer_lens_model,
@@ -25,6 +26,9 @@ from mechreg.models import (
 )
 from mechreg.norms import known_hooks, window_norms
 from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
+
+Norms = dict[str, np.ndarray]  # by hook point: "layer token", or "layer head token"
+Row = dict[str, Any]
 
 # A norm may differ from Hugging Face's by so many times as Hugging Face's own differ from those of the same model in
 # float64 at most, at that hook point. In 30 architectures, five precisions and seven hook points it was 2.7 times.
@@ -41,11 +45,10 @@ def check_model(
 
     Token windows of ragged lengths are drawn at random, so that no tokenizer is needed for them; some stand on both
     sides of every length that the config names (rotary frequencies, sliding windows, the context), up to 4,224
-    tokens. Checked are:
-    no dropout is on; every hook point fires once per layer; the norms of attn_out and of ``hooks`` against
-    forward hooks on the raw Hugging Face model; a batch of ragged windows gives what each window gives alone;
-    the same input gives the same numbers again; a changed token leaves all norms before it alone and moves some
-    after it; and a text gets no BOS unasked and one when asked.
+    tokens. The checks: no dropout is on; every hook point fires once per layer; the norms of attn_out and of ``hooks``
+    equal those of forward hooks on the raw Hugging Face model; a batch of ragged windows gives the numbers of each
+    window alone; the same input gives the same numbers again; a changed token leaves all norms before it as they were
+    and moves some after it; and a text gets no BOS unasked and one when asked.
 
     Parameters
     ----------
@@ -62,107 +65,88 @@ def check_model(
     -------
     pandas.DataFrame
         ``value`` is the largest relative difference of a norm, or a count of faults; ``tolerance`` is measured, from
-        the rounding of the Hugging Face model against itself in float64. Checks that need an earlier one to pass are
-        left out where it fails.
+        the rounding of the Hugging Face model against itself in float64. Where a check fails, those that
+        need it to pass are left out.
 
     Raises
     ------
     ModelError
-        The Hugging Face model to compare with is not to be had, or its parts have unknown names.
+        The Hugging Face model to compare with could not be loaded, or its parts have unknown names.
 
     Examples
     --------
     >>> bool(check_model("mini-s")["passed"].all())
     True
     """
-    hooks = known_hooks(hooks)
-    compared = list(dict.fromkeys(["attn_out", *hooks]))
+    compared = list(dict.fromkeys(["attn_out", *known_hooks(hooks)]))
     model = load_model(model)
     _require_hook_points(model, compared)
-    reference = _reference(model, reference)
-    tokens = _ragged_windows(np.random.default_rng(seed), model)
-    with _autocast_of(model):
-        raw = hugging_face_norms(reference, tokens, hooks=compared)
-    tolerance = _tolerances(model, reference, raw, tokens)
-    del reference
-    rows = []
-
-    dropouts = active_dropouts(model)
-    rows.append(_row("no dropout is on", len(dropouts), 0, ", ".join(dropouts[:3]) or "evaluation mode"))
-    if dropouts:
-        return pd.DataFrame(rows)
     try:
-        norms = window_norms(model, tokens, hooks=compared)
-    except (ModelError, NumericalError) as error:
-        is_number = isinstance(error, NumericalError)
-        rows.append(
-            _row("all norms are finite" if is_number else "every hook fires once a layer", 1, 0, str(error))
-        )
-        return pd.DataFrame(rows)
-    rows.append(
-        _row("every hook fires once a layer", 0, 0, f"{', '.join(compared)}, {model.cfg.n_layers} layers")
-    )
-    rows.append(_row("Hugging Face parity", *_worst(norms, raw, tokens, tolerance)))
-
-    # One by one without the batching that is checked; the windows come in order, so their norms can be joined.
-    alone = [window_norms(model, window, hooks=compared) for _, window in tokens.groupby("window")]
-    joined = {hook: np.concatenate([part[hook] for part in alone], axis=-1) for hook in compared}
-    rows.append(_row("ragged batch equals one by one", *_worst(norms, joined, tokens, tolerance)))
-    again = window_norms(model, tokens, hooks=compared)
-    rows.append(_row("same again on repeat", *_worst(again, norms, tokens, dict.fromkeys(compared, 0.0))))
-
-    window = tokens[tokens["window"] == tokens["window"].max()]
-    at = len(window) // 2
-    ids = window["token_id"].to_numpy().copy()
-    ids[at] = (ids[at] + 1) % model.cfg.d_vocab
-    before, after = alone[-1], window_norms(model, window.assign(token_id=ids), hooks=compared)
-    early, late = slice(at), slice(at, None)
-    rows.append(
-        _row(
-            "a changed token leaves those before alone",
-            *_worst(_at(after, early), _at(before, early), window[early], tolerance),
-        )
-    )
-    moved, least, where = _worst(_at(after, late), _at(before, late), window[late], tolerance)
-    rows.append(
-        _row("a changed token moves its own norms", int(moved <= least), 0, f"by {moved:.2g}, {where}")
-    )
-    rows.append(_row("lengths that the config names", 0, 0, _sides(model)[1]))
-    rows.append(_row("BOS only when asked", *_bos_faults(model)))
-    return pd.DataFrame(rows)
-
-
-def _reference(model: Any, original: Any) -> Any:
-    """Return a Hugging Face model of the checked one's dtype and device, in evaluation mode."""
-    try:
-        return load_reference(model, original)
+        reference = load_reference(model, reference)
     except MechregError as error:
         raise ModelError(
             f"check_model has nothing to compare {record_of(model).name} with; give reference=, the Hugging Face "
             f"model that it was made from. ({error})"
         ) from error
+    tokens = _ragged_windows(np.random.default_rng(seed), model)
+    is_autocast = record_of(model).dtype == AUTOCAST
+    with torch.autocast(input_device(model).type, dtype=torch.bfloat16, enabled=is_autocast):
+        raw = hugging_face_norms(reference, tokens, hooks=compared)
+    tolerances = _tolerances(model, reference, raw, tokens)
+    del reference
+    return pd.DataFrame(_checks(model, tokens, raw, tolerances))
 
 
-def _require_hook_points(model: Any, hooks: Sequence[str]) -> None:
-    there = [hook for hook, (place, _) in HOOK_POINTS.items() if f"blocks.0.{place}" in model.hook_dict]
-    lacking = [hook for hook in hooks if hook not in there]
-    if lacking:
+def _checks(model: Model, tokens: pd.DataFrame, raw: Norms, tolerances: dict[str, float]) -> Iterator[Row]:
+    """Yield the rows of the table; those that need an earlier check to pass end with it."""
+    dropouts = active_dropouts(model)
+    yield _row("no dropout is on", len(dropouts), 0, ", ".join(dropouts[:3]) or "evaluation mode")
+    if dropouts:
+        return
+    norms_of = functools.partial(window_norms, model, hooks=list(raw))
+    try:
+        norms = norms_of(tokens)
+    except (ModelError, NumericalError) as error:
+        is_number = isinstance(error, NumericalError)
+        yield _row("all norms are finite" if is_number else "every hook fires once a layer", 1, 0, str(error))
+        return
+    yield _row("every hook fires once a layer", 0, 0, f"{', '.join(raw)}, {model.cfg.n_layers} layers")
+    yield _row("Hugging Face parity", *_worst(norms, raw, tokens, tolerances))
+
+    # One by one without the batching that is checked; the windows come in order, so their norms can be joined.
+    alone = [norms_of(window) for _, window in tokens.groupby("window")]
+    joined = {hook: np.concatenate([part[hook] for part in alone], axis=-1) for hook in raw}
+    yield _row("ragged batch equals one by one", *_worst(norms, joined, tokens, tolerances))
+    yield _row("same again on repeat", *_worst(norms_of(tokens), norms, tokens, dict.fromkeys(raw, 0.0)))
+
+    window = tokens[tokens["window"] == tokens["window"].max()]
+    at = len(window) // 2
+    ids = window["token_id"].to_numpy().copy()
+    ids[at] = (ids[at] + 1) % model.cfg.d_vocab
+    before, after = alone[-1], norms_of(window.assign(token_id=ids))
+    (early_after, early_before), (late_after, late_before) = (
+        [{hook: values[..., part] for hook, values in norms.items()} for norms in (after, before)]
+        for part in (slice(at), slice(at, None))
+    )
+    kept = _worst(early_after, early_before, window[:at], tolerances)
+    yield _row("a changed token leaves those before alone", *kept)
+    moved, least, where = _worst(late_after, late_before, window[at:], tolerances)
+    yield _row("a changed token moves its own norms", int(moved <= least), 0, f"by {moved:.2g}, {where}")
+    yield _row("lengths that the config names", 0, 0, _sides(model)[1])
+    yield _row("BOS only when asked", *_bos_faults(model))
+
+
+def _require_hook_points(model: Model, hooks: Sequence[str]) -> None:
+    available = [hook for hook, (place, _) in HOOK_POINTS.items() if f"blocks.0.{place}" in model.hook_dict]
+    missing = [hook for hook in hooks if hook not in available]
+    if missing:
         raise ModelError(
-            f"{record_of(model).name} has no hook point {lacking[0]!r}, which check_model was to compare; it has "
-            f"{', '.join(there) or 'none'}."
+            f"{record_of(model).name} has no hook point {missing[0]!r}, which check_model was to compare; it has "
+            f"{', '.join(available) or 'none'}."
         )
 
 
-def _autocast_of(model: Any) -> Any:
-    """Return the context in which Hugging Face's model is run as the checked one is."""
-    if record_of(model).dtype != AUTOCAST:
-        return contextlib.nullcontext()
-    return torch.autocast(input_device(model).type, dtype=torch.bfloat16)
-
-
-def _tolerances(
-    model: Any, reference: Any, raw: dict[str, np.ndarray], tokens: pd.DataFrame
-) -> dict[str, float]:
+def _tolerances(model: Model, reference: Any, raw: Norms, tokens: pd.DataFrame) -> dict[str, float]:
     """Return how much norms may differ by rounding alone, at each hook point; ``reference`` is cast for it.
 
     It is measured: the same Hugging Face model in float64, or a float64 one in float32, and scaled to what the
@@ -204,7 +188,7 @@ def _computed_in(*models: Any) -> set[torch.dtype]:
     return seen
 
 
-def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
+def _ragged_windows(rng: np.random.Generator, model: Model) -> pd.DataFrame:
     """Return windows of random tokens: six of 2 to 60, and on both sides of every length that the config names."""
     longest = min(60, model.cfg.n_ctx)
     if longest < 2:
@@ -228,22 +212,22 @@ def _ragged_windows(rng: np.random.Generator, model: Any) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _sides(model: Any) -> tuple[list[int], str]:
-    """Return the lengths on both sides of those that a config names, as far as they are tried, and all in words."""
+def _sides(model: Model) -> tuple[list[int], str]:
+    """Return the lengths tried, on both sides of those that a config names, and the named lengths in words."""
     named, fits = named_lengths(model), min(int(model.cfg.n_ctx), LONGEST)
     sides = {side for length in named.values() for side in (length, length + 1) if 2 <= side <= fits}
-    said = [f"{name} {length}{' (not tried)' if length > fits else ''}" for name, length in named.items()]
-    return sorted(sides), ", ".join(said)
+    words = [f"{name} {length}{' (not tried)' if length > fits else ''}" for name, length in named.items()]
+    return sorted(sides), ", ".join(words)
 
 
 def _worst(
-    ours: dict[str, np.ndarray],
-    theirs: dict[str, np.ndarray],
+    ours: Norms,
+    theirs: Norms,
     tokens: pd.DataFrame,
     tolerances: dict[str, float],
 ) -> tuple[float, float, str]:
     """Return the largest relative difference, of the hook where it is most of its tolerance, that, and the place."""
-    found = []
+    worst = []
     for hook, norms in theirs.items():
         limit = tolerances[hook]
         if ours[hook].shape != norms.shape:
@@ -252,8 +236,8 @@ def _worst(
         place = np.unravel_index(relative.argmax(), relative.shape)
         token = tokens.iloc[int(place[-1])]
         where = f"worst: {hook}, layer {place[0]}, {token['doc']}, position {token['position']}"
-        found.append((float(relative[place]), limit, where))
-    return max(found, key=lambda difference: difference[0] / (difference[1] or 1))
+        worst.append((float(relative[place]), limit, where))
+    return max(worst, key=lambda difference: difference[0] / (difference[1] or 1))
 
 
 def _relative(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -263,11 +247,7 @@ def _relative(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.where(ours == theirs, 0.0, np.nan_to_num(relative, nan=np.inf))
 
 
-def _at(norms: dict[str, np.ndarray], positions: slice) -> dict[str, np.ndarray]:
-    return {hook: values[..., positions] for hook, values in norms.items()}
-
-
-def _bos_faults(model: Any) -> tuple[int, int, str]:
+def _bos_faults(model: Model) -> tuple[int, int, str]:
     """Return how many of three ways of tokenizing give another number of BOS tokens than was asked for."""
     if getattr(model, "tokenizer", None) is None:
         return 0, 0, "no tokenizer"
@@ -285,7 +265,7 @@ def _bos_faults(model: Any) -> tuple[int, int, str]:
     )
 
 
-def _row(check: str, value: float | int, limit: float | int, detail: str) -> dict[str, Any]:
+def _row(check: str, value: float | int, limit: float | int, detail: str) -> Row:
     return {
         "check": check,
         "passed": bool(value <= limit),

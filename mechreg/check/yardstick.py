@@ -1,5 +1,6 @@
-"""The norms of a raw Hugging Face model from plain forward hooks: what all others are measured against."""
+"""The norms of a raw Hugging Face model from plain forward hooks, with which all others are compared."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,28 +37,14 @@ NORMS_AFTER = {
 def hugging_face_norms(
     reference: Any, tokens: pd.DataFrame, *, hooks: Sequence[str] = ("attn_out",)
 ) -> dict[str, np.ndarray]:
-    """Return the norms of a raw Hugging Face model from plain forward hooks, as `window_norms` gives them.
+    """Return the norms of a raw Hugging Face model, in evaluation mode, from plain forward hooks, in float64.
 
-    One window at a time, with no padding and nothing of TransformerLens or `window_norms`: the yardstick.
-
-    Parameters
-    ----------
-    reference : transformers model
-        In evaluation mode.
-    tokens : pandas.DataFrame
-        What `tokenize` gives.
-    hooks : sequence of str
-        As in `extract_norms`.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        Float64, "layer token", or "layer head token" for z and result.
+    One window at a time, with no padding and nothing of TransformerLens or `window_norms`, whose arrays it returns.
 
     Raises
     ------
     ModelError
-        The model's blocks, or the parts of them that the hooks need, have no name that is known.
+        The names of the model's blocks, or of the parts that the hooks need, are unknown.
 
     Examples
     --------
@@ -74,11 +61,9 @@ def hugging_face_norms(
     try:
         for layer, block in enumerate(blocks):
             for hook in hooks:
-
-                def keep(value: np.ndarray, key: tuple[str, int] = (hook, layer)) -> None:
-                    kept[key] = value
-
-                handles.append(_listen(block, hook, n_heads, keep))
+                handles.append(
+                    _listen(block, hook, n_heads, functools.partial(kept.__setitem__, (hook, layer)))
+                )
         for _, window in tokens.groupby(["doc", "window"], observed=True, sort=False):
             ids = torch.tensor(window["token_id"].to_numpy(np.int64), device=reference.device)
             with torch.no_grad():
@@ -113,24 +98,22 @@ def _listen(block: Any, hook: str, n_heads: int, keep: Callable[[np.ndarray], No
         part = _part(block, "mlp" if is_last else "second norm")
         return part.register_forward_pre_hook(lambda module, args: keep(plain(args)))
     if hook in NORMS_AFTER:
-        return _listen_to_what_is_added(block, hook, plain, keep)
+        return _listen_to_addition(block, hook, plain, keep)
     attention = _part(block, "attention")
     projection = _part(attention, "output projection")
     if hook == "z":
         return projection.register_forward_pre_hook(lambda module, args: keep(heads(args)))
     weight = projection.weight.detach().double().cpu().numpy()
     w_o = einops.rearrange(
-        weight.T
-        if isinstance(projection, torch.nn.Linear)
-        else weight,  # GPT-2's Conv1D is the other way round
+        weight.T if isinstance(projection, torch.nn.Linear) else weight,  # GPT-2's Conv1D is transposed
         "(head d_head) d_model -> head d_head d_model",
         head=n_heads,
     )
     return projection.register_forward_pre_hook(lambda module, args: keep(heads(args) @ w_o))
 
 
-def _listen_to_what_is_added(block: Any, hook: str, plain: Any, keep: Callable[[np.ndarray], None]) -> Any:
-    """Register a hook for what a part adds to the residual stream: after the norm that follows it, if there is one."""
+def _listen_to_addition(block: Any, hook: str, plain: Any, keep: Callable[[np.ndarray], None]) -> Any:
+    """Register a hook for the vector that a part adds to the residual stream, after the norm that may follow it."""
     names = [name for name in NORMS_AFTER[hook] if hasattr(block, name)]
     if names == ["post_attention_layernorm"] and not hasattr(block, "post_feedforward_layernorm"):
         names = []  # Llama's name for the norm before the MLP

@@ -1,15 +1,16 @@
-"""The one forward engine: batches, hooks, early stop, precision, and what is predicted of the next token."""
+"""The one forward engine: batches, hooks, early stop, precision, and next-token losses."""
 
-from mechreg.forward.batches import Window, batches, padded, token_windows
+from mechreg.forward.batches import Batch, Window, batches, padded, padded_batches, token_windows
 from mechreg.forward.lengths import named_lengths, side_of
 from mechreg.forward.next_token import Head, NextTokens, chunks, next_token_losses
-from mechreg.forward.passes import Act, Forward, active_dropouts
+from mechreg.forward.passes import Act, Forward, active_dropouts, token_bar
 from mechreg.forward.precision import pinned
-from mechreg.forward.transfer import Arriving, one_late, to_device
+from mechreg.forward.transfer import Arriving, one_late
 
 __all__ = [
     "Act",
     "Arriving",
+    "Batch",
     "Forward",
     "Head",
     "NextTokens",
@@ -21,8 +22,9 @@ __all__ = [
     "next_token_losses",
     "one_late",
     "padded",
+    "padded_batches",
     "pinned",
     "side_of",
-    "to_device",
+    "token_bar",
     "token_windows",
 ]

@@ -4,16 +4,17 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechreg.forward.lengths import side_of
 from mechreg.forward.transfer import to_device
-from mechreg.models import input_device, record_of
+from mechreg.models import Model, input_device, record_of
 from mechreg.schema import InputError
 
 # What a forward pass costs beside its tokens, in tokens: on two cores gpt2 takes 1.4 times as long a token for one text
@@ -34,7 +35,24 @@ class Window:
         return slice(self.start, self.start + self.length)
 
 
-def token_windows(model: Any, tokens: pd.DataFrame) -> list[Window]:
+class Batch(NamedTuple):
+    """Windows padded on the right: with causal attention no real token sees the padding, so it needs no mask."""
+
+    ids: Int[Tensor, "batch pos"]
+    rows: Int[np.ndarray, "batch pos"]  # of the token frame; 0 in the padding
+    real: Bool[np.ndarray, "batch pos"]
+
+    @property
+    def has_next(self) -> Bool[np.ndarray, "batch pos"]:
+        """Which tokens have a next one in their window."""
+        return np.pad(self.real[:, 1:], ((0, 0), (0, 1)))
+
+    def mask(self, tokens: Bool[np.ndarray, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Return a mask of the batch's tokens as a tensor beside its ids."""
+        return torch.from_numpy(tokens).to(self.ids.device)
+
+
+def token_windows(model: Model, tokens: pd.DataFrame) -> list[Window]:
     """Return where each window's rows are, in the token frame's order.
 
     Raises
@@ -64,21 +82,38 @@ def token_windows(model: Any, tokens: pd.DataFrame) -> list[Window]:
             f"document {row['doc']!r}, window {row['window']}, position {row['position']}. Give the frame as "
             "tokenize made it."
         )
+    name, remedy = record_of(model).name, "tokenize the documents with this model."
     if lengths.max() > model.cfg.n_ctx:
         raise InputError(
-            f"A window of {lengths.max()} tokens does not fit the context of {record_of(model).name}, "
-            f"{model.cfg.n_ctx}; tokenize the documents with this model."
+            f"A window of {lengths.max()} tokens does not fit the context of {name}, {model.cfg.n_ctx}; {remedy}"
         )
     highest, lowest = int(tokens["token_id"].max()), int(tokens["token_id"].min())
     if lowest < 0 or highest >= model.cfg.d_vocab:
         raise InputError(
-            f"Token ids run from {lowest} to {highest}, and the vocabulary of {record_of(model).name} has "
-            f"{model.cfg.d_vocab}; tokenize the documents with this model."
+            f"Token ids run from {lowest} to {highest}, and the vocabulary of {name} has {model.cfg.d_vocab}; {remedy}"
         )
-    return [Window(int(start), int(length)) for start, length in zip(starts, lengths, strict=True)]
+    return [Window(start, length) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
 
 
-def batches(model: Any, windows: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+def padded_batches(
+    model: Model, tokens: pd.DataFrame, batch_tokens: int, windows: Sequence[Window] | None = None
+) -> Iterator[Batch]:
+    """Yield a token frame's windows, or some of them, as padded batches that cost the least.
+
+    Examples
+    --------
+    >>> from mechreg import load_model, tokenize
+    >>> model = load_model("mini-s")
+    >>> tokens = tokenize(model, ["A cat.", "Dogs ran."])
+    >>> [batch.real.sum(axis=1).tolist() for batch in padded_batches(model, tokens, 64)]
+    [[5, 4]]
+    """
+    windows = token_windows(model, tokens) if windows is None else windows
+    for planned in batches(model, windows, batch_tokens):
+        yield padded(model, tokens, planned)
+
+
+def batches(model: Model, windows: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
     """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding.
 
     Of all ways to cut the windows, in order of length, into batches, this is the one with the fewest tokens, padding
@@ -88,11 +123,8 @@ def batches(model: Any, windows: list[Window], batch_tokens: int) -> Iterator[li
     Examples
     --------
     >>> from mechreg import load_model
-    >>> model = load_model("mini-s")
-    >>> [len(batch) for batch in batches(model, [Window(0, 5), Window(5, 2), Window(7, 2)], 5)]
-    [1, 2]
     >>> windows = [Window(0, 900), Window(900, 600), Window(1500, 9), Window(1509, 9)]
-    >>> [len(batch) for batch in batches(model, windows, 4096)]
+    >>> [len(batch) for batch in batches(load_model("mini-s"), windows, 4096)]
     [1, 1, 2]
     """
     ordered = sorted(windows, key=lambda window: (-window.length, window.start))
@@ -114,14 +146,11 @@ def _cuts(lengths: list[int], batch_tokens: int) -> list[int]:
     cost, begins = [0], [0]
     queue: deque[tuple[int, int]] = deque()  # (the first end at which it is the better one, begin)
 
-    def last_end(begin: int) -> int:
-        return begin + max(1, batch_tokens // lengths[begin])
-
     def overtakes(begin: int, other: int) -> int:
         """Return the first end at which a later beginning is as good as an earlier one, or the earlier is full."""
         gain = lengths[other] - lengths[begin]
         more = (cost[begin] - begin * lengths[begin]) - (cost[other] - other * lengths[other])
-        full = last_end(other) + 1
+        full = other + max(1, batch_tokens // lengths[other]) + 1
         if more <= 0:
             return begin + 1
         return min(full, max(begin + 1, -(-more // gain))) if gain > 0 else full
@@ -145,16 +174,11 @@ def _cuts(lengths: list[int], batch_tokens: int) -> list[int]:
     return cuts[::-1]
 
 
-def padded(
-    model: Any, tokens: pd.DataFrame, batch: Sequence[Window]
-) -> tuple[Int[Tensor, "batch pos"], Int[np.ndarray, "batch pos"], Bool[np.ndarray, "batch pos"]]:
-    """Return a batch's token ids, their rows in the token frame, and which are real.
-
-    Padding is on the right: with causal attention no real token can see it, so it needs no mask.
-    """
-    length = max(window.length for window in batch)
-    place = np.arange(length)
-    real = place < np.array([[window.length] for window in batch])
-    rows = np.where(real, np.array([[window.start] for window in batch]) + place, 0)
+def padded(model: Model, tokens: pd.DataFrame, windows: Sequence[Window]) -> Batch:
+    """Return windows as one batch."""
+    starts, lengths = np.array([(window.start, window.length) for window in windows]).T[:, :, None]
+    place = np.arange(lengths.max())
+    real = place < lengths
+    rows = np.where(real, starts + place, 0)
     ids = np.where(real, tokens["token_id"].to_numpy(np.int64)[rows], 0)
-    return to_device(ids, input_device(model)), rows, real
+    return Batch(to_device(ids, input_device(model)), rows, real)

@@ -1,18 +1,16 @@
-"""Lengths at which a model computes in another way: what its configuration says, and what follows for batches."""
+"""Lengths at which a model computes in another way, from its configuration."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mechreg.models import is_bridge
+from mechreg.models import Model
 
 # Kinds of rotary frequencies that Hugging Face chooses by the longest window of a batch.
 BY_LENGTH = ("longrope", "dynamic")
 
 
-def named_lengths(model: Any) -> dict[str, int]:
-    """Return every length that a model's configuration names, by what names it.
-
-    Those of rotary frequencies, of sliding windows and chunks of attention, and of the context.
+def named_lengths(model: Model) -> dict[str, int]:
+    """Return the lengths that a model's configuration names: of rotary frequencies, of attention, of the context.
 
     Examples
     --------
@@ -20,32 +18,26 @@ def named_lengths(model: Any) -> dict[str, int]:
     >>> named_lengths(load_model("mini-s"))
     {'context': 256}
     """
-    found = {f"rope ({kind})": length for kind, length in _rope_lengths(model)}
+    named = {f"rope ({kind})": length for kind, length in _rope_lengths(model)}
     for config in _configs(model):
         for name in ("sliding_window", "attention_chunk_size", "window_size"):
             length = getattr(config, name, None)
             if type(length) is int and length > 0:
-                found[name.replace("_", " ")] = length
-    return found | {"context": int(model.cfg.n_ctx)}
+                named[name.replace("_", " ")] = length
+    return named | {"context": int(model.cfg.n_ctx)}
 
 
-def side_of(model: Any) -> Callable[[int], int]:
+def side_of(model: Model) -> Callable[[int], int]:
     """Return the function that gives one number to all lengths that may share a batch.
 
     Hugging Face chooses the rotary frequencies of "longrope" and "dynamic" by the longest window of a batch, padding
     included; a shorter one beside it would be computed with frequencies that are not its own.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> side_of(load_model("mini-s"))(200)
-    0
     """
     switches = {length for kind, length in _rope_lengths(model) if kind in BY_LENGTH}
     return lambda length: sum(length > switch for switch in switches)
 
 
-def _rope_lengths(model: Any) -> Iterator[tuple[str, int]]:
+def _rope_lengths(model: Model) -> Iterator[tuple[str, int]]:
     """Yield the kind and the length of every set of rotary frequencies."""
     for config in _configs(model):
         rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
@@ -62,8 +54,7 @@ def _rope_lengths(model: Any) -> Iterator[tuple[str, int]]:
                 yield str(kind), length
 
 
-def _configs(model: Any) -> list[Any]:
-    """Return Hugging Face's configuration, of a bridge or of a raw model; a HookedTransformer has none."""
-    inner = model.original_model if is_bridge(model) else model
-    config = getattr(inner, "config", None)
+def _configs(model: Model) -> list[Any]:
+    """Return Hugging Face's configuration, of a bridge or of a raw model, in a list; a HookedTransformer has none."""
+    config = getattr(getattr(model, "original_model", model), "config", None)
     return [] if config is None else [config]

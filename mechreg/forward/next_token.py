@@ -1,7 +1,6 @@
-"""Next token: what a model says of the token that comes, a few tokens at a time where the vocabulary is large."""
+"""Next token: losses, divergences and flips, a few tokens at a time where the vocabulary is large."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import einops
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from mechreg.forward.passes import End, Forward, lock_of
 from mechreg.forward.precision import pinned
-from mechreg.models import input_device, record_of
+from mechreg.models import Model, input_device, record_of
 from mechreg.schema import AUTOCAST
 
 CHUNK = 2**23  # logits at once: 64 MB in float64, 166 tokens of GPT-2's vocabulary
@@ -21,15 +20,11 @@ KEPT = 2**26  # logits of a clean pass that are kept for the edited ones: 256 MB
 class Head:
     """From what a model's unembedding reads to its logits.
 
-    Where a model does to its logits what is not known here, its passes go on to them (``end``), and they are taken
-    as they are.
-
-    Parameters
-    ----------
-    model : TransformerLens model
+    Where a model transforms its logits in a way not known here, its passes go on to the logits (``end``), which are
+    then taken as they are.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.end: End = "unembed"
         self.is_autocast = record_of(model).dtype == AUTOCAST
@@ -42,11 +37,11 @@ class Head:
         self.factor = (factor if isinstance(factor, float | int) else 1.0) / (divisor or 1.0)
         ids = torch.arange(2, device=input_device(model))[None] % int(model.cfg.d_vocab)
         with Forward(model, end="logits") as run:
-            wanted = run(ids)
+            logits = run(ids)
         with Forward(model, end="unembed") as run:
-            found = self(run(ids)[0])
-        spread = (wanted[0] - found).abs().max() / wanted[0].abs().max()
-        close = 1e-4 if found.dtype in (torch.float32, torch.float64) and not self.is_autocast else 0.05
+            ours = self(run(ids)[0])
+        spread = (logits[0] - ours).abs().max() / logits[0].abs().max()
+        close = 1e-4 if ours.dtype in (torch.float32, torch.float64) and not self.is_autocast else 0.05
         self.end = "unembed" if bool(spread < close) else "logits"
 
     def __call__(self, hidden: Shaped[Tensor, "tokens d"]) -> Float[Tensor, "tokens d_vocab"]:
@@ -61,18 +56,10 @@ class Head:
 
 
 class NextTokens:
-    """What one batch's passes say of next tokens: of ``wanted`` "loss", "kl" and "top1", and nothing else.
+    """Next-token measures of one batch's passes: those ``wanted`` of "loss", "kl" and "top1", and nothing else.
 
-    Every pass is looked at in the same chunks of tokens, so that equal passes give equal bits.
-
-    Parameters
-    ----------
-    head : Head, optional
-        By default hidden vectors are logits already.
-    ids : tensor
-    at : tensor
-        The tokens that have a next one in their window.
-    wanted : collection of str
+    ``at`` are the tokens that have a next one in their window. Without a head, hidden vectors are logits already.
+    Every pass is read in the same chunks of tokens, so that equal passes give equal bits.
 
     Examples
     --------
@@ -86,23 +73,27 @@ class NextTokens:
     """
 
     def __init__(
-        self, head: Head | None, ids: Int[Tensor, "batch pos"], at: Bool[Tensor, "batch pos"], wanted: Any
+        self,
+        head: Head | None,
+        ids: Int[Tensor, "batch pos"],
+        at: Bool[Tensor, "batch pos"],
+        wanted: Collection[str],
     ) -> None:
         self.head, self.at, self.wanted = head, at, frozenset(wanted)
         self.target = torch.roll(ids, -1, dims=1)[at]
 
     def clean(self, hidden: Shaped[Tensor, "batch pos d"]) -> Float[np.ndarray, " tokens"]:
-        """Look at the pass without an edit, and return its losses (NaN unless they are wanted)."""
+        """Read the pass without an edit, and return its losses (NaN unless they are wanted)."""
         self.hidden = hidden
         losses, likeliest, logits = [], [], []
-        for part, rows in self._chunks(hidden):
+        for part, rows in chunks(self.head, hidden, self.at):
             losses.append(_losses(part, self.target[rows]) if "loss" in self.wanted else _nothing(part))
             if "top1" in self.wanted:
                 likeliest.append(part.argmax(dim=1))
             if "kl" in self.wanted and len(self.target) * part.shape[1] <= KEPT:
                 logits.append(part)
         self.losses, self.likeliest, self.logits = losses, likeliest, logits
-        return torch.cat(losses).cpu().numpy()
+        return torch.cat(losses).cpu().numpy() if losses else np.empty(0)
 
     def changes(
         self, hidden: Shaped[Tensor, "batch pos d"], reached: Bool[np.ndarray, " tokens"]
@@ -112,10 +103,10 @@ class NextTokens:
         The change in the next token's cross-entropy and KL(clean || edited) are in nats; the flip is 1 where the
         likeliest next token is another.
         """
-        found = []
+        parts = []
         here = torch.from_numpy(reached).to(self.target.device)
-        clean = self._chunks(self.hidden) if "kl" in self.wanted and not self.logits else None
-        for i, (edited, rows) in enumerate(self._chunks(hidden)):
+        clean = chunks(self.head, self.hidden, self.at) if "kl" in self.wanted and not self.logits else None
+        for i, (edited, rows) in enumerate(chunks(self.head, hidden, self.at)):
             kl = flip = loss = _nothing(edited)
             if "loss" in self.wanted:
                 loss = _losses(edited, self.target[rows]) - self.losses[i]
@@ -123,23 +114,14 @@ class NextTokens:
                 kl = divergences(self.logits[i] if clean is None else next(clean)[0], edited)
             if "top1" in self.wanted:
                 flip = (edited.argmax(dim=1) != self.likeliest[i]).double()
-            found.append(torch.stack([loss, kl, flip])[:, here[rows]])
-        return torch.cat(found, dim=1).cpu().numpy()
-
-    def _chunks(self, hidden: Shaped[Tensor, "batch pos d"]) -> Iterator[tuple[Tensor, slice]]:
-        return chunks(self.head, hidden, self.at)
+            parts.append(torch.stack([loss, kl, flip])[:, here[rows]])
+        return torch.cat(parts, dim=1).cpu().numpy()
 
 
 def chunks(
     head: Head | None, hidden: Shaped[Tensor, "batch pos d"], at: Bool[Tensor, "batch pos"]
 ) -> Iterator[tuple[Float[Tensor, "tokens d_vocab"], slice]]:
-    """Yield the logits of a mask's tokens, `CHUNK` numbers at a time, and which of the tokens they are.
-
-    Examples
-    --------
-    >>> [(part.shape, rows) for part, rows in chunks(None, torch.zeros(1, 3, 7), torch.tensor([[True, True, False]]))]
-    [(torch.Size([2, 7]), slice(0, 2, None))]
-    """
+    """Yield the logits of a mask's tokens, `CHUNK` numbers at a time, and the slice of the tokens that they are of."""
     chosen = hidden[at.to(hidden.device)]
     wide = chosen.shape[1] if head is None else int(head.model.cfg.d_vocab)
     size = max(1, CHUNK // wide)
@@ -155,17 +137,8 @@ def next_token_losses(
     *,
     head: Head | None = None,
 ) -> Float[np.ndarray, " tokens"]:
-    """Return the cross-entropy of the next token, in nats, after every token of a mask.
-
-    Examples
-    --------
-    >>> mask = torch.tensor([[True, False]])
-    >>> next_token_losses(torch.zeros(1, 2, 4), torch.tensor([[1, 2]]), mask).round(4).tolist()
-    [1.3863]
-    """
-    target = torch.roll(tokens, -1, dims=1)[at]
-    losses = [_losses(part, target[rows]) for part, rows in chunks(head, hidden, at)]
-    return torch.cat(losses).cpu().numpy() if losses else np.empty(0)
+    """Return the cross-entropy of the next token, in nats, after every token of a mask, as `NextTokens` does."""
+    return NextTokens(head, tokens, at, ["loss"]).clean(hidden)
 
 
 def divergences(
@@ -173,13 +146,8 @@ def divergences(
 ) -> Float[Tensor, " tokens"]:
     """Return KL(clean || edited) in nats, of logits.
 
-    It is summed as p (q/p - 1 - log(q/p)), whose terms are 0 or more, so that small ones keep their digits and equal
+    The sum is of p (q/p - 1 - log(q/p)), whose terms are 0 or more: small ones keep their digits, and equal
     distributions give 0.
-
-    Examples
-    --------
-    >>> divergences(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 1.0]])).round(decimals=4).tolist()
-    [0.1201]
     """
     log_p, log_q = (part.double().log_softmax(dim=1) for part in (clean, edited))
     step = log_q - log_p

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mechreg.forward.precision import pinned
-from mechreg.models import fused, is_bridge, record_of
+from mechreg.models import Model, fused, is_bridge, record_of
 from mechreg.schema import ModelError
 
 # What is done at a hook point: looks at the activation, and may give another in its place.
@@ -32,18 +33,18 @@ class Forward:
     ----------
     model : TransformerLens model
     acts : iterable of (str, function)
-        Names of hook points, such as "blocks.0.hook_resid_post", and what is called there, in this order. Where a
-        function returns a tensor, the model goes on with that.
+        Names of hook points, such as "blocks.0.hook_resid_post", and the functions called there, in this order. Where
+        a function returns a tensor, the model goes on with that.
     end : {"acts", "unembed", "logits"}
         "unembed" gives what the unembedding would have read. "acts" ends after the last function; before the first
-        pass two tokens go through all blocks, so that one that runs twice is seen.
+        pass two tokens go through all blocks, so that a block that runs twice is noticed.
     quick : bool
         By torch's fused kernels where they are the same to rounding (`mechreg.models.fused`).
 
     Raises
     ------
     ModelError
-        Dropout is on, the model reads in both directions, or a hook point is not there.
+        Dropout is on, the model reads in both directions, or it lacks a hook point.
 
     Examples
     --------
@@ -58,7 +59,7 @@ class Forward:
     """
 
     def __init__(
-        self, model: Any, acts: Iterable[tuple[str, Act]] = (), *, end: End = "unembed", quick: bool = False
+        self, model: Model, acts: Iterable[tuple[str, Act]] = (), *, end: End = "unembed", quick: bool = False
     ) -> None:
         self.model, self.name, self.acts = model, record_of(model).name, list(acts)
         self.end, self.quick, self.seen_whole, self.running = end, quick, False, False
@@ -70,10 +71,10 @@ class Forward:
             )
         if getattr(model.cfg, "attention_dir", "causal") != "causal":
             raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
-        lacking = [place for place, _ in self.acts if place not in model.hook_dict]
-        if lacking:
+        missing = [place for place, _ in self.acts if place not in model.hook_dict]
+        if missing:
             raise ModelError(
-                f"{self.name} has no hook point {lacking[0]!r} ({len(lacking)} of {len(self.acts)} are not there); "
+                f"{self.name} has no hook point {missing[0]!r} ({len(missing)} of {len(self.acts)} are missing); "
                 "describe_model lists those it has."
             )
 
@@ -103,16 +104,8 @@ class Forward:
     def __call__(self, ids: Int[Tensor, "batch pos"], *, restart: tuple[int, Tensor] | None = None) -> Tensor:
         """Return the logits, what the unembedding would have read, or an empty tensor, as ``end`` says.
 
-        Parameters
-        ----------
-        ids : tensor
-        restart : (int, tensor), optional
-            A block, and the residual stream before it, from which a HookedTransformer goes on.
-
-        Raises
-        ------
-        ModelError
-            A function was not called exactly once, or with other positions.
+        ``restart`` is a block, and the residual stream before it, from which a HookedTransformer goes on. A ModelError
+        says that a function was not called exactly once, or with other positions.
         """
         if self.end == "acts" and not self.seen_whole:
             self._run(ids[:1, :2], None, whole=True)
@@ -130,9 +123,9 @@ class Forward:
         self.running = True
         try:
             with torch.inference_mode():
-                given = self.model(ids if restart is None else restart[1], return_type="logits", **options)
+                result = self.model(ids if restart is None else restart[1], return_type="logits", **options)
         except _Stop as stop:
-            given = stop.hidden
+            result = stop.hidden
         finally:
             self.running = False
         for (place, _), times in zip(self.acts, self.fired, strict=True):
@@ -141,7 +134,7 @@ class Forward:
                     f"{self.name}: the hook point {place!r} fired {'not at all' if times == 0 else f'{times} times'} "
                     "in one forward pass; it must fire once."
                 )
-        return given
+        return result
 
     def _counted(self, i: int, act: Act) -> Any:
         place = self.acts[i][0]
@@ -154,10 +147,10 @@ class Forward:
                     f"{self.name}: the hook point {place!r} gave {activation.shape[axis]} positions for "
                     f"{self.shape[1]} tokens."
                 )
-            given = act(activation)
+            replaced = act(activation)
             if not self.whole and all(self.fired):
                 raise _Stop(torch.empty(0))
-            return given
+            return replaced
 
         return fire
 
@@ -166,15 +159,8 @@ class Forward:
             raise _Stop(inputs[0])
 
 
-def active_dropouts(model: Any) -> list[str]:
-    """Return the names of the dropout modules that are switched on.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> active_dropouts(load_model("mini-s"))
-    []
-    """
+def active_dropouts(model: Model) -> list[str]:
+    """Return the names of the dropout modules that are switched on."""
     return [
         name
         for name, module in model.named_modules()
@@ -182,14 +168,19 @@ def active_dropouts(model: Any) -> list[str]:
     ]
 
 
-def lock_of(model: Any) -> Any:
-    """Return the lock of a model: hooks and switches on it are seen by every thread."""
+def lock_of(model: Model) -> Any:
+    """Return the lock of a model: its hooks and switches affect every thread."""
     with _guard:
         return _locks.setdefault(model, threading.RLock())
 
 
+def token_bar(total: int, progress: bool) -> Any:
+    """Return a bar of tokens on standard error, which shows only where that is a terminal."""
+    return tqdm(total=total, unit="tok", unit_scale=True, disable=None if progress else True)
+
+
 class _Stop(Exception):
-    """Raised in a forward pass once all that is wanted is there."""
+    """Raised in a forward pass once everything asked for has been computed."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden

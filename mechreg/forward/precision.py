@@ -1,4 +1,4 @@
-"""What a pass computes in: torch's own defaults, whatever the caller set, given back afterwards."""
+"""Precision: passes compute in torch's own defaults, whatever the caller set, which is restored afterwards."""
 
 import threading
 from collections.abc import Iterator
@@ -23,17 +23,14 @@ _SWITCHES = {
 def pinned() -> Iterator[None]:
     """Compute as torch does by default, within the ``with`` block only.
 
-    No autocast but the model's own, float32 products in float32, new tensors float32 on the CPU. Settings of the
-    process are given back when the last block of all threads ends.
+    No autocast but the model's own, float32 products in float32, new tensors float32 on the CPU. The process'
+    settings are restored when the last block of all threads ends.
 
     Examples
     --------
-    >>> torch.set_float32_matmul_precision("medium")
     >>> with pinned():
     ...     print(torch.get_float32_matmul_precision())
     highest
-    >>> print(torch.get_float32_matmul_precision()); torch.set_float32_matmul_precision("highest")
-    medium
     """
     with ExitStack() as undo:
         _pin_process()
@@ -54,7 +51,7 @@ def _pin_process() -> None:
         with ExitStack() as undo:
             undo.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
-            _put_products(undo)
+            _set_products(undo)
             matmul = torch.backends.cuda.matmul
             for name, value in _SWITCHES.items():
                 if hasattr(matmul, name):
@@ -63,16 +60,13 @@ def _pin_process() -> None:
             _before = undo.pop_all()
 
 
-def _put_products(undo: ExitStack) -> None:
-    """Let float32 products be float32's: no TF32, no bfloat16."""
-    for backend in (
-        "cuda",
-        "mkldnn",
-    ):  # what torch 2.9 has beside the one setting of before; it says each apart
+def _set_products(undo: ExitStack) -> None:
+    """Compute float32 products in float32: no TF32, no bfloat16."""
+    for backend in ("cuda", "mkldnn"):  # torch 2.9 has a setting for each beside the one of before
         place: Any = getattr(getattr(torch.backends, backend), "matmul", None)
         if hasattr(place, "fp32_precision"):
             undo.callback(setattr, place, "fp32_precision", place.fp32_precision)
-    with suppress(RuntimeError):  # torch refuses to tell where a caller has set the new ones
+    with suppress(RuntimeError):  # torch refuses to read it where a caller has set the new ones
         undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
     torch.set_float32_matmul_precision("highest")
 

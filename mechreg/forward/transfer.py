@@ -12,13 +12,7 @@ Item = TypeVar("Item")
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device; a GPU reads it from pinned memory while the host goes on.
-
-    Examples
-    --------
-    >>> to_device(np.arange(3), torch.device("cpu"))
-    tensor([0, 1, 2])
-    """
+    """Return an array as a tensor on a device; a GPU reads it from pinned memory while the host goes on."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
@@ -67,7 +61,7 @@ class Arriving(Generic[Key]):
             self._copied.append(event)
 
     def arrays(self) -> dict[Key, np.ndarray]:
-        """Return all of them as arrays, once they are there."""
+        """Return all of them as arrays, once they have arrived."""
         for event in self._copied:
             event.synchronize()
         return {key: tensor.numpy() for key, tensor in self._host.items()}

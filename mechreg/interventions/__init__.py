@@ -1,8 +1,8 @@
-"""Interventions: an update scaled, turned, replaced; its effect on later norms and on the next token."""
+"""Interventions: an update is scaled, turned or replaced, and its effect on later norms and the next token measured."""
 
-from mechreg.interventions.causes import CauseMaps, regression_vs_cause
 from mechreg.interventions.edits import Ablate, Rotate, Scale, SetNorm
 from mechreg.interventions.effects import intervene
+from mechreg.interventions.regression_vs_cause import CauseMaps, regression_vs_cause
 from mechreg.interventions.surprise import surprise_edits
 
 __all__ = [

@@ -1,9 +1,8 @@
-"""What an edit may need to know of the clean run: its mean vector, vectors of other documents, its norms."""
+"""The parts of the clean run that edits need: its mean vector, vectors of other documents, its norms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import einops
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.forward import batches, padded, token_windows
-from mechreg.interventions.passes import Edited, Passes
+from mechreg.forward import Act, Batch, Forward, padded_batches
 from mechreg.interventions.seeding import generator, uniforms
+from mechreg.models import HOOK_POINTS, Model
 from mechreg.norms import window_norms
 from mechreg.schema import InputError
 
@@ -25,9 +24,9 @@ DonorPool = tuple[Int[np.ndarray, " pool"], dict[int, Float[Tensor, "pool d_mode
 
 @dataclass(frozen=True)
 class CleanRun:
-    """The clean activations of one hook point over a corpus, read when an edit first asks for them."""
+    """The clean activations of one hook point over a corpus, computed when an edit first asks for them."""
 
-    model: Any
+    model: Model
     tokens: pd.DataFrame
     hook: str
     layers: Sequence[int]
@@ -37,9 +36,8 @@ class CleanRun:
     @cached_property
     def norms(self) -> Float[np.ndarray, "layer tokens"]:
         """The norm of every layer and token."""
-        return window_norms(self.model, self.tokens, hooks=(self.hook,), batch_tokens=self.batch_tokens)[
-            self.hook
-        ].astype("float64")
+        norms = window_norms(self.model, self.tokens, hooks=(self.hook,), batch_tokens=self.batch_tokens)
+        return norms[self.hook].astype("float64")
 
     @cached_property
     def means(self) -> dict[int, Float[Tensor, " d_model"]]:
@@ -50,7 +48,7 @@ class CleanRun:
             total = einops.reduce(vectors, "rows d_model -> d_model", "sum")
             sums[layer] = sums.get(layer, torch.zeros_like(total)) + total
 
-        self._visit(add)
+        self.visit(add)
         return {layer: total / len(self.tokens) for layer, total in sums.items()}
 
     def donors(
@@ -88,30 +86,29 @@ class CleanRun:
         dtype = next(iter(self.model.parameters())).dtype
 
         def put(layer: int, rows: np.ndarray, vectors: Tensor) -> None:
-            wanted = place[rows] >= 0
+            drawn = place[rows] >= 0
             if layer not in pool:
                 shape = (len(chosen), vectors.shape[1])
                 pool[layer] = torch.empty(shape, dtype=dtype, device=vectors.device)
-            pool[layer][torch.from_numpy(place[rows][wanted])] = vectors[torch.from_numpy(wanted)].to(dtype)
+            pool[layer][torch.from_numpy(place[rows][drawn])] = vectors[torch.from_numpy(drawn)].to(dtype)
 
-        self._visit(put)
+        self.visit(put)
         return chosen, pool
 
-    def _visit(self, act: Callable[[int, np.ndarray, Tensor], None]) -> None:
-        """Call a function with the layer, the rows and the vectors of every batch."""
-        passes = Passes(self.model, hook=self.hook, norm_hook=self.hook, norms=False, logits=False)
-        for batch in batches(self.model, token_windows(self.model, self.tokens), self.batch_tokens):
-            ids, rows, real = padded(self.model, self.tokens, batch)
+    def visit(self, look: Callable[[int, np.ndarray, Tensor], None]) -> None:
+        """Call a function with the layer, the rows and the vectors, in float64, of every batch."""
 
-            def looked_at(layer: int, rows: np.ndarray) -> Callable[[Tensor], Tensor]:
-                def change(vectors: Tensor) -> Tensor:
-                    act(layer, rows, vectors)
-                    return vectors
+        def looking(layer: int, batch: Batch) -> Act:
+            def act(activation: Tensor) -> None:
+                mask = torch.from_numpy(batch.real).to(activation.device)
+                look(layer, batch.rows[batch.real], activation[mask].double())
 
-                return change
+            return act
 
-            edits = {
-                layer: Edited(torch.from_numpy(real).to(ids.device), looked_at(layer, rows[real]))
+        for batch in padded_batches(self.model, self.tokens, self.batch_tokens):
+            acts = [
+                (f"blocks.{layer}.{HOOK_POINTS[self.hook][0]}", looking(layer, batch))
                 for layer in self.layers
-            }
-            passes.edited(ids, edits)
+            ]
+            with Forward(self.model, acts) as run:
+                run(batch.ids)

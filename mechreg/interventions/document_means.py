@@ -1,4 +1,4 @@
-"""Sums by document of what an edit changed, and their means with intervals clustered by document."""
+"""Sums of an edit's effects by document, and their means with intervals clustered by document."""
 
 from typing import Any
 
@@ -11,11 +11,7 @@ from scipy import stats
 class Tally:
     """Sums by document, measure and offset, of effects and of clean values; the last offset is the total of all.
 
-    Counts are by kind of measure: those of the next token, which the last token of a window has not, and norms.
-
-    Parameters
-    ----------
-    n_docs, n_measures, max_offset : int
+    Counts are by kind of measure: those of the next token, which the last token of a window lacks, and norms.
     """
 
     def __init__(self, n_docs: int, n_measures: int, max_offset: int) -> None:
@@ -64,7 +60,7 @@ class DocumentMeans:
         self.estimate = self.squares = np.zeros(())
 
     def add(self, sums: Float[np.ndarray, "docs ..."], counts: Int[np.ndarray, "docs ..."]) -> None:
-        """Add documents that have not come yet: sums of their tokens, and how many."""
+        """Add further documents: the sums over their tokens, and the number of tokens."""
         n_docs = (counts > 0).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.where(counts > 0, sums / counts, 0.0)

@@ -1,10 +1,9 @@
-"""Edits: what is done to a vector. Scale, turn, replace, or give it another norm."""
+"""Edits of a vector: scale it, turn it, replace it, or give it another norm."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import einops
 import numpy as np
@@ -21,13 +20,14 @@ from mechreg.schema import (
     InputError,
     NumericalError,
     require,
+    require_number,
     require_option,
     require_whole_number,
 )
 
 # Vectors in float64, their rows in the token frame, the layer -> the vectors after the edit.
 Apply = Callable[[Tensor, np.ndarray, int], Tensor]
-# Which tokens of each layer an edit can change.
+# Which tokens of each layer an edit can change; None is all of them.
 Reach = dict[int, Bool[np.ndarray, " tokens"]]
 Replacement = Literal["zero", "mean", "resample"]
 
@@ -43,14 +43,10 @@ class Scale:
     """
 
     factor: float | int
+    name: ClassVar[str] = "scale"
 
     def __post_init__(self) -> None:
-        _require_finite(self.factor, "Scale needs a finite factor, for example Scale(0.5)")
-
-    @property
-    def name(self) -> str:
-        """The name of the edit."""
-        return "scale"
+        require_number(self.factor, name="The factor of Scale", example=0.5)
 
     @property
     def dose(self) -> float:
@@ -58,7 +54,7 @@ class Scale:
         return float(self.factor)
 
     def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return what is done to vectors, and to which tokens it can be done."""
+        """Return the function of vectors, and the tokens it can change."""
         return (lambda vectors, rows, layer: vectors * self.factor), None
 
 
@@ -77,15 +73,11 @@ class Rotate:
 
     angle: float | int
     seed: int = 0
+    name: ClassVar[str] = "rotate"
 
     def __post_init__(self) -> None:
-        _require_finite(self.angle, "Rotate needs a finite angle in degrees, for example Rotate(30)")
-        require_seed(self.seed)
-
-    @property
-    def name(self) -> str:
-        """The name of the edit."""
-        return "rotate"
+        require_number(self.angle, name="The angle of Rotate, in degrees,", example=30)
+        require_whole_number(self.seed, name="seed", least=0)
 
     @property
     def dose(self) -> float:
@@ -93,7 +85,7 @@ class Rotate:
         return float(self.angle)
 
     def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return what is done to vectors, and to which tokens it can be done."""
+        """Return the function of vectors, and the tokens it can change."""
 
         def turn(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
             options: Any = {"seed": self.seed, "purpose": "rotate", "layer": layer}
@@ -117,22 +109,18 @@ class Ablate:
     """
 
     replacement: Replacement = "zero"
+    dose: ClassVar[float] = float("nan")  # a vector is replaced or it is not
 
     def __post_init__(self) -> None:
         require_option(self.replacement, get_args(Replacement), name="Ablate's replacement")
 
     @property
     def name(self) -> str:
-        """The name of the edit, with what the vector is replaced by."""
+        """The name of the edit, with the replacement."""
         return f"ablate_{self.replacement}"
 
-    @property
-    def dose(self) -> float:
-        """NaN: a vector is replaced or it is not."""
-        return float("nan")
-
     def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return what is done to vectors, and to which tokens it can be done."""
+        """Return the function of vectors, and the tokens it can change."""
         # Read now: within the edited pass the clean run would be edited too.
         if self.replacement == "zero":
             return (lambda vectors, rows, layer: torch.zeros_like(vectors)), None
@@ -151,13 +139,11 @@ class SetNorm:
     ----------
     values : pandas.DataFrame, array or function
         A frame of doc, window, position, layer, norm: tokens without a row, or with NaN, are left as they are.
-        If it has model or hook, only the rows of those at hand are taken. An array of layer x token, in the
-        order of the token frame, NaN likewise. Or a function of a frame with one layer's clean norms (the
-        token frame's columns, layer, norm) that gives the new norms.
+        If it has model or hook, only the rows of the model and hook that are edited are taken. An array of
+        layer x token, in the order of the token frame, NaN likewise. Or a function of a frame with one layer's clean
+        norms (the token frame's columns, layer, norm) that gives the new norms.
     dose : float
-        What the column ``dose`` says.
-    name : str
-        What the column ``edit`` says.
+        The value of the column ``dose``.
 
     Examples
     --------
@@ -167,7 +153,7 @@ class SetNorm:
 
     values: Any
     dose: float | int = float("nan")
-    name: str = "set_norm"
+    name: ClassVar[str] = "set_norm"
 
     def __post_init__(self) -> None:
         if isinstance(self.values, pd.DataFrame):
@@ -179,8 +165,14 @@ class SetNorm:
             )
 
     def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return what is done to vectors, and to which tokens it can be done."""
+        """Return the function of vectors, and the tokens it can change."""
         wanted = self._wanted(clean)
+        for layer, values in wanted.items():
+            bad = ~np.isnan(values) & ~(np.isfinite(values) & (values >= 0))
+            if bad.any():
+                raise InputError(
+                    f"SetNorm needs norms of 0 or more, all finite; got {values[int(bad.argmax())]} in layer {layer}."
+                )
 
         def resize(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
             norms = _norms(vectors)
@@ -198,27 +190,30 @@ class SetNorm:
     def _wanted(self, clean: CleanRun) -> dict[int, Float[np.ndarray, " tokens"]]:
         """Return the norm of every token in each layer, NaN where it is left as it is."""
         if isinstance(self.values, pd.DataFrame):
-            wanted = _from_frame(self.values, clean)
-        elif callable(self.values):
-            wanted = {
-                layer: _as_norms(
-                    self.values(clean.tokens.assign(layer=layer, norm=clean.norms[layer])), len(clean.tokens)
-                )
-                for layer in clean.layers
-            }
-        else:
+            return _from_frame(self.values, clean)
+        n_tokens = len(clean.tokens)
+        if not callable(self.values):
             array = np.asarray(self.values, dtype="float64")
-            shape = (int(clean.model.cfg.n_layers), len(clean.tokens))
+            shape = (int(clean.model.cfg.n_layers), n_tokens)
             if array.shape != shape:
                 raise InputError(f"SetNorm needs an array of layer x token, {shape}; got {array.shape}.")
-            wanted = {layer: array[layer] for layer in clean.layers}
-        for layer, values in wanted.items():
-            bad = ~np.isnan(values) & ~(np.isfinite(values) & (values >= 0))
-            if bad.any():
+            return {layer: array[layer] for layer in clean.layers}
+        wanted = {}
+        for layer in clean.layers:
+            frame = clean.tokens.assign(layer=layer, norm=clean.norms[layer])
+            wanted[layer] = np.asarray(self.values(frame), dtype="float64")
+            if wanted[layer].shape != (n_tokens,):
                 raise InputError(
-                    f"SetNorm needs norms of 0 or more, all finite; got {values[int(bad.argmax())]} in layer {layer}."
+                    f"SetNorm's function must give one norm for each of {n_tokens} tokens; got shape "
+                    f"{wanted[layer].shape}."
                 )
         return wanted
+
+
+class Surprise(SetNorm):
+    """Norms set so many residual standard deviations from their predictions: what `surprise_edits` gives."""
+
+    name: ClassVar[str] = "surprise"
 
 
 Edit = Scale | Rotate | Ablate | SetNorm
@@ -227,16 +222,7 @@ Edit = Scale | Rotate | Ablate | SetNorm
 def rotated(
     vectors: Float[Tensor, "rows d_model"], drawn: Float[Tensor, "rows d_model"], degrees: float
 ) -> Float[Tensor, "rows d_model"]:
-    """Return vectors turned by an angle towards the part of the drawn ones that stands upright on them.
-
-    A vector of zeros stays as it is.
-
-    Examples
-    --------
-    >>> east, any = torch.tensor([[2.0, 0.0]]).double(), torch.tensor([[5.0, 1.0]]).double()
-    >>> rotated(east, any, 90.0).round(decimals=6).tolist()
-    [[0.0, 2.0]]
-    """
+    """Return vectors turned by an angle towards the orthogonal part of the drawn ones; zeros stay zeros."""
     norms = einops.rearrange(_norms(vectors), "rows -> rows 1")
     unit = vectors / torch.where(norms > 0, norms, 1.0)
     upright = drawn
@@ -253,30 +239,9 @@ def moved_at_random(
     edited: Float[Tensor, "rows d_model"],
     drawn: Float[Tensor, "rows d_model"],
 ) -> Float[Tensor, "rows d_model"]:
-    """Return vectors moved as far as an edit moved them, in the direction of the drawn ones.
-
-    Examples
-    --------
-    >>> there = moved_at_random(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> there.tolist()
-    [[0.0, 5.0]]
-    """
+    """Return vectors moved as far as an edit moved them, in the direction of the drawn ones."""
     size = _norms(edited - vectors) / _norms(drawn)
     return vectors + einops.rearrange(size, "rows -> rows 1") * drawn
-
-
-def require_seed(seed: object) -> None:
-    """Check that a seed is a whole number, 0 or more.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> require_seed(0)
-    """
-    require_whole_number(seed, name="seed", least=0)
 
 
 def _norms(vectors: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:
@@ -285,45 +250,28 @@ def _norms(vectors: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:
 
 def _from_frame(frame: pd.DataFrame, clean: CleanRun) -> dict[int, Float[np.ndarray, " tokens"]]:
     """Return a frame's norms by layer, in the order of the token frame."""
-    for key, here in (("model", record_of(clean.model).name), ("hook", clean.hook)):
+    for key, edited in (("model", record_of(clean.model).name), ("hook", clean.hook)):
         if key in frame.columns:
             have = sorted(frame[key].astype("str").unique())
-            frame = frame[frame[key].astype("str") == here]
+            frame = frame[frame[key].astype("str") == edited]
             if frame.empty:
-                raise InputError(f"SetNorm's frame has no rows of the {key} {here!r}; it has {have}.")
+                raise InputError(f"SetNorm's frame has no rows of the {key} {edited!r}; it has {have}.")
     frame = frame[frame["norm"].notna()].astype({"doc": "str"})
     keys = pd.MultiIndex.from_frame(clean.tokens[[*TOKEN_KEYS]].astype({"doc": "str"}))
-    wanted = {}
-    for layer in clean.layers:
+    wanted = {layer: np.full(len(clean.tokens), np.nan) for layer in clean.layers}
+    for layer, values in wanted.items():
         part = frame[frame["layer"] == layer]
-        at: Int[np.ndarray, " found"] = keys.get_indexer(pd.MultiIndex.from_frame(part[[*TOKEN_KEYS]]))
         if part.duplicated([*TOKEN_KEYS]).any():
             raise InputError(
-                f"SetNorm needs one norm for each token; the frame has two for one in layer {layer}."
+                f"SetNorm needs one norm for each token; the frame has two for one token in layer {layer}."
             )
-        known = at >= 0
-        if "token_id" in part.columns:
-            there = clean.tokens["token_id"].to_numpy()[at[known]]
-            if (there != part["token_id"].to_numpy()[known]).any():
-                raise InputError(
-                    "SetNorm's frame has other token ids at these places; were these other texts?"
-                )
-        wanted[layer] = np.full(len(clean.tokens), np.nan)
-        wanted[layer][at[known]] = part["norm"].to_numpy(dtype="float64")[known]
+        at: Int[np.ndarray, " rows"] = keys.get_indexer(pd.MultiIndex.from_frame(part[[*TOKEN_KEYS]]))
+        part, at = part[at >= 0], at[at >= 0]
+        if "token_id" in part and (clean.tokens["token_id"].to_numpy()[at] != part["token_id"]).any():
+            raise InputError(
+                "SetNorm's frame has other token ids at these places; give the frame of these texts."
+            )
+        values[at] = part["norm"].to_numpy(dtype="float64")
     if all(np.isnan(values).all() for values in wanted.values()):
         raise InputError("SetNorm's frame has no norm for any of these documents' tokens in these layers.")
     return wanted
-
-
-def _as_norms(values: Any, n: int) -> Float[np.ndarray, " tokens"]:
-    array = np.asarray(values, dtype="float64")
-    if array.shape != (n,):
-        raise InputError(
-            f"SetNorm's function must give one norm for each of {n} tokens; got shape {array.shape}."
-        )
-    return array
-
-
-def _require_finite(value: object, need: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
-        raise InputError(f"{need}; got {value!r}.")

@@ -1,25 +1,30 @@
 """Effects: a model run clean and edited, layer by layer and dose by dose, to one tidy frame with intervals."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
-from tqdm.auto import tqdm
 
-from mechreg.corpus import read_corpus, tokenize
-from mechreg.forward import token_windows
+from mechreg.forward import token_bar, token_windows
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
-from mechreg.interventions.edits import Edit, require_seed
-from mechreg.interventions.measuring import Measuring
+from mechreg.interventions.edits import Edit
+from mechreg.interventions.measuring import NEXT_TOKEN, Measuring
 from mechreg.interventions.passes import Passes
 from mechreg.interventions.plans import Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
 from mechreg.models import HOOK_POINTS, load_model
-from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
+from mechreg.norms import token_frame
+from mechreg.schema import (
+    InputError,
+    one_or_many,
+    require_conf_level,
+    require_names,
+    require_whole_number,
+    require_whole_numbers,
+)
 
 Measure = Literal["loss", "kl", "top1", "norms"]
 Control = Literal["random_direction", "other_position", "other_layer"]
@@ -39,7 +44,7 @@ def intervene(
     hook: str = "attn_out",
     layers: int | Sequence[int] | None = None,
     positions: Positions = "all",
-    measure: Sequence[str] = ("loss", "kl", "top1", "norms"),
+    measures: Sequence[str] = ("loss", "kl", "top1", "norms"),
     controls: Sequence[str] = (),
     together: bool = False,
     norm_hook: str | None = None,
@@ -49,10 +54,10 @@ def intervene(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Return what an edit of one hook point changes downstream: in the next token, and in the norms that follow.
+    """Return the effects of an edit of one hook point downstream: on the next token, and on the norms that follow.
 
     Every batch runs clean once, then once for each layer, edit and control, in the same shape and order.
-    Counted are the tokens that an edit can reach: those at and after the first edited token of their window.
+    The tokens counted are those that an edit can reach: at and after the first edited token of their window.
 
     Parameters
     ----------
@@ -69,7 +74,7 @@ def intervene(
     positions : "all", "first", int, str or function
         All tokens; position 0; every k-th token (positions k, 2k, ...); a column of booleans of the token frame;
         or a function of the token frame that gives booleans: ``lambda tokens: tokens["pos"] == "NOUN"``.
-    measure : one or several of "loss", "kl", "top1", "norms"
+    measures : one or several of "loss", "kl", "top1", "norms"
         Change of the next token's cross-entropy (nats); KL(clean || edited) (nats); share of tokens whose
         likeliest next token is another; change of the log norm at ``norm_hook`` in every later layer.
     controls : one or several of "random_direction", "other_position", "other_layer"
@@ -80,12 +85,12 @@ def intervene(
     norm_hook : str, optional
         Where norms are measured; by default at ``hook``.
     max_offset : int
-        Effects are also given apart for tokens 0, 1, ... max_offset after the last edited token.
+        Effects are also given separately for tokens 0, 1, ... max_offset after the last edited token.
     batch_tokens : int
         Tokens in a batch, right padding included.
     conf_level : float
     seed : int
-        For controls and `Ablate("resample")`; `Rotate` has its own.
+        Of controls and `Ablate("resample")`; `Rotate` has its own.
     progress : bool
         A bar on standard error, where that is a terminal.
 
@@ -101,9 +106,9 @@ def intervene(
     Raises
     ------
     InputError
-        An option that has no such value, no token chosen, or an edit that fits neither documents nor layers.
+        A wrong option, no token chosen, or an edit that does not fit the documents or layers.
     ModelError
-        A hook point is not there, an edit did not fire exactly once in a pass, or dropout is on.
+        A hook point is missing, an edit did not fire exactly once in a pass, or dropout is on.
     NumericalError
         An effect that is NaN or infinite; names the layer, document and position.
 
@@ -115,78 +120,51 @@ def intervene(
     [True]
     """
     model = load_model(model)
+    n_layers = int(model.cfg.n_layers)
     edits = _edits(edit)
-    wanted = _names(measure, get_args(Measure), name="measure")
-    checks = ["none", *_names(controls, get_args(Control), name="controls", least=0)]
-    edited_layers = _layers(layers, int(model.cfg.n_layers))
-    require_seed(seed)
-    require_whole_number(batch_tokens, name="batch_tokens")
-    require_whole_number(max_offset, name="max_offset", least=0)
+    wanted = require_names(measures, get_args(Measure), name="measures")
+    checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
+    layers = require_whole_numbers(
+        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
+    )
+    for name, number, least in (
+        ("seed", seed, 0),
+        ("batch_tokens", batch_tokens, 1),
+        ("max_offset", max_offset, 0),
+    ):
+        require_whole_number(number, name=name, least=least)
     require_conf_level(conf_level)
-    if "other_layer" in checks and (together or int(model.cfg.n_layers) < 2):
+    if "other_layer" in checks and (together or n_layers < 2):
         raise InputError("The control 'other_layer' needs a layer that is not edited; leave it out.")
-    options = {"norms": "norms" in wanted, "logits": set(wanted) != {"norms"}}
+    options = {"norms": "norms" in wanted, "logits": wanted != ["norms"]}
     passes = Passes(model, hook=hook, norm_hook=norm_hook or hook, **options)
-    tokens = token_frame(model, documents)
+    tokens = token_frame(model, documents).reset_index(drop=True)
     windows = token_windows(model, tokens)
     edited = chosen(tokens, positions)
-    needed = range(passes.n_layers) if "other_layer" in checks else edited_layers
-    clean = CleanRun(model, tokens, hook, list(needed), int(batch_tokens), int(seed))
-    groups = [tuple(edited_layers)] if together else [(layer,) for layer in edited_layers]
+    needed = list(range(n_layers)) if "other_layer" in checks else layers
+    clean = CleanRun(model, tokens, hook, needed, int(batch_tokens), int(seed))
     bound = [(one, one.bind(clean)) for one in edits]
-    targets = Targets(clean, windows, edited, passes.n_layers)
+    targets = Targets(clean, windows, edited, n_layers)
     plans = [
-        plan_of(targets, group, one, done, control)
-        for group in groups
-        for one, done in bound
+        plan_of(targets, group, one, functions, control)
+        for group in ([tuple(layers)] if together else [(layer,) for layer in layers])
+        for one, functions in bound
         for control in checks
     ]
     counts, touched = _edited_counts(plans, len(tokens))
     windows = [window for window in windows if touched[window.rows].any()]
-    with tqdm(
-        total=sum(window.length for window in windows) * (len(plans) + 1),
-        unit="tok",
-        unit_scale=True,
-        disable=None if progress else True,
-    ) as bar:
-        found = Measuring(passes, clean, wanted, int(max_offset), bar).means(windows, plans)
+    total = sum(window.length for window in windows) * (len(plans) + 1)
+    with token_bar(total, progress) as bar:
+        means = Measuring(passes, clean, wanted, int(max_offset), bar).means(windows, plans)
     tables = [
-        _rows(plan, passes, wanted, conf_level, *means, n_edited)
-        for plan, means, n_edited in zip(plans, found, counts, strict=True)
+        _rows(plan, passes, wanted, conf_level, *effects_and_cleans, n_edited)
+        for plan, effects_and_cleans, n_edited in zip(plans, means, counts, strict=True)
     ]
     return pd.concat(tables, ignore_index=True)[list(EFFECT_COLUMNS)]
 
 
-def token_frame(model: Any, documents: Any) -> pd.DataFrame:
-    """Return the token frame of documents, or the frame itself where it is one.
-
-    Examples
-    --------
-    >>> token_frame(load_model("mini-s"), ["A cat."])["position"].tolist()[:2]
-    [0, 1]
-    """
-    if isinstance(documents, pd.DataFrame) and "token_id" in documents.columns:
-        return documents.reset_index(drop=True)
-    return tokenize(model, documents if isinstance(documents, pd.DataFrame) else read_corpus(documents))
-
-
-def require_conf_level(conf_level: object) -> None:
-    """Check a confidence level.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> require_conf_level(0.95)
-    """
-    if not isinstance(conf_level, float) or not 0 < conf_level < 1:
-        raise InputError(f"conf_level must lie between 0 and 1, for example 0.95; got {conf_level!r}.")
-
-
 def _edited_counts(plans: Sequence[Plan], n_tokens: int) -> tuple[list[int], Bool[np.ndarray, " tokens"]]:
-    """Return how many vectors each plan changes, and which tokens any of them does."""
+    """Return how many vectors each plan changes, and which tokens any plan does."""
     counts, touched = [], np.zeros(n_tokens, bool)
     for plan in plans:
         masks = list(plan.masks().values())
@@ -211,7 +189,7 @@ def _rows(
     order = list(HOOK_POINTS)
     is_after = order.index(passes.norm_hook) > order.index(passes.hook)
     first = min(plan.layers) + (0 if is_after else 1)
-    measured = [(name, -1, i) for i, name in enumerate(("loss", "kl", "top1")) if name in wanted]
+    measured = [(name, -1, i) for i, name in enumerate(NEXT_TOKEN) if name in wanted]
     if "norms" in wanted:
         measured += [("norms", layer, 3 + layer) for layer in range(first, passes.n_layers)]
     layer = plan.layers[0] if len(plan.layers) == 1 else -1
@@ -242,8 +220,8 @@ def _rows(
     ]
     if not rows:
         raise InputError(
-            f"{plan.edit.name} reaches nothing that is measured: no token follows an edited one, or no layer the "
-            "last. Choose other positions=, layers= or measure=."
+            f"{plan.edit.name} reaches nothing that is measured: no token follows an edited one, or no layer follows "
+            "the last. Choose other positions=, layers= or measures=."
         )
     return pd.DataFrame(rows)
 
@@ -258,30 +236,7 @@ def _edits(edit: Any) -> list[Edit]:
     keys = [f"{one.name}, dose {one.dose:g}" for one in edits]
     for key in keys:
         if keys.count(key) > 1:
-            raise InputError(
-                f"Two edits would be told apart by nothing ({key}); give their effects two calls."
-            )
+            raise InputError(f"Two edits have the same name and dose ({key}); use separate calls.")
     if not edits:
         raise InputError("intervene needs at least one edit; got an empty sequence.")
     return edits
-
-
-def _names(values: Any, options: tuple[str, ...], *, name: str, least: int = 1) -> list[str]:
-    names = one_or_many(values)
-    for value in names:
-        require_option(value, options, name=name)
-    if len(names) < least or len(set(names)) < len(names):
-        raise InputError(
-            f"{name} must name at least {least} of {', '.join(options)}, each once; got {names}."
-        )
-    return names
-
-
-def _layers(layers: Any, n_layers: int) -> list[int]:
-    chosen_layers = list(range(n_layers)) if layers is None else one_or_many(layers)
-    for layer in chosen_layers:
-        if isinstance(layer, bool) or not isinstance(layer, Integral) or not 0 <= int(layer) < n_layers:
-            raise InputError(f"layers must be whole numbers from 0 to {n_layers - 1}; got {layer!r}.")
-    if not chosen_layers or len(set(chosen_layers)) < len(chosen_layers):
-        raise InputError(f"layers must name at least one layer, each once; got {chosen_layers}.")
-    return [int(layer) for layer in chosen_layers]

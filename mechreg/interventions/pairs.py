@@ -18,12 +18,6 @@ def pair_moments(
     """Return each document's products of [1, every layer at t-1, every layer at t], and its number of tokens t.
 
     Layers are measured from their means, so that nothing cancels.
-
-    Examples
-    --------
-    >>> moments, n = pair_moments(np.array([[0.0, 1.0, 5.0, 3.0]]), [Window(0, 4)], [0], 1)
-    >>> moments[0].round(3).tolist(), n.tolist()
-    ([[2.0, 0.0, 2.0], [0.0, 8.0, -4.0], [2.0, -4.0, 4.0]], [2])
     """
     used = [np.arange(window.start + skip, window.start + window.length) for window in windows]
     shift = einops.reduce(log_norms[:, np.concatenate(used)], "layer tokens -> layer 1", "mean")
@@ -40,24 +34,10 @@ def pair_moments(
 def pair_coefficients(
     moments: Float[np.ndarray, "doc column column"], weights: Float[np.ndarray, "draw doc"], *, own_lag: bool
 ) -> Float[np.ndarray, "draw layer later_layer"]:
-    """Return the slope of every layer l at t on every layer k at t-1, documents weighted anew in each draw.
+    """Return the slope of every layer l at t on every layer k at t-1; a row of ones as weights is the fit itself.
 
-    It is NaN where a regressor does not vary, or two are collinear.
-
-    Parameters
-    ----------
-    moments : array
-        From `pair_moments`.
-    weights : array
-        How often each document counts; a row of ones is the least-squares fit itself.
-    own_lag : bool
-        Layer l at t-1 is a regressor too, except where l = k.
-
-    Examples
-    --------
-    >>> moments, _ = pair_moments(np.array([[0.0, 1.0, 5.0, 3.0]]), [Window(0, 4)], [0], 1)
-    >>> pair_coefficients(moments, np.ones((1, 1)), own_lag=True).tolist()
-    [[[-0.5]]]
+    With ``own_lag`` layer l at t-1 is a regressor too, except where l = k. A slope is NaN where a regressor does not
+    vary, or two are collinear.
     """
     return _coefficients(np.tensordot(weights, moments, axes=1), own_lag=own_lag)
 
@@ -92,16 +72,7 @@ def left_out_squares(
     *,
     own_lag: bool,
 ) -> Float[np.ndarray, "layer later_layer"]:
-    """Return the sum over documents of how far the coefficients without it are from the estimate, squared.
-
-    NaN where one of them is not determined.
-
-    Examples
-    --------
-    >>> moments = np.stack([np.eye(3)] * 2)
-    >>> left_out_squares(moments, np.array([[0.5]]), own_lag=False).tolist()
-    [[0.5]]
-    """
+    """Return the sum over documents of the squared change of the coefficients without it; NaN if undetermined."""
     total = moments.sum(axis=0)
     squares = np.zeros(estimate.shape)
     for some in np.array_split(moments, max(1, len(moments) // 64)):
@@ -119,19 +90,7 @@ def with_interval(
 ) -> dict[str, np.ndarray]:
     """Return coefficients with the jackknife's standard errors (CRV3) and intervals from t(G - 1).
 
-    Parameters
-    ----------
-    estimate : array
-    squares : array, optional
-        From `left_out_squares`; None where there is only one document.
-    n_docs : int
-    conf_level : float
-
-    Examples
-    --------
-    >>> table = with_interval(np.array([[0.5]]), np.array([[0.02]]), 2, conf_level=0.95)
-    >>> table["coefficient_std_error"].round(3).tolist()
-    [[0.1]]
+    ``squares`` are those of `left_out_squares`, None where there is only one document.
     """
     if squares is None:
         std_error = half = np.full(estimate.shape, np.nan)

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mechreg.forward import Act, Forward, Head
-from mechreg.models import HOOK_POINTS, is_bridge, record_of
+from mechreg.models import HOOK_POINTS, Model, is_bridge, record_of
 from mechreg.norms import vector_norms
 from mechreg.schema import InputError, require_option
 
@@ -21,7 +20,7 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Edited:
-    """What is done at one layer: which vectors of the batch are changed, and how."""
+    """An edit of one layer in one batch: which vectors are changed, and how."""
 
     mask: Bool[Tensor, "batch pos"]
     change: Change
@@ -29,7 +28,7 @@ class Edited:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one forward pass gave: a norm for each layer and token, what `Head` reads, and where to restart."""
+    """The results of one pass: the norm of every layer and token, what `Head` reads, and where to restart."""
 
     norms: Float[np.ndarray, "layer batch pos"]
     hidden: Shaped[Tensor, "batch pos d"] | None
@@ -37,21 +36,14 @@ class Outcome:
 
 
 class Passes:
-    """Forward passes of one model with edits at one hook point and norms taken at another.
+    """Forward passes of one model with edits at one hook point, which give ``norms`` at another, ``logits``, or both.
 
     Norms are what a layer computed, before the edit of that very place. An edited HookedTransformer restarts
     from the residual stream of the clean pass, at the first edited layer; a bridge cannot and runs whole.
-
-    Parameters
-    ----------
-    model : TransformerLens model
-    hook, norm_hook : str
-    norms, logits : bool
-        What is wanted of a pass; norms that are not are NaN.
     """
 
     def __init__(
-        self, model: Any, *, hook: str, norm_hook: str, norms: bool = True, logits: bool = True
+        self, model: Model, *, hook: str, norm_hook: str, norms: bool = True, logits: bool = True
     ) -> None:
         for name, value in (("hook", hook), ("norm_hook", norm_hook)):
             require_option(value, EDITABLE, name=name)
@@ -70,35 +62,23 @@ class Passes:
             not is_bridge(model) and getattr(model.cfg, "positional_embedding_type", "") != "shortformer"
         )
 
-    def clean(self, tokens: Int[Tensor, "batch pos"], *, restart_at: Collection[int] = ()) -> Outcome:
-        """Return the pass without an edit, which keeps what edits at the layers ``restart_at`` can start from."""
-        return self._run(tokens, edits={}, restart_at=restart_at if self.can_restart else ())
-
-    def edited(
-        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[int, Edited], clean: Outcome | None = None
-    ) -> Outcome:
-        """Return the pass with the edits of some layers; where it restarts, the norms below are the clean pass's.
-
-        Raises
-        ------
-        ModelError
-            An edit did not fire once, or a layer's norms were not computed once.
-        """
-        return self._run(tokens, edits=edits, clean=clean)
-
-    def _run(
+    def run(
         self,
-        tokens: Int[Tensor, "batch pos"],
-        *,
-        edits: Mapping[int, Edited],
-        restart_at: Collection[int] = (),
+        ids: Int[Tensor, "batch pos"],
+        edits: Mapping[int, Edited] | None = None,
         clean: Outcome | None = None,
+        *,
+        restart_at: Collection[int] = (),
     ) -> Outcome:
+        """Return a pass with the edits of some layers; one without keeps what passes that ``restart_at`` layers need.
+
+        Where the edited pass restarts from the clean one, the norms below are the clean pass's.
+        """
+        edits = edits or {}
         start = min(edits, default=0)
         stream = None if clean is None else clean.restarts.get(start)
-        if stream is None:
-            start = 0
-        norms = np.full((self.n_layers, *tokens.shape), np.nan) if clean is None else clean.norms.copy()
+        first = 0 if stream is None else start
+        norms = np.full((self.n_layers, *ids.shape), np.nan) if clean is None else clean.norms.copy()
         restarts: dict[int, Tensor] = {}
 
         def take(layer: int) -> Act:
@@ -110,12 +90,12 @@ class Passes:
         def keep(layer: int) -> Act:
             return lambda activation: restarts.update({layer: activation.clone()})
 
-        running = range(start, self.n_layers) if self.norms else ()
+        running = range(first, self.n_layers) if self.norms else ()
         acts = [(self._places(self.norm_hook)[i], take(i)) for i in running]
-        acts += [(self._places("resid_pre")[i], keep(i)) for i in restart_at]
+        acts += [(self._places("resid_pre")[i], keep(i)) for i in (restart_at if self.can_restart else ())]
         acts += [(self._places(self.hook)[i], _replace(edit)) for i, edit in edits.items()]
-        with Forward(self.model, acts, end="unembed" if self.head is None else self.head.end) as run:
-            hidden = run(tokens, restart=None if stream is None else (start, stream))
+        with Forward(self.model, acts, end="unembed" if self.head is None else self.head.end) as forward:
+            hidden = forward(ids, restart=None if stream is None else (first, stream))
         return Outcome(norms, None if self.head is None else hidden, restarts)
 
     def _places(self, hook: str) -> list[str]:

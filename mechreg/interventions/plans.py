@@ -18,23 +18,16 @@ from mechreg.interventions.seeding import directions, generator
 from mechreg.schema import InputError
 
 
+@dataclass
 class Targets:
-    """Which tokens are edited and which the controls take in their place: found once, for all edits and layers.
+    """The tokens that are edited and those that controls take in their place, for all edits and layers."""
 
-    Parameters
-    ----------
-    clean : CleanRun
-    windows : sequence of Window
-        All of the token frame's, in its order.
-    edited : array
-        The tokens to be edited.
-    n_layers : int
-    """
+    clean: CleanRun
+    windows: Sequence[Window]  # all of the token frame's, in its order
+    edited: Bool[np.ndarray, " tokens"]
+    n_layers: int
 
-    def __init__(
-        self, clean: CleanRun, windows: Sequence[Window], edited: Bool[np.ndarray, " tokens"], n_layers: int
-    ) -> None:
-        self.clean, self.windows, self.edited, self.n_layers = clean, windows, edited, n_layers
+    def __post_init__(self) -> None:
         self._drawn: dict[int, np.ndarray] = {}
 
     @cached_property
@@ -51,13 +44,9 @@ class Targets:
         """Return a layer other than this one for each window, drawn at random."""
         if layer not in self._drawn:
             free = [other for other in range(self.n_layers) if other != layer]
-            doc, number = self.clean.tokens["doc"], self.clean.tokens["window"]
-            draws = (
-                generator(
-                    self.clean.seed, "other_layer", doc.iat[window.start], number.iat[window.start], layer
-                )
-                for window in self.windows
-            )
+            starts = [window.start for window in self.windows]
+            places = self.clean.tokens[["doc", "window"]].iloc[starts].itertuples(index=False)
+            draws = (generator(self.clean.seed, "other_layer", *place, layer) for place in places)
             self._drawn[layer] = np.array([free[int(draw.integers(len(free)))] for draw in draws])
         return self._drawn[layer]
 
@@ -72,6 +61,9 @@ class Plan:
     apply: Apply
     targets: Targets
     reach: Reach | None
+
+    def __str__(self) -> str:
+        return f"{self.edit.name} {self.edit.dose:g}, layer {', '.join(map(str, self.layers))}"
 
     def masks(self, rows: Any = slice(None)) -> dict[int, Bool[np.ndarray, "*rows"]]:
         """Return which of some rows of the token frame are edited, by layer; no layer without any."""
@@ -90,13 +82,7 @@ class Plan:
 def plan_of(
     targets: Targets, layers: tuple[int, ...], edit: Edit, bound: tuple[Apply, Reach | None], control: str
 ) -> Plan:
-    """Return a plan.
-
-    Raises
-    ------
-    InputError
-        It would change no token.
-    """
+    """Return a plan; an InputError where it would change no token."""
     apply, reach = bound
     if control == "random_direction":
         apply = _in_random_direction(apply, targets.clean)

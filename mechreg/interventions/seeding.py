@@ -1,4 +1,4 @@
-"""Random numbers that belong to a token and a layer, whatever batch the token is in and whatever else is drawn."""
+"""Random numbers that belong to a token and a layer, independent of batches and of other draws."""
 
 import hashlib
 import itertools
@@ -12,9 +12,6 @@ from jaxtyping import Float, Int
 Purpose = Literal[
     "rotate", "random_direction", "donors", "resample", "other_position", "other_layer", "causes"
 ]
-_PURPOSES: tuple[Purpose, ...] = (
-    *("rotate", "random_direction", "donors", "resample", "other_position", "other_layer", "causes"),
-)
 
 
 def generator(seed: int, purpose: Purpose, *place: object) -> np.random.Generator:
@@ -41,15 +38,7 @@ def directions(
     """Return one standard normal vector for each row of the token frame, the same in every call.
 
     A window's vectors come from one generator, position after position, so those of its first positions do
-    not depend on how many are asked for.
-
-    Examples
-    --------
-    >>> tokens = pd.DataFrame({"doc": "d", "window": 0, "position": [0, 1, 2]})
-    >>> options = {"seed": 0, "purpose": "rotate", "layer": 3}
-    >>> one, both = directions(tokens, np.array([1]), 4, **options), directions(tokens, np.array([0, 1]), 4, **options)
-    >>> bool((one[0] == both[1]).all())
-    True
+    not depend on the number asked for.
     """
     drawn = np.empty((len(rows), d_model))
     for here, position, place in _by_window(tokens, rows):
@@ -62,14 +51,7 @@ def directions(
 def uniforms(
     tokens: pd.DataFrame, rows: Int[np.ndarray, " rows"], *, seed: int, purpose: Purpose, layer: int
 ) -> Float[np.ndarray, " rows"]:
-    """Return one number from [0, 1) for each row of the token frame, the same in every call.
-
-    Examples
-    --------
-    >>> tokens = pd.DataFrame({"doc": "d", "window": 0, "position": [0, 1, 2]})
-    >>> uniforms(tokens, np.array([0, 2]), seed=0, purpose="resample", layer=3).shape
-    (2,)
-    """
+    """Return one number from [0, 1) for each row of the token frame, the same in every call."""
     drawn = np.empty(len(rows))
     for here, position, place in _by_window(tokens, rows):
         drawn[here] = generator(seed, purpose, *place, layer).random(position.max() + 1)[position]

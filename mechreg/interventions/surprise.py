@@ -1,22 +1,21 @@
-"""Surprise: norms set at what a fitted lag model predicts, or so many residual standard deviations away."""
+"""Surprise: norms set at the predictions of a fitted lag model, or so many residual standard deviations away."""
 
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 import pandas as pd
 
-from mechreg.interventions.edits import SetNorm
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, one_or_many, require
+from mechreg.interventions.edits import Surprise
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, one_or_many, require, require_number
 
 
 def surprise_edits(
     augmented: pd.DataFrame, *, k: float | int | Sequence[float | int] = (-2, -1, 0, 1, 2)
-) -> list[SetNorm]:
+) -> list[Surprise]:
     """Return the edits that set every norm at exp(predicted + k residual standard deviations), one for each k.
 
-    Given to `intervene` they measure what it costs that a norm is as predicted (k = 0) or surprising. Tokens
-    without a prediction (the first of a window, which have no lags) are left as they are.
+    In `intervene` they measure the cost of a norm that is as predicted (k = 0) or surprising. Tokens without a
+    prediction (the first of a window, which have no lags) are left as they are.
 
     Parameters
     ----------
@@ -29,7 +28,7 @@ def surprise_edits(
     Returns
     -------
     list of SetNorm
-        Named "surprise", with k as dose.
+        Their ``edit`` is "surprise" and their ``dose`` is k.
 
     Raises
     ------
@@ -53,10 +52,8 @@ def surprise_edits(
                 f"frame[frame[{key!r}] == ...]."
             )
     steps = one_or_many(k)
-    if not steps or any(isinstance(one, bool) or not isinstance(one, Real) for one in steps):
-        raise InputError(
-            f"k must be numbers of residual standard deviations, for example (-1, 0, 1); got {k!r}."
-        )
+    for one in steps or [None]:
+        require_number(one, name="k, in residual standard deviations,", example=1.5)
     gap = (augmented["predicted"] + augmented["residual"] - augmented["log_norm"]).abs()
     if gap.max() > 1e-6:
         raise InputError(
@@ -70,8 +67,6 @@ def surprise_edits(
     columns = [*GROUP_KEYS, *TOKEN_KEYS, *(["token_id"] if "token_id" in known else [])]
     predicted = known["predicted"].to_numpy(dtype="float64")
     return [
-        SetNorm(
-            known[columns].assign(norm=np.exp(predicted + one * spread)), dose=float(one), name="surprise"
-        )
+        Surprise(known[columns].assign(norm=np.exp(predicted + one * spread)), dose=float(one))
         for one in steps
     ]

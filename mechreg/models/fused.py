@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from mechreg.models.identity import record_of
+from mechreg.models.protocol import Model
 from mechreg.schema import AUTOCAST
 
 
 @contextmanager
-def fused(model: Any) -> Iterator[None]:
+def fused(model: Model) -> Iterator[None]:
     """Compute a GPT-2's GELU and attention by one kernel each, within the ``with`` block only.
 
     Both are what the model computes, rounded elsewhere: torch's GELU in its tanh form is GPT-2's ``gelu_new``

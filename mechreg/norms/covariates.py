@@ -1,4 +1,4 @@
-"""Covariates of tokens: what a model makes of them, and what their counts say."""
+"""Covariates of tokens: their surprisal under a model, their frequency, repeats and distance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from mechreg.corpus import COVARIATES, token_counts, tokenize
-from mechreg.models import load_model, record_of
+from mechreg.models import Model, load_model, record_of
 from mechreg.norms.reduction import BATCH_TOKENS, window_norms
-from mechreg.schema import InputError, one_or_many, require_option
+from mechreg.schema import InputError, require_names
 
 
 def token_covariates(
@@ -40,12 +40,12 @@ def token_covariates(
     Returns
     -------
     pandas.DataFrame
-        The token frame, with ``model`` where a surprisal is in it: it is that model's and of no other.
+        The token frame, with ``model`` where it has a surprisal, which is that model's own.
 
     Raises
     ------
     InputError, ModelError, NumericalError
-        As `extract_norms`; an unknown covariate, or a column that is there already.
+        As `extract_norms`; an unknown covariate, or a column that exists already.
 
     Examples
     --------
@@ -53,23 +53,25 @@ def token_covariates(
     >>> bool(tokens["surprisal"].iloc[1:].gt(0).all()), tokens["distance"].tolist() == tokens["position"].tolist()
     (True, True)
     """
-    covariates = one_or_many(covariates)
-    for name in covariates:
-        require_option(name, COVARIATES, name="covariates")
+    covariates = require_names(covariates, COVARIATES, name="covariates", least=0)
     model = load_model(model)
-    are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
-    tokens = documents if are_tokens else tokenize(model, documents)
-    made = [*covariates, "model"] if "surprisal" in covariates else [*covariates]
-    there = [name for name in made if name in tokens.columns]
-    if there:
-        raise InputError(f"token_covariates would replace the columns {there}; drop them first.")
+    tokens = token_frame(model, documents)
+    new = [*covariates, "model"] if "surprisal" in covariates else [*covariates]
+    replaced = [name for name in new if name in tokens.columns]
+    if replaced:
+        raise InputError(f"token_covariates would replace the columns {replaced}; drop them first.")
     surprisal = None
     if "surprisal" in covariates:
-        surprisal = window_norms(model, tokens, batch_tokens=batch_tokens, surprisal=True, progress=progress)[
-            "surprisal"
-        ]
+        values = window_norms(model, tokens, batch_tokens=batch_tokens, surprisal=True, progress=progress)
+        surprisal = values["surprisal"]
         tokens = tokens.assign(model=pd.Categorical([record_of(model).name]).repeat(len(tokens)))
     return tokens.assign(**covariate_columns(tokens, covariates, surprisal))
+
+
+def token_frame(model: Model, documents: Any) -> pd.DataFrame:
+    """Return the token frame of documents, or the frame itself where it is one."""
+    are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
+    return documents if are_tokens else tokenize(model, documents)
 
 
 def covariate_columns(

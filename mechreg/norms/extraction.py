@@ -12,7 +12,7 @@ from mechreg.corpus import COVARIATES, read_corpus, tokenize
 from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
 from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.reduction import BATCH_TOKENS, is_per_head, known_hooks, window_norms
-from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_option, require_whole_number
+from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_whole_number
 
 
 def extract_norms(
@@ -27,10 +27,9 @@ def extract_norms(
 ) -> pd.DataFrame:
     """Return the L2 norm of one vector per token at every layer of the hook points, for one or several models.
 
-    The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens; the
-    run stops after the last hook point wanted, so that no logits are computed.
-    A GPT-2's attention and GELU are computed by torch's fused kernels (`mechreg.models.fused`), which are the same to
-    rounding.
+    The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens, and a pass
+    ends after the last hook point, before the logits. A GPT-2's attention and GELU are computed by torch's fused
+    kernels (`mechreg.models.fused`), which are the same to rounding.
 
     Parameters
     ----------
@@ -45,8 +44,8 @@ def extract_norms(
         Tokens in a batch, right padding included; a window longer than this is a batch of its own.
     prepend_bos : bool
     covariates : sequence of "surprisal", "log_frequency", "is_repeat", "distance"
-        Columns as in `token_covariates`, found in the same pass. For surprisal it goes on to the logits and does not
-        end early: on GPT-2's shapes a pass then takes 1.8 times as long. Logits are made a few tokens at a time.
+        Columns as in `token_covariates`, from the same pass. For surprisal it goes on to the logits, a few tokens at a
+        time: on GPT-2's shapes a pass then takes 1.8 times as long.
     progress : bool
         A bar on standard error, where that is a terminal.
 
@@ -73,9 +72,7 @@ def extract_norms(
     """
     hooks = known_hooks(hooks)
     require_whole_number(batch_tokens, name="batch_tokens")
-    covariates = one_or_many(covariates)
-    for name in covariates:
-        require_option(name, COVARIATES, name="covariates")
+    covariates = require_names(covariates, COVARIATES, name="covariates", least=0)
     entries = as_models(models, who="extract_norms")
     _require_distinct([model_label(entry) for entry in entries])
     are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns
@@ -95,10 +92,10 @@ def extract_norms(
             surprisal="surprisal" in covariates,
             progress=progress,
         )
-        found = covariate_columns(tokens, covariates, values.pop("surprisal", None))
+        columns = covariate_columns(tokens, covariates, values.pop("surprisal", None))
         frame = _norm_frame(record_of(model).name, tokens, values)
         repeats = len(frame) // len(tokens)
-        frames.append(frame.assign(**{name: np.tile(column, repeats) for name, column in found.items()}))
+        frames.append(frame.assign(**{name: np.tile(column, repeats) for name, column in columns.items()}))
         del model, values
         if not is_transformer_lens_model(entry):
             gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room
@@ -108,37 +105,31 @@ def extract_norms(
 def _norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
     keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})
-    with_heads = any(is_per_head(hook) for hook in values)
+    columns = list(NORM_COLUMNS)
+    if any(is_per_head(hook) for hook in values):
+        columns.insert(columns.index("layer") + 1, "head")
     frames = []
     for hook, norms in values.items():
-        heads = np.arange(norms.shape[1]) if is_per_head(hook) else np.array([-1])
-        n_layers, rows = len(norms), len(norms) * len(heads) * len(keys)
-        layer = np.repeat(np.arange(n_layers), len(heads) * len(keys))
-        frame = pd.concat([keys] * (n_layers * len(heads)), ignore_index=True).assign(
-            model=pd.Categorical([name]).repeat(rows),
-            hook=pd.Categorical([hook]).repeat(rows),
+        heads = range(norms.shape[1]) if is_per_head(hook) else [-1]
+        layer = np.repeat(np.arange(len(norms)), len(heads) * len(keys))
+        frame = pd.concat([keys] * (len(norms) * len(heads)), ignore_index=True).assign(
+            model=pd.Categorical([name]).repeat(norms.size),
+            hook=pd.Categorical([hook]).repeat(norms.size),
             layer=layer,
-            head=np.tile(np.repeat(heads, len(keys)), n_layers).astype("int16"),
-            depth=(layer + 0.5) / n_layers,
+            head=np.tile(np.repeat(np.array(heads, "int16"), len(keys)), len(norms)),
+            depth=(layer + 0.5) / len(norms),
             norm=norms.reshape(-1),
         )
-        columns = list(NORM_COLUMNS)
-        if with_heads:
-            columns.insert(columns.index("layer") + 1, "head")
         frames.append(frame[columns].astype(NORM_COLUMNS))
     return frames[0] if len(frames) == 1 else _stacked(frames)
 
 
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return frames on top of each other; concat makes strings of categories that are not the same."""
-    united = {}
+    """Return frames on top of each other, with the categories of all: concat alone would make strings of them."""
     for key in ("model", "hook", "doc"):
-        united[key] = list(dict.fromkeys(name for frame in frames for name in frame[key].cat.categories))
-    same = [
-        frame.assign(**{key: frame[key].cat.set_categories(names) for key, names in united.items()})
-        for frame in frames
-    ]
-    return pd.concat(same, ignore_index=True)
+        names = list(dict.fromkeys(name for frame in frames for name in frame[key].cat.categories))
+        frames = [frame.assign(**{key: frame[key].cat.set_categories(names)}) for frame in frames]
+    return pd.concat(frames, ignore_index=True)
 
 
 def as_models(models: Any, *, who: str) -> list[Any]:

@@ -1,48 +1,37 @@
 """Heads: whether what ``result`` reads is what each head adds to the residual stream."""
 
-from typing import Any
-
 import einops
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechreg.forward import Forward
-from mechreg.models import HOOK_POINTS, input_device, record_of
+from mechreg.forward import Act, Forward
+from mechreg.models import HOOK_POINTS, Model, input_device, record_of
 from mechreg.schema import ModelError
 
 
-def require_heads_add_up(model: Any) -> None:
-    """Check that the heads' results add up to attn_out, but for one constant vector, the bias.
-
-    Raises
-    ------
-    ModelError
-        A norm or a factor stands between the heads and the residual stream.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> require_heads_add_up(load_model("mini-s"))
-    """
+def require_heads_add_up(model: Model) -> None:
+    """Check that the heads' results add up to attn_out, but for one constant vector, the bias."""
     totals: dict[int, Tensor] = {}
     apart: dict[int, float] = {}
 
-    def add(layer: int, heads: Float[Tensor, "batch pos head d_model"]) -> None:
-        totals[layer] = einops.reduce(heads.double(), "batch pos head d_model -> pos d_model", "sum")
+    def add(layer: int) -> Act:
+        def act(heads: Float[Tensor, "1 pos head d_model"]) -> None:
+            totals[layer] = einops.reduce(heads.double(), "1 pos head d_model -> pos d_model", "sum")
 
-    def compare(layer: int, attn_out: Float[Tensor, "1 pos d_model"]) -> None:
-        whole = einops.rearrange(attn_out.double(), "1 pos d_model -> pos d_model")
-        left, whole = (part - part[:1] for part in (whole - totals[layer], whole))
-        apart[layer] = float(left.norm() / whole.norm().clamp(min=1e-30))
+        return act
 
-    layers = range(int(model.cfg.n_layers))
-    acts: Any = [
-        (
-            f"blocks.{layer}.{HOOK_POINTS[hook][0]}",
-            lambda activation, layer=layer, act=act: act(layer, activation),
-        )
-        for layer in layers
+    def compare(layer: int) -> Act:
+        def act(attn_out: Float[Tensor, "1 pos d_model"]) -> None:
+            whole = einops.rearrange(attn_out.double(), "1 pos d_model -> pos d_model")
+            rest, whole = (part - part[:1] for part in (whole - totals[layer], whole))
+            apart[layer] = float(rest.norm() / whole.norm().clamp(min=1e-30))
+
+        return act
+
+    acts = [
+        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", act(layer))
+        for layer in range(int(model.cfg.n_layers))
         for hook, act in (("result", add), ("attn_out", compare))
     ]
     n = min(5, int(model.cfg.n_ctx))

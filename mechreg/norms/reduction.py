@@ -1,7 +1,6 @@
 """Forward passes that leave one float per hook point, layer and token."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import einops
 import numpy as np
@@ -9,36 +8,29 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mechreg.forward import (
     Act,
     Arriving,
+    Batch,
     Forward,
     Head,
-    batches,
     next_token_losses,
     one_late,
-    padded,
+    padded_batches,
+    token_bar,
     token_windows,
 )
-from mechreg.models import HOOK_POINTS, record_of
+from mechreg.models import HOOK_POINTS, Model, record_of
 from mechreg.norms.heads import require_heads_add_up
-from mechreg.schema import (
-    InputError,
-    NumericalError,
-    one_or_many,
-    require,
-    require_option,
-    require_whole_number,
-)
+from mechreg.schema import NumericalError, require, require_names, require_whole_number
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
 
 
 def window_norms(
-    model: Any,
+    model: Model,
     tokens: pd.DataFrame,
     *,
     hooks: Sequence[str] = ("attn_out",),
@@ -80,9 +72,10 @@ def window_norms(
     require_whole_number(batch_tokens, name="batch_tokens")
     require(tokens, ("doc", "window", "position", "token_id"), who="window_norms")
     captured: dict[tuple[str, int], Tensor] = {}
-    wanted = [(hook, layer) for hook in hooks for layer in range(model.cfg.n_layers)]
     acts = [
-        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer)) for hook, layer in wanted
+        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer))
+        for hook in hooks
+        for layer in range(model.cfg.n_layers)
     ]
     run = Forward(model, acts, end="unembed" if surprisal else "acts", quick=True)
     windows = token_windows(model, tokens)
@@ -91,41 +84,46 @@ def window_norms(
     head = Head(model) if surprisal else None
     if head is not None:
         run.end = head.end
-    cfg, parameter = model.cfg, next(iter(model.parameters()))
-    dtype = np.float64 if parameter.dtype == torch.float64 else np.float32
-    values = {
-        hook: np.empty((cfg.n_layers, *([cfg.n_heads] if is_per_head(hook) else []), len(tokens)), dtype)
-        for hook in hooks
-    }
+    values = {hook: _empty(model, hook, len(tokens)) for hook in hooks}
     surprisals = np.full(len(tokens), np.nan)
-    with run, tqdm(total=len(tokens), unit="tok", unit_scale=True, disable=None if progress else True) as bar:
 
-        def passes() -> Iterator[tuple[np.ndarray, np.ndarray, Arriving[tuple[str, int]]]]:
-            for batch in batches(model, windows, batch_tokens):
-                ids, rows, real = padded(model, tokens, batch)
-                hidden = run(ids)
-                arriving = Arriving(captured)
-                if head is not None and hidden is not None and real.shape[1] > 1:
-                    has_next = np.pad(real[:, 1:], ((0, 0), (0, 1)))
-                    at = torch.from_numpy(has_next).to(ids.device)
-                    surprisals[rows[has_next] + 1] = next_token_losses(hidden, ids, at, head=head)
-                yield rows, real, arriving
+    def passes() -> Iterator[tuple[Batch, Arriving[tuple[str, int]]]]:
+        for batch in padded_batches(model, tokens, batch_tokens, windows):
+            hidden = run(batch.ids)
+            arriving = Arriving(captured)
+            if head is not None and batch.has_next.any():
+                at = batch.mask(batch.has_next)
+                surprisals[batch.rows[batch.has_next] + 1] = next_token_losses(
+                    hidden, batch.ids, at, head=head
+                )
+            yield batch, arriving
 
-        for rows, real, arriving in one_late(passes()):
-            for (hook, layer), norms in arriving.arrays().items():
-                found = np.moveaxis(norms, 1, 0)[:, real] if is_per_head(hook) else norms[real]
-                if not np.isfinite(found).all():
-                    raise _not_finite(model, hook, layer, found, tokens.iloc[rows[real]])
-                values[hook][layer, ..., rows[real]] = found.T
-            bar.update(int(real.sum()))
+    with run, token_bar(len(tokens), progress) as bar:
+        for batch, arriving in one_late(passes()):
+            rows, arrays = batch.rows[batch.real], arriving.arrays()
+            for hook, target in values.items():
+                layers = np.stack([arrays[hook, layer] for layer in range(len(target))])
+                norms = einops.rearrange(layers, "layer batch ... pos -> layer ... batch pos")[
+                    ..., batch.real
+                ]
+                if not np.isfinite(norms).all():
+                    raise _not_finite(model, hook, norms, tokens.iloc[rows])
+                target[..., rows] = norms
+            bar.update(len(rows))
     if surprisal:
         _require_finite_surprisal(model, surprisals, tokens)
         values["surprisal"] = surprisals
     return values
 
 
+def _empty(model: Model, hook: str, n_tokens: int) -> np.ndarray:
+    is_double = next(iter(model.parameters())).dtype == torch.float64
+    heads = [model.cfg.n_heads] if is_per_head(hook) else []
+    return np.empty((model.cfg.n_layers, *heads, n_tokens), np.float64 if is_double else np.float32)
+
+
 def _capture(captured: dict[tuple[str, int], Tensor], hook: str, layer: int) -> Act:
-    """Return what keeps the norms of one hook point: it knows its layer, where a bridge's name may be an alias."""
+    """Return the function that keeps one layer's norms: a bridge's hook name may be an alias, so it knows its layer."""
     reduced = head_norms if is_per_head(hook) else vector_norms
 
     def capture(activation: Tensor) -> None:
@@ -149,50 +147,22 @@ def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "bat
 
 
 def head_norms(activation: Float[Tensor, "batch pos head d"]) -> Float[Tensor, "batch head pos"]:
-    """Return the L2 norm of every head's vector at every token, over d_head (z) or d_model (result).
-
-    Examples
-    --------
-    >>> head_norms(torch.ones(1, 3, 2, 4)).shape
-    torch.Size([1, 2, 3])
-    """
+    """Return the L2 norm of every head's vector at every token, over d_head (z) or d_model (result)."""
     wide = activation if activation.dtype == torch.float64 else activation.float()
     return einops.reduce(wide.square(), "batch pos head d -> batch head pos", "sum").sqrt()
 
 
-def known_hooks(hooks: Sequence[str]) -> list[str]:
-    """Return the names of hook points as a list, each known and given once.
-
-    Raises
-    ------
-    InputError
-        Lists the right names.
-
-    Examples
-    --------
-    >>> known_hooks("attn_out")
-    ['attn_out']
-    """
-    hooks = one_or_many(hooks)
-    for hook in hooks:
-        require_option(hook, list(HOOK_POINTS), name="hooks")
-    if not hooks or len(set(hooks)) < len(hooks):
-        raise InputError(f"hooks must name at least one hook point, each once; got {hooks}.")
-    return hooks
+def known_hooks(hooks: str | Sequence[str]) -> list[str]:
+    """Return the names of hook points, one or many, as a list, each known and given once."""
+    return require_names(hooks, HOOK_POINTS, name="hooks")
 
 
 def is_per_head(hook: str) -> bool:
-    """Return whether a hook point has a vector for every head.
-
-    Examples
-    --------
-    >>> is_per_head("z"), is_per_head("attn_out")
-    (True, False)
-    """
+    """Return whether a hook point has a vector for every head: z and result."""
     return "head" in HOOK_POINTS[hook][1].split()
 
 
-def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
+def _require_finite_surprisal(model: Model, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
     bad = ~np.isfinite(surprisals) & (tokens["position"].to_numpy() > 0)
     if bad.any():
         token = tokens.iloc[int(bad.argmax())]
@@ -202,13 +172,13 @@ def _require_finite_surprisal(model: Any, surprisals: np.ndarray, tokens: pd.Dat
         )
 
 
-def _not_finite(model: Any, hook: str, layer: int, norms: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
-    """Return the error that names the first NaN or infinite norm of a window, "pos" or "head pos"."""
-    place = np.argwhere(~np.isfinite(norms))[0]
-    token = tokens.iloc[int(place[-1])]
-    head = f", head {place[0]}" if is_per_head(hook) else ""
+def _not_finite(model: Model, hook: str, norms: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
+    """Return the error that names the first NaN or infinite norm, "layer token" or "layer head token"."""
+    layer, *heads, at = np.argwhere(~np.isfinite(norms))[0]
+    token = tokens.iloc[int(at)]
     return NumericalError(
-        f"The activation of model {record_of(model).name!r}, hook {hook!r}, layer {layer}{head}, document "
-        f"{token['doc']!r}, window {token['window']}, position {token['position']} is NaN or infinite; "
-        "no norm of this run can be trusted (check the weights, or use dtype='float32')."
+        f"The activation of model {record_of(model).name!r}, hook {hook!r}, layer {layer}"
+        f"{''.join(f', head {head}' for head in heads)}, document {token['doc']!r}, window {token['window']}, "
+        f"position {token['position']} is NaN or infinite; no norm of this run can be trusted (check the weights, or "
+        "use dtype='float32')."
     )

@@ -1,0 +1,296 @@
+"""Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import einops
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import stats
+
+from mechreg.forward import Batch, Window, padded_batches, token_bar, token_windows
+from mechreg.interventions.document_means import DocumentMeans
+from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
+from mechreg.interventions.passes import Edited, Passes
+from mechreg.interventions.seeding import generator
+from mechreg.models import Model, load_model
+from mechreg.norms import token_frame, window_norms
+from mechreg.outside import for_page
+from mechreg.schema import (
+    InputError,
+    NumericalError,
+    require_conf_level,
+    require_number,
+    require_option,
+    require_whole_number,
+)
+
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class CauseMaps:
+    """Regression and cause for every pair of layers: ``pairs``, and how far they agree: ``agreement``.
+
+    Attributes
+    ----------
+    pairs : pandas.DataFrame
+        One row a pair: model, hook, layer (k, at t-1), later_layer (l, at t), n_layers; coefficient with
+        coefficient_std_error, coefficient_low, coefficient_high, n (tokens); effect with effect_std_error,
+        effect_low, effect_high, n_edits; n_docs.
+    agreement : pandas.DataFrame
+        One row: model, hook, own_lag, step, n_pairs (with l > k), spearman between coefficient and effect,
+        conf_low, conf_high (percentiles over documents drawn with replacement), draws (those in which all
+        coefficients are determined), n_docs.
+    """
+
+    pairs: pd.DataFrame
+    agreement: pd.DataFrame
+
+    def __repr__(self) -> str:
+        models = ", ".join(dict.fromkeys(self.pairs["model"]))
+        return f"CauseMaps({models}: {len(self.pairs)} pairs of layers)"
+
+    def _repr_html_(self) -> str:
+        shown = self.agreement.to_html(index=False, border=0, float_format="{:.3g}".format)
+        columns = ["layer", "later_layer", "coefficient", "coefficient_low", "coefficient_high"]
+        columns += ["effect", "effect_low", "effect_high"]
+        pairs = self.pairs[columns].to_html(max_rows=12, index=False, border=0, float_format="{:.3g}".format)
+        return f"<p><code>{for_page(repr(self))}</code></p>{shown}{pairs}"
+
+
+def regression_vs_cause(
+    model: Any,
+    documents: Any,
+    *,
+    hook: str = "attn_out",
+    own_lag: bool = True,
+    step: float = 0.01,
+    per_window: int = 8,
+    skip: int = 1,
+    batch_tokens: int = BATCH_TOKENS,
+    conf_level: float = 0.95,
+    draws: int = 999,
+    seed: int = 0,
+    progress: bool = True,
+) -> CauseMaps:
+    """Return, for every pair of layers, the cross-layer lag coefficient beside the measured effect of scaling.
+
+    The coefficient is the least-squares slope of log_norm of layer l at t on log_norm of layer k at t-1. The
+    effect is the elasticity of the same: the vector of layer k at t-1 alone is scaled by exp(step) and by
+    exp(-step), and the difference of log_norm of layer l at t is divided by 2 step. Where l <= k the effect is
+    0 to the bit: attention at t reads the tokens before it through the layers below, so a layer's update at t-1
+    cannot move its own update at t, whatever their regression says.
+
+    Parameters
+    ----------
+    model, documents, hook, batch_tokens, conf_level, progress
+        As in `intervene`.
+    own_lag : bool
+        Adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
+    step : float
+        Half of the difference of log scale.
+    per_window : int
+        Tokens t-1 of each window at which the effect is measured, drawn by the seed; all of a shorter window.
+    skip : int
+        Number of first positions of each window that are neither t nor t-1.
+    draws : int
+        Of documents with replacement, for the interval of the rank correlation.
+    seed : int
+
+    Returns
+    -------
+    CauseMaps
+        Coefficients have standard errors clustered by document (CRV3, the jackknife's) and intervals from
+        t(G - 1). Effects are means over documents of their means, with intervals from t(G - 1) of those. All
+        NaN with one document; the correlation is NaN with fewer than three pairs.
+
+    Raises
+    ------
+    InputError
+        A wrong option, or no window with two tokens after ``skip``.
+    ModelError
+        A hook point is missing, or an edit did not fire exactly once.
+    NumericalError
+        A norm without a logarithm, or regressors that are collinear.
+
+    Notes
+    -----
+    CRV3: MacKinnon, Nielsen and Webb (2023), "Cluster-robust inference", Journal of Econometrics 232.
+
+    Examples
+    --------
+    >>> maps = regression_vs_cause("mini-s", ["The cat sat on the mat.", "It rained all day and all night."])
+    >>> float(maps.pairs.query("later_layer <= layer")["effect"].abs().max())
+    0.0
+    """
+    model = load_model(model)
+    require_option(own_lag, (True, False), name="own_lag")
+    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
+    counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
+    for name, (value, least) in (counts | {"draws": (draws, 1), "seed": (seed, 0)}).items():
+        require_whole_number(value, name=name, least=least)
+    require_conf_level(conf_level)
+    passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
+    tokens = token_frame(model, documents).reset_index(drop=True)
+    windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
+    if not windows:
+        raise InputError(
+            f"regression_vs_cause needs a window of at least {skip + 2} tokens (two after skip={skip}); give longer "
+            "texts or a smaller skip=."
+        )
+    codes = pd.factorize(tokens["doc"])[0]
+    docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
+
+    log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
+    moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
+    coefficient, squares = _regressions(moments, own_lag=own_lag)
+
+    sums = np.zeros((len(docs), *coefficient.shape))
+    counted = np.zeros(sums.shape, np.int64)
+    rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
+    with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
+        for batch in padded_batches(model, tokens, int(batch_tokens), rows):
+            at = np.searchsorted(docs, codes[batch.rows[:, 0]])
+            np.add.at(sums, at, elasticities(passes, batch, step=float(step)))
+            np.add.at(counted, at, 1)
+            bar.update(2 * passes.n_layers * int(batch.real.sum()))
+    means = DocumentMeans()
+    means.add(sums, counted)
+    effect = means.table(conf_level=conf_level)
+
+    keys = {"model": passes.name, "hook": hook}
+    columns = with_interval(coefficient, squares, len(docs), conf_level=conf_level) | {
+        "n": np.full(coefficient.shape, n.sum()),
+        "effect": effect["estimate"],
+        "effect_std_error": effect["std_error"],
+        "effect_low": effect["conf_low"],
+        "effect_high": effect["conf_high"],
+        "n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum()),
+        "n_docs": np.full(coefficient.shape, len(docs)),
+    }
+    above = np.triu(np.ones(coefficient.shape, bool), 1)
+    agreement = keys | {"own_lag": own_lag, "step": float(step), "n_pairs": int(above.sum())}
+    agreement |= {
+        "spearman": _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
+    }
+    weights = _bootstrap(len(docs), int(draws), int(seed))
+    drawn = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
+        pair_coefficients(moments, weights.astype("float64"), own_lag=own_lag)[:, above],
+        einops.einsum(weights / len(docs), sums / counted, "draw doc, doc layer later -> draw layer later")[
+            :, above
+        ],
+    )
+    agreement |= _percentiles(drawn if len(docs) > 1 else drawn[:0], conf_level=conf_level)
+    return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([agreement | {"n_docs": len(docs)}]))
+
+
+def elasticities(
+    passes: Passes, batch: Batch, *, step: float
+) -> Float[np.ndarray, "batch layer later_layer"]:
+    """Return d log norm of every layer at each row's last token, by d log scale of every layer at the one before.
+
+    ``step`` is half of the difference of log scale, of a central difference.
+    """
+    row, last = np.arange(len(batch.real)), batch.real.sum(axis=1) - 1
+    before_last = np.zeros(batch.real.shape, bool)
+    before_last[row, last - 1] = True
+    mask = batch.mask(before_last)
+    clean = passes.run(batch.ids, restart_at=range(passes.n_layers))
+
+    def log_norms(layer: int, factor: float) -> Float[np.ndarray, "later_layer batch"]:
+        edited = Edited(mask, lambda vectors: vectors * factor)
+        return np.log(passes.run(batch.ids, {layer: edited}, clean).norms[:, row, last])
+
+    up, down = float(np.exp(step)), float(np.exp(-step))
+    layers = [
+        (log_norms(layer, up) - log_norms(layer, down)) / (2 * step) for layer in range(passes.n_layers)
+    ]
+    return einops.rearrange(layers, "layer later batch -> batch layer later")
+
+
+def _log_norms(
+    model: Model, tokens: pd.DataFrame, hook: str, batch_tokens: int
+) -> Float[np.ndarray, "layer token"]:
+    norms = window_norms(model, tokens, hooks=(hook,), batch_tokens=batch_tokens)[hook].astype("float64")
+    if not (norms > 0).all():
+        layer, row = np.argwhere(norms <= 0)[0]
+        raise NumericalError(
+            f"The norm of layer {layer}, document {tokens['doc'].iat[row]!r}, position "
+            f"{tokens['position'].iat[row]} is 0 and has no logarithm."
+        )
+    return np.log(norms)
+
+
+def _regressions(
+    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool
+) -> tuple[Float[np.ndarray, "layer later_layer"], Float[np.ndarray, "layer later_layer"] | None]:
+    """Return the coefficients and their `left_out_squares`, None where there is only one document."""
+    coefficient = pair_coefficients(moments, np.ones((1, len(moments))), own_lag=own_lag)[0]
+    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(moments) > 1 else None
+    for values, documents in ((coefficient, "all documents"), (squares, "all documents but one")):
+        if values is not None and not np.isfinite(values).all():
+            raise NumericalError(
+                f"In {documents} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, "
+                f"so a coefficient is not determined; give more text{', or own_lag=False' if own_lag else ''}."
+            )
+    return coefficient, squares
+
+
+def _percentiles(draws: Float[np.ndarray, " draw"], *, conf_level: float) -> dict[str, float]:
+    known, tail = draws[np.isfinite(draws)], (1 - conf_level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+    return {"conf_low": low, "conf_high": high, "draws": len(known)}
+
+
+def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Return one row a pair of layers, of matrices "layer later_layer"."""
+    shape = columns["coefficient"].shape
+    layer, later = np.indices(shape)
+    matrices = {
+        "layer": layer,
+        "later_layer": later,
+        "n_layers": np.full(shape, shape[0]),
+    } | columns
+    flat = {
+        name: einops.rearrange(matrix, "layer later -> (layer later)") for name, matrix in matrices.items()
+    }
+    return pd.DataFrame(keys | flat)
+
+
+def _bootstrap(n_docs: int, draws: int, seed: int) -> Int[np.ndarray, "draw doc"]:
+    """Return how often each document is drawn, with replacement."""
+    shares = np.full(n_docs, 1 / n_docs)
+    return generator(seed, "causes", "bootstrap").multinomial(n_docs, shares, size=draws)
+
+
+def _rows(
+    tokens: pd.DataFrame, windows: Sequence[Window], per_window: int, skip: int, seed: int
+) -> list[Window]:
+    """Return the first tokens of each window up to one after a drawn position, a row for each such position."""
+    rows = []
+    for window in windows:
+        draw = generator(seed, "causes", tokens["doc"].iat[window.start], tokens["window"].iat[window.start])
+        places = draw.permutation(np.arange(skip, window.length - 1))[:per_window]
+        rows += [Window(window.start, int(place) + 2) for place in np.sort(places)]
+    return rows
+
+
+def _rank_correlations(
+    one: Float[np.ndarray, "draw pair"], other: Float[np.ndarray, "draw pair"]
+) -> Float[np.ndarray, " draw"]:
+    """Return Spearman's correlation in each draw; NaN with fewer than three pairs, or one not known."""
+    if one.shape[1] < 3:
+        return np.full(len(one), np.nan)
+    product = np.full(len(one), np.nan)
+    known = np.isfinite(one).all(axis=1)
+    ranks = [stats.rankdata(values[known], axis=1) for values in (one, other)]
+    centred = [rank - einops.reduce(rank, "draw pair -> draw 1", "mean") for rank in ranks]
+    sizes = [np.sqrt(einops.reduce(rank**2, "draw pair -> draw", "sum")) for rank in centred]
+    with np.errstate(invalid="ignore"):  # all effects alike
+        product[known] = einops.reduce(centred[0] * centred[1], "draw pair -> draw", "sum") / (
+            sizes[0] * sizes[1]
+        )
+    return product
