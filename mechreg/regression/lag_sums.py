@@ -66,16 +66,18 @@ class LagSums:
     cluster : str, optional
         The column of clusters; None for none.
     max_lag : int, optional
-        Products with those so many tokens before, within windows: 1 for all statistics, 0 for hc0 and hc1, more for
-        Newey-West. None is faster, and leaves the residuals' statistics NaN.
+        Products are summed with those of so many tokens before, within windows: 1 for all statistics, 0 for hc0 and
+        hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
     by : sequence of str
         As for `fit_lagged`.
     who : str
+        Opens the messages.
 
     Notes
     -----
-    Kept are (p + 2) (p + 3) / 2 numbers a document, group and category, p the regressors, and max_lag + 1 squares of
-    that a group, whatever the rows.
+    What is kept does not grow with the rows: a block of (p + 2) (p + 3) / 2 numbers a document and group, p the
+    regressors, and (max_lag + 1) squares of that a group. Categories add a block each for every document in which
+    they occur.
 
     Examples
     --------
