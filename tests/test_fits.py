@@ -737,3 +737,11 @@ def test_every_covariance_that_a_spec_may_name_is_there(cov):
     assert Spec(models=("mini-s",), corpus="demo", cov=cov).cov == cov
     assert set(found["cov_type"]) == {{"auto": "crv3", "hac": "hac(2)"}.get(cov, cov)}
     assert (found["std_error"] > 0).all()
+
+
+def test_the_fits_carry_the_sums_that_their_tables_were_made_of(lagged):
+    fits = fit_lagged(lagged)
+    assert fits.sums is fits.sums
+    pd.testing.assert_frame_equal(fits.sums.coefficients(), fits.coefficients)
+    for cov in ("nonrobust", "hc3"):
+        pd.testing.assert_frame_equal(fit_lagged(lagged, cov=cov).sums.coefficients(), fits.coefficients)

@@ -137,24 +137,29 @@ def fit_lagged(
         "conf_level": recipe.conf_level,
         "seed": seed,
     }
+    cluster_of_fit = cluster if cov in ("auto", *CLUSTERED) else None
+    sums = None
     try:
         if cov in ("hc2", "hc3"):
             raise TooManyProducts  # they need the rows
-        moments = _sums(frame, recipe, max_lag=_lags_of(frame, recipe))
-        coefficients, statistics = moments.coefficients(**options), moments.statistics()
+        sums = _sums(frame, recipe, cluster=cluster_of_fit, max_lag=_lags_of(frame, recipe))
+        coefficients, statistics = sums.coefficients(**options), sums.statistics()
     except TooManyProducts:
         coefficients, statistics = statsmodels_tables(frame, recipe, adjust)
         if adjust == "max-t":  # which needs no products of the residuals
-            coefficients = _sums(frame, recipe, max_lag=None).coefficients(**options)
-    return LaggedFits(coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame)
+            sums = _sums(frame, recipe, cluster=cluster_of_fit, max_lag=None)
+            coefficients = sums.coefficients(**options)
+    return LaggedFits(
+        coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame, _sums=sums
+    )
 
 
-def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagSums:
+def _sums(frame: pd.DataFrame, recipe: Recipe, *, cluster: str | None, max_lag: int | None) -> LagSums:
     """Return the sums over a frame."""
     return LagSums.from_frame(
         frame,
         recipe.formula,
-        cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
+        cluster=cluster,
         max_lag=max_lag,
         by=recipe.by,
         who="fit_lagged",
@@ -216,6 +221,17 @@ class LaggedFits:
     statistics: pd.DataFrame
     _recipe: Recipe
     _frame: pd.DataFrame
+    _sums: LagSums | None
+
+    @cached_property
+    def sums(self) -> LagSums:
+        """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
+
+        They are those that the tables were made of, and summed on first use where the fit has no clusters or others.
+        """
+        if self._sums is not None and self._sums.cluster == "doc":
+            return self._sums
+        return _sums(self._frame, self._recipe, cluster="doc", max_lag=None)
 
     @cached_property
     def _places(self) -> tuple[Place, ...]:
