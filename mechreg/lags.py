@@ -91,6 +91,22 @@ def add_lags(
     return norms.assign(**columns)
 
 
+def lags_among(columns: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the lags, and the lags in the layer below, whose columns are among some.
+
+    Examples
+    --------
+    >>> lags_among(["log_norm", "lag2", "lag1", "layer_below", "layer_below_lag1"])
+    ((1, 2), (0, 1))
+    """
+    lags: set[int] = set()
+    below: set[int] = set()
+    for found in map(re.compile(r"lag(\d+)|layer_below(?:_lag(\d+))?").fullmatch, columns):
+        if found:
+            (lags if found[1] else below).add(int(found[1] or found[2] or 0))
+    return tuple(sorted(lags)), tuple(sorted(below))
+
+
 def _shift(
     values: Float[np.ndarray, " rows"],
     lag: int,

@@ -1,7 +1,7 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.document_sums import DocumentSums
+from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.regression_table import regression_table
@@ -14,4 +14,5 @@ __all__ = [
     "formula_columns",
     "lstsq_check",
     "regression_table",
+    "solve_sums",
 ]

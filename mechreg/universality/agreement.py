@@ -48,14 +48,14 @@ class _Moments(NamedTuple):
         return np.maximum(difference, 0.0), np.maximum(total, 0.0), np.maximum(self.level, 0.0)
 
 
-def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Measure, Agreement]:
+def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict[Measure, Agreement]:
     """Return every measure of agreement of two profiles.
 
     Parameters
     ----------
     first, second : Estimates
         At the same depths, from the same documents and draws.
-    level : float
+    conf_level : float
         Of the intervals.
 
     Returns
@@ -77,7 +77,7 @@ def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Meas
     --------
     >>> rng = np.random.default_rng(0)
     >>> one = Estimates(np.array([1.0, 2.0, 4.0]), rng.normal(size=(20, 3)) / 99, rng.normal(size=(99, 3)) / 99)
-    >>> agreement(one, one, level=0.95)["concordance"]
+    >>> agreement(one, one, conf_level=0.95)["concordance"]
     Agreement(observed=1.0, estimate=1.0, conf_low=1.0, conf_high=1.0)
     """
     pair = _difference_and_sum(*(einops.rearrange(e.estimate, "depth -> 1 depth") for e in (first, second)))
@@ -96,7 +96,7 @@ def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Meas
     found = {}
     for name, (observed, estimate, draws, least, most) in measures.items():
         value = float(estimate[0])
-        low, high = interval(value, draws, level=level, least=least, most=most)
+        low, high = interval(value, draws, conf_level=conf_level, least=least, most=most)
         found[name] = Agreement(float(observed[0]), value, low, high)
     return found
 

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, did_you_mean, require_conf_level, require_whole_number
+from mechreg.regression import LaggedFits, LagSums
+from mechreg.schema import InputError, require_conf_level, require_whole_number
 from mechreg.universality import tables
-from mechreg.universality.profiles import joint_profiles
+from mechreg.universality.profiles import WHO, joint_profiles
 from mechreg.universality.verdict import verdict
 
-WHO = "compare_profiles"
 # Fewer draws give no 95% interval of the largest of several deviations.
 MIN_DRAWS = 199
 
@@ -76,7 +75,7 @@ class ProfileComparison:
 
 
 def compare_profiles(
-    fits: Any,
+    fits: LaggedFits | LagSums,
     *,
     term: str = "lag1",
     hook: str | None = None,
@@ -92,8 +91,9 @@ def compare_profiles(
     Parameters
     ----------
     fits : LaggedFits or LagSums
-        What `fit_lagged` gives for two models or more, all their layers; or the sums of products, clustered by doc.
-        The models are refitted on the documents that all of them read.
+        What `fit_lagged` gives for two models or more, all their layers (but the first, where the formula has the
+        layer below); or the sums of products, clustered by doc. The models are refitted on the documents that all of
+        them read.
     term : str
     hook : str, optional
         Which hook point, where there are several.
@@ -105,8 +105,9 @@ def compare_profiles(
         without it nothing is said about equivalence.
     bins : int, optional
         Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
-        layers, which is also the most. A layer stands for its own slice of depth, and every model's layers are
-        averaged over the slices: all layers count, nothing is interpolated.
+        coefficients, which is also the most. A layer stands for its own slice of depth, and every model's layers are
+        averaged over the slices: all layers count, nothing is interpolated. With the layer below, slices begin where
+        all models have coefficients.
     draws : int
         Of the bootstrap: documents are drawn with replacement, the same ones in every model and layer.
     conf_level : float
@@ -149,16 +150,17 @@ def compare_profiles(
     >>> bool(uni.equivalence["equivalent"].all())
     True
     """
-    _require_numbers(margin, draws, conf_level, seed)
-    profiles = joint_profiles(fits, term=term, hook=hook, draws=int(draws), seed=seed, who=WHO)
+    _require_options(margin, draws, conf_level, seed)
+    conf_level = float(conf_level)
+    profiles = joint_profiles(_sums_of(fits), term=term, hook=hook, draws=int(draws), seed=seed)
     comparison = tables.compared(
         profiles,
         term=term,
-        groups=_groups(groups, profiles.models),
+        groups=_groups(groups, list(profiles.n_unshared)),
         bins=_bins(bins, profiles.layers),
-        level=float(conf_level),
+        conf_level=conf_level,
     )
-    found = {
+    made = {
         "profiles": tables.profile_table(comparison),
         "binned": tables.binned_table(comparison),
         "differences": tables.difference_table(comparison),
@@ -168,18 +170,32 @@ def compare_profiles(
         "yardstick": tables.yardstick_table(comparison),
         "leave_one_out": tables.leave_one_out_table(comparison),
     }
-    of_tests = round(2 * float(conf_level) - 1, 12)
-    levels = {name: of_tests if name == "equivalence" else float(conf_level) for name in found}
-    found = {
-        name: table.assign(conf_level=levels[name], n_docs=len(profiles.docs))
-        for name, table in found.items()
+    of_tests = {"equivalence": round(2 * conf_level - 1, 12)}
+    made = {
+        name: table.assign(conf_level=of_tests.get(name, conf_level), n_docs=len(profiles.docs))
+        for name, table in made.items()
     }
-    return ProfileComparison(
-        **found, verdict=verdict(found, n_unshared=profiles.n_unshared, level=float(conf_level))
-    )
+    sentences = verdict(made, n_unshared=profiles.n_unshared, conf_level=conf_level)
+    return ProfileComparison(**made, verdict=sentences)
 
 
-def _require_numbers(margin: object, draws: object, conf_level: object, seed: object) -> None:
+def _sums_of(fits: LaggedFits | LagSums) -> LagSums:
+    """Return the sums by document of fits, checked."""
+    if not isinstance(fits, LaggedFits | LagSums):
+        remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
+        raise InputError(f"{WHO} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")
+    if fits.by:
+        raise InputError(
+            f"{WHO} compares one profile of each model; these fits are by {list(fits.by)}. Fit the rows of one value: "
+            "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
+        )
+    sums = fits.sums if isinstance(fits, LaggedFits) else fits
+    if sums.cluster != "doc":
+        raise InputError(f"{WHO} resamples documents: it needs LagSums(cluster='doc'); got {sums.cluster!r}.")
+    return sums
+
+
+def _require_options(margin: object, draws: object, conf_level: object, seed: object) -> None:
     is_number = isinstance(margin, Real) and not isinstance(margin, bool)
     if margin is not None and not (is_number and 0 < margin < np.inf):  # type: ignore[operator]
         raise InputError(f"margin must be above 0, in units of the coefficient, such as 0.1; got {margin!r}.")
@@ -192,34 +208,20 @@ def _groups(groups: Mapping[str, str] | None, models: list[str]) -> dict[str, st
     """Return a group for every model, or nothing."""
     if groups is None:
         return {}
-    if not isinstance(groups, Mapping):
+    if not isinstance(groups, Mapping) or {*groups} != {*models}:
         raise InputError(
-            f"groups must give a group for every model, as in {{{models[0]!r}: 'small'}}; got {groups!r}."
+            f"groups must give a group for each of the models {models} and no other, as in {{{models[0]!r}: 'small'}}; "
+            f"got {groups!r}."
         )
-    for model in models:
-        if model not in groups:
-            raise InputError(
-                f"groups has no group for the model {model!r}.{did_you_mean(model, map(str, groups))}"
-            )
-    for model in groups:
-        if model not in models:
-            raise InputError(
-                f"groups names {model!r}, which is no model here: {models}.{did_you_mean(model, models)}"
-            )
     return {model: str(groups[model]) for model in models}
 
 
 def _bins(bins: int | None, layers: pd.DataFrame) -> int:
-    """Return how many slices of depth there are: no more than any model has layers."""
+    """Return how many slices of depth there are: with more than a model's layers, one layer would count as several."""
     counts = layers.groupby("model", sort=False).size()
-    fewest, shallow = int(counts.min()), counts.idxmin()
+    fewest = int(counts.min())
     if fewest < 2:
-        raise InputError(f"{WHO} compares profiles over depth; {shallow} has one layer.")
-    if bins is None:
-        return fewest
-    if isinstance(bins, bool) or not isinstance(bins, Integral) or not 2 <= bins <= fewest:
-        raise InputError(
-            f"bins must be a whole number from 2 to {fewest}, the layers of {shallow}; got {bins!r}. With more, one "
-            "layer would count as several."
-        )
+        raise InputError(f"{WHO} compares profiles over depth; {counts.idxmin()} has one layer.")
+    bins = fewest if bins is None else bins
+    require_whole_number(bins, name="bins", least=2, most=fewest)
     return int(bins)

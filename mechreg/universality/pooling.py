@@ -28,7 +28,10 @@ class Pooled(NamedTuple):
 
 
 def pool(
-    effects: Float[np.ndarray, " models"], covariance: Float[np.ndarray, "models models"], *, level: float
+    effects: Float[np.ndarray, " models"],
+    covariance: Float[np.ndarray, "models models"],
+    *,
+    conf_level: float,
 ) -> Pooled:
     """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
 
@@ -37,7 +40,7 @@ def pool(
     effects : array
     covariance : array
         Of the sampling errors.
-    level : float
+    conf_level : float
         Of the intervals.
 
     Returns
@@ -56,7 +59,7 @@ def pool(
 
     Examples
     --------
-    >>> found = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), level=0.95)
+    >>> found = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), conf_level=0.95)
     >>> round(found.estimate, 6), found.tau2, found.i2
     (0.2, 0.0, 0.0)
     """
@@ -79,8 +82,8 @@ def pool(
     weights = np.divide(shared, values + tau2, out=np.zeros(k - 1), where=values + tau2 > 0)
     estimate = float(mean @ effects - weights @ along)
     error = float(np.sqrt(max(mean @ spread @ mean - weights @ shared, 0.0)))
-    half = float(stats.t.isf((1 - level) / 2, k - 1)) * error
-    far = float(stats.t.isf((1 - level) / 2, k - 2)) * np.sqrt(tau2 + error**2) if k > 2 else np.nan
+    half = float(stats.t.isf((1 - conf_level) / 2, k - 1)) * error
+    far = float(stats.t.isf((1 - conf_level) / 2, k - 2)) * np.sqrt(tau2 + error**2) if k > 2 else np.nan
     return Pooled(
         estimate=estimate,
         std_error=error,
