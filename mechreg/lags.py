@@ -91,6 +91,23 @@ def add_lags(
     return norms.assign(**columns)
 
 
+def add_lags_of(norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1) -> pd.DataFrame:
+    """Return the norm frame with the lags that are among a formula's columns.
+
+    Where the layer below is one of them, the first layer, which has none below it, is left out.
+
+    Examples
+    --------
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "doc": "d", "window": 0,
+    ...                       "position": 0, "norm": [1.0, 2.0]})
+    >>> add_lags_of(norms, ["log_norm", "layer_below"], skip=0)[["layer", "layer_below"]].values.tolist()
+    [[1.0, 0.0]]
+    """
+    lags, layer_below = lags_among(columns)
+    lagged = add_lags(norms, lags=lags or (1,), skip=skip, layer_below=layer_below)
+    return lagged[lagged["layer"] > 0] if layer_below else lagged
+
+
 def lags_among(columns: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the lags, and the lags in the layer below, whose columns are among some.
 
