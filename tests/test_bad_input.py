@@ -336,7 +336,7 @@ SPECS = [
     Case("a model twice", lambda g: g.run(models=["mini-s", "mini-s"]), "models", "distinct"),
     Case("a covariance that nobody knows", lambda g: g.run("cov = 'hc9'"), "'hc9'", "Did you mean"),
     Case("sums that no covariance has", lambda g: g.run("cov = 'hc3'\nkeep = 'moments'"), "'hc3'", "keep = 'norms'"),
-    Case("everything skipped", lambda g: g.run(f"skip = {10**20}"), "needs windows of", "Give longer documents"),
+    Case("everything skipped", lambda g: g.run(f"skip = {10**20}"), "needs windows of", "Give longer documents", begun=True),
 ]  # fmt: skip
 
 MODELS = [
@@ -369,7 +369,7 @@ MODELS = [
     Case("tokenizer of another model", other_vocabulary, "vocabulary", "own tokenizer", begun=True),
     Case("no tokenizer", without_tokenizer, "no tokenizer", "tokenizer=", begun=True),
     Case("no special tokens, and a BOS asked for", without_special_tokens, "BOS", "needs a tokenizer", begun=True),
-    Case("context of one token", lambda g: context_of_one(g, ""), "needs windows of", "Give longer documents"),
+    Case("context of one token", lambda g: context_of_one(g, ""), "needs windows of", "Give longer documents", begun=True),
     Case("context of one token, and it is the BOS", lambda g: context_of_one(g, "prepend_bos = true"), "prepend_bos", "at least 2", begun=True),
     Case("NaN activations", nan_weights, "layer 1", "check the weights", begun=True),
     Case("a layer that writes zeros", silent_layer, "layer 1", "Look at that text", begun=True),
