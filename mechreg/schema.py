@@ -1,6 +1,7 @@
 """Names and dtypes of every column, names of options, the checks of both, and the error types."""
 
 import difflib
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
@@ -44,6 +45,7 @@ TOKEN_KEYS = ("doc", "window", "position")
 GROUP_KEYS = ("model", "hook", "layer")
 
 MAX_LAGS = 256  # each is a column as long as the frame
+_SHOWN = 20  # options that a message lists
 
 DOCUMENT_COLUMNS = {"doc": "str", "text": "str", "source": "str", "problem": "str"}
 TOKEN_COLUMNS = {
@@ -64,48 +66,26 @@ NORM_COLUMNS = {
     "token_id": "int32",
     "norm": "float32",
 }
+_OF_A_LAYER = {"model": "str", "hook": "str", "layer": "int64", "depth": "float64"}
+_ESTIMATES = (
+    "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high", "p_adjusted",
+)  # fmt: skip
 COEFFICIENT_COLUMNS = {
-    "model": "str",
-    "hook": "str",
-    "layer": "int64",
-    "depth": "float64",
+    **_OF_A_LAYER,
     "term": "str",
-    "estimate": "float64",
-    "std_error": "float64",
-    "statistic": "float64",
-    "df": "float64",
-    "p_value": "float64",
-    "conf_low": "float64",
-    "conf_high": "float64",
-    "p_adjusted": "float64",
-    "n": "int64",
-    "n_docs": "int64",
-    "n_dropped": "int64",
-    "r_squared": "float64",
-    "adj_r_squared": "float64",
+    **dict.fromkeys(_ESTIMATES, "float64"),
+    **dict.fromkeys(("n", "n_docs", "n_dropped"), "int64"),
+    **dict.fromkeys(("r_squared", "adj_r_squared"), "float64"),
     "cov_type": "str",
 }
+_STATISTICS = (
+    "r_squared", "adj_r_squared", "f_statistic", "f_p_value", "aic", "bic", "residual_sd", "breusch_godfrey",
+    "breusch_godfrey_p", "breusch_pagan", "breusch_pagan_p", "jarque_bera", "jarque_bera_p", "durbin_watson",
+)  # fmt: skip
 STATISTICS_COLUMNS = {
-    "model": "str",
-    "hook": "str",
-    "layer": "int64",
-    "depth": "float64",
-    "n": "int64",
-    "n_docs": "int64",
-    "r_squared": "float64",
-    "adj_r_squared": "float64",
-    "f_statistic": "float64",
-    "f_p_value": "float64",
-    "aic": "float64",
-    "bic": "float64",
-    "residual_sd": "float64",
-    "breusch_godfrey": "float64",
-    "breusch_godfrey_p": "float64",
-    "breusch_pagan": "float64",
-    "breusch_pagan_p": "float64",
-    "jarque_bera": "float64",
-    "jarque_bera_p": "float64",
-    "durbin_watson": "float64",
+    **_OF_A_LAYER,
+    **dict.fromkeys(("n", "n_docs"), "int64"),
+    **dict.fromkeys(_STATISTICS, "float64"),
 }
 
 # A model whose weights were processed carries it in its name, so that no join, file or chart can lose it.
@@ -137,19 +117,12 @@ def among(value: object, known: Iterable[object]) -> bool:
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
-    """Check that a frame has the columns that a step needs.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-    columns : iterable of str
-    who : str
-        The public function that asks; it opens the message.
+    """Check that a frame has the columns that a step needs; ``who``, the public function, opens the message.
 
     Raises
     ------
     SchemaError
-        Names the first column that is missing, the columns there are, and the nearest name.
+        Names the first missing column, the columns of the frame, and the nearest name.
 
     Examples
     --------
@@ -168,13 +141,8 @@ def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
             )
 
 
-def require_option(value: object, options: Sequence[str], *, name: str) -> None:
+def require_option(value: object, options: Sequence[Any], *, name: str) -> None:
     """Check that a named option has one of its values.
-
-    Raises
-    ------
-    InputError
-        Lists the right values.
 
     Examples
     --------
@@ -183,8 +151,13 @@ def require_option(value: object, options: Sequence[str], *, name: str) -> None:
     mechreg.schema.InputError: cov must be one of 'crv1', 'crv3'; got 'crv2'. Did you mean 'crv3'?
     """
     if not among(value, options):
-        listed = ", ".join(repr(option) for option in options)
-        raise InputError(f"{name} must be one of {listed}; got {value!r}.{did_you_mean(value, options)}")
+        raise InputError(
+            f"{name} must be one of {_listed(options)}; got {value!r}.{did_you_mean(value, options)}"
+        )
+
+
+def _listed(options: Sequence[Any]) -> str:
+    return ", ".join(map(repr, options[:_SHOWN])) + (", ..." if len(options) > _SHOWN else "")
 
 
 def document_id(entry: object) -> str:
@@ -299,7 +272,7 @@ def require_one_processing(models: Iterable[str], *, who: str) -> None:
 
 
 def one_or_many(values: Any) -> list[Any]:
-    """Return a list of what is given: a single text, number or other thing is a list of one.
+    """Return a list of the values given; a single text, number or other object is a list of one.
 
     Examples
     --------
@@ -310,12 +283,59 @@ def one_or_many(values: Any) -> list[Any]:
     return [values] if is_one else list(values)
 
 
-def require_whole_number(value: object, *, name: str, least: int = 1, most: int | None = None) -> None:
-    """Check that an option is a whole number between two.
+def require_names(values: Any, options: Iterable[Any], *, name: str, least: int = 1) -> list[Any]:
+    """Return names, one or many, after checking that each is known and comes once.
 
-    Raises
-    ------
-    InputError
+    Examples
+    --------
+    >>> require_names("z", ("z", "attn_out"), name="hooks")
+    ['z']
+    >>> require_names(["z", "z"], ("z", "attn_out"), name="hooks")
+    Traceback (most recent call last):
+    mechreg.schema.InputError: hooks must name at least 1 of 'z', 'attn_out', each once; got ['z', 'z'].
+    """
+    names, known = one_or_many(values), list(options)
+    for value in names:
+        require_option(value, known, name=name)
+    if len(names) < least or len(set(names)) < len(names):
+        raise InputError(f"{name} must name at least {least} of {_listed(known)}, each once; got {names!r}.")
+    return names
+
+
+def require_number(
+    value: object,
+    *,
+    name: str,
+    least: int | float | None = None,
+    most: int | float | None = None,
+    strict: bool = False,
+    whole: bool = False,
+    example: object = None,
+) -> None:
+    """Check that an option is a finite number in a range: whole or not, bounds included unless ``strict``.
+
+    Examples
+    --------
+    >>> require_number(-1, name="margin", least=0, strict=True, example=0.1)
+    Traceback (most recent call last):
+    mechreg.schema.InputError: margin must be a number above 0, for example 0.1; got -1.
+    """
+    number: Any = value
+    if isinstance(value, Integral if whole else Real) and not isinstance(value, bool):
+        in_range = (least is None or number >= least) and (most is None or number <= most)
+        if in_range and (whole or math.isfinite(number)) and not (strict and number in (least, most)):
+            return
+    wanted = "a whole number" if whole else "a number" if least is not None else "a finite number"
+    if least is not None:
+        bounds = f" between {least} and {most}" if strict else f" from {least} to {most}"
+        bound = f" above {least}" if strict else f", {least} or more"
+        wanted += bound if most is None else bounds
+    hint = "" if example is None else f", for example {example}"
+    raise InputError(f"{name} must be {wanted}{hint}; got {value!r}.")
+
+
+def require_whole_number(value: object, *, name: str, least: int = 1, most: int | None = None) -> None:
+    """Check that an option is a whole number in a range, by `require_number`.
 
     Examples
     --------
@@ -323,25 +343,36 @@ def require_whole_number(value: object, *, name: str, least: int = 1, most: int 
     Traceback (most recent call last):
     mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
     """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):  # type: ignore[operator]
-        wanted = f", {least} or more" if most is None else f" from {least} to {most}"
-        raise InputError(f"{name} must be a whole number{wanted}; got {value!r}.")
+    require_number(value, name=name, least=least, most=most, whole=True)
 
 
-def require_conf_level(value: object, *, above: float = 0) -> None:
-    """Check that a confidence level is one.
-
-    Raises
-    ------
-    InputError
+def require_conf_level(value: object, *, above: int | float = 0) -> None:
+    """Check that a confidence level is a number between 0 (or ``above``) and 1, by `require_number`.
 
     Examples
     --------
     >>> require_conf_level(95)
     Traceback (most recent call last):
-    mechreg.schema.InputError: conf_level must be between 0 and 1, for example 0.95; got 95.
+    mechreg.schema.InputError: conf_level must be a number between 0 and 1, for example 0.95; got 95.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and above < float(value) < 1):  # type: ignore[arg-type]
-        raise InputError(f"conf_level must be between {above} and 1, for example 0.95; got {value!r}.")
+    require_number(value, name="conf_level", least=above, most=1, strict=True, example=0.95)
+
+
+def require_whole_numbers(
+    values: Any, *, name: str, least: int = 0, most: int | None = None, fewest: int = 1
+) -> list[int]:
+    """Return whole numbers, one or many, after checking that each is in range and comes once.
+
+    Examples
+    --------
+    >>> require_whole_numbers(range(2), name="lags")
+    [0, 1]
+    """
+    numbers = one_or_many(values)
+    for value in numbers:
+        require_whole_number(value, name=name, least=least, most=most)
+    if len(numbers) < fewest or len(set(numbers)) < len(numbers):
+        raise InputError(
+            f"{name} must be distinct whole numbers, at least {fewest} of them; got {numbers!r}."
+        )
+    return [int(value) for value in numbers]

@@ -13,10 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from filelock import FileLock
-from killing import flip_a_bit, shards_of
+from killing import flip_a_bit
+from run_files import contents, shards_of, write_corpus
 
 import mechreg as mr
 from mechreg import store
@@ -29,28 +29,6 @@ from mechreg.spec import Spec
 
 KILLING = Path(__file__).with_name("killing.py")
 SMALL = {"shard_tokens": 40, "progress": False}
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "moon", "old", "man", "said", "no"]
-
-
-def write_corpus(path: Path, documents: int) -> str:
-    rng = np.random.default_rng(0)
-    lines = [
-        {
-            "doc": f"d{i}",
-            "source": "odd" if i % 2 else "even",
-            "text": " ".join(rng.choice(WORDS, 5 + i % 40)),
-        }
-        for i in range(documents)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """Return all that must be the same whatever happened on the way."""
-    tables = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv", "_manifest.json"]
-    paths = [*shards_of(run), *(run / name for name in tables)]
-    return {path.relative_to(run).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
