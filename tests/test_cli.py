@@ -356,10 +356,10 @@ def test_compare_takes_runs_with_covariates_and_of_sums(texts, tmp_path, capsys,
 
 
 def test_compare_of_a_formula_with_the_layer_below_says_why_not(texts, tmp_path, capsys):
-    spec = mr.Spec(models=("mini-s",), corpus=str(texts), formula="log_norm ~ lag1 + below")
+    spec = mr.Spec(models=("mini-s",), corpus=str(texts), formula="log_norm ~ lag1 + layer_below")
     folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     assert main(["compare", str(folder)]) == 2
-    assert "compare runs whose formula has no 'below'" in capsys.readouterr().err
+    assert "compare runs whose formula has no 'layer_below'" in capsys.readouterr().err
 
 
 def test_a_terminal_and_a_locale_of_ascii_hinder_no_verb(run, tmp_path):

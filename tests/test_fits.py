@@ -322,7 +322,7 @@ def test_formulas_give_what_patsy_and_numpy_give(lagged, terms):
         ("y ~ x", ("y", "x")),
         ("np.log(y) ~ lag1:lag2 + C(pos, Treatment('NOUN'))", ("y", "lag1", "lag2", "pos")),
         ("y ~ Q('odd name') + scale(scale)", ("y", "odd name", "scale")),
-        ("y ~ below_lag1 + bs(x, df=4):position", ("y", "below_lag1", "x", "position")),
+        ("y ~ layer_below_lag1 + bs(x, df=4):position", ("y", "layer_below_lag1", "x", "position")),
     ],
 )
 def test_the_columns_of_a_formula(formula, columns):

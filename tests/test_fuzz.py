@@ -166,8 +166,9 @@ def test_a_spec_with_damaged_bytes(folder, changes):
         is_right(spec)
 
 
-WORDS = "log_norm ~ lag1 lag2 below np.log np . ( ) + - * : ** C bs Q I 'a' 0 1 5 , = df [ ] { } lambda if | %in% é"
-pieces = st.sampled_from([*WORDS.split(), "__import__", " ", "\n"])
+WORDS = "log_norm ~ lag1 lag2 layer_below np.log np C bs Q I df lambda if"
+SIGNS = ". ( ) + - * : ** 'a' 0 1 5 , = [ ] { } | %in% é"
+pieces = st.sampled_from([*WORDS.split(), *SIGNS.split(), "__import__", " ", "\n"])
 
 
 @fuzz(150)

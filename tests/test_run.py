@@ -164,14 +164,14 @@ def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_pa
         models=("mini-s",),
         corpus=corpus,
         name="below",
-        formula="log_norm ~ lag1 + below_lag1 + C(source)",
+        formula="log_norm ~ lag1 + layer_below_lag1 + C(source)",
         cov="hc3",
     )
     folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     table = pd.read_csv(folder / "coefficients.csv")
     assert sorted(table["layer"].unique()) == [1, 2, 3]  # nothing is below the first
     documents = mr.read_corpus(corpus)
-    lagged = mr.add_lags(mr.extract_norms("mini-s", documents, progress=False), below=(1,))
+    lagged = mr.add_lags(mr.extract_norms("mini-s", documents, progress=False), layer_below=(1,))
     lagged = lagged.merge(documents[["doc", "source"]].astype({"doc": "category"}), on="doc")
     by_hand = mr.fit_lagged(lagged[lagged["layer"] > 0], spec.formula, cov="hc3").coefficients
     np.testing.assert_allclose(table["estimate"], by_hand["estimate"], rtol=1e-9)

@@ -454,7 +454,7 @@ def test_a_run_stops_where_its_corpus_changes(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["position", "depth", "window", "token_id", "lag1", "log_norm", "below", "surprisal"]
+    "name", ["position", "depth", "window", "token_id", "lag1", "log_norm", "layer_below", "surprisal"]
 )
 def test_a_column_that_mechreg_makes_is_not_taken_for_the_corpus_own(name, tmp_path):
     rows = [row | {name: 2.0 + i} for i, row in enumerate(ROWS)]

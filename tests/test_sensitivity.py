@@ -137,18 +137,22 @@ def test_a_formula_may_have_the_layer_below_where_lags_are_not_made_anew():
     norms = pd.concat(
         [norms.assign(layer=0, norm=norms["norm"] * np.exp(np.sin(np.arange(len(norms))))), norms]
     )
-    lagged = add_lags(norms, lags=(1,), below=(1,)).query("layer == 1")
+    lagged = add_lags(norms, lags=(1,), layer_below=(1,)).query("layer == 1")
     with pytest.raises(InputError, match="neighbouring layers"):  # one layer alone has none below
-        specification_curve(lagged, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
-    whole = add_lags(norms, lags=(1,), below=(1,))
+        specification_curve(
+            lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
+        )
+    whole = add_lags(norms, lags=(1,), layer_below=(1,))
     with pytest.raises(InputError, match="complete rows; model m, hook attn_out, layer 0 has none"):
-        specification_curve(whole, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
-    fits = fit_lagged(lagged, "log_norm ~ lag1 + below_lag1")
+        specification_curve(
+            whole, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
+        )
+    fits = fit_lagged(lagged, "log_norm ~ lag1 + layer_below_lag1")
     table = specification_curve(
-        lagged, "log_norm ~ lag1 + below_lag1", specifications=["baseline", "document_effects"], folds=3
+        lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["baseline", "document_effects"], folds=3
     )
     assert_as_fitted(of(table, "baseline", 1), fits, 1)
-    assert list(of(table, "document_effects", 1).index) == ["lag1", "below_lag1"]
+    assert list(of(table, "document_effects", 1).index) == ["lag1", "layer_below_lag1"]
 
 
 # Document effects and the half-panel jackknife

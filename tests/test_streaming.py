@@ -153,7 +153,7 @@ def close(one: pd.DataFrame, other: pd.DataFrame) -> None:
     [
         pytest.param("log_norm ~ lag1 + lag2", "auto", marks=pytest.mark.slow),
         pytest.param("log_norm ~ lag1 + lag2", "hac", marks=pytest.mark.slow),
-        ("log_norm ~ lag1 + below_lag1 + C(source) + year", "crv1"),
+        ("log_norm ~ lag1 + layer_below_lag1 + C(source) + year", "crv1"),
     ],
 )
 def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, formula, cov):

@@ -76,7 +76,7 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
     import pandas as pd
 
     from mechreg.regression import LagSums
-    from mechreg.run.preflight import below_lags
+    from mechreg.run.preflight import layer_below_lags
     from mechreg.run.refit_stored import annotated, lagged_norms, merged
     from mechreg.run.tables import sums_of
     from mechreg.store import open_run, read_provenance, stored_spec
@@ -93,10 +93,10 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
                     f"{str(folder)!r} differs from {str(folders[0])!r} in its {key}, so that their coefficients are "
                     "not comparable; compare runs of the same."
                 )
-        if below_lags(spec.formula):
+        if layer_below_lags(spec.formula):
             raise InputError(
                 f"{spec.formula!r} has no coefficient in the first layer, which has none below it, and compare needs "
-                "all layers; compare runs whose formula has no 'below'."
+                "all layers; compare runs whose formula has no 'layer_below'."
             )
         first = made
         for name in run.models:

@@ -48,7 +48,7 @@ _COVARIATES = {
     "is_repeat": "is_repeat",
     "covariates": "position + np.log(position + 1) + log_frequency + is_repeat",
 }
-_LAG, _BELOW = re.compile(r"lag(\d+)"), re.compile(r"below(?:_lag(\d+))?")
+_LAG, _BELOW = re.compile(r"lag(\d+)"), re.compile(r"layer_below(?:_lag(\d+))?")
 _COLUMNS = ("term", "estimate", "std_error", "df", "p_value", "conf_low", "conf_high", "n", "n_docs")
 
 
@@ -172,7 +172,7 @@ def relagged(lagged: pd.DataFrame, *, lags: Iterable[str], skip: int) -> pd.Data
     numbers = {int(found[1]) for name in (*have, *lags) if (found := _LAG.fullmatch(name))}
     below = {int(found[1] or 0) for name in have if (found := _BELOW.fullmatch(name))}
     made = [n for n in have if n == "log_norm" or _LAG.fullmatch(n) or _BELOW.fullmatch(n)]
-    return add_lags(lagged.drop(columns=made), lags=sorted(numbers), skip=skip, below=sorted(below))
+    return add_lags(lagged.drop(columns=made), lags=sorted(numbers), skip=skip, layer_below=sorted(below))
 
 
 def _chosen(specifications: str | Sequence[str]) -> list[str]:

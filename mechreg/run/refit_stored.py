@@ -12,7 +12,7 @@ from mechreg import store
 from mechreg.lags import add_lags
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.statsmodels_covariances import CLUSTERED
-from mechreg.run.preflight import below_lags
+from mechreg.run.preflight import layer_below_lags
 from mechreg.schema import InputError, one_or_many
 from mechreg.spec import Spec
 
@@ -109,14 +109,14 @@ def require_fittable(spec: Spec, documents: int) -> None:
 
 def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
     """Refuse a formula that no window has a complete row of, once the longest is known; no pass has been made."""
-    asked = [re.fullmatch(r"(?:below_)?lag(\d+)", name) for name in formula_columns(spec.formula)]
+    asked = [re.fullmatch(r"(?:layer_below_)?lag(\d+)", name) for name in formula_columns(spec.formula)]
     lag = max((int(match[1]) for match in asked if match), default=0)
     if longest <= spec.skip + lag:
         raise InputError(
             f"{spec.formula!r} with skip = {spec.skip} needs windows of {spec.skip + lag + 1} tokens or more; the "
             f"longest has {longest}. Give longer documents, or fewer lags."
         )
-    if below_lags(spec.formula) and blocks < 2:
+    if layer_below_lags(spec.formula) and blocks < 2:
         raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
@@ -177,6 +177,6 @@ def annotated(lagged: pd.DataFrame, tokens: Callable[[], pd.DataFrame], formula:
 
 def lagged_norms(norms: pd.DataFrame, formula: str, *, lags: Sequence[int], skip: int) -> pd.DataFrame:
     """Return the lagged frame that a formula needs, without the layer that has none below it if it asks for that."""
-    below = below_lags(formula)
-    lagged = add_lags(norms, lags=lags, skip=skip, below=below)
+    below = layer_below_lags(formula)
+    lagged = add_lags(norms, lags=lags, skip=skip, layer_below=below)
     return lagged[lagged["layer"] > 0] if below else lagged  # nothing is below the first layer
