@@ -14,12 +14,12 @@ import pytest
 import statsmodels
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
+from frames import autoregressive, make_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
-from test_lags import make_norms
 
 from mechreg.lags import add_lags
 from mechreg.regression import LaggedFits, fit_lagged, formula_columns, lstsq_check
@@ -40,24 +40,6 @@ ONE_GROUP = {"model": "m", "hook": "attn_out", "layer": 0}
 def by_term(fits, column="estimate") -> dict:
     assert fits.coefficients["layer"].nunique() == 1
     return dict(zip(fits.coefficients["term"], fits.coefficients[column], strict=True))
-
-
-def autoregressive(phi, *, lengths, layers=(0,), seed=0, models=("m",), heads=None) -> pd.DataFrame:
-    """Return a lagged frame whose log norms follow y[t] = 1 + phi y[t-1] + noise in every window."""
-    norms = make_norms(lengths, layers=layers, seed=seed, models=models, heads=heads).astype(
-        {"norm": "float64"}
-    )
-    keys = [key for key in ("model", "hook", "layer", "head", "doc", "window") if key in norms]
-    rng = np.random.default_rng(seed)
-
-    def series(n):
-        y, noise = np.zeros(n + 50), rng.normal(scale=0.3, size=n + 50)
-        for t in range(1, n + 50):
-            y[t] = 1 + phi * y[t - 1] + noise[t]
-        return y[50:]
-
-    parts = [series(len(rows)) for _, rows in norms.groupby(keys, observed=True, sort=False)]
-    return add_lags(norms.assign(norm=np.exp(np.concatenate(parts))))
 
 
 def documents_of(lagged) -> pd.DataFrame:

@@ -315,7 +315,6 @@ FILES = [
     "spec.toml",
     "coefficients.parquet",
     "statistics.csv",
-    "checksums/norms/mini-s/attn_out/*",
 ]
 
 
@@ -345,7 +344,7 @@ def test_a_damaged_shard_alone(finished, folder, kind, changes):
     copy.write_bytes(damaged(path.read_bytes(), changes))
     read = read_norm_shard if kind == "norms" else read_token_shard
     got = tried(read, copy)
-    if not isinstance(got, Exception) and kind == "norms":
+    if not isinstance(got, Exception):
         assert same(got, read(path))
 
 

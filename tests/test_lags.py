@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from frames import make_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,27 +17,6 @@ from mechreg.lags import add_lags
 from mechreg.schema import InputError, NumericalError, SchemaError
 
 quick = settings(max_examples=25, deadline=None)
-
-
-def make_norms(
-    lengths, *, seed=0, models=("m",), hooks=("attn_out",), layers=(0, 1), heads=None, n_layers=4
-) -> pd.DataFrame:
-    """Return a norm frame of documents; ``lengths`` gives the windows' lengths, document by document."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        {"model": model, "hook": hook, "layer": layer, "depth": (layer + 0.5) / n_layers}
-        | ({} if heads is None else {"head": head})
-        | {"doc": f"d{doc}", "window": window, "position": position, "token_id": 7}
-        for model in models
-        for hook in hooks
-        for layer in layers
-        for head in heads or [None]
-        for doc, windows in enumerate(lengths)
-        for window, length in enumerate(windows)
-        for position in range(length)
-    ]
-    frame = pd.DataFrame(rows)
-    return frame.assign(norm=np.exp(rng.normal(3.0, 1.0, len(frame))).astype("float32"))
 
 
 def by_loop(norms, lags, skip, layer_below=()) -> list[dict]:

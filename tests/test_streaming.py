@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import mechreg as mr
 from mechreg.corpus import read_corpus, stream_corpus
 from mechreg.regression import LagSums
-from mechreg.run import sample
+from mechreg.run import figure_sample
 from mechreg.run import shards as run_module
 from mechreg.run.preflight import is_summable
 from mechreg.run.refit_stored import merged
@@ -168,8 +168,8 @@ def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, 
 
 
 def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 100)
-    monkeypatch.setattr(sample, "SAMPLE_SHARDS", 3)
+    monkeypatch.setattr(figure_sample, "SAMPLE_TOKENS", 100)
+    monkeypatch.setattr(figure_sample, "SAMPLE_SHARDS", 3)
     runs = {}
     for keep in ("norms", "moments"):
         monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
@@ -249,7 +249,7 @@ def test_sums_merged_in_pairs_are_the_sums(parts):
 
 @pytest.mark.parametrize("shards", [1, 2, 20, 21, 1000])
 def test_the_sample_is_drawn_from_all_parts_of_the_corpus(shards):
-    drawn = sample.shards_of_sample(shards)
+    drawn = figure_sample.shards_of_sample(shards)
     assert drawn[0] == 0
     assert drawn[-1] == shards - 1
     assert len(set(drawn)) == len(drawn) == min(shards, 20)

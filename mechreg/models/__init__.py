@@ -20,12 +20,14 @@ from mechreg.models.loading import (
     require_loadable,
 )
 from mechreg.models.placing import DeviceMap
+from mechreg.models.protocol import Model
 from mechreg.models.verifying import load_tolerance
 
 __all__ = [
     "HOOK_POINTS",
     "DeviceMap",
     "LoadRecord",
+    "Model",
     "ModelDescription",
     "describe_model",
     "fused",

@@ -13,7 +13,7 @@ from mechreg.lags import add_lags
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.statsmodels_covariances import CLUSTERED
 from mechreg.run.preflight import layer_below_lags
-from mechreg.schema import InputError, one_or_many, require_option
+from mechreg.schema import InputError, one_or_many
 from mechreg.spec import Spec
 
 # Columns that have one value in a regression.
@@ -65,8 +65,8 @@ def run_moments(
         raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
     formula = spec["formula"] if formula is None else formula
     lags = spec["lags"] if lags is None else one_or_many(lags)
-    chosen_models = _chosen(models, opened.models, name="models")
-    chosen_hooks = _chosen(hooks, opened.hooks, name="hooks")
+    chosen_models = store.chosen(models, opened.models, name="models")
+    chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
     skip = spec["skip"] if skip is None else skip
 
     def parts() -> Iterable[LagSums]:
@@ -84,14 +84,6 @@ def run_moments(
                     yield sums
 
     return merged(parts())
-
-
-def _chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
-    """Return those of a run's models or hooks that were asked for, all where none was."""
-    chosen = list(have) if asked is None else one_or_many(asked)
-    for entry in chosen:
-        require_option(entry, have, name=name)
-    return chosen
 
 
 def require_fittable(spec: Spec, documents: int) -> None:
