@@ -248,7 +248,7 @@ def test_clusters_need_two_documents(tmp_path):
 
 
 def test_sums_of_a_run_are_of_one_model_or_of_several(folder):
-    one, same = (mr.run.run_moments(folder, models=models, hooks="attn_out", lags=1, formula="log_norm ~ lag1")
+    one, same = (mr.run.run_moments(folder, models=models, hooks="attn_out", formula="log_norm ~ lag1")
                  for models in ("mini-s", ["mini-s"]))  # fmt: skip
     pd.testing.assert_frame_equal(one.coefficients(), same.coefficients())
     with pytest.raises(InputError, match="models must be one of 'mini-s', 'mini-m'; got 'mini'"):

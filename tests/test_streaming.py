@@ -4,6 +4,7 @@ Streams are compared exactly. Sums over shards against `fit_lagged` on the whole
 `LagSums` promises.
 """
 
+import dataclasses
 import gzip
 import json
 
@@ -199,7 +200,7 @@ def test_stored_norms_answer_another_question_without_the_model(norms):
         on=["doc", "window", "position"],
     )
     formula = "log_norm ~ lag1 + lag3 + C(source)"
-    moments = mr.run.run_moments(norms, formula, lags=(1, 3), skip=2)
+    moments = mr.run.run_moments(norms, formula, skip=2)
     close(moments.coefficients(), mr.fit_lagged(lagged, formula).coefficients)
     with pytest.raises(InputError, match="needs the column 'surprisal'"):
         mr.run.run_moments(norms, "log_norm ~ lag1 + surprisal")
@@ -221,11 +222,20 @@ def test_what_moments_alone_cannot_answer_is_refused_before_any_work(tiny, corpu
     assert not (tmp_path / "run").exists()
 
 
-def test_norms_that_were_not_kept_are_not_refitted(tiny, corpus, tmp_path):
+def test_sums_that_were_kept_are_those_of_the_norms_and_of_no_other_regression(tiny, corpus, tmp_path):
     spec = Spec(models=(str(tiny),), corpus=corpus, keep="moments")
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
-    with pytest.raises(InputError, match="keeps no norms but those of a sample"):
-        mr.run.run_moments(run)
+    again = mr.run_spec(dataclasses.replace(spec, keep="norms"), out=tmp_path / "again", **SMALL)
+    close(mr.run.run_moments(run).coefficients(), mr.run.run_moments(again).coefficients())
+    for other in ({"formula": "log_norm ~ lag1"}, {"skip": 2}, {"hooks": "attn_out"}):
+        with pytest.raises(InputError, match="keeps the sums of its own regression, and no norms but"):
+            mr.run.run_moments(run, **other)
+
+
+def test_functions_of_all_rows_are_answered_from_stored_norms(norms):
+    formula = "log_norm ~ lag1 + center(position)"
+    expected = mr.fit_lagged(mr.add_lags(mr.open_run(norms).norms()), formula).coefficients
+    close(mr.run.run_moments(norms, formula).coefficients(), expected)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 8])

@@ -1,6 +1,5 @@
 """The tables of a run from its shards: statsmodels where the rows fit, sums over shards where they do not."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +7,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.regression import LaggedFits, LagSums, fit_lagged
+from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
-from mechreg.run.refit_stored import annotated, lagged_norms, merged
-from mechreg.schema import GROUP_KEYS, InputError
+from mechreg.run.refit_stored import kept_sums, lagged_norms
+from mechreg.schema import GROUP_KEYS
 from mechreg.spec import Spec
 
 
@@ -29,7 +28,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all there."""
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
-        moments = sums_of(opened, name)
+        moments = kept_sums(opened, name)
         coefficients = moments.coefficients(cov=spec.cov)
         norms = _sample(opened, record)
         return Tables(
@@ -40,25 +39,9 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
             _drawn(norms, record["plan"]),
         )
     norms = opened.norms(models=[name])
-    lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
-    frame = annotated(lagged, lambda: opened.tokens(models=[name]), spec.formula)
+    frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
     fits = fit_lagged(frame, spec.formula, cov=spec.cov)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
-
-
-def sums_of(run: store.Run, model: str) -> LagSums:
-    """Return the sums that a run kept of a model, over all its shards."""
-
-    def parts() -> Iterator[LagSums]:
-        for path in run.shards("moments", model):
-            with store.readable(path):
-                try:
-                    sums = LagSums.load(path)
-                except InputError as error:
-                    raise store.damaged(path, error) from error
-            yield sums
-
-    return merged(parts())
 
 
 def _sample(run: store.Run, record: dict[str, Any]) -> pd.DataFrame:
