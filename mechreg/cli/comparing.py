@@ -112,7 +112,7 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
             frames[name] = frame.astype({"model": str, "hook": str, "doc": str})
     if frames:
         every = pd.concat(frames.values(), ignore_index=True)
-        kept[""] = LagSums.from_frame(every, spec.formula, cluster="doc", who="compare")
+        kept[""] = LagSums.from_frame(every, spec.formula, cluster="doc")
     return merged(kept.values())
 
 

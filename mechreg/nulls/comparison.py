@@ -97,7 +97,7 @@ def compare_to_nulls(
     def summed(frame: pd.DataFrame, who: str) -> list[DocumentSums]:
         require(frame, ("doc", "norm"), who=who)
         lagged = add_lags(frame, lags=lags, skip=skip)
-        return LagSums.from_frame(lagged, formula, max_lag=None, who=who).document_sums()
+        return LagSums.from_frame(lagged, formula, max_lag=None).document_sums()
 
     real = summed(norms, "compare_to_nulls")
     of_nulls: dict[str, list[dict[tuple, DocumentSums]]] = {}

@@ -67,7 +67,7 @@ def lag_order(
         lagged = add_lags(frame, lags=range(1, int(max_lag) + 1), skip=1 if skip is None else skip)
     docs = pd.Index(pd.unique(frame["doc"])).sort_values()
     fold = in_folds(docs, folds=folds, seed=seed, who="lag_order")
-    moments = LagSums.from_frame(lagged, f"log_norm ~ {' + '.join(names)}", max_lag=None, who="lag_order")
+    moments = LagSums.from_frame(lagged, f"log_norm ~ {' + '.join(names)}", max_lag=None)
     parts = []
     for document in moments.document_sums():
         # The orthonormal regressors are nested in the lags: leaving out the last ones adds their squares.

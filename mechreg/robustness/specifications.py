@@ -210,7 +210,7 @@ def _with_words(lagged: pd.DataFrame) -> pd.DataFrame:
 def _pooled(
     frame: pd.DataFrame, formula: str, fold: pd.Series, conf_level: float, *, who: str
 ) -> pd.DataFrame:
-    moments = LagSums.from_frame(frame, formula, max_lag=None, who=who)
+    moments = LagSums.from_frame(frame, formula, max_lag=None)
     table = moments.coefficients(cov="crv3", adjust="none", conf_level=conf_level)
     held_out = [
         held_out_r_squared(sums, fold[sums.labels].to_numpy(), who=who) for sums in moments.document_sums()
@@ -229,7 +229,7 @@ def _within(
     doc = pd.Categorical(document_ids(frame["doc"]), categories=fold.index)
     # Every group splits its own complete rows: the halves of the shortest lag's rows are not those of the longest.
     frame = frame.assign(half_document=2 * doc.codes.astype("int64") + _second_half(frame, formula))
-    moments = LagSums.from_frame(frame, formula, cluster="half_document", max_lag=None, who=who)
+    moments = LagSums.from_frame(frame, formula, cluster="half_document", max_lag=None)
     parts = []
     for part in moments.document_sums():
         number, at = np.unique(part.labels.to_numpy() // 2, return_inverse=True)

@@ -11,7 +11,7 @@ from patsy import ModelDesc
 from mechreg import store
 from mechreg.lags import add_lags
 from mechreg.regression import LagSums, formula_columns
-from mechreg.regression.statsmodels_covariances import CLUSTERED
+from mechreg.regression.results import CLUSTERED
 from mechreg.run.preflight import layer_below_lags
 from mechreg.schema import InputError, one_or_many, require_option
 from mechreg.spec import Spec
@@ -78,7 +78,7 @@ def run_moments(
                         f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on."
                     )
                 for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
-                    sums = LagSums(formula, cluster=cluster, max_lag=max_lag, who="run_moments")
+                    sums = LagSums(formula, cluster=cluster, max_lag=max_lag)
                     lagged = lagged_norms(store.read_norm_shard(norms), formula, lags=lags, skip=skip)
                     sums.update(annotated(lagged, partial(store.read_token_shard, tokens), formula))
                     yield sums
@@ -96,7 +96,7 @@ def _chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str
 
 def require_fittable(spec: Spec, documents: int) -> None:
     """Refuse a regression that no corpus of so many documents could have, before any norm is made."""
-    if spec.cov in CLUSTERED and documents < 2:
+    if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
         raise InputError(
             f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
         )
@@ -140,7 +140,7 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
     """
     sums = LagSums(
         spec.formula,
-        cluster="doc" if spec.cov in ("auto", *CLUSTERED) else None,
+        cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
         who="run_spec",
     )

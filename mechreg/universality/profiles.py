@@ -155,7 +155,7 @@ def _solved(fits: Any, hook: str | None, *, who: str) -> list[DocumentSums]:
     chosen = _one_hook(hooks, hook, who=who)
     if len(hooks) > 1:
         frame = frame[frame["hook"] == chosen]
-    return LagSums.from_frame(frame, formula, cluster="doc", max_lag=None, who=who).document_sums()
+    return LagSums.from_frame(frame, formula, cluster="doc", max_lag=None).document_sums()
 
 
 def _one_hook(hooks: list[str], hook: str | None, *, who: str) -> str:
