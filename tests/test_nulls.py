@@ -488,7 +488,9 @@ def test_what_cannot_be_compared_is_refused():
         InputError, match=r"'mine' has 444 in model m, .* which has 432\. Use the skip= of the lags"
     ):
         compare_to_nulls(fit_lagged(add_lags(norms, skip=2)), {"mine": [norms]})
-    with pytest.raises((InputError, TypeError), match=r"what fit_lagged gives, or LagSums; got DataFrame|fits"):
+    with pytest.raises(
+        (InputError, TypeError), match=r"what fit_lagged gives, or LagSums; got DataFrame|fits"
+    ):
         compare_to_nulls(norms, {"mine": [norms]})
     with pytest.raises(InputError, match="without by=; got cluster='doc', by=\\['token_id'\\]"):
         compare_to_nulls(fit_lagged(add_lags(norms), by="token_id"), {"mine": [norms]})

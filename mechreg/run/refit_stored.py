@@ -11,7 +11,7 @@ from mechreg import store
 from mechreg.lags import add_lags_of, lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
-from mechreg.regression.statsmodels_covariances import CLUSTERED
+from mechreg.regression.results import CLUSTERED
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -113,7 +113,7 @@ def kept_sums(run: store.Run, model: str) -> LagSums:
 
 def require_fittable(spec: Spec, documents: int) -> None:
     """Refuse a regression that no corpus of so many documents could have, before any norm is made."""
-    if spec.cov in CLUSTERED and documents < 2:
+    if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
         raise InputError(
             f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
         )
@@ -157,9 +157,8 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
     """
     sums = LagSums(
         spec.formula,
-        cluster="doc" if spec.cov in ("auto", *CLUSTERED) else None,
+        cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
-        who="run_spec",
     )
     sums.update(lagged_norms(norms, spec.formula, spec.skip, lambda: tokens))
     return sums
