@@ -492,7 +492,7 @@ def test_what_cannot_be_compared_is_refused():
         (InputError, TypeError), match=r"what fit_lagged gives, or LagSums; got DataFrame|fits"
     ):
         compare_to_nulls(norms, {"mine": [norms]})
-    with pytest.raises(InputError, match="without by=; got cluster='doc', by=\\['token_id'\\]"):
+    with pytest.raises(InputError, match=r"needs one fit a layer; these fits are by \['token_id'\]"):
         compare_to_nulls(fit_lagged(add_lags(norms), by="token_id"), {"mine": [norms]})
     few = norms[norms["doc"].isin(["d00", "d01"])]
     only = few.assign(only=(few["doc"] == "d01") * np.sin(few["position"]))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mechreg.lags import add_lags_of
 from mechreg.nulls.resampling import excess_over
-from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns
+from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
 from mechreg.schema import InputError, require, require_conf_level, require_whole_number
 
 WHO = "compare_to_nulls"
@@ -80,7 +80,7 @@ def compare_to_nulls(
     require_conf_level(conf_level)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(f"{WHO} needs a mapping of null names to norm frames, as null_norms gives it.")
-    own = _sums_of(fits, "its first argument")
+    own = sums_by_document(fits, who=WHO)
     real = own.document_sums()
     columns = formula_columns(own.formula)
     of_nulls: dict[str, list[dict[tuple, DocumentSums]]] = {}
@@ -91,7 +91,7 @@ def compare_to_nulls(
                 require(entry, ("doc", "norm"), who=f"{WHO}, null {null!r},")
                 entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, max_lag=None)
             # A frame is let go once it is summed up: what is kept is a few numbers a document.
-            sums = _sums_of(entry, f"the null {null!r}").document_sums()
+            sums = sums_by_document(entry, who=f"{WHO}, null {null!r},").document_sums()
             of_nulls[null].append({_key(one): one for one in sums})
         if not of_nulls[null]:
             raise InputError(
@@ -99,22 +99,6 @@ def compare_to_nulls(
                 "can be gone through once; make them anew.)"
             )
     return _compared(real, of_nulls, int(draws), float(conf_level), seed)
-
-
-def _sums_of(fits: LaggedFits | LagSums, name: str) -> LagSums:
-    """Return the sums by document of fits, checked."""
-    if not isinstance(fits, LaggedFits | LagSums):
-        raise InputError(
-            f"{WHO} needs {name} as what fit_lagged gives, or LagSums; got {type(fits).__name__}. Fit it first: "
-            "fit_lagged(add_lags(norms))."
-        )
-    sums = fits.sums if isinstance(fits, LaggedFits) else fits
-    if sums.by or sums.cluster != "doc":
-        raise InputError(
-            f"{WHO} draws documents of whole layers: it needs {name} clustered by 'doc' and without by=; got "
-            f"cluster={sums.cluster!r}, by={list(sums.by)}."
-        )
-    return sums
 
 
 def _compared(

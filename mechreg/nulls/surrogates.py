@@ -11,24 +11,8 @@ def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Return the token frame with the tokens of every document in random order, for the model to read.
 
     What is left of a coefficient on such a text is no reading of it: the words that a document is made of, and what
-    position alone does.
-
-    Parameters
-    ----------
-    tokens : pandas.DataFrame
-        A token frame: doc, window, position, token_id and columns that go with the token.
-    seed : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows; all columns but doc, window and position come from another token of the document, of any of
-        its windows. A token that begins every window, if there are two or more (a BOS), stays where it is.
-
-    Raises
-    ------
-    SchemaError
-        A missing column.
+    position alone does. All columns but doc, window and position come from another token of the document, of any of
+    its windows; a token that begins every window, if there are two or more (a BOS), stays where it is.
 
     Examples
     --------
@@ -49,26 +33,9 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     """Return the norm frame with the norms of every window in random order.
 
     What is left of a coefficient then is that windows have different levels, those of their documents or a slow
-    drift: any order of the tokens gives it. With levels alike it is 0.
-
-    Parameters
-    ----------
-    norms : pandas.DataFrame
-        A norm frame.
-    skip : int
-        So many first positions of each window stay where they are, as in `add_lags`.
-    seed : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows, ``norm`` moved. All models, hooks, layers and heads are put into the same order, so that
-        what ties them together at a token is left; it does not depend on the order of the rows.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, or a bad ``skip``.
+    drift: any order of the tokens gives it. With levels alike it is 0. All models, hooks, layers and heads are put
+    into the same order, so that what ties them together at a token is left; it does not depend on the order of the
+    rows. ``skip`` first positions of each window stay where they are, as in `add_lags`.
 
     Examples
     --------
@@ -106,7 +73,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     Raises
     ------
     SchemaError, InputError, NumericalError
-        A missing column, a bad ``skip``, one document only, or a norm without a logarithm.
+        A missing column, one document only, or a norm without a logarithm.
 
     Notes
     -----

@@ -1,6 +1,7 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
+from mechreg.regression.carried_sums import sums_by_document
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
@@ -15,4 +16,5 @@ __all__ = [
     "lstsq_check",
     "regression_table",
     "solve_sums",
+    "sums_by_document",
 ]

@@ -49,14 +49,7 @@ class _Moments(NamedTuple):
 
 
 def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict[Measure, Agreement]:
-    """Return every measure of agreement of two profiles.
-
-    Parameters
-    ----------
-    first, second : Estimates
-        At the same depths, from the same documents and draws.
-    conf_level : float
-        Of the intervals.
+    """Return every measure of agreement of two profiles at the same depths, from the same documents and draws.
 
     Returns
     -------
@@ -93,12 +86,12 @@ def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict
         "rank_correlation": (_ranks(pair), _ranks(shrunk), _ranks(shrunk_draws), -1.0, 1.0),
         "rms_difference": (_rms(plain), _rms(true), _rms(drawn), 0.0, np.inf),
     }
-    found = {}
+    pair_measures = {}
     for name, (observed, estimate, draws, least, most) in measures.items():
         value = float(estimate[0])
-        low, high = interval(value, draws, conf_level=conf_level, least=least, most=most)
-        found[name] = Agreement(float(observed[0]), value, low, high)
-    return found
+        limits = interval(value, draws, conf_level=conf_level, least=least, most=most)
+        pair_measures[name] = Agreement(float(observed[0]), value, *limits)
+    return pair_measures
 
 
 def _difference_and_sum(
@@ -116,8 +109,8 @@ def _moments(pair: Float[np.ndarray, "draws places two"]) -> _Moments:
 
 def _noise(deviations: Float[np.ndarray, "draws places two"], times: int) -> _Moments:
     """Return the expected moments of noise, ``times`` the mean of these."""
-    found = _moments(deviations)
-    return _Moments(times * found.shape.mean(axis=0, keepdims=True), times * found.level.mean(keepdims=True))
+    shape, level = _moments(deviations)
+    return _Moments(times * shape.mean(axis=0, keepdims=True), times * level.mean(keepdims=True))
 
 
 def _concordance(moments: _Moments) -> Float[np.ndarray, " draws"]:
@@ -153,20 +146,18 @@ def _shrunk(
     shape = _nearest_psd(true.shape)
     slope = shape @ np.linalg.pinv(shape + noise.shape, rcond=1e-12, hermitian=True)
     unknown = slope @ noise.shape
-    root = _square_root(_nearest_psd((unknown + unknown.mT) / 2))
-    narrowed = root @ np.linalg.pinv(_square_root(noise.shape), rcond=1e-6, hermitian=True)
+    root = _nearest_psd((unknown + unknown.mT) / 2, power=0.5)
+    narrowed = root @ np.linalg.pinv(_nearest_psd(noise.shape, power=0.5), rcond=1e-6, hermitian=True)
     mean, mean_moved = pair.mean(axis=1, keepdims=True), moved.mean(axis=1, keepdims=True)
     return mean + mean_moved + (pair - mean) @ slope.mT + (moved - mean_moved) @ narrowed.mT
 
 
-def _nearest_psd(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
+def _nearest_psd(
+    matrices: Float[np.ndarray, "draws two two"], *, power: float = 1.0
+) -> Float[np.ndarray, "draws two two"]:
+    """Return the nearest matrices without negative eigenvalues, or a power of them."""
     values, vectors = np.linalg.eigh(matrices)
-    return (vectors * np.maximum(values, 0.0)[..., None, :]) @ vectors.mT
-
-
-def _square_root(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
-    values, vectors = np.linalg.eigh(matrices)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ vectors.mT
+    return (vectors * (np.maximum(values, 0.0) ** power)[..., None, :]) @ vectors.mT
 
 
 def _ratio(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
-from mechreg.regression import LaggedFits, LagSums
+from mechreg.regression import LaggedFits, LagSums, sums_by_document
 from mechreg.schema import InputError, require_conf_level, require_whole_number
 from mechreg.universality import tables
 from mechreg.universality.profiles import WHO, joint_profiles
@@ -23,8 +23,7 @@ class ProfileComparison:
     """What `compare_profiles` gives: tidy frames, and ``verdict``, the same in words.
 
     All frames have ``hook``, ``term``, ``conf_level`` and ``n_docs``. ``conf_low`` and ``conf_high`` hold at one place,
-    ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. Pairs are ``model_a``, ``model_b``;
-    ``same_group`` is NA without groups.
+    ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. ``same_group`` is NA without groups.
 
     Attributes
     ----------
@@ -127,11 +126,9 @@ def compare_profiles(
 
     Notes
     -----
-    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; the bands over depth are sup-t (see
-    `mechreg.universality.bands`), agreement is without sampling noise (`.agreement`), its null keeps the profiles'
-    smoothness (`.surrogates`), and the meta-analysis counts that models read the same documents (`.pooling`). With
-    fewer than five models, or groups of them, prediction intervals say little: the verdict then says that the report
-    is a description.
+    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; bands over depth are sup-t (`.bands`), agreement is
+    without sampling noise (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the
+    meta-analysis counts that models read the same documents (`.pooling`).
 
     Examples
     --------
@@ -152,7 +149,9 @@ def compare_profiles(
     """
     _require_options(margin, draws, conf_level, seed)
     conf_level = float(conf_level)
-    profiles = joint_profiles(_sums_of(fits), term=term, hook=hook, draws=int(draws), seed=seed)
+    profiles = joint_profiles(
+        sums_by_document(fits, who=WHO), term=term, hook=hook, draws=int(draws), seed=seed
+    )
     comparison = tables.compared(
         profiles,
         term=term,
@@ -177,22 +176,6 @@ def compare_profiles(
     }
     sentences = verdict(made, n_unshared=profiles.n_unshared, conf_level=conf_level)
     return ProfileComparison(**made, verdict=sentences)
-
-
-def _sums_of(fits: LaggedFits | LagSums) -> LagSums:
-    """Return the sums by document of fits, checked."""
-    if not isinstance(fits, LaggedFits | LagSums):
-        remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
-        raise InputError(f"{WHO} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")
-    if fits.by:
-        raise InputError(
-            f"{WHO} compares one profile of each model; these fits are by {list(fits.by)}. Fit the rows of one value: "
-            "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
-        )
-    sums = fits.sums if isinstance(fits, LaggedFits) else fits
-    if sums.cluster != "doc":
-        raise InputError(f"{WHO} resamples documents: it needs LagSums(cluster='doc'); got {sums.cluster!r}.")
-    return sums
 
 
 def _require_options(margin: object, draws: object, conf_level: object, seed: object) -> None:

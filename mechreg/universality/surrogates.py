@@ -36,20 +36,10 @@ def shape_test(
 ) -> Shape:
     """Return the p values of the hypothesis that two profiles have independent shapes, against likeness.
 
-    Parameters
-    ----------
-    first, second : arrays
-        Two profiles on the same places, which are equally far apart.
-    first_draws, second_draws : arrays
-        Deviations of the profiles in the joint bootstrap. What the two profiles' errors have in common, because their
-        models read the same documents, is taken off.
-    seed : int
-
-    Returns
-    -------
-    Shape
-        ``linear`` for the product-moment correlation, and so for concordance and RMS difference, which depend on the
-        shapes through it alone; ``rank`` for the rank correlation.
+    The profiles are on the same places, equally far apart; the draws are their deviations in the joint bootstrap, from
+    which what their errors have in common, because their models read the same documents, is taken off. ``linear`` is
+    for the product-moment correlation, and so for concordance and RMS difference, which depend on the shapes through
+    it alone; ``rank`` is for the rank correlation.
 
     Notes
     -----
