@@ -417,7 +417,7 @@ def test_frames_that_cannot_be_used_are_refused():
         specification_curve(norms)
     with pytest.raises(SchemaError, match="specification_curve needs the column 'token_id'"):
         specification_curve(lagged.drop(columns="token_id"), folds=3)
-    with pytest.raises(InputError, match="a frame as add_lags gave it"):
+    with pytest.raises(InputError, match="a frame as add_lags returns it"):
         specification_curve(
             lagged.assign(log_norm=lagged["log_norm"].where(lagged["position"] != 9)), folds=3
         )

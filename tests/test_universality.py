@@ -704,9 +704,9 @@ TWO = {"a": [0.1, 0.3], "b": [0.2, 0.5]}
     [
         ({"term": "lag2"}, r"no term 'lag2'; the formula gives \['Intercept', 'lag1'\]. Did you mean 'lag1'"),
         ({"hook": "attn"}, "no fits of the hook 'attn'; there are 'attn_out'. Did you mean 'attn_out'"),
-        ({"margin": 0}, "margin must be above 0"),
-        ({"margin": True}, "margin must be above 0"),
-        ({"margin": float("nan")}, "margin must be above 0"),
+        ({"margin": 0}, "margin must be a number above 0"),
+        ({"margin": True}, "margin must be a number above 0"),
+        ({"margin": float("nan")}, "margin must be a number above 0"),
         ({"draws": 10}, "draws must be a whole number from 199 to 1000000"),
         ({"draws": 200.5}, "draws must be a whole number"),
         ({"conf_level": 95}, "conf_level must be between 0.5 and 1"),

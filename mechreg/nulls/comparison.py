@@ -90,13 +90,13 @@ def compare_to_nulls(
             if isinstance(entry, pd.DataFrame):
                 require(entry, ("doc", "norm"), who=f"{WHO}, null {null!r},")
                 entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, max_lag=None)
-            # A frame is let go once it is summed up: what is kept is a few numbers a document.
+            # A frame is freed once it is summed: what stays is a few numbers a document.
             sums = sums_by_document(entry, who=f"{WHO}, null {null!r},").document_sums()
             of_nulls[null].append({_key(one): one for one in sums})
         if not of_nulls[null]:
             raise InputError(
-                f"{WHO} needs a frame or more of the null {null!r}; there is none. (Iterators of null_norms "
-                "can be gone through once; make them anew.)"
+                f"{WHO} needs at least one frame of the null {null!r}; there is none. Iterators of null_norms "
+                "can be read once; call null_norms again."
             )
     return _compared(real, of_nulls, int(draws), float(conf_level), seed)
 

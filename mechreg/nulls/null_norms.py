@@ -59,8 +59,8 @@ def null_norms(
     Returns
     -------
     dict of str to iterator
-        Each can be gone through once, as `compare_to_nulls` does; one frame is in memory at a time. Models are
-        called what they are called in ``norms``, also those with random weights.
+        Each can be read once, as `compare_to_nulls` does; one frame is in memory at a time. Models keep their names in
+        ``norms``, also those with random weights.
 
     Raises
     ------
@@ -94,8 +94,8 @@ def null_norms(
 def random_weights(model: Any, *, seed: int = 0) -> Any:
     """Return a model of the same architecture with random weights, as Hugging Face initialises them for training.
 
-    What is left of a coefficient then is the architecture: averages over the same tokens are alike whatever is
-    averaged.
+    What remains of a coefficient then comes from the architecture: averages over the same tokens are alike whatever
+    is averaged.
 
     Parameters
     ----------

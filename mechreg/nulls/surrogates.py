@@ -10,8 +10,8 @@ from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, NumericalError, r
 def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Return the token frame with the tokens of every document in random order, for the model to read.
 
-    What is left of a coefficient on such a text is no reading of it: the words that a document is made of, and what
-    position alone does. All columns but doc, window and position come from another token of the document, of any of
+    What remains of a coefficient on such a text does not come from reading it: it comes from which words a document
+    has, and from position. All columns but doc, window and position come from another token of the document, of any of
     its windows; a token that begins every window, if there are two or more (a BOS), stays where it is.
 
     Examples
@@ -32,10 +32,10 @@ def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.DataFrame:
     """Return the norm frame with the norms of every window in random order.
 
-    What is left of a coefficient then is that windows have different levels, those of their documents or a slow
-    drift: any order of the tokens gives it. With levels alike it is 0. All models, hooks, layers and heads are put
-    into the same order, so that what ties them together at a token is left; it does not depend on the order of the
-    rows. ``skip`` first positions of each window stay where they are, as in `add_lags`.
+    What remains of a coefficient then comes from windows of different levels, their documents' or a slow drift; any
+    order of the tokens gives it. With equal levels it is 0. All models, hooks, layers and heads are put into the same
+    order, which keeps what they have in common at a token and does not depend on the order of the rows. ``skip`` first
+    positions of each window stay where they are, as in `add_lags`.
 
     Examples
     --------
@@ -55,7 +55,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
 def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     """Return the norm frame with what each token id usually has, in the other documents, in place of every norm.
 
-    What is left of a coefficient then is which token follows which: is it the context, or the token?
+    What remains of a coefficient then comes from which token follows which: is it the context, or the token?
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     Notes
     -----
     The token's own document is left out: with it, the mean of an id that occurs once is its own norm, context and
-    all, and the more rare words a corpus has the more this null would repeat the very coefficient it is to judge.
+    all, and the more rare words a corpus has, the more this null would repeat the very coefficient that it judges.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     overall, rest = others(group)
     if not rest.all():
         raise InputError(
-            f"token_means takes means over other documents; some layer has but one with positions from {skip} on."
+            f"token_means takes means over other documents; in some layer only one has positions from {skip} on."
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(count > 0, total / count, overall / rest)

@@ -20,7 +20,7 @@ def lag_order(
     Parameters
     ----------
     frame : pandas.DataFrame
-        A norm frame, or what `add_lags` gave.
+        A norm frame, or what `add_lags` returns.
     max_lag : int
         Orders 0 (an intercept only) to this are fitted, all on the rows that the longest has: criteria of fits to
         different rows are not comparable.

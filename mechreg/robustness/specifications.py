@@ -64,7 +64,7 @@ def specification_curve(
     Parameters
     ----------
     lagged : pandas.DataFrame
-        What `add_lags` gave, all its rows: the lags of some specifications are made anew from ``norm``.
+        What `add_lags` returns, all its rows: some specifications compute other lags from ``norm``.
     formula : str
         The baseline.
     specifications : sequence of str
@@ -151,13 +151,13 @@ def skip_of(lagged: pd.DataFrame) -> int:
     skip = int(lagged.loc[lacks, "position"].max()) + 1 if lacks.any() else 0
     if not (lacks == (lagged["position"] < skip)).all():
         raise InputError(
-            "Other regressions need a frame as add_lags gave it, with 'log_norm' missing at first positions only."
+            "Other lags need a frame as add_lags returns it, with 'log_norm' missing at first positions only."
         )
     return skip
 
 
 def relagged(lagged: pd.DataFrame, *, lags: Iterable[int] = (), skip: int) -> pd.DataFrame:
-    """Return the lagged frame with the lags that it has and others, made anew with another ``skip``."""
+    """Return the lagged frame with its own lags and others, computed again with another ``skip``."""
     have = [str(name) for name in lagged.columns]
     own, layer_below = lags_among(have)
     made = [name for name in have if name == "log_norm" or any(lags_among([name]))]

@@ -1,8 +1,8 @@
-"""Agreement: how alike two profiles are, without what sampling noise takes from it.
+"""Agreement: how alike two profiles are, corrected for sampling noise.
 
-Noise makes two profiles look less alike than they are, and documents drawn anew add the same noise again: percentile
+Noise makes two profiles look less alike than they are, and resampled documents add the same noise again: percentile
 intervals of the concordance of two equal profiles never cover 1. The covariance of the errors is known, so it is
-taken off the profiles' second moments: once from the estimate, twice from each draw.
+subtracted from the profiles' second moments: once from the estimate, twice from each draw.
 """
 
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 
 class Agreement(NamedTuple):
-    """One measure of a pair: by its textbook formula, without sampling noise, and the interval of that."""
+    """One measure of a pair: by its textbook formula, corrected for sampling noise, and the interval of the latter."""
 
     observed: float
     estimate: float
@@ -35,7 +35,7 @@ class _Moments(NamedTuple):
     level: Float[np.ndarray, " draws"]  # the difference's mean, squared
 
     def without(self, *noises: "_Moments") -> "_Moments":
-        """Return the moments less those of noise; what has no more variance than noise has then a negative one."""
+        """Return the moments less those of noise; variances smaller than the noise's become negative."""
         return _Moments(
             self.shape - sum(noise.shape for noise in noises),
             self.level - sum(noise.level for noise in noises),

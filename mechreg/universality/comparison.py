@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
-import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
-from mechreg.schema import InputError, require_conf_level, require_whole_number
+from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
 from mechreg.universality import tables
 from mechreg.universality.profiles import WHO, joint_profiles
 from mechreg.universality.verdict import verdict
@@ -20,7 +18,7 @@ MIN_DRAWS = 199
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ProfileComparison:
-    """What `compare_profiles` gives: tidy frames, and ``verdict``, the same in words.
+    """What `compare_profiles` returns: tidy frames, and ``verdict``, the same in words.
 
     All frames have ``hook``, ``term``, ``conf_level`` and ``n_docs``. ``conf_low`` and ``conf_high`` hold at one place,
     ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. ``same_group`` is NA without groups.
@@ -65,12 +63,12 @@ class ProfileComparison:
         return "\n".join(self.verdict)
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
+        sentences = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
         columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
         table = self.agreement[columns].to_html(
             max_rows=24, index=False, na_rep="", float_format="{:.3g}".format
         )
-        return f"<ul>{said}</ul>{table}"
+        return f"<ul>{sentences}</ul>{table}"
 
 
 def compare_profiles(
@@ -100,8 +98,8 @@ def compare_profiles(
         A group for every model, such as its size: models of one group are then seeds, by which differences between
         groups are measured.
     margin : float, optional
-        Coefficients that differ by less are to count as equal. It is a judgement, not a number that the data have:
-        without it nothing is said about equivalence.
+        Coefficients that differ by less count as equal, in units of the coefficient. It is a judgement, which the data
+        do not hold: without it nothing is said about equivalence.
     bins : int, optional
         Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
         coefficients, which is also the most. A layer stands for its own slice of depth, and every model's layers are
@@ -179,9 +177,8 @@ def compare_profiles(
 
 
 def _require_options(margin: object, draws: object, conf_level: object, seed: object) -> None:
-    is_number = isinstance(margin, Real) and not isinstance(margin, bool)
-    if margin is not None and not (is_number and 0 < margin < np.inf):  # type: ignore[operator]
-        raise InputError(f"margin must be above 0, in units of the coefficient, such as 0.1; got {margin!r}.")
+    if margin is not None:
+        require_number(margin, name="margin", least=0, strict=True, example=0.1)
     require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
     require_whole_number(seed, name="seed", least=0)
     require_conf_level(conf_level, above=0.5)

@@ -1,7 +1,7 @@
 """Surrogates: how alike two profiles would be by chance, being as smooth as they are.
 
-A profile is taken apart into waves over depth, from slow to fast, and each wave keeps its size and gets a random
-sign. Such surrogates are as smooth as the profile; they differ from it in shape only.
+A profile is decomposed into waves over depth, from slow to fast; each wave keeps its size and gets a random sign. Such
+surrogates are as smooth as the profile and differ from it in shape only.
 """
 
 from typing import NamedTuple
@@ -48,7 +48,7 @@ def shape_test(
     eigenvectors are cosines (DCT-II). Cosines are the principal components of a random walk and nearly those of any
     autoregression, so that signs are exchangeable; no smoothness is estimated. A straight line is no cosine: two
     straight lines would be called alike too often. So the test is made again with the line as one wave, and the
-    larger p is given. Rejection rates of a 5% test of independent profiles are tabulated in the tests; a circular
+    larger p is returned. Rejection rates of a 5% test of independent profiles are tabulated in the tests; a circular
     shift, a random Fourier phase, a fitted AR(1) and variogram matching (Burt et al. 2020) kept 5% less well.
 
     Examples
