@@ -161,21 +161,21 @@ def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataF
     """Return the random-effects mean over models in each slice of depth, and how much models differ."""
     models = [own for model, own in comparison.binned.items() if model != without]
     effects, draws = (
-        np.stack(values) for values in zip(*((m.estimate, m.scaled_draws) for m in models), strict=True)
+        np.stack([own.estimate for own in models]),
+        np.stack([own.scaled_draws for own in models]),
     )
     covariances = np.einsum("mdp,ndp->pmn", draws, draws) / draws.shape[1]
-    pooled = [
-        pool(effects[:, place], covariances[place], conf_level=comparison.conf_level)
-        for place in range(comparison.bins)
+    means = [
+        pool(*place, conf_level=comparison.conf_level) for place in zip(effects.T, covariances, strict=True)
     ]
-    columns = {name: np.array([getattr(one, name) for one in pooled]) for name in pooled[0]._fields}
+    columns = dict(pd.DataFrame(means).items())
     return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
 
 
 def yardstick_table(comparison: Comparison) -> pd.DataFrame:
     """Return the RMS difference between groups, within groups (seeds of one size), and their ratio.
 
-    Sampling noise is taken off. The table is empty unless there are pairs of both kinds.
+    Sampling noise is subtracted. The table is empty unless there are pairs of both kinds.
     """
     pairs: dict[bool, list[Estimates]] = {False: [], True: []}
     for keys, first, second in comparison.pairs() if comparison.groups else ():
