@@ -55,8 +55,8 @@ def refit_drawn(
         )
     # Each document's score at the draw's own coefficients, in the place where the draw's inverse takes it.
     fitted = moved @ einops.rearrange(products, "docs to terms -> terms (docs to)")
-    left = scores - einops.rearrange(fitted, "draws (docs to) -> draws docs to", to=len(fit.names))
-    influence = np.linalg.solve(whole, left.mT).mT
+    scores_left = scores - einops.rearrange(fitted, "draws (docs to) -> draws docs to", to=len(fit.names))
+    influence = np.linalg.solve(whole, scores_left.mT).mT
     return fit.estimate + moved @ fit.to_terms.T, influence @ fit.to_terms.T
 
 

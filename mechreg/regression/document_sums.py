@@ -56,10 +56,10 @@ def solve_sums(
     products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
 ) -> Float[np.ndarray, "*fits terms"]:
     """Return the coefficients of q that sums over some documents give, NaN where these make the terms collinear."""
-    found = np.full(scores.shape, np.nan)
+    solved = np.full(scores.shape, np.nan)
     is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
-    found[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
-    return found
+    solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
+    return solved
 
 
 def sums_of(fit: Fit) -> DocumentSums:

@@ -91,9 +91,9 @@ def _within_documents(document: DocumentSums) -> tuple[list[str], Float[np.ndarr
     about_mean = total - np.outer(total[-1], total[-1]) / total[-1, -1]
     mean = document.sums[:, -1] / np.sqrt(document.sums[:, -1, -1])[:, None]
     sums = forms.T @ (document.sums - mean[:, :, None] * mean[:, None, :]) @ forms
-    spread, left = np.diag(forms.T @ about_mean @ forms), np.diag(sums.sum(axis=0))
+    spread, spread_within = np.diag(forms.T @ about_mean @ forms), np.diag(sums.sum(axis=0))
     names = [document.names[at] for at in kept]
-    for name, is_constant in zip(names, left <= TAKEN_UP * spread, strict=False):
+    for name, is_constant in zip(names, spread_within <= TAKEN_UP * spread, strict=False):
         if is_constant:
             raise NumericalError(
                 f"Document effects take off every document's mean, and {name!r} is constant within documents in "
@@ -134,8 +134,8 @@ def _r_squared(
     sums: Float[np.ndarray, "parts columns columns"], estimate: Float[np.ndarray, "parts terms"]
 ) -> float:
     """Return 1 - squared errors / squares over all parts, each with its coefficients."""
-    left = np.concatenate([-estimate, np.ones((len(estimate), 1))], axis=1)
-    error = np.einsum("pi,pij,pj->", left, sums, left)
+    to_residual = np.concatenate([-estimate, np.ones((len(estimate), 1))], axis=1)
+    error = np.einsum("pi,pij,pj->", to_residual, sums, to_residual)
     return float(1 - error / sums[:, -1, -1].sum())
 
 

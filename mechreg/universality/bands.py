@@ -54,10 +54,10 @@ def mean_of(several: list[Estimates]) -> Estimates:
 
 def mean_square(several: list[Estimates]) -> tuple[float, Float[np.ndarray, " draws"]]:
     """Return the mean square of some numbers less that of their errors, and its draws."""
-    found = np.mean([(one.estimate**2 - one.std_error**2).mean() for one in several])
+    square = np.mean([(one.estimate**2 - one.std_error**2).mean() for one in several])
     # A draw has the estimate's errors and as large ones of its own.
     drawn = [((o.estimate + o.scaled_draws) ** 2 - 2 * o.std_error**2).mean(axis=1) for o in several]
-    return float(found), np.mean(drawn, axis=0)
+    return float(square), np.mean(drawn, axis=0)
 
 
 class Bands(NamedTuple):

@@ -110,6 +110,6 @@ def _line_and_rest(places: int) -> Float[np.ndarray, "places waves"]:
     line = np.linalg.qr(np.vander(np.arange(places) / places, 2, increasing=True))[0]
     cosines = _cosines(places)
     walk = (cosines / (2 - 2 * np.cos(np.pi * np.arange(1, places) / places))) @ cosines.T
-    left = np.eye(places) - line @ line.T
-    components = np.linalg.eigh(left @ walk @ left)[1]
+    off_line = np.eye(places) - line @ line.T
+    components = np.linalg.eigh(off_line @ walk @ off_line)[1]
     return np.column_stack([line[:, 1], components[:, :1:-1]])
