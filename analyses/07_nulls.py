@@ -22,7 +22,8 @@ norms = mr.extract_norms(models, documents, progress=False)
 nulls = mr.nulls.null_norms(norms, models, repeats=5, seed=0)
 
 # %% Every coefficient beside its nulls, with the same documents drawn in all of them.
-table = mr.compare_to_nulls(norms, nulls, draws=999)
+fits = mr.fit_lagged(mr.add_lags(norms))
+table = mr.compare_to_nulls(fits, nulls, draws=999)
 mr.save_chart(mr.plot_nulls(table, term="lag1"), FIGURES / "nulls")
 
 # %% Both lags together: how much of this token's norm goes with the two before it, whichever of them.

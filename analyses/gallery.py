@@ -90,7 +90,8 @@ show(
 # %% Is it more than chance, and does it survive other regressions?
 models = [mr.load_model(name) for name in MODELS[:2]]
 some = mr.extract_norms(models, few, progress=False)
-table = mr.compare_to_nulls(some, mr.nulls.null_norms(some, models, repeats=3, seed=0), draws=499)
+nulls = mr.nulls.null_norms(some, models, repeats=3, seed=0)
+table = mr.compare_to_nulls(mr.fit_lagged(mr.add_lags(some)), nulls, draws=499)
 show(
     mr.plot_nulls(table, term="lag1"),
     function="plot_nulls",

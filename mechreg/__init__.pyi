@@ -34,8 +34,7 @@ from .corpus import join_annotations as join_annotations
 from .corpus import read_corpus as read_corpus
 from .corpus import tokenize as tokenize
 from .corpus import word_norms as word_norms
-from .diff import number_differences as number_differences
-from .diff import provenance_differences as provenance_differences
+from .diff import diff_runs as diff_runs
 from .findings import replicate as replicate
 from .interventions import Ablate as Ablate
 from .interventions import Rotate as Rotate

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 
 from mechreg.schema import GROUP_KEYS, MAX_LAGS, TOKEN_KEYS, InputError, NumericalError, require
 
-_OWN_COLUMN = re.compile(r"log_norm|lag\d+|below(_lag\d+)?")
+_OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?")
 
 
 def add_lags(
-    norms: pd.DataFrame, *, lags: Iterable[int] = (1, 2), skip: int = 1, below: Iterable[int] = ()
+    norms: pd.DataFrame, *, lags: Iterable[int] = (1, 2), skip: int = 1, layer_below: Iterable[int] = ()
 ) -> pd.DataFrame:
     """Return the norm frame with the log of every norm and the logs of the norms before it.
 
@@ -28,8 +28,8 @@ def add_lags(
         How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
     skip : int
         So many first positions of each window are neither an outcome nor a lag (their ``log_norm`` is NaN).
-    below : iterable of int
-        Tokens back in the layer below: 0 adds ``below`` (same token, one layer down), 1 adds ``below_lag1``.
+    layer_below : iterable of int
+        Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def add_lags(
     3       2.0   1.0   0.0
     """
     lags = _whole_numbers(lags, name="lags", least=1, example="(1, 2)")
-    below = _whole_numbers(below, name="below", least=0, example="(0, 1)")
+    layer_below = _whole_numbers(layer_below, name="layer_below", least=0, example="(0, 1)")
     if not lags:
         raise InputError("lags must name at least one lag, for example lags=(1, 2); got none.")
     if not _is_whole(skip) or skip < 0:
@@ -66,7 +66,7 @@ def add_lags(
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="add_lags")
 
     lag_names = {f"lag{lag}": lag for lag in lags}
-    below_names = {"below" if lag == 0 else f"below_lag{lag}": lag for lag in below}
+    below_names = {"layer_below" if lag == 0 else f"layer_below_lag{lag}": lag for lag in layer_below}
     names = {"log_norm", *lag_names, *below_names}
     stale = [str(name) for name in norms.columns if _OWN_COLUMN.fullmatch(str(name)) and name not in names]
     if stale:  # they were made with another skip=, maybe
@@ -84,11 +84,44 @@ def add_lags(
     columns = {"log_norm": log_norm}
     for name, lag in lag_names.items():
         columns[name] = _shift(log_norm, lag, window, order)
-    if below:
+    if layer_below:
         down = _one_layer_down(norms, log_norm, position)
         for name, lag in below_names.items():
             columns[name] = _shift(down, lag, window, order)
     return norms.assign(**columns)
+
+
+def add_lags_of(norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1) -> pd.DataFrame:
+    """Return the norm frame with the lags that are among a formula's columns.
+
+    Where the layer below is one of them, the first layer, which has none below it, is left out.
+
+    Examples
+    --------
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "doc": "d", "window": 0,
+    ...                       "position": 0, "norm": [1.0, 2.0]})
+    >>> add_lags_of(norms, ["log_norm", "layer_below"], skip=0)[["layer", "layer_below"]].values.tolist()
+    [[1.0, 0.0]]
+    """
+    lags, layer_below = lags_among(columns)
+    lagged = add_lags(norms, lags=lags or (1,), skip=skip, layer_below=layer_below)
+    return lagged[lagged["layer"] > 0] if layer_below else lagged
+
+
+def lags_among(columns: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the lags, and the lags in the layer below, whose columns are among some.
+
+    Examples
+    --------
+    >>> lags_among(["log_norm", "lag2", "lag1", "layer_below", "layer_below_lag1"])
+    ((1, 2), (0, 1))
+    """
+    lags: set[int] = set()
+    below: set[int] = set()
+    for found in map(re.compile(r"lag(\d+)|layer_below(?:_lag(\d+))?").fullmatch, columns):
+        if found:
+            (lags if found[1] else below).add(int(found[1] or found[2] or 0))
+    return tuple(sorted(lags)), tuple(sorted(below))
 
 
 def _shift(
@@ -113,11 +146,13 @@ def _one_layer_down(
     """Return each row's log norm at the same token in the layer numbered one less, or NaN."""
     if "head" in norms.columns:
         raise InputError(
-            "below= needs one norm a token and layer, and head 3 of a layer is not head 3 of the next; "
-            "leave below= out for per-head hooks."
+            "layer_below= needs one norm a token and layer, and head 3 of a layer is not head 3 of the next; "
+            "leave layer_below= out for per-head hooks."
         )
     if not pd.api.types.is_integer_dtype(norms["layer"]):
-        raise InputError(f"below= needs whole numbers as 'layer'; the column is {norms['layer'].dtype}.")
+        raise InputError(
+            f"layer_below= needs whole numbers as 'layer'; the column is {norms['layer'].dtype}."
+        )
     layer = norms["layer"].to_numpy(dtype="int64")
     stack = _codes(norms, ["model", "hook", "doc", "window"])
     order = np.lexsort((layer, position, stack))
@@ -125,7 +160,9 @@ def _one_layer_down(
     is_below = (stack[up] == stack[down]) & (position[up] == position[down]) & (layer[up] == layer[down] + 1)
     if not is_below.any():
         have = np.unique(layer).tolist()
-        raise InputError(f"below= needs neighbouring layers; the frame has only {have}. Extract all layers.")
+        raise InputError(
+            f"layer_below= needs neighbouring layers; the frame has only {have}. Extract all layers."
+        )
     found = np.full(len(log_norm), np.nan)
     found[up] = np.where(is_below, log_norm[down], np.nan)
     return found

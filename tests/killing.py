@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 import mechreg.check  # noqa: F401  (torch, TransformerLens and all else are imported here, once)
 from mechreg import store
@@ -31,6 +32,15 @@ SHARDS = ("tokens", "norms", "moments")
 
 def shards_of(folder: Path) -> list[Path]:
     return sorted(path for kind in SHARDS for path in (folder / kind).rglob(f"{kind}-*"))
+
+
+def flip_a_bit(path: Path) -> None:
+    """Flip the last bit of a column's values."""
+    column = pq.read_metadata(path).row_group(0).column(3)
+    data = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    data[begin + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
 
 
 def marks(folder: Path) -> dict[str, tuple[int, int]]:
@@ -102,8 +112,8 @@ def main() -> None:
         status = os.waitpid(pid, 0)[1]
         after = marks(folder)
         require(before.items() <= after.items(), "a finished shard was made again")
-        damaged = [path for path in shards_of(folder) if not store.is_whole(path)]
-        require(not damaged, f"{damaged} is under its real name and not whole")
+        damaged = store.damaged_shards(folder)
+        require(not damaged, f"{damaged} under the real names")
         require(not (folder / store.SET_ASIDE).exists(), "a whole shard was set aside")
         if os.WIFSIGNALED(status):
             kills += 1

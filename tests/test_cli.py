@@ -344,22 +344,21 @@ def test_bash_completes_commands_models_and_options(capsys):
 
 
 @pytest.mark.parametrize("keep", ["norms", "moments"])
-def test_compare_takes_runs_with_covariates_and_of_sums(texts, tmp_path, capsys, keep):
-    formula = "log_norm ~ lag1 + surprisal" if keep == "norms" else "log_norm ~ lag1"
+@pytest.mark.parametrize("more", ["surprisal", "layer_below"])
+def test_compare_takes_runs_of_norms_and_of_sums_with_covariates_and_the_layer_below(
+    texts, tmp_path, capsys, keep, more
+):
+    formula = f"log_norm ~ lag1 + {more}"
     spec = mr.Spec(models=("mini-s", "mini-s-b"), corpus=str(texts), formula=formula, keep=keep)
     folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     assert main(["compare", str(folder), "--draws", "199"]) == 0
-    assert "lag1 of attn_out in 2 models: mini-s (4 layers), mini-s-b (4 layers)" in capsys.readouterr().out
+    n = 3 if more == "layer_below" else 4
+    assert (
+        f"lag1 of attn_out in 2 models: mini-s ({n} layers), mini-s-b ({n} layers)" in capsys.readouterr().out
+    )
     expected = mr.open_run(folder).coefficients.query("term == 'lag1'")["estimate"]
     written = pd.read_csv(folder / "universality_profiles.csv")["estimate"]
     np.testing.assert_allclose(written, expected, rtol=1e-6)
-
-
-def test_compare_of_a_formula_with_the_layer_below_says_why_not(texts, tmp_path, capsys):
-    spec = mr.Spec(models=("mini-s",), corpus=str(texts), formula="log_norm ~ lag1 + below")
-    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
-    assert main(["compare", str(folder)]) == 2
-    assert "compare runs whose formula has no 'below'" in capsys.readouterr().err
 
 
 def test_a_terminal_and_a_locale_of_ascii_hinder_no_verb(run, tmp_path):

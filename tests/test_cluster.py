@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ray_stand_in import StandIn, Worker
-from test_resume import contents, shards_of, write_corpus
+from run_files import contents, shards_of, write_corpus
 
 import mechreg as mr
 from mechreg.cli import main

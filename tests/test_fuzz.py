@@ -166,8 +166,9 @@ def test_a_spec_with_damaged_bytes(folder, changes):
         is_right(spec)
 
 
-WORDS = "log_norm ~ lag1 lag2 below np.log np . ( ) + - * : ** C bs Q I 'a' 0 1 5 , = df [ ] { } lambda if | %in% é"
-pieces = st.sampled_from([*WORDS.split(), "__import__", " ", "\n"])
+WORDS = "log_norm ~ lag1 lag2 layer_below np.log np C bs Q I df lambda if"
+SIGNS = ". ( ) + - * : ** 'a' 0 1 5 , = [ ] { } | %in% é"
+pieces = st.sampled_from([*WORDS.split(), *SIGNS.split(), "__import__", " ", "\n"])
 
 
 @fuzz(150)
@@ -314,7 +315,6 @@ FILES = [
     "spec.toml",
     "coefficients.parquet",
     "statistics.csv",
-    "checksums/norms/mini-s/attn_out/*",
 ]
 
 
@@ -344,7 +344,7 @@ def test_a_damaged_shard_alone(finished, folder, kind, changes):
     copy.write_bytes(damaged(path.read_bytes(), changes))
     read = read_norm_shard if kind == "norms" else read_token_shard
     got = tried(read, copy)
-    if not isinstance(got, Exception) and kind == "norms":
+    if not isinstance(got, Exception):
         assert same(got, read(path))
 
 

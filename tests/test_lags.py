@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from frames import make_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,28 +19,7 @@ from mechreg.schema import InputError, NumericalError, SchemaError
 quick = settings(max_examples=25, deadline=None)
 
 
-def make_norms(
-    lengths, *, seed=0, models=("m",), hooks=("attn_out",), layers=(0, 1), heads=None, n_layers=4
-) -> pd.DataFrame:
-    """Return a norm frame of documents; ``lengths`` gives the windows' lengths, document by document."""
-    rng = np.random.default_rng(seed)
-    rows = [
-        {"model": model, "hook": hook, "layer": layer, "depth": (layer + 0.5) / n_layers}
-        | ({} if heads is None else {"head": head})
-        | {"doc": f"d{doc}", "window": window, "position": position, "token_id": 7}
-        for model in models
-        for hook in hooks
-        for layer in layers
-        for head in heads or [None]
-        for doc, windows in enumerate(lengths)
-        for window, length in enumerate(windows)
-        for position in range(length)
-    ]
-    frame = pd.DataFrame(rows)
-    return frame.assign(norm=np.exp(rng.normal(3.0, 1.0, len(frame))).astype("float32"))
-
-
-def by_loop(norms, lags, skip, below=()) -> list[dict]:
+def by_loop(norms, lags, skip, layer_below=()) -> list[dict]:
     """Return every row's lags by looking each one up in a dictionary of all norms."""
     heads = norms["head"] if "head" in norms else [None] * len(norms)
     columns = ("model", "hook", "layer", "doc", "window", "position", "norm")
@@ -60,10 +40,10 @@ def by_loop(norms, lags, skip, below=()) -> list[dict]:
         row = {"log_norm": log_norm(position, *here)}
         row |= {f"lag{lag}": log_norm(position - lag, *here) for lag in lags}
         row |= {
-            "below" if lag == 0 else f"below_lag{lag}": log_norm(position - lag, *down)
+            "layer_below" if lag == 0 else f"layer_below_lag{lag}": log_norm(position - lag, *down)
             if position >= lag
             else math.nan
-            for lag in below
+            for lag in layer_below
         }
         result.append(row)
     return result
@@ -123,10 +103,10 @@ def test_many_models_hooks_layers_heads_at_once_equal_the_loop(keys, skip):
 @pytest.mark.parametrize("skip", [0, 1, 2])
 def test_the_layer_below_equals_the_loop(layers, skip):
     norms = make_norms([[5, 3], [4]], models=("a", "b"), layers=layers).sample(frac=1.0, random_state=3)
-    lagged = add_lags(norms, lags=(1,), skip=skip, below=(0, 1))
-    assert_lags_equal(lagged, by_loop(norms, (1,), skip, below=(0, 1)))
-    assert lagged.loc[lagged["layer"] == 0, "below"].isna().all()
-    assert lagged["below"].notna().any()
+    lagged = add_lags(norms, lags=(1,), skip=skip, layer_below=(0, 1))
+    assert_lags_equal(lagged, by_loop(norms, (1,), skip, layer_below=(0, 1)))
+    assert lagged.loc[lagged["layer"] == 0, "layer_below"].isna().all()
+    assert lagged["layer_below"].notna().any()
 
 
 @quick
@@ -136,18 +116,18 @@ def test_row_order_does_not_matter_and_is_kept(lengths, skip, random):
     order = list(range(len(norms)))
     random.shuffle(order)
     shuffled = norms.iloc[order]
-    lagged = add_lags(shuffled, skip=skip, below=(0, 1))
+    lagged = add_lags(shuffled, skip=skip, layer_below=(0, 1))
     assert lagged.index.tolist() == shuffled.index.tolist()
-    pd.testing.assert_frame_equal(lagged.sort_index(), add_lags(norms, skip=skip, below=(0, 1)))
+    pd.testing.assert_frame_equal(lagged.sort_index(), add_lags(norms, skip=skip, layer_below=(0, 1)))
 
 
 @quick
 @given(documents, st.floats(1e-3, 1e3))
 def test_scaling_all_norms_shifts_everything_by_its_log(lengths, c):
     norms = make_norms(lengths).astype({"norm": "float64"})
-    columns = ["log_norm", "lag1", "lag2", "below", "below_lag1"]
-    before = add_lags(norms, below=(0, 1))[columns]
-    after = add_lags(norms.assign(norm=norms["norm"] * c), below=(0, 1))[columns]
+    columns = ["log_norm", "lag1", "lag2", "layer_below", "layer_below_lag1"]
+    before = add_lags(norms, layer_below=(0, 1))[columns]
+    after = add_lags(norms.assign(norm=norms["norm"] * c), layer_below=(0, 1))[columns]
     np.testing.assert_allclose(after, before + math.log(c), rtol=0, atol=1e-12)
 
 
@@ -182,7 +162,7 @@ def test_skipped_positions_are_neither_outcome_nor_lag(skip):
 def test_the_frame_that_came_is_left_alone():
     norms = make_norms([[5, 3]]).sample(frac=1.0, random_state=1)
     copy = norms.copy(deep=True)
-    lagged = add_lags(norms, below=(0,))
+    lagged = add_lags(norms, layer_below=(0,))
     pd.testing.assert_frame_equal(norms, copy)
     pd.testing.assert_frame_equal(lagged[norms.columns], norms)
 
@@ -217,8 +197,8 @@ def test_a_norm_without_a_logarithm_is_named(bad):
         ({"lags": (1, 1)}, "lags must be distinct whole numbers"),
         ({"lags": (True,)}, "lags must be distinct whole numbers"),
         ({"skip": -1}, "skip must be a whole number, 0 or more"),
-        ({"below": (-1,)}, "below must be distinct whole numbers, 0 or more"),
-        ({"below": (0, 0)}, "below must be distinct whole numbers"),
+        ({"layer_below": (-1,)}, "layer_below must be distinct whole numbers, 0 or more"),
+        ({"layer_below": (0, 0)}, "layer_below must be distinct whole numbers"),
     ],
 )
 def test_bad_options_are_refused_with_the_right_ones(options, message):
@@ -257,9 +237,9 @@ def test_a_missing_column_is_named_with_its_likeliest_spelling():
     ("norms", "message"),
     [
         (make_norms([[5]], layers=(0, 2)), r"neighbouring layers; the frame has only \[0, 2\]"),
-        (make_norms([[5]], heads=(0, 1)), "leave below= out for per-head hooks"),
+        (make_norms([[5]], heads=(0, 1)), "leave layer_below= out for per-head hooks"),
     ],
 )
 def test_below_is_refused_where_it_has_no_meaning(norms, message):
     with pytest.raises(InputError, match=message):
-        add_lags(norms, below=(0,))
+        add_lags(norms, layer_below=(0,))

@@ -15,11 +15,11 @@ import pandas as pd
 import patsy
 import pytest
 import statsmodels.formula.api as smf
+from frames import autoregressive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import by_statsmodels
 from scipy import stats
-from test_fits import autoregressive
 
 from mechreg.lags import add_lags
 from mechreg.regression import LagSums, fit_lagged

@@ -29,7 +29,7 @@ from mechreg.nulls import (
     shuffle_tokens,
     token_means,
 )
-from mechreg.nulls.comparison import _resampled
+from mechreg.nulls.resampling import excess_over, refit_drawn
 from mechreg.regression import LagSums, fit_lagged
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
@@ -53,6 +53,10 @@ def make_norms(docs=12, tokens=40, *, seed=0, layers=1, level=0.5, b=0.0, ids=9,
         frames.append(pd.DataFrame(rows))
     ids = np.random.default_rng(seed + 1).integers(0, ids, docs * tokens)
     return pd.concat(frames, ignore_index=True).assign(token_id=np.tile(ids, layers))
+
+
+def fitted(norms):
+    return fit_lagged(add_lags(norms))
 
 
 def make_tokens(lengths=(7, 12, 9), *, windows=1, bos=None, seed=0) -> pd.DataFrame:
@@ -194,9 +198,8 @@ def test_token_identity_explains_a_process_of_tokens():
     norms = norms.assign(token_id=ids.ravel())
     norms["norm"] = np.exp(norms["token_id"] / 5 + 0.1 * rng.normal(size=len(norms)))
     names = ["norm_order", "token_identity"]
-    table = compare_to_nulls(
-        norms, null_norms(norms, nulls=names), formula="log_norm ~ lag1", lags=(1,), draws=199
-    )
+    fits = fit_lagged(add_lags(norms), "log_norm ~ lag1")
+    table = compare_to_nulls(fits, null_norms(norms, nulls=names), draws=199)
     table = table.set_index("null")
     assert table.loc["norm_order", "excess"] > 0.4
     # What is left is noise that dilutes the coefficient: 1% of the token's variance of .33.
@@ -332,18 +335,18 @@ def test_a_draw_is_statsmodels_fit_to_the_documents_drawn():
     lagged = add_lags(norms)
     (sums,) = LagSums.from_frame(lagged, "log_norm ~ lag1 + lag2", max_lag=None).document_sums()
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=4).astype(float)
-    drawn = _resampled(sums, np.vstack([np.ones((1, 8)), weights]))
-    for at, w in enumerate(np.vstack([np.ones((1, 8)), weights])):
+    weights = np.vstack([np.ones((1, 8)), weights])
+    for w, estimate, influence in zip(weights, *refit_drawn(sums, weights), strict=True):
         fit = statsmodels_of(norms, w)
-        np.testing.assert_allclose(drawn.estimate[at], fit.params, rtol=1e-8)
-        variance = (w[:, None] * drawn.influence[at] ** 2).sum(axis=0)
+        np.testing.assert_allclose(estimate, fit.params, rtol=1e-8)
+        variance = (w[:, None] * influence**2).sum(axis=0)
         np.testing.assert_allclose(np.sqrt(variance), fit.bse, rtol=1e-8)
 
 
 def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_bootstrap():
     norms = make_norms(14, 30, b=0.4, layers=2)
     frames = [shuffle_norms(norms, seed=seed) for seed in range(3)]
-    table = compare_to_nulls(norms, {"order": iter(frames)}, draws=399, conf_level=0.9, seed=4)
+    table = compare_to_nulls(fitted(norms), {"order": iter(frames)}, draws=399, conf_level=0.9, seed=4)
     assert table[["layer", "term"]].values.tolist() == [[0, "lag1"], [0, "lag2"], [1, "lag1"], [1, "lag2"]]
     fits = [
         fit_lagged(add_lags(frame)).coefficients.query("term != 'Intercept'") for frame in (norms, *frames)
@@ -359,10 +362,8 @@ def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_boo
     some = [0, 5, 398]
     refit = np.array([[statsmodels_of(frame, weights[at]).params[1:] for frame in layer] for at in some])
     drawn = refit[:, 0] - refit[:, 1:].mean(axis=1)
-    from mechreg.nulls import comparison
-
     sums = [LagSums.from_frame(add_lags(f), max_lag=None).document_sums()[0] for f in layer]
-    found = comparison._drawn(sums[0], {"order": sums[1:]}, weights)["order"]
+    found = excess_over(sums[0], {"order": sums[1:]}, weights)["order"]
     np.testing.assert_allclose(found.excess[some, 1:], drawn, rtol=1e-7, atol=1e-12)
     low, high = np.quantile(found.each[..., 1:], [0.05, 0.95], axis=(0, 1))
     np.testing.assert_allclose(table.query("layer == 0")[["null_low", "null_high"]], np.array([low, high]).T)
@@ -376,16 +377,30 @@ def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_boo
 
 def test_chunks_of_draws_change_nothing(monkeypatch):
     norms = make_norms(14, 30, b=0.4)
-    table = compare_to_nulls(norms, null_norms(norms, nulls=["norm_order"]), draws=99)
-    monkeypatch.setattr("mechreg.nulls.comparison.CHUNK_NUMBERS", 14 * 3 * 10)
-    again = compare_to_nulls(norms, null_norms(norms, nulls=["norm_order"]), draws=99)
+    table = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
+    monkeypatch.setattr("mechreg.nulls.resampling.CHUNK_NUMBERS", 14 * 3 * 10)
+    again = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
     numbers = table.select_dtypes("number").columns
     np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-10, atol=1e-13)
 
 
+def test_nulls_may_be_frames_fits_or_sums_and_the_layer_below_is_fitted_in_all():
+    norms = make_norms(14, 30, b=0.4, layers=2)
+    null = shuffle_norms(norms, skip=2)
+    lagged, of_null = (
+        add_lags(frame, layer_below=(0,), skip=2).query("layer > 0") for frame in (norms, null)
+    )
+    formula = "log_norm ~ lag1 + layer_below"
+    fits = fit_lagged(lagged, formula)
+    table = compare_to_nulls(fits, {"order": [null]}, skip=2, draws=99)
+    assert table["layer"].tolist() == [1, 1]
+    for same in (fit_lagged(of_null, formula), LagSums.from_frame(of_null, formula)):
+        pd.testing.assert_frame_equal(compare_to_nulls(fits.sums, {"order": [same]}, draws=99), table)
+
+
 def test_a_null_that_repeats_the_frame_leaves_no_excess():
     norms = make_norms(14, 30, b=0.4)
-    table = compare_to_nulls(norms, {"itself": [norms] * 3}, draws=99)
+    table = compare_to_nulls(fitted(norms), {"itself": [norms] * 3}, draws=99)
     assert (table["excess"].abs() < 1e-14).all()
     assert (table["p_value"] == 1).all()
     assert (table[["conf_low", "conf_high"]].abs() < 1e-12).all(axis=None)
@@ -395,14 +410,18 @@ def test_exchangeable_norms_have_no_excess_and_dependent_ones_have_what_was_put_
     table = []
     for seed in range(8):
         norms = make_norms(30, 40, seed=seed, level=0.7)
-        table.append(compare_to_nulls(norms, null_norms(norms, nulls=["norm_order"], seed=seed), draws=99))
+        table.append(
+            compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"], seed=seed), draws=99)
+        )
     table = pd.concat(table)
     for _, part in table.groupby("term"):
         assert part["estimate"].mean() > 0.2  # the levels of documents alone
         assert abs(part["excess"].mean()) < 4 * part["excess"].std() / np.sqrt(8)
         assert (part["p_value"] < 0.05).sum() <= 2
     norms = make_norms(60, 100, b=0.5, level=0.0)
-    found = compare_to_nulls(norms, null_norms(norms, nulls=["norm_order"]), draws=199).set_index("term")
+    found = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=199).set_index(
+        "term"
+    )
     # Windows drift, which shuffling leaves: see above.
     drift = ((1 + 0.5) / (1 - 0.5) - 2 * 0.5 / (99 * (1 - 0.5) ** 2) - 1) / 98
     for term, put_in in (("lag1", 0.5), ("lag2", 0.0)):
@@ -418,16 +437,18 @@ def test_five_per_cent_tests_reject_five_per_cent_of_exchangeable_norms(docs):
     for seed in range(300):
         norms = make_norms(docs, 60, seed=seed)
         nulls = null_norms(norms, nulls=["norm_order"], repeats=3, seed=seed)
-        p.append(compare_to_nulls(norms, nulls, draws=199, seed=seed)["p_value"])
+        p.append(compare_to_nulls(fitted(norms), nulls, draws=199, seed=seed)["p_value"])
     assert (np.abs((np.array(p) <= 0.05).mean(axis=0) - 0.05) < 0.038).all()
 
 
-def test_the_seeds_own_question_on_a_trained_model_runs_through_all_four_nulls():
+def test_the_original_question_on_a_trained_model_runs_through_all_four_nulls():
     model = load_model("mini-s")
     texts = [f"The {animal} sat on the mat and looked at the moon, and then it slept." for animal in
              ("cat", "dog", "old man", "child", "bird", "queen")]  # fmt: skip
     norms = extract_norms(model, texts, progress=False)
-    table = compare_to_nulls(norms, null_norms(norms, model, repeats=2), formula="log_norm ~ lag1", lags=(1,))
+    table = compare_to_nulls(
+        fit_lagged(add_lags(norms), "log_norm ~ lag1"), null_norms(norms, model, repeats=2)
+    )
     assert len(table) == 4 * 4
     assert np.isfinite(table.select_dtypes("number")).all(axis=None)
     assert table["repeats"].tolist() == [2, 2, 2, 1] * 4
@@ -440,33 +461,45 @@ def test_the_seeds_own_question_on_a_trained_model_runs_through_all_four_nulls()
 def test_what_cannot_be_compared_is_refused():
     norms = make_norms()
     made = null_norms(norms, nulls=["norm_order"])
-    compare_to_nulls(norms, made, draws=99)
-    with pytest.raises(InputError, match=r"'norm_order'; there is none. \(Iterators"):
-        compare_to_nulls(norms, made)
+    compare_to_nulls(fitted(norms), made, draws=99)
+    with pytest.raises(InputError, match=r"'norm_order'; there is none\. Iterators"):
+        compare_to_nulls(fitted(norms), made)
     fewer = norms[norms["doc"] != "d03"]
     with pytest.raises(
-        InputError, match="the same documents in the frame and its nulls; 'mine' has others in model"
+        InputError, match="the same documents in the fits and their nulls; 'mine' has others in model"
     ):
-        compare_to_nulls(norms, {"mine": [fewer]})
+        compare_to_nulls(fitted(norms), {"mine": [fewer]})
     with pytest.raises(
         InputError, match="finds no rows of model m, hook attn_out, layer 0 in the null 'mine'"
     ):
-        compare_to_nulls(norms, {"mine": [norms.assign(layer=4)]})
+        compare_to_nulls(fitted(norms), {"mine": [norms.assign(layer=4)]})
     one = norms[norms["doc"] == "d03"]
     with pytest.raises(InputError, match="two or more, got 1"):
-        compare_to_nulls(one, {"mine": [one]})
+        compare_to_nulls(fit_lagged(add_lags(one), cov="nonrobust"), {"mine": [one]})
     with pytest.raises(InputError, match="draws must be a whole number from 99 to 1000000; got 9"):
-        compare_to_nulls(norms, {"mine": [norms]}, draws=9)
-    with pytest.raises(InputError, match="conf_level must be between 0 and 1"):
-        compare_to_nulls(norms, {"mine": [norms]}, conf_level=95.0)
+        compare_to_nulls(fitted(norms), {"mine": [norms]}, draws=9)
+    with pytest.raises(InputError, match="conf_level must be a number between 0 and 1"):
+        compare_to_nulls(fitted(norms), {"mine": [norms]}, conf_level=95.0)
     with pytest.raises(InputError, match="needs a mapping of null names"):
-        compare_to_nulls(norms, {})
+        compare_to_nulls(fitted(norms), {})
     with pytest.raises(SchemaError, match="null 'mine', needs the column 'norm'"):
-        compare_to_nulls(norms, {"mine": [norms.drop(columns="norm")]})
+        compare_to_nulls(fitted(norms), {"mine": [norms.drop(columns="norm")]})
+    with pytest.raises(
+        InputError, match=r"'mine' has 444 in model m, .* which has 432\. Use the skip= of the lags"
+    ):
+        compare_to_nulls(fit_lagged(add_lags(norms, skip=2)), {"mine": [norms]})
+    with pytest.raises(
+        (InputError, TypeError), match=r"what fit_lagged gives, or LagSums; got DataFrame|fits"
+    ):
+        compare_to_nulls(norms, {"mine": [norms]})
+    with pytest.raises(InputError, match=r"needs one fit a layer; these fits are by \['token_id'\]"):
+        compare_to_nulls(fit_lagged(add_lags(norms), by="token_id"), {"mine": [norms]})
     few = norms[norms["doc"].isin(["d00", "d01"])]
     only = few.assign(only=(few["doc"] == "d01") * np.sin(few["position"]))
-    with pytest.raises(NumericalError, match="some draws cannot tell the terms apart"):
-        compare_to_nulls(only, {"mine": [only]}, formula="log_norm ~ lag1 + only")
+    with pytest.raises(NumericalError, match="some draws make the terms collinear"):
+        compare_to_nulls(
+            fit_lagged(add_lags(only), "log_norm ~ lag1 + only", cov="nonrobust"), {"mine": [only]}
+        )
 
 
 def test_frames_that_no_null_can_be_made_of_are_refused():

@@ -118,7 +118,7 @@ def test_tables_and_names(folder):
     ("asked", "said"),
     [
         ({"models": ["ona"]}, "Did you mean 'one'"),
-        ({"hooks": ["mlp_out"]}, "hooks must be of"),
+        ({"hooks": ["mlp_out"]}, "hooks must be one of"),
         ({"layers": [7]}, "has none of layers"),
         ({"sources": ["nowhere"]}, "has no norms of"),
     ],

@@ -501,7 +501,7 @@ def test_what_else_fits_by_group_give(tagged, tmp_path):
         fits.summary(layer=0)
     with pytest.raises(InputError, match="summary knows no 'source'"):
         fits.summary(layer=0, pos="NOUN", source="news")
-    with pytest.raises(InputError, match="compares one profile of each model"):
+    with pytest.raises(InputError, match="compare_profiles needs one fit a layer; these fits are by"):
         compare_profiles(fits, term="lag1")
     with pytest.raises(InputError, match="none that its tables have; got 'layer'"):
         fit_lagged(some, by=("layer",))

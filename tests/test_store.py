@@ -18,89 +18,89 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import flip_a_bit
 
 from mechreg import store
-from mechreg.schema import NORM_COLUMNS, InputError
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
 from mechreg.spec import Spec
-from mechreg.store import folder
 
 SPEC = Spec(models=("mini-s",), corpus="demo")
 
 
-def norm_frame(
-    lengths=(3, 2), *, layers=(0, 1, 2), heads=None, model="m", hook="attn_out", seed=0
-) -> pd.DataFrame:
+def token_frame(lengths=(3, 2)) -> pd.DataFrame:
     rows = [
-        {"model": model, "hook": hook, "layer": layer}
-        | ({} if heads is None else {"head": head})
-        | {
-            "depth": (layer + 0.5) / len(layers),
-            "doc": f"d{doc}",
-            "window": 0,
-            "position": position,
-            "token_id": position + 5,
-        }
-        for layer in layers
-        for head in heads or [None]
+        {"doc": f"d{doc}", "window": 0, "position": position, "token_id": position + 5, "token": "a"}
         for doc, length in enumerate(lengths)
         for position in range(length)
     ]
-    frame = pd.DataFrame(rows)
-    frame["norm"] = np.random.default_rng(seed).lognormal(3, 1, len(frame))
-    kinds = NORM_COLUMNS | ({} if heads is None else {"head": "int16"})
-    return frame.astype(kinds)
+    return pd.DataFrame(rows).astype(TOKEN_COLUMNS)
+
+
+def values_of(tokens, *, layers=3, heads=None) -> np.ndarray:
+    shape = (layers, *([] if heads is None else [heads]), len(tokens))
+    return np.random.default_rng(0).lognormal(3, 1, shape).astype("float32")
+
+
+PLACE = {"model": "m", "hook": "attn_out"}
+
+
+def tidy(tokens, values) -> pd.DataFrame:
+    """Return the norm frame by hand, a row at a time."""
+    rows = []
+    for at in np.ndindex(values.shape):
+        token = tokens.iloc[at[-1]]
+        head = {"head": at[1]} if values.ndim == 3 else {}
+        rows.append(
+            PLACE | {"layer": at[0]} | head | {"depth": (at[0] + 0.5) / len(values)}
+            | {key: token[key] for key in ("doc", "window", "position", "token_id")} | {"norm": values[at]}
+        )  # fmt: skip
+    return pd.DataFrame(rows).astype(NORM_COLUMNS | ({"head": "int16"} if values.ndim == 3 else {}))
 
 
 @settings(max_examples=20, deadline=None)
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    st.integers(1, 5),
-    st.sampled_from([None, [0], [0, 1, 2]]),
-)
-def test_a_norm_shard_reads_back_to_the_bit(tmp_path_factory, lengths, n_layers, heads):
-    frame = norm_frame(lengths, layers=range(n_layers), heads=heads)
-    path = store.write_norm_shard(frame, tmp_path_factory.mktemp("shard") / "norms.parquet")
-    pd.testing.assert_frame_equal(store.read_norm_shard(path), frame)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 5), st.sampled_from([None, 1, 3]))
+def test_a_norm_shard_reads_back_to_the_bit(tmp_path_factory, lengths, layers, heads):
+    tokens = token_frame(lengths)
+    values = values_of(tokens, layers=layers, heads=heads)
+    path = store.write_norm_shard(values, tokens, tmp_path_factory.mktemp("shard") / "norms.parquet", **PLACE)
+    pd.testing.assert_frame_equal(store.read_norm_shard(path), tidy(tokens, values))
+    pd.testing.assert_frame_equal(store.norm_frame(values, tokens, **PLACE), tidy(tokens, values))
 
 
 def test_a_shard_is_wide_and_any_parquet_reader_reads_it(tmp_path):
-    frame = norm_frame()
-    path = store.write_norm_shard(frame, tmp_path / "norms.parquet")
+    tokens = token_frame().assign(surprisal=[np.nan, 0.1, 4.0, np.nan, 0.5], source="news")
+    values = values_of(tokens)
+    path = store.write_norm_shard(
+        values, tokens, tmp_path / "norms.parquet", **PLACE, covariates=["surprisal"]
+    )
     wide = pd.read_parquet(path)
     assert wide.columns.tolist() == [
-        "doc", "window", "position", "token_id", "layer_0", "layer_1", "layer_2",
+        "doc", "window", "position", "token_id", "surprisal", "source", "layer_0", "layer_1", "layer_2",
     ]  # fmt: skip
-    assert wide["layer_1"].tolist() == frame.loc[frame["layer"] == 1, "norm"].tolist()
-    encodings = {
-        pq.ParquetFile(path).metadata.row_group(0).column(i).path_in_schema: pq.ParquetFile(path)
-        .metadata.row_group(0)
-        .column(i)
-        .encodings
-        for i in range(len(wide.columns))
-    }
+    np.testing.assert_array_equal(wide["layer_1"], values[1])
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = map(group.column, range(group.num_columns))
+    encodings = {column.path_in_schema: column.encodings for column in columns}
     assert "BYTE_STREAM_SPLIT" in encodings["layer_0"]
     assert "DELTA_BINARY_PACKED" in encodings["position"]
+    for layers in (None, [1]):
+        for _, layer in store.read_norm_shard(path, layers=layers).groupby("layer"):
+            np.testing.assert_array_equal(layer["surprisal"], tokens["surprisal"])
 
 
 def test_only_the_layers_asked_for_are_read(tmp_path):
-    frame = norm_frame(layers=range(12))
-    path = store.write_norm_shard(frame, tmp_path / "norms.parquet")
-    some = store.read_norm_shard(path, layers=[3, 11])
+    tokens = token_frame()
+    values = values_of(tokens, layers=12)
+    path = store.write_norm_shard(values, tokens, tmp_path / "norms.parquet", **PLACE)
+    some, frame = store.read_norm_shard(path, layers=[3, 11]), tidy(tokens, values)
     expected = frame[frame["layer"].isin([3, 11])].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, expected)
 
 
-@pytest.mark.parametrize(
-    "frame",
-    [
-        pd.concat([norm_frame(model="a"), norm_frame(model="b")]),
-        norm_frame().iloc[:-1],
-        norm_frame().sort_values("position", kind="stable"),
-    ],
-)
-def test_a_frame_that_is_no_shard_is_refused(tmp_path, frame):
-    with pytest.raises(InputError, match="norm shard"):
-        store.write_norm_shard(frame, tmp_path / "norms.parquet")
+def test_values_that_are_not_of_the_tokens_are_refused(tmp_path):
+    tokens = token_frame()
+    with pytest.raises(InputError, match=r"norm shard of 4 tokens needs as many values; got \(3, 5\)"):
+        store.write_norm_shard(values_of(tokens), tokens[:4], tmp_path / "norms.parquet", **PLACE)
     assert not list(tmp_path.iterdir())
 
 
@@ -215,38 +215,39 @@ def test_layers_that_are_none_are_a_callers_error(layers):
 
 
 def shard_of(run: Path) -> Path:
-    path = store.shard_path(run, "norms", "m", "attn_out", "0" * 16, 0)
-    return store.write_norm_shard(norm_frame(), path)
+    path, tokens = store.shard_path(run, "norms", "m", "attn_out", "0" * 16, 0), token_frame()
+    return store.write_norm_shard(values_of(tokens), tokens, path, **PLACE)
 
 
-def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch, ended):
     path = shard_of(tmp_path)
+    if ended:
+        store.write_manifest(tmp_path, SPEC, [])
 
-    def stale(path):
+    def stale(*args, **options):
         raise STALE
 
-    monkeypatch.setattr(store.files, "digest_of", stale)
-    with pytest.raises(InputError, match="Stale file handle"):
-        store.set_aside_damaged(tmp_path)
-    monkeypatch.undo()
-    assert store.is_whole(path)
-    assert not (tmp_path / store.SET_ASIDE).exists()
-    store.seal(path).unlink()
-    store.seal(path).mkdir()  # what cannot be read of the seal says nothing of the shard either
-    with pytest.raises(InputError, match="could not be read"):
-        store.set_aside_damaged(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.folder, "digest_of", stale)
+        patch.setattr(store.shards.pq, "read_schema", stale)
+        with pytest.raises(InputError, match="Stale file handle"):
+            store.set_aside_damaged(tmp_path)
     assert path.exists()
+    assert store.damaged_shards(tmp_path) == {}
 
 
-def test_a_shard_that_is_made_again_the_same_is_not_promised_once_more(tmp_path):
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_bit_that_flipped_in_a_shard_is_found(tmp_path, ended):
     path = shard_of(tmp_path)
-    same = path.read_bytes()
-    store.set_aside(tmp_path, path, "it holds something else")
+    if ended:
+        store.write_manifest(tmp_path, SPEC, [])
+    flip_a_bit(path)
+    data = path.read_bytes()
+    store.set_aside_damaged(tmp_path)
     assert not path.exists()
-    path.write_bytes(same)
-    with pytest.raises(InputError, match="was made again, came out the same"):
-        store.set_aside(tmp_path, path, "it holds something else")
-    assert path.exists()
+    (aside,) = (tmp_path / store.SET_ASIDE).iterdir()
+    assert aside.read_bytes() == data
 
 
 # ------------------------------------------------------------------------------------- who writes, and who has died
@@ -258,13 +259,13 @@ def dead_process() -> int:
     return child.pid
 
 
-def test_two_writers_of_one_file_have_two_names_and_the_seal_of_what_is_there(tmp_path):
-    path = shard_of(tmp_path)
-    with store.committed(path, sealed=True) as one, store.committed(path, sealed=True) as other:
+def test_two_writers_of_one_file_have_two_names(tmp_path):
+    path = tmp_path / "norms-1"
+    with store.committed(path) as one, store.committed(path) as other:
         assert one != other
         one.write_bytes(b"one")
         other.write_bytes(b"one")
-    assert store.is_whole(path)
+    assert path.read_bytes() == b"one"
 
 
 def test_only_what_the_dead_left_half_written_goes(tmp_path):
@@ -397,23 +398,11 @@ def test_provenance_without_what_every_run_records_is_refused(tmp_path, facts):
         store.read_provenance(tmp_path)
 
 
-def test_a_repository_runs_no_command_of_its_own_when_its_commit_is_recorded(tmp_path, monkeypatch):
+def test_the_commit_of_the_folder_is_recorded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert store.provenance(SPEC, [])["git_commit"] is None
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b.c")
-    for command in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
-        (tmp_path / "a").write_text("a")
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
         subprocess.run([*git, *command], check=True, capture_output=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    assert folder._git_commit() == commit
-    (tmp_path / "a").write_text("other")
-    assert folder._git_commit() == f"{commit}+changes"
-    hook = tmp_path / ".git" / "hooks" / "post-index-change"
-    hook.write_text("#!/bin/sh\ntouch RAN\n")
-    hook.chmod(0o755)
-    assert folder._git_commit() == f"{commit}+changes"
-    (tmp_path / ".git" / "info" / "attributes").write_text("* filter=x\n")
-    for key in ("core.fsmonitor", "filter.x.clean", "core.sshCommand"):
-        subprocess.run(["git", "config", key, "touch RAN; cat"], check=True)
-        assert folder._git_commit() == f"{commit}+unknown"
-        subprocess.run(["git", "config", "--unset", key], check=True)
-    assert not (tmp_path / "RAN").exists()
+    assert store.provenance(SPEC, [])["git_commit"] == commit

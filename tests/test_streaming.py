@@ -4,6 +4,7 @@ Streams are compared exactly. Sums over shards against `fit_lagged` on the whole
 `LagSums` promises.
 """
 
+import dataclasses
 import gzip
 import json
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import mechreg as mr
 from mechreg.corpus import read_corpus, stream_corpus
 from mechreg.regression import LagSums
-from mechreg.run import sample
+from mechreg.run import figure_sample
 from mechreg.run import shards as run_module
 from mechreg.run.preflight import is_summable
 from mechreg.run.refit_stored import merged
@@ -153,7 +154,7 @@ def close(one: pd.DataFrame, other: pd.DataFrame) -> None:
     [
         pytest.param("log_norm ~ lag1 + lag2", "auto", marks=pytest.mark.slow),
         pytest.param("log_norm ~ lag1 + lag2", "hac", marks=pytest.mark.slow),
-        ("log_norm ~ lag1 + below_lag1 + C(source) + year", "crv1"),
+        ("log_norm ~ lag1 + layer_below_lag1 + C(source) + year", "crv1"),
     ],
 )
 def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, formula, cov):
@@ -168,8 +169,8 @@ def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, 
 
 
 def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 100)
-    monkeypatch.setattr(sample, "SAMPLE_SHARDS", 3)
+    monkeypatch.setattr(figure_sample, "SAMPLE_TOKENS", 100)
+    monkeypatch.setattr(figure_sample, "SAMPLE_SHARDS", 3)
     runs = {}
     for keep in ("norms", "moments"):
         monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
@@ -199,7 +200,7 @@ def test_stored_norms_answer_another_question_without_the_model(norms):
         on=["doc", "window", "position"],
     )
     formula = "log_norm ~ lag1 + lag3 + C(source)"
-    moments = mr.run.run_moments(norms, formula, lags=(1, 3), skip=2)
+    moments = mr.run.run_moments(norms, formula, skip=2)
     close(moments.coefficients(), mr.fit_lagged(lagged, formula).coefficients)
     with pytest.raises(InputError, match="needs the column 'surprisal'"):
         mr.run.run_moments(norms, "log_norm ~ lag1 + surprisal")
@@ -221,11 +222,20 @@ def test_what_moments_alone_cannot_answer_is_refused_before_any_work(tiny, corpu
     assert not (tmp_path / "run").exists()
 
 
-def test_norms_that_were_not_kept_are_not_refitted(tiny, corpus, tmp_path):
+def test_sums_that_were_kept_are_those_of_the_norms_and_of_no_other_regression(tiny, corpus, tmp_path):
     spec = Spec(models=(str(tiny),), corpus=corpus, keep="moments")
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
-    with pytest.raises(InputError, match="keeps no norms but those of a sample"):
-        mr.run.run_moments(run)
+    again = mr.run_spec(dataclasses.replace(spec, keep="norms"), out=tmp_path / "again", **SMALL)
+    close(mr.run.run_moments(run).coefficients(), mr.run.run_moments(again).coefficients())
+    for other in ({"formula": "log_norm ~ lag1"}, {"skip": 2}, {"hooks": "attn_out"}):
+        with pytest.raises(InputError, match="keeps the sums of its own regression, and no norms but"):
+            mr.run.run_moments(run, **other)
+
+
+def test_functions_of_all_rows_are_answered_from_stored_norms(norms):
+    formula = "log_norm ~ lag1 + center(position)"
+    expected = mr.fit_lagged(mr.add_lags(mr.open_run(norms).norms()), formula).coefficients
+    close(mr.run.run_moments(norms, formula).coefficients(), expected)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 8])
@@ -249,7 +259,7 @@ def test_sums_merged_in_pairs_are_the_sums(parts):
 
 @pytest.mark.parametrize("shards", [1, 2, 20, 21, 1000])
 def test_the_sample_is_drawn_from_all_parts_of_the_corpus(shards):
-    drawn = sample.shards_of_sample(shards)
+    drawn = figure_sample.shards_of_sample(shards)
     assert drawn[0] == 0
     assert drawn[-1] == shards - 1
     assert len(set(drawn)) == len(drawn) == min(shards, 20)

@@ -21,11 +21,10 @@ from mechreg.regression import LagSums, fit_lagged
 from mechreg.schema import InputError, NumericalError, SchemaError
 from mechreg.universality import ProfileComparison, compare_profiles
 from mechreg.universality.agreement import agreement
-from mechreg.universality.bands import Estimates, bands
+from mechreg.universality.bands import Estimates, bands, mean_square
 from mechreg.universality.pooling import pool
 from mechreg.universality.profiles import MIN_DOCS, depth_bins, joint_profiles
 from mechreg.universality.surrogates import shape_test
-from mechreg.universality.tables import mean_square
 
 FORMULA = "log_norm ~ lag1"
 
@@ -47,7 +46,7 @@ def make_frame(betas, *, docs=30, tokens=40, noise=1.0, spread=0.1, seed=0, hook
 
 
 def fitted(frame: pd.DataFrame):
-    return fit_lagged(frame, FORMULA, engine="moments")
+    return fit_lagged(frame, FORMULA)
 
 
 def compare(frame: pd.DataFrame, **options) -> ProfileComparison:
@@ -107,13 +106,12 @@ def test_profiles_are_those_of_fit_lagged():
         np.testing.assert_allclose(found[column], expected[column], rtol=1e-9)
 
 
-def test_profiles_come_from_what_fit_lagged_gives_by_any_engine():
+@pytest.mark.parametrize("cov", ["auto", "nonrobust", "hc3"])
+def test_profiles_come_from_fits_of_any_covariance(cov):
     frame = make_frame({"a": [0.1, 0.3], "b": [0.2, 0.5]})
-    by_sums = compare(frame)
-    for engine in ("statsmodels", "moments"):
-        by_fits = compare_profiles(fit_lagged(frame, FORMULA, engine=engine), draws=199)
-        pd.testing.assert_frame_equal(by_fits.profiles, by_sums.profiles)
-        assert by_fits.verdict == by_sums.verdict
+    by_sums, by_fits = compare(frame), compare_profiles(fit_lagged(frame, FORMULA, cov=cov), draws=199)
+    pd.testing.assert_frame_equal(by_fits.profiles, by_sums.profiles)
+    assert by_fits.verdict == by_sums.verdict
 
 
 def test_models_are_refitted_on_the_documents_they_share():
@@ -145,22 +143,24 @@ def test_a_categorical_formula_is_compared_by_its_terms():
 def test_the_bootstrap_refits_resampled_documents():
     frame = make_frame({"a": [0.1, 0.3], "b": [0.2, 0.5]}, docs=8)
     moments = LagSums.from_frame(frame, FORMULA)
-    found = joint_profiles(moments, term="lag1", hook=None, draws=3, seed=5, who="test")
+    found = joint_profiles(moments, term="lag1", hook=None, draws=3, seed=5)
     drawn = np.random.default_rng(5).integers(0, 8, (3, 8))
     for draw, documents in enumerate(drawn):
         again = pd.concat([frame[frame["doc"] == doc].assign(doc=at) for at, doc in enumerate(documents)])
         expected = fitted(again).coefficients.query("term == 'lag1'")["estimate"]
-        np.testing.assert_allclose(found.estimate + found.draws[draw], expected, rtol=1e-9)
+        np.testing.assert_allclose(
+            found.estimates.estimate + found.estimates.draws[draw], expected, rtol=1e-9
+        )
 
 
 def test_the_jackknife_refits_without_each_document():
     frame = make_frame({"a": [0.1, 0.3], "b": [0.2, 0.5]}, docs=8)
-    found = joint_profiles(
-        LagSums.from_frame(frame, FORMULA), term="lag1", hook=None, draws=1, seed=0, who="test"
-    )
+    found = joint_profiles(LagSums.from_frame(frame, FORMULA), term="lag1", hook=None, draws=1, seed=0)
     for doc in range(8):
         expected = fitted(frame[frame["doc"] != doc]).coefficients.query("term == 'lag1'")["estimate"]
-        np.testing.assert_allclose(found.estimate + found.jackknife[doc], expected, rtol=1e-9)
+        np.testing.assert_allclose(
+            found.estimates.estimate + found.estimates.jackknife[doc], expected, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize(("n_layers", "bins"), itertools.product([1, 4, 6, 7, 12, 48], [1, 4, 5]))
@@ -205,13 +205,13 @@ def test_draws_are_as_wide_as_the_standard_errors():
 def test_simultaneous_bands_hold_as_often_as_independent_places_need():
     rng = np.random.default_rng(0)
     many = Estimates(np.zeros(8), rng.normal(size=(4000, 8)), rng.normal(size=(20_000, 8)))
-    found = bands(many, level=0.95)
+    found = bands(many, conf_level=0.95)
     expected = stats.norm.isf((1 - 0.95 ** (1 / 8)) / 2)  # Šidák
     np.testing.assert_allclose(found.sim_high / found.std_error, expected, rtol=0.01)
     alike = Estimates(
         np.zeros(8), np.repeat(many.jackknife[:, :1], 8, axis=1), np.repeat(many.draws[:, :1], 8, axis=1)
     )
-    found = bands(alike, level=0.95)
+    found = bands(alike, conf_level=0.95)
     np.testing.assert_allclose(found.sim_high, found.conf_high, rtol=0.02)
 
 
@@ -242,7 +242,7 @@ def test_observed_agreement_is_the_textbooks():
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(2, 9))
     none = np.zeros((5, 9))
-    found = agreement(Estimates(a, none, none), Estimates(b, none, none), level=0.95)
+    found = agreement(Estimates(a, none, none), Estimates(b, none, none), conf_level=0.95)
     covariance = np.cov(a, b, bias=True)
     concordance = 2 * covariance[0, 1] / (covariance[0, 0] + covariance[1, 1] + (a.mean() - b.mean()) ** 2)
     expected = {
@@ -259,7 +259,7 @@ def test_observed_agreement_is_the_textbooks():
 def test_concordance_of_a_worked_example():
     # x = 1, 2, 3 and y = x + 1: s_xx = s_yy = s_xy = 2/3, (m_x - m_y)^2 = 1, so 2 (2/3) / (4/3 + 1) = 4/7.
     none, x = np.zeros((5, 3)), np.array([1.0, 2.0, 3.0])
-    found = agreement(Estimates(x, none, none), Estimates(x + 1, none, none), level=0.95)
+    found = agreement(Estimates(x, none, none), Estimates(x + 1, none, none), conf_level=0.95)
     assert found["concordance"].observed == pytest.approx(4 / 7)
     assert found["rms_difference"].observed == pytest.approx(1.0)
 
@@ -267,7 +267,7 @@ def test_concordance_of_a_worked_example():
 def test_profiles_without_variation_have_no_concordance():
     rng = np.random.default_rng(0)
     flat = estimates_of(np.zeros((2, 6)), noise_of(0.5, 2, 6), rng)
-    found = agreement(*flat, level=0.95)["concordance"]
+    found = agreement(*flat, conf_level=0.95)["concordance"]
     assert (found.conf_low, found.conf_high) == (-1, 1)
 
 
@@ -278,7 +278,7 @@ def test_equal_profiles_are_found_equal_where_percentiles_never_would(size):
     covers = of_ranks = percentiles = 0
     for _ in range(60):
         first, second = estimates_of(truth, noise_of(size, 2, 12), rng, draws=199)
-        found = agreement(first, second, level=0.95)
+        found = agreement(first, second, conf_level=0.95)
         covers += found["concordance"].conf_high == 1 and found["rms_difference"].conf_low == 0
         of_ranks += found["rank_correlation"].conf_high == 1
         drawn = first.estimate - second.estimate + first.draws - second.draws
@@ -299,8 +299,8 @@ def test_intervals_of_agreement_cover(places, apart, size):
     for _ in range(samples):
         base, other = smooth("ar0.8", places, 2, rng)
         truth = np.stack([base, base + apart * other])
-        known = agreement(*(Estimates(profile, none, none) for profile in truth), level=0.95)
-        found = agreement(*estimates_of(truth, noise_of(size, 2, places), rng), level=0.95)
+        known = agreement(*(Estimates(profile, none, none) for profile in truth), conf_level=0.95)
+        found = agreement(*estimates_of(truth, noise_of(size, 2, places), rng), conf_level=0.95)
         for measure, value in found.items():
             covered[measure] += value.conf_low - 1e-9 <= known[measure].observed <= value.conf_high + 1e-9
     assert min(covered.values()) / samples >= 0.86, covered
@@ -471,7 +471,7 @@ def test_with_independent_errors_pooling_is_statsmodels(seed):
     rng = np.random.default_rng(seed)
     k = int(rng.integers(2, 9))
     effects, variances = rng.normal(size=k) * rng.choice([0.1, 1.0, 3.0]), rng.uniform(0.05, 2.0, k)
-    found = pool(effects, np.diag(variances), level=0.9)
+    found = pool(effects, np.diag(variances), conf_level=0.9)
     options = {"method_re": "iterated", "atol": 1e-10, "maxiter": 500}
     expected = combine_effects(effects, variances, **options)
     if expected.tau2 == 0 and expected.q > k - 1:
@@ -500,7 +500,7 @@ def test_with_shared_errors_pooling_solves_its_equations(seed):
     root = rng.normal(size=(k, k)) / 10
     covariance = root @ root.T + 0.02
     effects = rng.normal(size=k)
-    found = pool(effects, covariance, level=0.95)
+    found = pool(effects, covariance, conf_level=0.95)
     inverse = np.linalg.inv(covariance + found.tau2 * np.eye(k))
     mean = inverse.sum(axis=0) @ effects / inverse.sum()
     assert found.estimate == pytest.approx(mean, rel=1e-8)
@@ -512,8 +512,8 @@ def test_with_shared_errors_pooling_solves_its_equations(seed):
 def test_errors_that_all_models_share_are_no_difference():
     shared = np.full((4, 4), 0.04) + 0.0001 * np.eye(4)
     effects = np.array([0.31, 0.29, 0.30, 0.30])
-    found = pool(effects, shared, level=0.95)
-    apart = pool(effects, np.diag(np.diag(shared)), level=0.95)
+    found = pool(effects, shared, conf_level=0.95)
+    apart = pool(effects, np.diag(np.diag(shared)), conf_level=0.95)
     assert found.q > 100 * apart.q
     assert found.std_error == pytest.approx(0.2, rel=0.01)
     assert apart.std_error == pytest.approx(0.1, rel=0.01)
@@ -704,17 +704,17 @@ TWO = {"a": [0.1, 0.3], "b": [0.2, 0.5]}
     [
         ({"term": "lag2"}, r"no term 'lag2'; the formula gives \['Intercept', 'lag1'\]. Did you mean 'lag1'"),
         ({"hook": "attn"}, "no fits of the hook 'attn'; there are 'attn_out'. Did you mean 'attn_out'"),
-        ({"margin": 0}, "margin must be above 0"),
-        ({"margin": True}, "margin must be above 0"),
-        ({"margin": float("nan")}, "margin must be above 0"),
+        ({"margin": 0}, "margin must be a number above 0"),
+        ({"margin": True}, "margin must be a number above 0"),
+        ({"margin": float("nan")}, "margin must be a number above 0"),
         ({"draws": 10}, "draws must be a whole number from 199 to 1000000"),
         ({"draws": 200.5}, "draws must be a whole number"),
         ({"conf_level": 95}, "conf_level must be between 0.5 and 1"),
-        ({"bins": 3}, "bins must be a whole number from 2 to 2, the layers of a; got 3"),
+        ({"bins": 3}, "bins must be a whole number from 2 to 2; got 3"),
         ({"bins": 1}, "bins must be a whole number"),
-        ({"groups": {"a": "s"}}, "no group for the model 'b'"),
-        ({"groups": {"a": "s", "b": "s", "c": "s"}}, r"names 'c', which is no model here: \['a', 'b'\]"),
-        ({"groups": ["s", "s"]}, "groups must give a group for every model"),
+        ({"groups": {"a": "s"}}, r"each of the models \['a', 'b'\] and no other"),
+        ({"groups": {"a": "s", "b": "s", "c": "s"}}, "groups must give a group for each of the models"),
+        ({"groups": ["s", "s"]}, "groups must give a group for each of the models"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
@@ -725,11 +725,17 @@ def test_wrong_options_are_refused(options, message):
         refused.match(message)
 
 
-def test_a_frame_is_to_be_fitted_first():
-    with pytest.raises(InputError, match=r"got DataFrame. Fit it first: fit_lagged\(lagged\)"):
-        compare_profiles(make_frame(TWO))
-    with pytest.raises(InputError, match="needs what fit_lagged gives, or LagSums; got list"):
-        compare_profiles([1])
+@pytest.mark.parametrize(
+    ("fits", "message"),
+    [
+        (make_frame(TWO), "got DataFrame. Fit it first: fit_lagged"),
+        ([1], "needs what fit_lagged gives, or LagSums; got list"),
+    ],
+)
+def test_a_frame_is_to_be_fitted_first(fits, message):
+    # Where the tests run under jaxtyping's checks, these see a wrong type first.
+    with pytest.raises((InputError, TypeError), match=f"{message}|fits"):
+        compare_profiles(fits)
 
 
 def test_sums_without_documents_are_refused():
@@ -739,10 +745,8 @@ def test_sums_without_documents_are_refused():
 
 def test_fits_without_documents_or_depth_are_refused():
     frame = make_frame(TWO)
-    for column in ("doc", "depth"):
-        fits = fit_lagged(frame.drop(columns=column), FORMULA, cov="nonrobust")
-        with pytest.raises(SchemaError, match=f"needs the column '{column}'"):
-            compare_profiles(fits)
+    with pytest.raises(SchemaError, match="needs the column 'doc'"):
+        compare_profiles(fit_lagged(frame.drop(columns="doc"), FORMULA, cov="nonrobust"))
     with pytest.raises(InputError, match="needs the depth of every layer"):
         compare(frame.drop(columns="depth"))
 
@@ -761,6 +765,26 @@ def test_missing_layers_are_refused():
     frame = make_frame({"a": [0.1, 0.3, 0.2], "b": [0.2, 0.5]})
     with pytest.raises(InputError, match=r"needs all 3 layers of a; it lacks \[1\]"):
         compare(frame[(frame["model"] == "b") | (frame["layer"] != 1)])
+
+
+def test_with_the_layer_below_models_are_compared_where_all_have_coefficients():
+    frame = make_frame({"a": [0.0, 0.3, 0.2, 0.4], "b": [0.0, 0.2, 0.5, 0.1, 0.3, 0.2]})
+    rng = np.random.default_rng(0)
+    frame = frame.assign(layer_below=rng.normal(size=len(frame))).query("layer > 0")
+    fits = fit_lagged(frame, "log_norm ~ lag1 + layer_below")
+    found = compare_profiles(fits, draws=199, margin=0.1)
+    # From 1/4, where the second layer of a begins, to 1 in three slices: three layers of a, 4.5 of b.
+    assert found.binned.query("model == 'a'")["depth_low"].tolist() == [0.25, 0.5, 0.75]
+    layers = {model: part["estimate"].to_numpy() for model, part in found.profiles.groupby("model")}
+    binned = {model: part["estimate"].to_numpy() for model, part in found.binned.groupby("model")}
+    np.testing.assert_allclose(binned["a"], layers["a"])
+    b1, b2, b3, b4, b5 = layers["b"]
+    expected = [(b1 / 2 + b2) / 1.5, (b3 + b4 / 2) / 1.5, (b4 / 2 + b5) / 1.5]
+    np.testing.assert_allclose(binned["b"], expected)
+    overall = found.equivalence.query("scope == 'overall'").iloc[0]
+    assert (overall["depth_low"], overall["depth_high"]) == (0.25, 1.0)
+    with pytest.raises(InputError, match=r"needs all 4 layers of a; it lacks \[0\]"):
+        compare(frame)
 
 
 def test_heads_are_refused():

@@ -60,7 +60,7 @@ CALLS = {
     "coefficients": (lambda **o: SUMS.coefficients(**o), "cov adjust hac_lags conf_level seed"),
     "summary": (lambda **o: FITS.summary(**{"model": "a", "layer": 0} | o), "model layer hook head"),
     "regression_table": (lambda **o: mr.regression_table(FITS, **o), "format show p terms layers digits"),
-    "robustness": (
+    "specification_curve": (
         lambda **o: specification_curve(LAGGED, **{"specifications": "baseline", "folds": 3} | o),
         "specifications extra_lags folds conf_level seed formula",
     ),
@@ -73,8 +73,8 @@ CALLS = {
         "nulls repeats skip seed",
     ),
     "compare_to_nulls": (
-        lambda **o: nulls.compare_to_nulls(NORMS, {"same": [NORMS]}, **{"draws": 99} | o),
-        "formula skip draws conf_level seed",
+        lambda **o: nulls.compare_to_nulls(FITS, {"same": [NORMS]}, **{"draws": 99} | o),
+        "skip draws conf_level seed",
     ),
     "compare_profiles": (
         lambda **o: compare_profiles(FITS, **{"draws": 199} | o),
@@ -82,7 +82,7 @@ CALLS = {
     ),
 }
 ACCEPTED = {  # what is right among them
-    ("fit_lagged", "by"): [[]], ("LagSums", "by"): [[]], ("null_norms", "nulls"): [[]],
+    ("fit_lagged", "by"): [[]], ("LagSums", "by"): [[]],
     **{(name, option): [10**12] for name in CALLS for option in ("seed", "skip")},
     ("regression_table", "terms"): [("lag1",)],
     ("compare_profiles", "margin"): [1.5, 10**12],
@@ -111,12 +111,6 @@ def test_a_single_one_is_taken_wherever_several_may_be():
     table = mr.regression_table
     assert table(FITS, layers=0) == table(FITS, layers=[0])
     assert table(FITS, terms="lag1") == table(FITS, terms=["lag1"])
-    same = {"same": [NORMS]}
-    one, several = (
-        nulls.compare_to_nulls(NORMS, same, formula="log_norm ~ lag1", lags=lags, draws=99)
-        for lags in (1, [1])
-    )
-    pd.testing.assert_frame_equal(one, several)
     frame = LAGGED.assign(source=np.where(LAGGED["doc"] < "d3", "x", "y"))
     of_one, of_several = (LagSums.from_frame(frame, by=by).coefficients() for by in ("source", ["source"]))
     pd.testing.assert_frame_equal(of_one, of_several)
@@ -139,7 +133,8 @@ def test_the_sentences_name_the_remedy():
 def test_the_lags_come_first_in_what_the_nulls_are_asked():
     frame = NORMS.assign(pos=np.where(NORMS["token_id"] < 4, "NOUN", "VERB"))
     formula = "log_norm ~ (lag1 + lag2) * C(pos)"
-    table = nulls.compare_to_nulls(frame, {"same": [frame], "again": [frame]}, formula=formula, draws=99)
+    fits = mr.fit_lagged(mr.add_lags(frame), formula)
+    table = nulls.compare_to_nulls(fits, {"same": [frame], "again": [frame]}, draws=99)
     for _, rows in table.groupby(["model", "layer", "null"]):
         assert rows["term"].tolist()[:2] == ["lag1", "lag2"]
         assert len(rows) == 5

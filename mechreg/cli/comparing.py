@@ -1,7 +1,6 @@
 """``mechreg compare``: a term's profile over depth in all models of one run or several."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,48 +71,32 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def _sums_of_runs(folders: list[Path]) -> "LagSums":
-    """Return the sums of all models' regressions: those that the runs kept, or made anew from their norms."""
-    import pandas as pd
-
-    from mechreg.regression import LagSums
-    from mechreg.run.preflight import below_lags
-    from mechreg.run.refit_stored import annotated, lagged_norms, merged
-    from mechreg.run.tables import sums_of
+    """Return the sums of all models' regressions."""
+    from mechreg.run import run_moments
+    from mechreg.run.refit_stored import merged
     from mechreg.store import open_run, read_provenance, stored_spec
 
-    kept, frames, first = {}, {}, None
+    parts: dict[str, LagSums] = {}
+    options: dict[str, object] = {}
     for folder in folders:
-        facts, spec, run = read_provenance(folder), stored_spec(folder), open_run(folder)
+        spec, run = stored_spec(folder), open_run(folder)
         run.require_all()
-        made = {key: getattr(spec, key) for key in ("formula", "lags", "skip", "cov", "prepend_bos")}
-        made["corpus"] = facts["corpus"]["sha256"]
-        for key, value in made.items():
-            if first is not None and first[key] != value:
+        of_run = {key: getattr(spec, key) for key in ("formula", "skip", "cov", "prepend_bos")}
+        of_run["corpus"] = read_provenance(folder)["corpus"]["sha256"]
+        options = options or of_run
+        for key, value in of_run.items():
+            if options[key] != value:
                 raise InputError(
                     f"{str(folder)!r} differs from {str(folders[0])!r} in its {key}, so that their coefficients are "
                     "not comparable; compare runs of the same."
                 )
-        if below_lags(spec.formula):
-            raise InputError(
-                f"{spec.formula!r} has no coefficient in the first layer, which has none below it, and compare needs "
-                "all layers; compare runs whose formula has no 'below'."
-            )
-        first = made
         for name in run.models:
-            if name in kept or name in frames:
+            if name in parts:
                 raise InputError(
                     f"The model {name!r} is in two of the runs; a model is compared with others, once."
                 )
-            if spec.keep == "moments":
-                kept[name] = sums_of(run, name)
-                continue
-            lagged = lagged_norms(run.norms(models=[name]), spec.formula, lags=spec.lags, skip=spec.skip)
-            frame = annotated(lagged, partial(run.tokens, models=[name]), spec.formula)
-            frames[name] = frame.astype({"model": str, "hook": str, "doc": str})
-    if frames:
-        every = pd.concat(frames.values(), ignore_index=True)
-        kept[""] = LagSums.from_frame(every, spec.formula, cluster="doc", who="compare")
-    return merged(kept.values())
+            parts[name] = run_moments(folder, models=[name])
+    return merged(parts.values())
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mechreg.cli.saying import say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXAMPLES = (
     "mechreg diff runs/before runs/after --within 1e-6\n\n"
@@ -26,49 +30,50 @@ def options(made: argparse.ArgumentParser) -> None:
 
 def diff(args: argparse.Namespace) -> int:
     """Print what moved and what differs; return 1 if a number moved, else 0."""
-    from dataclasses import asdict
-
-    import pandas as pd
-
-    from mechreg.diff import largest_moves, number_differences, provenance_differences
-    from mechreg.store import TABLES, check_place, open_run, read_provenance, stored_spec, write_table
+    from mechreg.diff import diff_runs
+    from mechreg.store import TABLES, check_place, write_table
 
     if args.out is not None:
         check_place(args.out, endings=TABLES)
-    folders = (args.run_a, args.run_b)
-    provenance = [read_provenance(folder) | {"spec": asdict(stored_spec(folder))} for folder in folders]
-    runs = [open_run(folder) for folder in folders]
-    tables = {
-        "coefficients": [run.coefficients for run in runs],
-        "statistics": [run.statistics for run in runs],
-    }
-    moved = {name: number_differences(*pair, within=args.within) for name, pair in tables.items()}
-    everything = pd.concat([frame.assign(table=name) for name, frame in moved.items()], ignore_index=True)
-    for name, frame in moved.items():
-        for present, folder in (("only a", args.run_a), ("only b", args.run_b)):
-            keys = [key for key in ("model", "hook", "layer", "head", "term") if key in frame]
-            alone = frame.loc[frame["present"] == present, keys].drop_duplicates()
-            if len(alone):
-                say(f"{name}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})")
-        largest = largest_moves(frame)
-        if len(largest):
-            say(f"{name}: the largest moves, {args.run_a} to {args.run_b}\n")
-            say(largest.to_string(index=False, float_format="{:.3g}".format, na_rep=""), end="\n\n")
-    differs = provenance_differences(*provenance)
-    if len(differs):
-        say("Provenance:")
-        models = [{model["name"] for model in made["models"]} for made in provenance]
-        for folder, own in zip(folders, (models[0] - models[1], models[1] - models[0]), strict=True):
-            for model in sorted(own):
-                say(f"  models.{model}: in {folder} only")
-                differs = differs[~differs["key"].str.startswith(f"models.{model}.")]
-        for key, a, b in differs.itertuples(index=False):
-            say(f"  {key}: {a} -> {b}")
-    numbers = sum(len(frame) for frame in moved.values())
+    differences = diff_runs(args.run_a, args.run_b, within=args.within)
+    moved, largest = differences.numbers, differences.largest_moves()
+    for table, rows in moved.groupby("table", sort=False):
+        _say_unpaired(str(table), rows, args)
+        if (largest["table"] == table).any():
+            shown = largest[largest["table"] == table].drop(columns="table")
+            say(f"{table}: the largest moves, {args.run_a} to {args.run_b}\n")
+            say(shown.to_string(index=False, float_format="{:.3g}".format, na_rep=""), end="\n\n")
+    if len(differences.provenance):
+        _say_provenance(differences.provenance, args)
     if args.out is not None:
-        write_table(everything, args.out)
+        write_table(moved, args.out)
         say(f"Table: {args.out}")
-    unpaired = int((everything["present"] != "both").sum())
-    told = f"{numbers - unpaired} numbers moved" + (f", {unpaired} are in one run only" if unpaired else "")
-    say(f"{told}." if numbers else "No number moved.")
-    return 1 if numbers else 0
+    unpaired = int((moved["present"] != "both").sum())
+    count = f"{len(moved) - unpaired} numbers moved"
+    count += f", {unpaired} are in one run only" if unpaired else ""
+    say(f"{count}." if len(moved) else "No number moved.")
+    return 1 if len(moved) else 0
+
+
+def _say_unpaired(table: str, moved: "pd.DataFrame", args: argparse.Namespace) -> None:
+    """Print how many rows of a table one run has and the other lacks."""
+    keys = [key for key in ("model", "hook", "layer", "head", "term") if key in moved]
+    for present, folder in (("only a", args.run_a), ("only b", args.run_b)):
+        alone = moved.loc[moved["present"] == present, keys].drop_duplicates()
+        if len(alone):
+            say(f"{table}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})")
+
+
+def _say_provenance(differs: "pd.DataFrame", args: argparse.Namespace) -> None:
+    """Print what differs in the provenance; a model of one run only is one line."""
+    from mechreg.store import read_provenance
+
+    say("Provenance:")
+    folders = (args.run_a, args.run_b)
+    models = [{model["name"] for model in read_provenance(folder)["models"]} for folder in folders]
+    for folder, own in zip(folders, (models[0] - models[1], models[1] - models[0]), strict=True):
+        for model in sorted(own):
+            say(f"  models.{model}: in {folder} only")
+            differs = differs[~differs["key"].str.startswith(f"models.{model}.")]
+    for key, a, b in differs.itertuples(index=False):
+        say(f"  {key}: {a} -> {b}")

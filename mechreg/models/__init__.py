@@ -1,6 +1,7 @@
 """Models: load one, look at it, and know what was loaded; the only module that imports TransformerLens."""
 
 from mechreg.models.backends import hooked_transformer_class
+from mechreg.models.config import config_of
 from mechreg.models.describing import ModelDescription, describe_model
 from mechreg.models.fused import fused
 from mechreg.models.identity import (
@@ -29,6 +30,7 @@ __all__ = [
     "LoadRecord",
     "Model",
     "ModelDescription",
+    "config_of",
     "describe_model",
     "fused",
     "hooked_transformer_class",

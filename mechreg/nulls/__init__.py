@@ -1,14 +1,8 @@
 """Nulls: what the coefficients would be with no context at work, and what is left of them beyond that."""
 
 from mechreg.nulls.comparison import compare_to_nulls
-from mechreg.nulls.surrogates import (
-    NULLS,
-    null_norms,
-    random_weights,
-    shuffle_norms,
-    shuffle_tokens,
-    token_means,
-)
+from mechreg.nulls.null_norms import NULLS, null_norms, random_weights
+from mechreg.nulls.surrogates import shuffle_norms, shuffle_tokens, token_means
 
 __all__ = [
     "NULLS",

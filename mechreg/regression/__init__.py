@@ -1,7 +1,8 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.document_sums import DocumentSums
+from mechreg.regression.carried_sums import sums_by_document
+from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.regression_table import regression_table
@@ -14,4 +15,6 @@ __all__ = [
     "formula_columns",
     "lstsq_check",
     "regression_table",
+    "solve_sums",
+    "sums_by_document",
 ]

@@ -21,6 +21,8 @@ from mechreg.schema import InputError
 SAMPLE = 4096
 # Relative size below which what is left of a column is rounding: without its mean, without the columns before.
 CONSTANT, DEPENDENT = 1e-12, 1e-10
+# So far back at most are products summed.
+MAX_SUMMED_LAGS = 10_000
 # A chunk's products should stay in the processor's cache: beyond, matrix products were 5 times slower.
 CHUNK_NUMBERS = 40_000
 # With more products than this a matrix product for every run of rows is faster than sums over runs.
@@ -117,7 +119,7 @@ def sum_blocks(
             )
         before = max(0, begin - back)  # rows of the chunk before are looked back at
         chunk, here = slice(before, min(n, begin + step)), begin - before
-        z = _coordinates_of(values[:, chunk], coordinates)
+        z = in_coordinates(values[:, chunk], coordinates)
         if not lags and gram.shape[1] > MANY_PRODUCTS:
             _add_matrix_products(gram, z, block[chunk])
             continue
@@ -215,7 +217,7 @@ def _products(size: int) -> int:
     return size * (size + 1) // 2
 
 
-def _coordinates_of(
+def in_coordinates(
     values: Float[np.ndarray, "columns rows"], coordinates: Coordinates
 ) -> Float[np.ndarray, "size rows"]:
     """Return [1, z] of every row, by substitution: a product with the inverse would lose digits."""

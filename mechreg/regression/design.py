@@ -21,6 +21,7 @@ from mechreg.formulas import names_in
 from mechreg.regression.evaluation import (
     environment,
     evaluate,
+    factors_of,
     learns,
     plain_column,
     require_narrow,
@@ -53,38 +54,17 @@ class Parts(NamedTuple):
     terms: Terms | None  # where it cannot be made from these
 
 
-def take_apart(formula: str, data: Mapping[str, Any], *, whole: bool, where: str) -> Parts:
-    """Return the atoms and cells of some rows.
+def take_apart(formula: str, data: pd.DataFrame, *, whole: bool, where: str) -> Parts:
+    """Return the atoms and cells of some rows, of complete columns as `plain_column` gives them.
 
-    Parameters
-    ----------
-    formula : str
-    data : mapping
-        The formula's columns, complete, as `plain_column` gives them.
-    whole : bool
-        These are all rows that there will be, so that functions of all rows (splines, centring) may be taken.
-    where : str
-        The group, for messages.
-
-    Raises
-    ------
-    InputError
-        The formula fails, gives missing values, or needs all rows where these are not all.
+    ``whole`` says that these are all rows that there will be, so that functions of all rows (splines, centring) may
+    be taken; where they are not, such a function is refused.
     """
-    seen = {  # methods such as std() are pandas', as in statsmodels' engine
-        name: column if isinstance(column, pd.Series) else pd.Series(column, copy=False)
-        for name, column in data.items()
-    }
-    return evaluate(partial(_take_apart, formula, seen, whole), formula, where=where)
+    return evaluate(partial(_take_apart, formula, data, whole), formula, where=where)
 
 
-def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
-    model = patsy.ModelDesc.from_formula(formula)
-    factors = list(
-        dict.fromkeys(
-            factor for term in (*model.lhs_termlist, *model.rhs_termlist) for factor in term.factors
-        )
-    )
+def _take_apart(formula: str, data: pd.DataFrame, whole: bool) -> Parts:
+    factors = factors_of(patsy.ModelDesc.from_formula(formula))
     learned = next((f.code for f in factors if learns(f)), None)
     parts = None
     if learned is None:
@@ -95,9 +75,9 @@ def _take_apart(formula: str, data: Mapping[str, Any], whole: bool) -> Parts:
                 f"{learned} needs all rows at once, and update sees a part; make it a column first, with numbers "
                 "taken from the whole corpus, or use LagSums.from_frame or fit_lagged on one frame"
             )
-        outcome, design = _learn(formula, pd.DataFrame(dict(data)))
+        outcome, design = _learn(formula, data)
         codes = _codes(design, data)
-        cell, first = _combined(list(codes.values()), len(next(iter(data.values()))))
+        cell, first = _combined(list(codes.values()), len(data))
         names, values = _values(outcome, design, data)
         terms = _terms(outcome, design, {factor: code[first] for factor, code in codes.items()})
         seen = _rows(data, first[:0])
@@ -174,12 +154,12 @@ def _learn(formula: str, data: pd.DataFrame) -> tuple[patsy.DesignInfo, patsy.De
 def _learn_cells(formula: str, seen: pd.DataFrame) -> tuple[patsy.DesignInfo, patsy.DesignInfo, dict]:
     data = pd.DataFrame({name: plain_column(seen[name]) for name in seen.columns})
     outcome, design = _learn(formula, data)
-    return outcome, design, _codes(design, _columns(data))
+    return outcome, design, _codes(design, data)
 
 
-def _row_by_row(formula: str, factors: list, data: Mapping[str, Any]) -> tuple[Parts | None, str | None]:
+def _row_by_row(formula: str, factors: list, data: pd.DataFrame) -> tuple[Parts | None, str | None]:
     """Return the parts, or the name of a factor that is not a function of its own row only."""
-    rows = len(next(iter(data.values())))
+    rows = len(data)
     one = _rows(data, np.arange(1))
     categorical = [factor for factor in factors if guess_categorical(value_of(factor, one))]
     used = {name for factor in categorical for name in names_in(factor.code)}
@@ -190,7 +170,7 @@ def _row_by_row(formula: str, factors: list, data: Mapping[str, Any]) -> tuple[P
     for factor in factors:
         info = {**outcome.factor_infos, **design.factor_infos}[factor]
         if not _is_column(factor.code) and _looks_at_other_rows(
-            info, _columns(seen) if info.type == "categorical" else data
+            info, seen if info.type == "categorical" else data
         ):
             return None, factor.code
     cell, first = _combined(list(codes.values()), len(seen))
@@ -202,18 +182,18 @@ def _is_column(code: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z_]\w*|(C|Q|I)\(\s*['\"]?[A-Za-z_]\w*['\"]?\s*(,.*)?\)", code))
 
 
-def _looks_at_other_rows(info: Any, data: Mapping[str, Any]) -> bool:
+def _looks_at_other_rows(info: Any, data: pd.DataFrame) -> bool:
     """Return whether a factor's value in a row changes when other rows are left out."""
-    rows = len(next(iter(data.values())))
+    rows = len(data)
 
-    def value(of: Mapping[str, Any]) -> np.ndarray:
+    def value(of: pd.DataFrame) -> np.ndarray:
         found = info.factor.eval(info.state, of)
         return np.asarray(getattr(found, "data", found) if info.type == "categorical" else found)
 
     everywhere = value(data)
     some = [np.array([row]) for row in sorted({0, 1 % rows, rows // 3, rows // 2, rows - 1})]
     for part in (*some, np.arange(0, rows, 2)):
-        alone = value({name: _at(column, part) for name, column in data.items()})
+        alone = value(_rows(data, part))
         if alone.shape != everywhere[part].shape:
             return True
         if info.type == "categorical":
@@ -226,11 +206,11 @@ def _looks_at_other_rows(info: Any, data: Mapping[str, Any]) -> bool:
 
 
 def _values(
-    outcome: patsy.DesignInfo, design: patsy.DesignInfo, data: Mapping[str, Any]
+    outcome: patsy.DesignInfo, design: patsy.DesignInfo, data: pd.DataFrame
 ) -> tuple[tuple[str, ...], Float[np.ndarray, "columns rows"]]:
     """Return the atoms but for 1, and the outcome."""
     infos = {**design.factor_infos, **outcome.factor_infos}
-    rows = len(next(iter(data.values())))
+    rows = len(data)
     numbers: dict[Any, np.ndarray] = {}
     atoms = [*_atoms(design)[1:], ((_outcome_factor(outcome), 0),)]
     values = np.empty((len(atoms), rows))
@@ -309,7 +289,7 @@ def require_every_term(design: patsy.DesignInfo) -> None:
             raise InputError(f"{term.name()} has one level here, which explains nothing; leave it out")
 
 
-def _codes(design: patsy.DesignInfo, data: Mapping[str, Any]) -> dict[Any, Int[np.ndarray, " rows"]]:
+def _codes(design: patsy.DesignInfo, data: pd.DataFrame) -> dict[Any, Int[np.ndarray, " rows"]]:
     """Return the number of every row's level, for each categorical factor."""
     return {
         factor: np.asarray(
@@ -334,19 +314,11 @@ def _combined(
     return number, np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
 
 
-def _numbers(column: Any) -> Int[np.ndarray, " rows"]:
-    if isinstance(getattr(column, "dtype", None), pd.CategoricalDtype):
+def _numbers(column: pd.Series) -> Int[np.ndarray, " rows"]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy(np.int64)
     return pd.factorize(column)[0].astype(np.int64)
 
 
-def _columns(frame: pd.DataFrame) -> dict[str, Any]:
-    return {str(name): frame[name] for name in frame.columns}
-
-
-def _rows(data: Mapping[str, Any], rows: Int[np.ndarray, " rows"]) -> pd.DataFrame:
-    return pd.DataFrame({name: _at(column, rows) for name, column in data.items()})
-
-
-def _at(column: Any, rows: Int[np.ndarray, " rows"]) -> Any:
-    return column.iloc[rows].reset_index(drop=True) if isinstance(column, pd.Series) else column[rows]
+def _rows(data: pd.DataFrame, rows: Int[np.ndarray, " rows"]) -> pd.DataFrame:
+    return data.iloc[rows].reset_index(drop=True)

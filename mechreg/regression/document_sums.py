@@ -9,6 +9,9 @@ from jaxtyping import Float
 from mechreg.regression.results import Fit
 from mechreg.regression.solve import cluster_sums
 
+# Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
+MIN_SHARE = 1e-8
+
 
 class DocumentSums(NamedTuple):
     """The sums of z z' of every document (or other cluster) in one (model, hook, layer[, head]).
@@ -37,6 +40,26 @@ class DocumentSums(NamedTuple):
     def n(self) -> int:
         """Rows."""
         return round(float(self.sums[:, -1, -1].sum()))
+
+    @property
+    def products(self) -> Float[np.ndarray, "docs terms terms"]:
+        """Each document's sums of q q'."""
+        return self.sums[:, :-2, :-2]
+
+    @property
+    def scores(self) -> Float[np.ndarray, "docs terms"]:
+        """Each document's sums of q e."""
+        return self.sums[:, :-2, -2]
+
+
+def solve_sums(
+    products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
+) -> Float[np.ndarray, "*fits terms"]:
+    """Return the coefficients of q that sums over some documents give, NaN where these make the terms collinear."""
+    solved = np.full(scores.shape, np.nan)
+    is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
+    solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
+    return solved
 
 
 def sums_of(fit: Fit) -> DocumentSums:

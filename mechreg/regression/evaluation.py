@@ -58,6 +58,12 @@ def environment() -> patsy.EvalEnvironment:
     return _Environment([_NAMES])
 
 
+def factors_of(model: patsy.ModelDesc) -> list[Any]:
+    """Return the factors of both sides of a formula, each once."""
+    terms = (*model.lhs_termlist, *model.rhs_termlist)
+    return list(dict.fromkeys(factor for term in terms for factor in term.factors))
+
+
 def learns(factor: Any) -> bool:
     """Return whether a factor learns from all rows before it has a value, as splines and centring do."""
     return factor.memorize_passes_needed({}, environment()) > 0
@@ -73,8 +79,7 @@ def value_of(factor: Any, data: pd.DataFrame) -> Any:
 def require_narrow(formula: str, data: pd.DataFrame) -> None:
     """Refuse a design of too many columns, before patsy makes any of them."""
     model = patsy.ModelDesc.from_formula(formula)
-    factors = [factor for term in (*model.lhs_termlist, *model.rhs_termlist) for factor in term.factors]
-    widths = {factor: _width(factor, data) for factor in dict.fromkeys(factors)}
+    widths = {factor: _width(factor, data) for factor in factors_of(model)}
     columns = sum(math.prod(widths[factor] for factor in term.factors) for term in model.rhs_termlist)
     if max(columns, *widths.values()) > MAX_COLUMNS:
         widest = max(widths, key=lambda factor: widths[factor])
@@ -122,15 +127,15 @@ def plain_column(column: pd.Series) -> pd.Series:
     return column.astype("category" if kinds.infer_dtype(column) == "string" else object)
 
 
-def require_finite(columns: Iterable[tuple[Any, Any]], *, who: str, where: str) -> None:
+def require_finite(columns: Iterable[tuple[Any, Any]], *, where: str) -> None:
     """Refuse values that are infinite, or of which sums of squares would be."""
     for name, values in columns:
         largest = np.abs(np.asarray(values)).max(initial=0)
         if not largest < _LARGEST:
             came = f"values up to {largest:.1e}, whose squares have no finite sum; scale them down"
             raise NumericalError(
-                f"{who} needs finite numbers; {name!r} has {came if np.isfinite(largest) else 'infinite values'} "
-                f"in {where}."
+                f"The regression needs finite numbers; {name!r} has "
+                f"{came if np.isfinite(largest) else 'infinite values'} in {where}."
             )
 
 

@@ -1,26 +1,34 @@
-"""One regression for every model, hook point and layer, from sums of products; statsmodels on demand."""
+"""One regression for every model, hook point and layer, from sums of products; statsmodels' results on demand."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import statsmodels.formula
+from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
 from mechreg.outside import for_page
-from mechreg.regression.blocks import TooManyProducts
+from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
 from mechreg.regression.design import matrices
 from mechreg.regression.evaluation import evaluate
 from mechreg.regression.lag_sums import LagSums
-from mechreg.regression.results import MAX_LAGS
-from mechreg.regression.statsmodels_covariances import CLUSTERED, fit_with_covariance
-from mechreg.regression.statsmodels_groups import Place, Recipe, read, split
-from mechreg.regression.statsmodels_tables import statsmodels_tables
-from mechreg.regression.tables import Adjust
+from mechreg.regression.residuals import Products, residual_statistics, row_products, summed_products
+from mechreg.regression.results import (
+    CLUSTERED,
+    Adjust,
+    Covariance,
+    Fit,
+    coefficient_frame,
+    covariance_of,
+    statistics_frame,
+    usual_lags,
+)
+from mechreg.regression.rows import Place, Rows, groups_of, read_groups, words
+from mechreg.regression.statsmodels_result import statsmodels_result
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -35,7 +43,7 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-# The residuals' statistics need so many sums a group at most (8 MB); of more columns statsmodels makes the tables.
+# The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
 
 
@@ -120,83 +128,72 @@ def fit_lagged(
     1       lag1  2.0  141       3          9     crv3
     2       lag2  2.0  141       3          9     crv3
     """
-    recipe = _recipe(formula, cov, cluster, hac_lags, conf_level)._replace(
-        by=require_by(by, who="fit_lagged")
-    )
-    require_option(adjust, get_args(Adjust), name="adjust")
-    require_whole_number(seed, name="seed", least=0)
-    if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
-        raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
-    require(lagged, (*GROUP_KEYS, *recipe.columns, *recipe.by, *_keys_for(recipe)), who="fit_lagged")
+    by = require_by(by, who="fit_lagged")
+    _require_options(cov, adjust, hac_lags, conf_level, seed)
+    is_clustered = cov in CLUSTERED
+    keys = TOKEN_KEYS if cov == "hac" else (cluster,) if is_clustered else ()
+    require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    options: dict[str, Any] = {
-        "cov": cov,
-        "adjust": adjust,
-        "hac_lags": hac_lags,
-        "conf_level": recipe.conf_level,
-        "seed": seed,
-    }
+    make = partial(LagSums.from_frame, frame, formula, by=by, cluster=cluster if is_clustered else None)
     try:
-        if cov in ("hc2", "hc3"):
-            raise TooManyProducts  # they need the rows
-        moments = _sums(frame, recipe, max_lag=_lags_of(frame, recipe))
-        coefficients, statistics = moments.coefficients(**options), moments.statistics()
+        lags = None if cov in ("hc2", "hc3") else _lags_of(frame, hac_lags) if cov == "hac" else 1
+        sums = make(max_lag=lags, most_products=MOST_PRODUCTS)
     except TooManyProducts:
-        coefficients, statistics = statsmodels_tables(frame, recipe, adjust)
-        if adjust == "max-t":  # which needs no products of the residuals
-            coefficients = _sums(frame, recipe, max_lag=None).coefficients(**options)
-    return LaggedFits(coefficients=coefficients, statistics=statistics, _recipe=recipe, _frame=frame)
-
-
-def _sums(frame: pd.DataFrame, recipe: Recipe, *, max_lag: int | None) -> LagSums:
-    """Return the sums over a frame."""
-    return LagSums.from_frame(
-        frame,
-        recipe.formula,
-        cluster=recipe.cluster if recipe.cov in ("auto", *CLUSTERED) else None,
-        max_lag=max_lag,
-        by=recipe.by,
-        who="fit_lagged",
-        most_products=MOST_PRODUCTS,
+        sums = make(max_lag=None)
+    fits = sums.solve()
+    known: dict[tuple, Any] = {}
+    for fit, products in _products(fits, sums, frame):
+        residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
+        covariance = covariance_of(fit, products, cov=cov, cluster=sums.cluster, hac_lags=hac_lags)
+        known[tuple(fit.keys.values())] = covariance, residuals
+    covariances, statistics = zip(*(known[tuple(fit.keys.values())] for fit in fits), strict=True)
+    return LaggedFits(
+        coefficients=coefficient_frame(
+            fits, covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by
+        ),
+        statistics=statistics_frame(fits, statistics, by=by),
+        _frame=frame,
+        _sums=sums,
+        _covariances={key: covariance for key, (covariance, _) in known.items()},
+        _conf_level=float(conf_level),
     )
 
 
-def _keys_for(recipe: Recipe) -> tuple[str, ...]:
-    """Return the columns beside the formula's that a covariance needs."""
-    if recipe.cov == "hac":
-        return TOKEN_KEYS
-    return (recipe.cluster,) if recipe.cov in ("auto", *CLUSTERED) else ()
-
-
-def _lags_of(frame: pd.DataFrame, recipe: Recipe) -> int:
-    """Return how far back products are needed: 1 for the statistics, more for Newey-West."""
-    if recipe.cov != "hac":
-        return 1
-    longest = int(frame["position"].max() - frame["position"].min()) + 1
-    lags = int(4 * (longest / 100) ** (2 / 9)) if recipe.hac_lags is None else int(recipe.hac_lags)
-    return max(1, min(lags, longest - 1))
-
-
-def _recipe(formula: str, cov: str, cluster: str, hac_lags: int | None, conf_level: float) -> Recipe:
-    """Return the options, checked."""
+def _require_options(cov: str, adjust: str, hac_lags: int | None, conf_level: float, seed: int) -> None:
     require_option(cov, get_args(Cov), name="cov")
+    require_option(adjust, get_args(Adjust), name="adjust")
     require_conf_level(conf_level)
+    require_whole_number(seed, name="seed", least=0)
     if hac_lags is not None:
-        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS)
         if cov != "hac":
             raise InputError(f"hac_lags={hac_lags} needs cov='hac'; got cov={cov!r}.")
-    if statsmodels.formula.options.formula_engine != "patsy":
-        raise InputError(
-            "fit_lagged needs patsy's formulas; set statsmodels.formula.options.formula_engine = 'patsy' "
-            "and leave SM_FORMULA_ENGINE unset."
-        )
-    return Recipe(formula, formula_columns(formula), cov, cluster, hac_lags, float(conf_level))
+    if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
+        raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
+
+
+def _lags_of(frame: pd.DataFrame, hac_lags: int | None) -> int:
+    """Return how far back Newey-West needs products; 1 for the statistics."""
+    longest = int(frame["position"].max() - frame["position"].min()) + 1 if len(frame) else 1
+    return max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
+
+
+def _products(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
+    """Yield every fit with its products: those of the sums, else of the rows in a second look."""
+    if sums.max_lag is not None:
+        for fit in fits:
+            yield fit, summed_products(fit.solution, fit.blocks)
+        return
+    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
+    for rows in read_groups(frame, sums.columns, cluster=sums.cluster, by=sums.by):
+        fit = by_keys[tuple(rows.keys.values())]
+        yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LaggedFits:
-    """The fits of one formula: ``coefficients``, ``statistics``, and statsmodels' text on demand.
+    """The fits of one formula: ``coefficients``, ``statistics``, ``sums``, and statsmodels' results on demand.
 
     Attributes
     ----------
@@ -214,22 +211,64 @@ class LaggedFits:
 
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
-    _recipe: Recipe
     _frame: pd.DataFrame
-
-    @cached_property
-    def _places(self) -> tuple[Place, ...]:
-        return tuple(split(self._frame, by=self._recipe.by, who="LaggedFits"))
+    _sums: LagSums
+    _covariances: dict[tuple, Covariance]
+    _conf_level: float
 
     @property
     def formula(self) -> str:
         """The formula, as it was given."""
-        return self._recipe.formula
+        return self._sums.formula
 
     @property
     def by(self) -> tuple[str, ...]:
         """The columns by whose values there are fits of their own."""
-        return self._recipe.by
+        return self._sums.by
+
+    @cached_property
+    def sums(self) -> LagSums:
+        """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
+
+        They are those that the tables were made of, and summed on first use where the fit has no clusters or others.
+        """
+        if self._sums.cluster == "doc":
+            return self._sums
+        return LagSums.from_frame(self._frame, self.formula, by=self.by, max_lag=None)
+
+    @cached_property
+    def _places(self) -> dict[tuple, Place]:
+        return {tuple(keys.values()): place for keys, place in groups_of(self._frame, self.by)}
+
+    def _rows(self, fit: Fit) -> Rows:
+        """Return the rows of one fit."""
+        part = self._frame.iloc[self._places[tuple(fit.keys.values())]]
+        return next(read_groups(part, self._sums.columns, cluster=None, by=self.by))
+
+    def result(
+        self,
+        *,
+        model: str | None = None,
+        layer: int | None = None,
+        hook: str | None = None,
+        head: int | None = None,
+        **by: Any,
+    ) -> RegressionResultsWrapper:
+        """Return statsmodels' own results object of one fit, with the covariance of the table.
+
+        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
+        Contrasts (``t_test``, ``wald_test``), influence measures (``get_influence``), predictions and summaries are
+        then statsmodels'. Its rows are the complete ones, sorted by document (as text), window, position.
+
+        Raises
+        ------
+        InputError
+            No such fit, or more than one.
+        """
+        return self._result(*self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
+
+    def _result(self, fit: Fit, covariance: Covariance) -> RegressionResultsWrapper:
+        return statsmodels_result(self._rows(fit).data, self.formula, fit, covariance)
 
     def summary(
         self,
@@ -240,43 +279,39 @@ class LaggedFits:
         head: int | None = None,
         **by: Any,
     ) -> str:
-        """Return statsmodels' own summary text of one fit, made anew from the frame that was fitted.
+        """Return statsmodels' own summary text of one fit, which is chosen as for `result`.
 
-        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
         Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
         has at most one direction less than there are clusters, is no test of all terms.
-
-        Raises
-        ------
-        InputError
-            No such fit, or more than one.
         """
-        found = list(self._places)
-        unknown = [key for key in by if key not in self._recipe.by]
-        if unknown:
-            raise InputError(f"summary knows no {unknown[0]!r}; the fits are by {list(self._recipe.by)}.")
-        named = {"model": model, "hook": hook, "layer": layer, "head": head}
-        for key, asked in (named | dict.fromkeys(self._recipe.by) | by).items():
-            have = list(dict.fromkeys(place.keys[key] for place in found if key in place.keys))
-            if asked is None and len(have) < 2:
-                continue
-            if not among(asked, have):
-                came = "none was given" if asked is None else f"got {asked!r}"
-                hint = did_you_mean(asked, have)
-                raise InputError(f"summary needs {key}=, one of {have}; {came}.{hint}")
-            found = [place for place in found if place.keys[key] == asked]
-        group = read(self._frame, found[0], self._recipe)
-        fit, kind = fit_with_covariance(group.model(self.formula), group, self._recipe)
+        fit, covariance = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        result = self._result(fit, covariance)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
-            text = str(fit.summary(alpha=round(1 - self._recipe.conf_level, 12)))
-        terms, clusters = int(fit.df_model), len(np.unique(group.cluster))
-        if kind.startswith(tuple(CLUSTERED)) and terms > clusters - 1:
+            text = str(result.summary(alpha=round(1 - self._conf_level, 12)))
+        terms, clusters = int(result.df_model), covariance.df + 1
+        if covariance.clusters is not None and terms > clusters - 1:
             text += (
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {clusters} clusters allow "
                 f"{clusters - 1} at most.\nTerms one by one are not affected."
             )
         return text
+
+    def _chosen(self, named: dict[str, Any]) -> tuple[Fit, Covariance]:
+        """Return the one fit of these keys, and its covariance."""
+        found = self._sums.solve()
+        for key in (*GROUP_KEYS, "head", *self.by, *named):
+            if key not in (*GROUP_KEYS, "head", *self.by):
+                raise InputError(f"The fits are not by {key!r}; they are by {list(self.by)}.")
+            have = list(dict.fromkeys(fit.keys[key] for fit in found if key in fit.keys))
+            value = named.get(key)
+            if value is None and len(have) < 2:
+                continue
+            if not among(value, have):
+                came = "none was given" if value is None else f"got {value!r}"
+                raise InputError(f"Give {key}=, one of {have}; {came}.{did_you_mean(value, have)}")
+            found = [fit for fit in found if fit.keys[key] == value]
+        return found[0], self._covariances[tuple(found[0].keys.values())]
 
     def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
         """Return the lagged frame with the columns ``predicted`` and ``residual``.
@@ -298,19 +333,26 @@ class LaggedFits:
             A missing column, a group that was not fitted, or a formula of which nothing is kept, as
             ``x - x.mean()``, with rows that were not fitted.
         """
-        fitted, plain = {str(place): place for place in self._places}, self._recipe._replace(cov="nonrobust")
         new = np.full((2, len(lagged)), np.nan)
-        for place in _fitted_places(self, lagged, who="augment"):
-            group = read(lagged, place, plain)
-            if not len(group.rows):
-                continue
-            learned = read(self._frame, fitted[str(place)], plain).data
-            build = partial(matrices, self.formula, learned, group.data)
-            outcome, design = evaluate(build, self.formula, where=str(place))
-            is_here = (self.coefficients[list(place.keys)] == pd.Series(place.keys)).all(axis=1)
-            predicted = design @ self.coefficients.loc[is_here, "estimate"].to_numpy()
-            new[:, group.rows] = predicted, outcome - predicted
+        for fit, rows, outcome, design in self._designs(lagged, who="augment"):
+            predicted = design @ fit.solution.estimate
+            new[:, rows.at] = predicted, outcome - predicted
         return lagged.assign(predicted=new[0], residual=new[1])
+
+    def _designs(
+        self, lagged: pd.DataFrame, *, who: str
+    ) -> Iterator[tuple[Fit, Rows, np.ndarray, np.ndarray]]:
+        """Yield the groups of a frame, all of which were fitted: each with its fit, outcome and design."""
+        require(lagged, (*GROUP_KEYS, *self._sums.columns, *self.by), who=who)
+        fits = {tuple(fit.keys.values()): fit for fit in self._sums.solve()}
+        for keys, _ in groups_of(lagged, self.by):
+            if tuple(keys.values()) not in fits:
+                raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
+        for rows in read_groups(lagged, self._sums.columns, cluster=None, by=self.by):
+            if len(rows.at):
+                fit = fits[tuple(rows.keys.values())]
+                build = partial(matrices, self.formula, self._rows(fit).data, rows.data)
+                yield fit, rows, *evaluate(build, self.formula, where=fit.where)
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
@@ -350,27 +392,15 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
     >>> bool(lstsq_check(fits, frame)["difference"].abs().max() < 1e-12)
     True
     """
-    parts = []
-    for place in _fitted_places(fits, lagged, who="lstsq_check"):
-        model = read(lagged, place, fits._recipe._replace(cov="nonrobust")).model(fits.formula)
-        solution = np.linalg.lstsq(model.exog, model.endog, rcond=None)[0]
-        parts.append(
-            pd.DataFrame({**place.keys, "term": model.exog_names, "lstsq": solution, "n": len(model.endog)})
-        )
-    keys = [*fits._places[0].keys, "term", "n"]
-    both = fits.coefficients[[*keys, "estimate"]].merge(pd.concat(parts), on=keys, how="left")
-    if both["lstsq"].isna().any():
+    keys, parts = list(fits._sums.solve()[0].keys), []
+    for fit, _, outcome, design in fits._designs(lagged, who="lstsq_check"):
+        if len(outcome) == fit.solution.n:
+            found = np.linalg.lstsq(design, outcome, rcond=None)[0]
+            parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": found}))
+    check = fits.coefficients[[*keys, "term", "estimate"]]
+    if sum(map(len, parts)) < len(check):
         raise InputError(
             "lstsq_check needs the frame that was fitted; this one has other groups, terms or rows."
         )
-    return both.drop(columns="n").assign(difference=both["estimate"] - both["lstsq"])
-
-
-def _fitted_places(fits: LaggedFits, lagged: pd.DataFrame, *, who: str) -> list[Place]:
-    """Return the places of a frame, all of which were fitted."""
-    require(lagged, (*GROUP_KEYS, *fits._recipe.columns, *fits._recipe.by), who=who)
-    places, fitted = split(lagged, by=fits._recipe.by, who=who), {str(place) for place in fits._places}
-    for place in places:
-        if str(place) not in fitted:
-            raise InputError(f"{who} needs groups that were fitted; {place} was not.")
-    return places
+    check = check.merge(pd.concat(parts), on=[*keys, "term"], how="left")
+    return check.assign(difference=check["estimate"] - check["lstsq"])

@@ -11,21 +11,21 @@ import numpy as np
 import pandas as pd
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.blocks import Blocks, Coordinates, choose_coordinates, merge_blocks, sum_blocks
+from mechreg.regression.blocks import (
+    MAX_SUMMED_LAGS,
+    Blocks,
+    Coordinates,
+    choose_coordinates,
+    merge_blocks,
+    sum_blocks,
+)
 from mechreg.regression.design import Terms, take_apart, terms_of, united_cells
 from mechreg.regression.document_sums import DocumentSums, sums_of
 from mechreg.regression.evaluation import require_finite
-from mechreg.regression.results import (
-    MAX_LAGS,
-    Fit,
-    coefficient_frame,
-    require_summable,
-    residual_frame,
-    statistics_frame,
-)
+from mechreg.regression.residuals import Residuals, residual_statistics, summed_products
+from mechreg.regression.results import Adjust, Fit, coefficient_frame, covariance_of, statistics_frame
 from mechreg.regression.rows import Rows, read_groups, words
 from mechreg.regression.solve import solve
-from mechreg.regression.tables import Adjust
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -70,8 +70,6 @@ class LagSums:
         hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
     by : sequence of str
         As for `fit_lagged`.
-    who : str
-        Opens the messages.
 
     Notes
     -----
@@ -102,13 +100,11 @@ class LagSums:
         cluster: str | None = "doc",
         max_lag: int | None = 1,
         by: str | Sequence[str] = (),
-        who: str = "LagSums",
     ) -> None:
-        require_whole_number(0 if max_lag is None else max_lag, name="max_lag", least=0, most=MAX_LAGS)
+        require_whole_number(0 if max_lag is None else max_lag, name="max_lag", least=0, most=MAX_SUMMED_LAGS)
         self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
-        self.by = require_by(by, who=who)
-        self._columns = formula_columns(formula)
-        self._who = who
+        self.by = require_by(by, who="LagSums")
+        self.columns = formula_columns(formula)
         self._most_products: int | None = None
         self._groups: dict[tuple, _Group] = {}
         self._solved: list[Fit] | None = None
@@ -149,7 +145,7 @@ class LagSums:
             Infinite values. Nothing of a refused update is added.
         """
         frame = lagged if isinstance(lagged, pd.DataFrame) else pd.DataFrame(dict(lagged))
-        require(frame, TOKEN_KEYS, who=self._who)
+        require(frame, TOKEN_KEYS, who="LagSums")
         self._add(frame, whole=False)
 
     def merge(self, *others: "LagSums") -> "LagSums":
@@ -160,7 +156,7 @@ class LagSums:
         InputError
             Another formula, cluster, max_lag or by, or a document in two of them.
         """
-        merged = LagSums(**{key: getattr(self, key) for key in _OPTIONS}, who=self._who)
+        merged = LagSums(**{key: getattr(self, key) for key in _OPTIONS})
         merged._groups = dict(self._groups)
         for other in others:
             for option in _OPTIONS:
@@ -200,29 +196,39 @@ class LagSums:
             As `fit_lagged`.
         """
         require_option(cov, get_args(MomentsCov), name="cov")
-        require_summable(cov)
         require_option(adjust, get_args(Adjust), name="adjust")
         require_conf_level(conf_level)
-        require_whole_number(0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_LAGS)
+        require_whole_number(
+            0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS
+        )
         require_whole_number(seed, name="seed", least=0)
+        fits = self.solve()
+        covariances = [
+            covariance_of(
+                fit,
+                summed_products(fit.solution, fit.blocks),
+                cov=cov,
+                cluster=self.cluster,
+                hac_lags=hac_lags,
+            )
+            for fit in fits
+        ]
         return coefficient_frame(
-            self._fits(),
-            cov=cov,
-            adjust=adjust,
-            cluster=self.cluster,
-            hac_lags=hac_lags,
-            conf_level=float(conf_level),
-            seed=seed,
-            by=self.by,
+            fits, covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=self.by
         )
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
-        return statistics_frame(self._fits(), by=self.by)
+        return statistics_frame(self.solve(), [_residuals(fit) for fit in self.solve()], by=self.by)
 
     def residual_moments(self) -> pd.DataFrame:
         """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
-        return residual_frame(self._fits())
+        rows = []
+        for fit in self.solve():
+            moments = _residuals(fit)._asdict()
+            kept = {key: moments[key] for key in ("skewness", "kurtosis", "autocorrelation")}
+            rows.append({**fit.keys, "depth": fit.depth, "n": fit.solution.n} | kept)
+        return pd.DataFrame(rows)
 
     def document_sums(self) -> list[DocumentSums]:
         """Return each document's sums in every group, in the order of the coefficient frame: what refits are made of.
@@ -234,7 +240,7 @@ class LagSums:
         """
         if self.cluster is None:
             raise InputError("document_sums needs clusters; make LagSums with cluster='doc'.")
-        return [sums_of(fit) for fit in self._fits()]
+        return [sums_of(fit) for fit in self.solve()]
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a file (npz) and return its path.
@@ -296,7 +302,7 @@ class LagSums:
 
     @classmethod
     def _restored(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "LagSums":
-        moments = cls(**{"by": ()} | {key: about[key] for key in _OPTIONS if key in about})
+        moments = cls(**{key: about[key] for key in _OPTIONS})
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
             found = {
@@ -325,12 +331,12 @@ class LagSums:
 
     def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
         needed = [] if self.cluster is None else [self.cluster]
-        require(frame, (*GROUP_KEYS, *self._columns, *self.by, *needed), who=self._who)
+        require(frame, (*GROUP_KEYS, *self.columns, *self.by, *needed), who="LagSums")
         groups = dict(self._groups)
-        for rows in read_groups(frame, self._columns, cluster=self.cluster, by=self.by, who=self._who):
+        for rows in read_groups(frame, self.columns, cluster=self.cluster, by=self.by):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
-        require_one_processing({group.keys["model"] for group in groups.values()}, who=self._who)
+        require_one_processing({group.keys["model"] for group in groups.values()}, who="The regression")
         self._groups, self._solved = groups, None
 
     def _summed(self, rows: Rows, known: _Group | None, *, whole: bool) -> _Group:
@@ -340,7 +346,7 @@ class LagSums:
             return nothing
         where = words(rows.keys)
         parts = take_apart(self.formula, rows.data, whole=whole, where=where)
-        require_finite(zip(parts.names, parts.values, strict=True), who=self._who, where=where)
+        require_finite(zip(parts.names, parts.values, strict=True), where=where)
         before = None if known is None else known.blocks
         if before is not None and before.n >= parts.values.shape[1]:
             coordinates = before.coordinates
@@ -368,18 +374,18 @@ class LagSums:
         again = first.blocks.docs.intersection(second.blocks.docs)
         if len(again):
             raise InputError(
-                f"{self._who} needs every document whole and once; document {again[0]} of {where} came before."
+                f"LagSums needs every document whole and once; document {again[0]} of {where} came before."
             )
         seen, cell_of_second = united_cells(self.formula, first.seen, second.seen)
         blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
         return first._replace(n_dropped=dropped, seen=seen, blocks=blocks)
 
-    def _fits(self) -> list[Fit]:
+    def solve(self) -> list[Fit]:
         """Return all groups solved: models and hooks in the order in which they came, then layers and heads."""
         if self._solved is not None:
             return self._solved
         if not self._groups:
-            raise InputError(f"{self._who} has no rows yet; call update first.")
+            raise InputError("LagSums has no rows yet; call update first.")
         rank = {
             key: {name: i for i, name in enumerate(dict.fromkeys(g.keys[key] for g in self._groups.values()))}
             for key in ("model", "hook")
@@ -392,11 +398,16 @@ class LagSums:
             where = words(group.keys)
             if group.blocks is None:
                 raise InputError(
-                    f"{self._who} needs complete rows; {where} has none of {group.n_dropped}; give longer "
+                    f"The regression needs complete rows; {where} has none of {group.n_dropped}; give longer "
                     "documents, or fewer lags."
                 )
             terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
-            solution = solve(group.blocks, terms, where=where, who=self._who, n_dropped=group.n_dropped)
+            solution = solve(group.blocks, terms, where=where, n_dropped=group.n_dropped)
             fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))
         self._solved = fits
         return fits
+
+
+def _residuals(fit: Fit) -> Residuals:
+    products = summed_products(fit.solution, fit.blocks)
+    return residual_statistics(fit.solution, products, longest=fit.blocks.longest)

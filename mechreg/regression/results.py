@@ -1,29 +1,30 @@
-"""Results: the coefficient frame and the statistics frame from every group's blocks."""
+"""Results: covariances, and the coefficient frame and the statistics frame of solved groups."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from mechreg.regression.blocks import Blocks
-from mechreg.regression.diagnostics import fit_statistics, residual_statistics
 from mechreg.regression.max_t import Influence, influence, max_t
-from mechreg.regression.solve import Clusters, Solution, changes_without, clusters_of, product_covariance
-from mechreg.regression.tables import adjusted_p, typed
-from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError
+from mechreg.regression.residuals import Products, Residuals, fit_statistics
+from mechreg.regression.solve import Clusters, Solution, changes_without, clusters_of
+from mechreg.schema import (
+    COEFFICIENT_COLUMNS,
+    GROUP_KEYS,
+    STATISTICS_COLUMNS,
+    InputError,
+    NumericalError,
+)
 
-# So far back at most are products summed.
-MAX_LAGS = 10_000
-
-
-def require_summable(cov: str) -> None:
-    """Refuse a covariance that no sums have."""
-    if cov in ("hc2", "hc3"):
-        raise InputError(
-            f"cov={cov!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
-        )
+Adjust = Literal["bh", "bonferroni", "holm", "max-t", "none"]
+_MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
+# The covariances that have clusters; "auto" is one of them, or nonrobust where all rows are of one cluster.
+CLUSTERED = ("auto", "crv1", "crv3", "jackknife", "cr0")
 
 
 class Fit(NamedTuple):
@@ -40,67 +41,134 @@ class Fit(NamedTuple):
 class Covariance(NamedTuple):
     """A covariance of the coefficients in the orthonormal basis, and the t distribution that goes with it."""
 
+    kind: str
+    label: str
     matrix: Float[np.ndarray, "terms terms"]
     df: int
-    label: str
-    clusters: Clusters | None
-    kind: str
+    clusters: Clusters | None = None
 
 
 def coefficient_frame(
-    fits: list[Fit],
+    fits: Sequence[Fit],
+    covariances: Sequence[Covariance],
     *,
-    cov: str,
     adjust: str,
-    cluster: str | None,
-    hac_lags: int | None,
     conf_level: float,
     seed: int,
     by: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Return a row for every term of every fit."""
-    parts, shares = [], []
-    for fit in fits:
-        covariance = _covariance(fit, cov, cluster, hac_lags)
-        part = _rows(fit, covariance, conf_level)
-        parts.append(part)
-        if adjust == "max-t":
-            shares.append(_share(fit, covariance, part["statistic"].to_numpy(), cov))
+    parts = [_rows(*both, conf_level) for both in zip(fits, covariances, strict=True)]
     table = pd.concat(parts, ignore_index=True)
-    p = adjusted_p(table, adjust)
-    if adjust == "max-t":
-        families = pd.DataFrame([fit.keys for fit in fits]).groupby(["model", "hook"], sort=False).indices
-        number = np.repeat(np.arange(len(fits)), [len(part) for part in parts])
-        tested = (table["term"] != "Intercept").to_numpy()
-        for members in families.values():
-            here = np.isin(number, members) & tested
-            if here.any():
-                p[here] = max_t([shares[member] for member in np.sort(members)], seed=seed)
-    return typed(table.assign(p_adjusted=p), COEFFICIENT_COLUMNS, by=by)
+    p = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
+    number = np.repeat(np.arange(len(fits)), [len(part) for part in parts])
+    for _, family in table[np.isfinite(p)].groupby(["model", "hook"], sort=False):
+        if adjust == "max-t":
+            shares = [
+                _share(fits[i], covariances[i], parts[i]["statistic"].to_numpy())
+                for i in np.unique(number[family.index])
+            ]
+            p[family.index] = max_t(shares, seed=seed)
+        elif adjust != "none":
+            p[family.index] = multipletests(family["p_value"], method=_MULTIPLETESTS[adjust])[1]
+    return _typed(table.assign(p_adjusted=p), COEFFICIENT_COLUMNS, by)
 
 
-def statistics_frame(fits: list[Fit], *, by: tuple[str, ...] = ()) -> pd.DataFrame:
+def statistics_frame(
+    fits: Sequence[Fit], residuals: Sequence[Residuals], *, by: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """Return a row for every fit, all from the nonrobust fit; NaN where products were not kept."""
     rows = []
-    for fit in fits:
-        tests = residual_statistics(fit.solution, fit.blocks)._asdict()
+    for fit, tests in zip(fits, residuals, strict=True):
         start = {**fit.keys, "depth": fit.depth, "n": fit.solution.n, "n_docs": len(fit.blocks.docs)}
-        rows.append(start | fit_statistics(fit.solution) | tests)
-    return typed(pd.DataFrame(rows), STATISTICS_COLUMNS, by=by)
+        rows.append(start | fit_statistics(fit.solution) | tests._asdict())
+    return _typed(pd.DataFrame(rows), STATISTICS_COLUMNS, by)
 
 
-def residual_frame(fits: list[Fit]) -> pd.DataFrame:
-    """Return skewness, kurtosis and first-order autocorrelation of every fit's residuals."""
-    rows = []
-    for fit in fits:
-        tests = residual_statistics(fit.solution, fit.blocks)
-        rows.append({**fit.keys, "depth": fit.depth, "n": fit.solution.n} | tests.moments())
-    return pd.DataFrame(rows)
+def covariance_of(
+    fit: Fit, products: Products, *, cov: str, cluster: str | None, hac_lags: int | None
+) -> Covariance:
+    """Return the covariance that was asked for; "auto" depends on the clusters."""
+    solution, blocks = fit.solution, fit.blocks
+    n, k, count = solution.n, len(solution.names), len(blocks.labels)
+    kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
+    if kind == "nonrobust":
+        single = f" (single {'document' if cluster in (None, 'doc') else cluster})" if cov == "auto" else ""
+        return Covariance(
+            kind, f"nonrobust{single}", solution.residual_ss / solution.df * np.eye(k), solution.df
+        )
+    if kind not in CLUSTERED:
+        return _of_rows(fit, products, kind, hac_lags)
+    if count < 2:
+        raise InputError(
+            f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
+        )
+    clusters = clusters_of(solution, blocks)
+    label = kind if cluster == "doc" else f"{kind} ({cluster})"
+    if kind in ("cr0", "crv1"):
+        moved = clusters.score
+        factor = 1.0 if kind == "cr0" else count / (count - 1) * (n - 1) / (n - k)
+    else:
+        moved = changes_without(clusters, cov=kind, where=fit.where, cluster=str(cluster))
+        moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
+        factor = (count - 1) / count
+    return Covariance(kind, label, factor * moved.T @ moved, count - 1, clusters)
+
+
+def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:
+    """Return a covariance from the products of each row's score: White's, or Newey's and West's."""
+    solution = fit.solution
+    scores, label, weights = products.times(products.x, products.e), kind, np.ones(1)
+    factor = 1.0 if kind == "hc0" else solution.n / solution.df
+    if kind in ("hc2", "hc3"):
+        if products.leverage is None:
+            raise InputError(
+                f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
+            )
+        left = 1 - products.leverage
+        if left.min() < 1e-10:
+            raise NumericalError(
+                f"cov={kind!r} divides by 1 - leverage; in {fit.where} a row has a term for itself. Use cov='hc1'."
+            )
+        scores, factor = scores / left ** (0.5 if kind == "hc2" else 1.0), 1.0
+    if kind == "hac":
+        weights = _bartlett(fit, products.max_lag, hac_lags)
+        label = f"hac({len(weights) - 1})"
+    if products.max_lag < 0:
+        raise InputError(f"cov={kind!r} needs the sums of products; make LagSums with max_lag=, 0 or more.")
+    total = products.total(0, scores, scores)
+    for lag in range(1, min(len(weights), max(fit.blocks.longest, 1))):  # beyond, there are no pairs
+        part = weights[lag] * products.total(lag, scores, scores)
+        total = total + part + part.T
+    return Covariance(kind, label, factor * total, solution.df)
+
+
+def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " lags"]:
+    """Return the weights of Newey and West, or say what they lack."""
+    longest = fit.blocks.longest
+    if longest < 2:
+        raise InputError(f"cov='hac' needs a window with two complete rows or more; {fit.where} has none.")
+    if fit.blocks.has_gaps:
+        raise InputError(
+            f"cov='hac' needs windows without gaps; {fit.where} lacks rows inside one. Use cov='crv3'."
+        )
+    lags = usual_lags(longest) if hac_lags is None else int(hac_lags)
+    if min(lags, longest - 1) > kept:
+        raise InputError(
+            f"cov='hac' with {lags} lags needs sums as far back; they were kept to lag {kept}. Make LagSums with "
+            f"max_lag={lags}."
+        )
+    return 1 - np.arange(lags + 1) / (lags + 1)
+
+
+def usual_lags(longest: int) -> int:
+    """Return the lags of Newey and West for windows of so many rows at most."""
+    return min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)
 
 
 def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
-    solution = fit.solution
-    weights = solution.to_terms
+    """Return a row for every term; p is not yet adjusted."""
+    solution, weights = fit.solution, fit.solution.to_terms
     error = np.sqrt(((weights @ covariance.matrix) * weights).sum(axis=1))
     statistic = solution.estimate / error
     half = stats.t.ppf((1 + conf_level) / 2, covariance.df) * error
@@ -127,69 +195,12 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
     )
 
 
-def _covariance(fit: Fit, cov: str, cluster: str | None, hac_lags: int | None) -> Covariance:
-    """Return the covariance that was asked for; "auto" depends on the clusters."""
-    solution, blocks = fit.solution, fit.blocks
-    n, k, count = solution.n, len(solution.names), len(blocks.labels)
-    kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
-    if kind == "nonrobust":
-        label = "nonrobust"
-        if cov == "auto":
-            label += f" (single {'document' if cluster in (None, 'doc') else cluster})"
-        return Covariance(solution.residual_ss / solution.df * np.eye(k), solution.df, label, None, kind)
-    if kind in ("hc0", "hc1", "hac"):
-        factor = 1.0 if kind == "hc0" else n / solution.df
-        weights, label = np.ones(1), kind
-        if kind == "hac":
-            weights = _bartlett(fit, hac_lags)
-            label = f"hac({len(weights) - 1})"
-        if not blocks.lagged.shape[1]:
-            raise InputError(
-                f"cov={kind!r} needs the sums of products; make LagSums with max_lag=, 0 or more."
-            )
-        return Covariance(
-            factor * product_covariance(solution, blocks, weights), solution.df, label, None, kind
-        )
-    if count < 2:
-        raise InputError(
-            f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
-        )
-    clusters = clusters_of(solution, blocks)
-    label = kind if cluster == "doc" else f"{kind} ({cluster})"
-    if kind in ("cr0", "crv1"):
-        moved = clusters.score
-        factor = 1.0 if kind == "cr0" else count / (count - 1) * (n - 1) / (n - k)
-    else:
-        moved = changes_without(clusters, cov=kind, where=fit.where, cluster=str(cluster))
-        moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
-        factor = (count - 1) / count
-    return Covariance(factor * moved.T @ moved, count - 1, label, clusters, kind)
-
-
-def _bartlett(fit: Fit, hac_lags: int | None) -> Float[np.ndarray, " lags"]:
-    """Return the weights of Newey and West, or say what they lack."""
-    longest, kept = fit.blocks.longest, fit.blocks.lagged.shape[1] - 1
-    if longest < 2:
-        raise InputError(f"cov='hac' needs a window with two complete rows or more; {fit.where} has none.")
-    if fit.blocks.has_gaps:
-        raise InputError(
-            f"cov='hac' needs windows without gaps; {fit.where} lacks rows inside one. Use cov='crv3'."
-        )
-    lags = min(int(4 * (longest / 100) ** (2 / 9)), longest - 1) if hac_lags is None else int(hac_lags)
-    if min(lags, longest - 1) > kept:  # beyond the longest window there are no pairs
-        raise InputError(
-            f"cov='hac' with {lags} lags needs sums as far back; they were kept to lag {kept}. Make LagSums with "
-            f"max_lag={lags}."
-        )
-    return 1 - np.arange(lags + 1) / (lags + 1)
-
-
-def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " terms"], cov: str) -> Influence:
+def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " terms"]) -> Influence:
     """Return what max-T needs of a fit."""
     if covariance.kind not in ("crv1", "crv3") or covariance.clusters is None:
         raise InputError(
-            f"adjust='max-t' resamples clusters: it needs cov='crv3', 'crv1', or 'auto' with two clusters or more; "
-            f"{fit.where} has cov={cov!r} and {len(fit.blocks.labels)}."
+            "adjust='max-t' resamples clusters: it needs cov='crv3', 'crv1', or 'auto' with two clusters or more; "
+            f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
     count, n, k = len(fit.blocks.labels), fit.solution.n, len(tested)
@@ -203,3 +214,11 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
         factor=(count - 1) / count if is_jackknife else count / (count - 1) * (n - 1) / (n - k),
         labels=covariance.clusters.labels,
     )
+
+
+def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:
+    """Return a table with the schema's columns and dtypes; after ``layer`` stand ``head`` (where it is) and ``by``."""
+    has_head = "head" in table.columns
+    dtypes = columns | ({"head": "int64"} if has_head else {})
+    others = [name for name in columns if name not in GROUP_KEYS]
+    return table[[*GROUP_KEYS, *(["head"] if has_head else []), *by, *others]].astype(dtypes)

@@ -1,4 +1,4 @@
-"""Rows: the complete rows of every group of a frame, sorted, and which of them are neighbours."""
+"""Rows: the complete rows of every group of a frame, in an order of their own, and which of them are neighbours."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,87 +12,70 @@ from mechreg.regression.evaluation import plain_column
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
+# A group's rows in its frame: a slice where they are together, else their numbers.
+Place = slice | np.ndarray
 
 
 class Rows(NamedTuple):
-    """The complete rows of one group, sorted by document, window, position."""
+    """The complete rows of one group, sorted by the document's id as text, then window and position."""
 
     keys: dict[str, Any]
     depth: float
-    data: dict[str, Any]  # the formula's columns
+    data: pd.DataFrame  # the formula's columns
     layout: Layout
     n_dropped: int
+    at: Int[np.ndarray, " rows"]  # where each of them is in the frame
 
 
-class _Places(NamedTuple):
-    """Where every row of a frame belongs: numbers in order of appearance, -1 where the value is missing."""
+class _Ids(NamedTuple):
+    """Numbers of a column's values, -1 where one is missing, and the values (None: the numbers are the values)."""
 
-    codes: dict[str, Int[np.ndarray, " rows"]]
-    names: dict[str, pd.Index | None]  # None: the codes are the values
+    codes: Int[np.ndarray, " rows"]
+    names: pd.Index | None
 
 
 def read_groups(
-    frame: pd.DataFrame,
-    columns: tuple[str, ...],
-    *,
-    cluster: str | None,
-    by: tuple[str, ...] = (),
-    who: str,
+    frame: pd.DataFrame, columns: tuple[str, ...], *, cluster: str | None, by: tuple[str, ...] = ()
 ) -> Iterator[Rows]:
     """Yield the groups of a frame; the layout of groups with the same rows is made once."""
-    if not len(frame):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
     data = {name: _prepared(frame[name]) for name in columns}
     complete = np.ones(len(frame), bool)
     for column in data.values():
-        complete &= ~np.asarray(pd.isna(column))
-    keys = [key for key in TOKEN_KEYS if key in frame.columns]
-    if cluster is not None and cluster not in keys:
-        keys.append(cluster)
-    places = _places(frame, keys, who=who)
-    depth = frame["depth"].to_numpy(np.float64) if "depth" in frame.columns else None
+        complete &= column.notna().to_numpy()
+    ids = {key: _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
+    if "position" in ids and ids["position"].names is not None:
+        raise InputError(
+            f"The regression needs whole numbers as 'position'; the column is {frame['position'].dtype}."
+        )
+    depth = frame["depth"].to_numpy(np.float64) if "depth" in frame.columns else np.full(len(frame), np.nan)
     known: tuple[list[np.ndarray], np.ndarray | None, Layout] | None = None
-    for group, rows in _groups(frame, by, who=who):
-        kept = complete[rows]
-        same = [kept, *(code[rows] for code in places.codes.values())]
+    for keys, place in groups_of(frame, by):
+        kept = complete[place]
+        same = [kept, *(codes[place] for codes, _ in ids.values())]
         if known is None or not all(map(np.array_equal, same, known[0])):
-            known = (same, *_layout(same, places, cluster, where=words(group), who=who))
+            part = {key: _Ids(codes[place][kept], names) for key, (codes, names) in ids.items()}
+            known = (same, *_layout(part, int(kept.sum()), cluster, where=words(keys)))
         _, order, layout = known
-        taken = {name: _taken(column, rows, kept, order) for name, column in data.items()}
-        first = rows.start if isinstance(rows, slice) else rows[0]
-        yield Rows(group, np.nan if depth is None else float(depth[first]), taken, layout, int((~kept).sum()))
+        everywhere = np.arange(place.start, place.stop) if isinstance(place, slice) else place
+        at = everywhere[kept] if order is None else everywhere[kept][order]
+        taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
+        yield Rows(keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, int((~kept).sum()), at)
 
 
-def words(keys: dict[str, Any]) -> str:
-    """Return a group's keys in words."""
-    return ", ".join(f"{key} {value}" for key, value in keys.items())
-
-
-def plain_keys(keys: dict[str, Any]) -> dict[str, Any]:
-    """Return a group's keys as plain values: text, whole numbers, and those of other columns as they are.
-
-    Examples
-    --------
-    >>> plain_keys({"model": "m", "layer": np.int16(3), "pos": "NOUN"})
-    {'model': 'm', 'layer': 3, 'pos': 'NOUN'}
-    """
-    kinds = {"model": str, "hook": str, "layer": int, "head": int}
-    return {
-        key: kinds[key](value) if key in kinds else value.item() if isinstance(value, np.generic) else value
-        for key, value in keys.items()
-    }
-
-
-def _groups(frame: pd.DataFrame, by: tuple[str, ...], *, who: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Yield the keys of every group and where its rows are: a slice where they are together."""
+def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], Place]]:
+    """Yield the keys of every group, as plain values, and where its rows are."""
     keys = [*(key for key in (*GROUP_KEYS, "head") if key in frame.columns), *by]
+    if not len(frame):
+        raise InputError("The regression needs at least one row; the frame is empty.")
     codes = []
     for key in keys:
         if key in ("layer", "head") and not pd.api.types.is_integer_dtype(frame[key]):
-            raise InputError(f"{who} needs whole numbers as {key!r}; the column is {frame[key].dtype}.")
+            raise InputError(
+                f"The regression needs whole numbers as {key!r}; the column is {frame[key].dtype}."
+            )
         if frame[key].isna().any():  # pandas' groups would leave such rows out without a word
-            raise InputError(f"{who} needs a value of {key!r} in every row; some are missing.")
-        codes.append(_codes(frame[key])[0])
+            raise InputError(f"The regression needs a value of {key!r} in every row; some are missing.")
+        codes.append(_ids(frame[key]).codes)
     begins = np.r_[0, np.flatnonzero(np.any([code[1:] != code[:-1] for code in codes], axis=0)) + 1]
     runs = frame[keys].take(begins).reset_index(drop=True)
     ends = np.r_[begins[1:], len(frame)]
@@ -103,37 +86,43 @@ def _groups(frame: pd.DataFrame, by: tuple[str, ...], *, who: str) -> Iterator[t
         number = np.repeat(number, ends - begins)
         places = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
         runs = runs.drop_duplicates()
-    for rows, values in zip(places, runs.itertuples(index=False, name=None), strict=True):
-        yield plain_keys(dict(zip(keys, values, strict=True))), rows
+    kinds = {"model": str, "hook": str, "layer": int, "head": int}
+    for place, values in zip(places, runs.itertuples(index=False, name=None), strict=True):
+        plain = {
+            key: kinds[key](value) if key in kinds else getattr(value, "item", lambda value=value: value)()
+            for key, value in zip(keys, values, strict=True)
+        }
+        yield plain, place
+
+
+def words(keys: dict[str, Any]) -> str:
+    """Return a group's keys in words."""
+    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def _layout(
-    same: list[np.ndarray], places: _Places, cluster: str | None, *, where: str, who: str
+    ids: dict[str, _Ids], rows: int, cluster: str | None, *, where: str
 ) -> tuple[np.ndarray | None, Layout]:
-    """Return the order in which rows are sorted (None: they are) and their layout."""
-    kept = same[0]
-    by = {key: code[kept].astype(np.int64) for key, code in zip(places.codes, same[1:], strict=True)}
-    for key, code in by.items():
-        # pandas would take them for a cluster of their own
-        if places.names[key] is not None and (code < 0).any():
-            raise InputError(f"{who} needs a value of {key!r} in every complete row; {where} lacks some.")
-    keys = [by[key] for key in TOKEN_KEYS if key in by]
+    """Return the order in which complete rows are sorted (None: they are) and their layout."""
+    codes, labels = {}, {"doc": NO_LABELS, cluster: NO_LABELS}
+    for key, (code, names) in ids.items():
+        codes[key] = code.astype(np.int64)
+        if names is not None and (code < 0).any():  # pandas would take them for a value of their own
+            raise InputError(
+                f"The regression needs a value of {key!r} in every complete row; {where} lacks some."
+            )
+        if names is not None or key in labels:
+            codes[key], labels[key] = _ranked(codes[key], names, is_doc=key == "doc")
+    keys = [codes[key] for key in TOKEN_KEYS if key in codes]
     order = None
-    if keys and kept.any() and not _in_order(keys):
+    if keys and not _in_order(keys):
         order = np.lexsort(keys[::-1])
-        by = {key: code[order] for key, code in by.items()}
-        keys = [key[order] for key in keys]
-    rows = int(kept.sum())
-    number, labels = np.zeros(rows, np.int64), NO_LABELS
-    if cluster is not None:
-        number, labels = _present(by[cluster], places.names[cluster], is_doc=cluster == "doc", who=who)
-    docs = NO_LABELS
-    if "doc" in by:
-        docs = _present(by["doc"], places.names["doc"], is_doc=True, who=who)[1]
+        codes = {key: code[order] for key, code in codes.items()}
     run, longest, has_gaps = np.zeros(rows, np.int64), 0, False
     if len(keys) == len(TOKEN_KEYS) and rows:
-        run, longest, has_gaps = _runs(*keys, where=where, who=who)
-    return order, Layout(number, labels, docs, run, longest, has_gaps)
+        run, longest, has_gaps = _runs(*(codes[key] for key in TOKEN_KEYS), where=where)
+    number = np.zeros(rows, np.int64) if cluster is None else codes[cluster]
+    return order, Layout(number, labels[cluster], labels["doc"], run, longest, has_gaps)
 
 
 def _runs(
@@ -142,29 +131,25 @@ def _runs(
     position: Int[np.ndarray, " rows"],
     *,
     where: str,
-    who: str,
 ) -> tuple[Int[np.ndarray, " rows"], int, bool]:
     """Return how many rows in a row are the tokens directly before, the longest window's rows, and if any has gaps."""
     first = np.r_[True, (np.diff(doc) != 0) | (np.diff(window) != 0)]
     step = np.diff(position, prepend=0)
     if (~first & (step == 0)).any():
         raise InputError(
-            f"{who} needs every token once in a group; {where} has some twice. "
+            f"The regression needs every token once in a group; {where} has some twice. "
             "Was a frame concatenated with itself, or joined on too few keys?"
         )
-    starts = first | (step != 1)
-    row = np.arange(len(doc))
-    run = row - np.maximum.accumulate(np.where(starts, row, 0))
-    return run, int(np.diff(np.r_[np.flatnonzero(first), len(doc)]).max()), bool((starts & ~first).any())
+    here = np.arange(len(doc))
+    start = np.maximum.accumulate(np.where(first | (step != 1), here, 0))
+    longest = int(np.diff(np.flatnonzero(np.r_[first, True])).max())
+    return here - start, longest, bool((~first & (step != 1)).any())
 
 
 def _in_order(keys: list[Int[np.ndarray, " rows"]]) -> bool:
-    """Return whether the first key's rows are together, and sorted by the other keys."""
-    begins = np.r_[True, np.diff(keys[0]) != 0]
-    if len(np.unique(keys[0][begins])) < begins.sum():
-        return False
-    tie = ~begins[1:]
-    for key in keys[1:]:
+    """Return whether rows are sorted by the keys."""
+    tie = np.ones(max(len(keys[0]) - 1, 0), bool)
+    for key in keys:
         step = np.diff(key)
         if (step[tie] < 0).any():
             return False
@@ -172,63 +157,36 @@ def _in_order(keys: list[Int[np.ndarray, " rows"]]) -> bool:
     return True
 
 
-def _places(frame: pd.DataFrame, keys: list[str], *, who: str) -> _Places:
-    codes, names = {}, {}
-    for key in keys:
-        if key == "position" and not pd.api.types.is_integer_dtype(frame[key]):
-            raise InputError(f"{who} needs whole numbers as 'position'; the column is {frame[key].dtype}.")
-        codes[key], names[key] = _codes(frame[key])
-    return _Places(codes, names)
-
-
-def _codes(column: pd.Series) -> tuple[np.ndarray, pd.Index | None]:
-    """Return numbers of a column's values, and these; whole numbers are their own."""
+def _ids(column: pd.Series) -> _Ids:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(), column.cat.categories
-    if column.dtype.kind in "iu":
-        return column.to_numpy(), None
-    code, found = pd.factorize(column)
-    return code, pd.Index(found)
+        return _Ids(column.cat.codes.to_numpy(), column.cat.categories)
+    if column.dtype.kind in "iu" and not column.hasnans:
+        return _Ids(column.to_numpy(), None)
+    codes, names = pd.factorize(column)
+    return _Ids(codes, pd.Index(names))
 
 
-def _present(
-    code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool, who: str
+def _ranked(
+    code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool
 ) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
     """Return numbers of the values there are among their sorted names, and these: int64 or str, documents str."""
-    there, number = np.unique(code, return_inverse=True)
-    found = there if names is None else names.to_numpy()[there]
+    present, number = np.unique(code, return_inverse=True)
+    found = present if names is None else names.to_numpy()[present]
     if is_doc:
         found = document_ids(pd.Index(found)).to_numpy()
         if len(set(found)) < len(found):
             raise InputError(
-                f"{who} finds documents whose ids are the same as text, such as 1 and '1'; rename them."
+                "The regression finds documents whose ids are the same as text, such as 1 and '1'; rename them."
             )
     kind = "int64" if pd.api.types.is_integer_dtype(found) else "str"
     rank, labels = pd.factorize(pd.Index(found, dtype=kind), sort=True)
     return rank[number].astype(np.int64), labels
 
 
-def _prepared(column: pd.Series) -> Any:
-    """Return a column as `plain_column` gives it, text as categories in order of the alphabet."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column  # its categories are pruned where they are looked at
+def _prepared(column: pd.Series) -> pd.Series:
+    """Return a column as a formula sees it, as far as its missing values allow; text as sorted categories."""
     if pd.api.types.infer_dtype(column, skipna=True) == "string":
         return column.astype("category")
-    if pd.api.types.is_float_dtype(column.dtype):
-        return column.to_numpy(np.float64, na_value=np.nan)
-    if column.isna().any():  # whole numbers and truth values are such once those are gone
-        return column
-    plain = plain_column(column)
-    return plain if plain.dtype == object else plain.to_numpy()
-
-
-def _taken(column: Any, rows: Any, kept: np.ndarray, order: np.ndarray | None) -> Any:
-    if not isinstance(column, pd.Series):
-        part = column[rows][kept]
-        return part if order is None else part[order]
-    part = column.iloc[rows][kept]
-    part = (part if order is None else part.iloc[order]).reset_index(drop=True)
-    if isinstance(part.dtype, pd.CategoricalDtype):
-        return part
-    part = plain_column(part)
-    return part if part.dtype == object else part.to_numpy()
+    if not pd.api.types.is_float_dtype(column.dtype) and column.isna().any():
+        return column  # whole numbers and truth values are such once those are gone
+    return plain_column(column)

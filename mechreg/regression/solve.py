@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.linalg import solve_triangular
 
-from mechreg.regression.blocks import Blocks, gram_matrices, product_weights, sums_by
+from mechreg.regression.blocks import Blocks, gram_matrices, sums_by
 from mechreg.regression.design import Terms, require_room
 from mechreg.schema import InputError, NumericalError
 
@@ -56,19 +56,19 @@ class Clusters(NamedTuple):
     labels: pd.Index
 
 
-def solve(blocks: Blocks, terms: Terms, *, where: str, who: str, n_dropped: int = 0) -> Solution:
+def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:
     """Return the least-squares fit, or refuse a group whose numbers would be wrong."""
     k = len(terms.names)
     if blocks.n < k + 2:
         raise InputError(
-            f"{who} needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
+            f"The regression needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
             f"({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))
     root, scale = _square_roots(gram_matrices(sums_by(blocks.cell, blocks.gram)[1]))
     design, ones = _columns(root, forms), _columns(root, np.eye(forms.shape[1])[None, :, :1])[:, 0]
-    _require_solvable(design, ones, np.linalg.norm(_columns(root, raw), axis=0), terms, where=where, who=who)
+    _require_solvable(design, ones, np.linalg.norm(_columns(root, raw), axis=0), terms, where=where)
     size = np.linalg.norm(design, axis=0)
     orthonormal, triangle = np.linalg.qr(design / size)
     triangle = triangle * size
@@ -78,9 +78,9 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, who: str, n_dropped: int 
     loss = float(np.finfo(np.float64).eps * ((scale[..., None] * basis) ** 2).sum(axis=(0, 1)).max())
     if loss > MAX_LOSS:
         raise NumericalError(
-            f"{who} would lose too many digits in {where} (a relative {loss:.0e}): the rows that came first tell too "
-            "little of the others, or terms are nearly collinear. Begin with an update of more documents, or leave "
-            "a term out."
+            f"The regression would lose too many digits in {where} (a relative {loss:.0e}): the first rows say too "
+            "little about the others, or terms are nearly collinear. Begin with an update of more documents, or "
+            "leave a term out."
         )
     left = ones - orthonormal[:, :k] @ (orthonormal[:, :k].T @ ones)
     has_constant = "Intercept" in terms.names or bool(np.linalg.norm(left) < IN_SPAN * np.linalg.norm(ones))
@@ -138,21 +138,6 @@ def changes_without(
             f"{cluster} {clusters.labels[large[int(left.argmin())]]}. Use cov='crv1', or leave a term out."
         )
     return np.linalg.solve(np.eye(k) - clusters.products, clusters.score[..., None])[..., 0]
-
-
-def product_covariance(
-    solution: Solution, blocks: Blocks, weights: Float[np.ndarray, " lags"]
-) -> Float[np.ndarray, "terms terms"]:
-    """Return the sum over lags of weight times (S_j + S_j'), S_j the sum of x_t e_t e_(t-j) x_(t-j)'."""
-    forms = einops.rearrange(solution.basis, "cells columns terms -> cells terms columns")
-    score = product_weights(forms, solution.residual[:, None])
-    k = len(solution.names)
-    total = np.zeros((k, k))
-    for (now, before), sums in zip(blocks.pairs, blocks.lagged, strict=True):
-        for lag, weight in enumerate(weights[: len(sums)]):
-            part = weight * score[now] @ sums[lag] @ score[before].T
-            total += part if lag == 0 else part + part.T
-    return total
 
 
 def _forms(blocks: Blocks, terms: Terms) -> Float[np.ndarray, "cells columns terms_and_outcome"]:
@@ -230,7 +215,6 @@ def _require_solvable(
     terms: Terms,
     *,
     where: str,
-    who: str,
 ) -> None:
     """Refuse constant and collinear columns; an intercept takes up the level of the others."""
     names = (*terms.names, terms.outcome)
@@ -239,10 +223,11 @@ def _require_solvable(
     left = np.where(centred, _centred(design, ones), design)
     for name, spread, level in zip(names, np.linalg.norm(left, axis=0), size, strict=True):
         if spread <= CONSTANT * level:
-            raise InputError(f"{who} needs columns that vary; {name!r} is constant in {where}.")
+            raise InputError(f"The regression needs columns that vary; {name!r} is constant in {where}.")
     condition = float(np.linalg.cond(left[:, :-1] / np.linalg.norm(left[:, :-1], axis=0)))
     if not condition < MAX_CONDITION:
         raise NumericalError(
-            f"{who} needs terms that double precision can tell apart; in {where} they are collinear (condition "
-            f"{condition:.1e} of the centred and scaled columns, at most {MAX_CONDITION:.1e}). Leave a term out."
+            f"The regression needs terms that double precision can tell apart; in {where} they are collinear "
+            f"(condition {condition:.1e} of the centred and scaled columns, at most {MAX_CONDITION:.1e}). Leave a "
+            "term out."
         )

@@ -1,11 +1,13 @@
 """How many lags are worth having: information criteria and held-out documents, for every layer."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
-from mechreg.lags import add_lags
-from mechreg.regression import LagSums
-from mechreg.robustness.refits import held_out_r_squared, in_folds
+from mechreg.regression import DocumentSums, LagSums
+from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.robustness.specifications import relagged, skip_of
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
 
@@ -18,7 +20,7 @@ def lag_order(
     Parameters
     ----------
     frame : pandas.DataFrame
-        A norm frame, or what `add_lags` gave.
+        A norm frame, or what `add_lags` returns.
     max_lag : int
         Orders 0 (an intercept only) to this are fitted, all on the rows that the longest has: criteria of fits to
         different rows are not comparable.
@@ -59,42 +61,36 @@ def lag_order(
     if skip is not None:
         require_whole_number(skip, name="skip", least=0)
     require(frame, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="lag_order")
-    names = [f"lag{lag}" for lag in range(1, int(max_lag) + 1)]
-    if "log_norm" in frame.columns:
-        was = skip_of(frame, who="lag_order")
-        lagged = relagged(frame, lags=names, skip=was if skip is None else skip)
-    else:
-        lagged = add_lags(frame, lags=range(1, int(max_lag) + 1), skip=1 if skip is None else skip)
-    docs = pd.Index(pd.unique(frame["doc"])).sort_values()
-    fold = in_folds(docs, folds=folds, seed=seed, who="lag_order")
-    moments = LagSums.from_frame(lagged, f"log_norm ~ {' + '.join(names)}", max_lag=None, who="lag_order")
-    parts = []
-    for document in moments.document_sums():
-        # The orthonormal regressors are nested in the lags: leaving out the last ones adds their squares.
-        dropped = np.r_[0.0, np.cumsum(document.c[:0:-1] ** 2)][::-1]
-        residual = document.sums[:, -2, -2].sum() + dropped
-        n, terms = document.n, np.arange(len(residual)) + 1
-        deviance = n * (np.log(2 * np.pi) + np.log(residual / n) + 1)
-        folded = fold[document.labels].to_numpy()
-        part = pd.DataFrame(
-            {
-                **document.keys,
-                "depth": document.depth,
-                "order": terms - 1,
-                "n": n,
-                "n_docs": len(document.labels),
-                "aic": deviance + 2 * terms,
-                "bic": deviance + np.log(n) * terms,
-                "held_out_r_squared": [
-                    held_out_r_squared(document, folded, who="lag_order", terms=int(k)) for k in terms
-                ],
-            }
-        )
-        parts.append(
-            part.assign(
-                aic_pick=part.index == part["aic"].idxmin(),
-                bic_pick=part.index == part["bic"].idxmin(),
-                held_out_pick=part.index == part["held_out_r_squared"].idxmax(),
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+    fold = in_folds(pd.Index(pd.unique(frame["doc"])).sort_values(), folds=folds, seed=seed)
+    if skip is None:
+        skip = skip_of(frame) if "log_norm" in frame.columns else 1
+    lags = range(1, int(max_lag) + 1)
+    formula = "log_norm ~ " + " + ".join(f"lag{lag}" for lag in lags)
+    sums = LagSums.from_frame(relagged(frame, lags=lags, skip=skip), formula, max_lag=None)
+    tables = [_criteria(group, fold[group.labels].to_numpy()) for group in sums.document_sums()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _criteria(group: DocumentSums, fold: Int[np.ndarray, " docs"]) -> pd.DataFrame:
+    """Return the rows of one layer."""
+    # The orthonormal regressors are nested in the lags: leaving out the last ones adds their squares.
+    dropped = np.r_[0.0, np.cumsum(group.c[:0:-1] ** 2)][::-1]
+    residual = group.sums[:, -2, -2].sum() + dropped
+    n, terms = group.n, np.arange(len(residual)) + 1
+    deviance = n * (np.log(2 * np.pi) + np.log(residual / n) + 1)
+    columns: dict[str, Any] = {
+        **group.keys,
+        "depth": group.depth,
+        "order": terms - 1,
+        "n": n,
+        "n_docs": len(group.labels),
+        "aic": deviance + 2 * terms,
+        "bic": deviance + np.log(n) * terms,
+        "held_out_r_squared": [held_out_r_squared(group, fold, terms=int(k)) for k in terms],
+    }
+    table = pd.DataFrame(columns)
+    return table.assign(
+        aic_pick=table.index == table["aic"].idxmin(),
+        bic_pick=table.index == table["bic"].idxmin(),
+        held_out_pick=table.index == table["held_out_r_squared"].idxmax(),
+    )

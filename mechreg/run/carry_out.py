@@ -129,24 +129,14 @@ def carry_out(
     with store.open_run_folder(folder, spec):
         begin_drawing()
         store.set_aside_damaged(folder)
-        remade: set[Path] = set()
-        while True:
-            try:
-                seconds = make_shards(folder, survey)
-                missing = missing_shards(folder)
-                if missing:
-                    raise InputError(
-                        f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
-                    )
-                _write_results(folder, spec, survey, seconds, began)
-                return folder
-            except (
-                store.DamagedError
-            ) as error:  # its checksum is right, what it holds is not: made again, once
-                if error.path in remade or not store.is_shard(folder, error.path):
-                    raise
-                remade.add(error.path)
-                store.set_aside(folder, error.path, str(error))
+        seconds = make_shards(folder, survey)
+        missing = missing_shards(folder)
+        if missing:
+            raise InputError(
+                f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
+            )
+        _write_results(folder, spec, survey, seconds, began)
+        return folder
 
 
 def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:

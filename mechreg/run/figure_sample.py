@@ -21,20 +21,18 @@ def shards_of_sample(shards: int) -> list[int]:
     return np.linspace(0, shards - 1, min(shards, SAMPLE_SHARDS)).round().astype(int).tolist()
 
 
-def sampled(norms: pd.DataFrame, *, shards: int) -> pd.DataFrame:
+def sampled_documents(docs: pd.Series, shards: int) -> pd.Index:
     """Return a shard's part of the sample: whole documents in the order of the hash of their ids.
 
     Parameters
     ----------
-    norms : pandas.DataFrame
-        The norm frame of one shard.
+    docs : pandas.Series
+        The document of every token of the shard.
     shards : int
         How many shards the model has: 50,000 tokens are shared out over those that are drawn from.
     """
     wanted = math.ceil(SAMPLE_TOKENS / len(shards_of_sample(shards)))
-    keys = [key for key in ("hook", "layer", "head") if key in norms.columns]
-    first = (norms[keys] == norms[keys].iloc[0]).all(axis=1)
-    sizes = norms.loc[first, "doc"].astype("str").value_counts()
+    sizes = docs.astype("str").value_counts()
     order = sorted(sizes.index, key=lambda doc: hashlib.sha256(doc.encode()).digest())
     before = sizes[order].cumsum() - sizes[order]
-    return norms[norms["doc"].isin(before.index[before < wanted])].reset_index(drop=True)
+    return before.index[before < wanted]

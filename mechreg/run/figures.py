@@ -14,7 +14,6 @@ from mechreg import charts, store
 from mechreg.charts.drawing import drawn
 from mechreg.charts.save import VEGA_LITE, chart_files, vega_bundle
 from mechreg.charts.theme import figure_title
-from mechreg.run.shards import headless
 from mechreg.schema import MechregError
 from mechreg.spec import Spec
 
@@ -75,7 +74,7 @@ def _plots(
     """Yield the name of every figure and what draws it."""
     for hook in spec.hooks:
         rows = coefficients[coefficients["hook"] == hook]
-        if len(rows) and "head" in rows and not headless(rows):
+        if "head" in rows and (rows["head"] != -1).any():
             continue  # a panel per head is no figure: the tables have them
         suffix = "" if len(spec.hooks) == 1 else f"-{hook}"
         yield f"norms{suffix}", partial(_norms, norms, hook, notes)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mechreg.corpus import COVARIATES, load_pipeline, require_words, tag_words
+from mechreg.lags import lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
@@ -19,7 +20,7 @@ _NUMBERS = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "numbers"),
     "boolean": "true or false",
 }
-_MADE_BY_LAG = r"(lag|below_lag)[0-9]+|below"
+_MADE_BY_LAG = r"(lag|layer_below_lag)[0-9]+|layer_below"
 
 
 class Survey(NamedTuple):
@@ -114,21 +115,10 @@ def _words_as_text(documents: pd.DataFrame) -> str:
     )
 
 
-def below_lags(formula: str) -> tuple[int, ...]:
-    """Return the lags in the layer below that a formula asks for.
-
-    Examples
-    --------
-    >>> below_lags("log_norm ~ lag1 + below + below_lag2")
-    (0, 2)
-    """
-    asked = (re.fullmatch(r"below(?:_lag(\d+))?", column) for column in formula_columns(formula))
-    return tuple(sorted({int(match[1] or 0) for match in asked if match}))
-
-
 def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
     """Refuse a column that no step makes or two would, and moments alone where they cannot answer."""
-    below, asked = below_lags(spec.formula), formula_columns(spec.formula)
+    asked = formula_columns(spec.formula)
+    layer_below = lags_among(asked)[1]
     tags = () if spec.tagger == "none" else TAG_COLUMNS
     made = [name for name in asked if name != "doc" and (name in _MADE or re.fullmatch(_MADE_BY_LAG, name))]
     for column in (*made, *tags):
@@ -139,7 +129,7 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
             )
     have = {
         *NORM_COLUMNS, *TOKEN_COLUMNS, "log_norm", *(f"lag{lag}" for lag in spec.lags), *columns, *tags, *COVARIATES,
-        *("below" if lag == 0 else f"below_lag{lag}" for lag in below),
+        *("layer_below" if lag == 0 else f"layer_below_lag{lag}" for lag in layer_below),
     } - {"text", "problem", "words"}  # fmt: skip
     for column in sorted(asked):
         if column in TAG_COLUMNS and column not in have:

@@ -1,7 +1,6 @@
 """Regressions from stored norms, shard by shard: what the tables of a run larger than memory come from."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import pandas as pd
 from patsy import ModelDesc
 
 from mechreg import store
-from mechreg.lags import add_lags
+from mechreg.lags import add_lags_of, lags_among
 from mechreg.regression import LagSums, formula_columns
-from mechreg.regression.statsmodels_covariances import CLUSTERED
-from mechreg.run.preflight import below_lags
-from mechreg.schema import InputError, one_or_many, require_option
+from mechreg.regression.design import NeedsAllRows
+from mechreg.regression.results import CLUSTERED
+from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 # Columns that have one value in a regression.
@@ -24,22 +23,22 @@ def run_moments(
     run: str | Path,
     formula: str | None = None,
     *,
-    lags: int | Sequence[int] | None = None,
     skip: int | None = None,
     models: str | Sequence[str] | None = None,
     hooks: str | Sequence[str] | None = None,
     cluster: str | None = "doc",
     max_lag: int | None = 1,
 ) -> LagSums:
-    """Return the sums of a regression over a run's stored norms, read a shard at a time; no model is loaded.
+    """Return the sums of a regression over what a run stored, read a shard at a time; no model is loaded.
 
     Parameters
     ----------
     run : str or Path
-        A run folder with ``keep = "norms"``.
+        A run folder. With ``keep = "moments"`` the answer is the sums that it kept, of its own regression.
     formula : str, optional
-        The run's own by default; any that `LagSums` takes, of lags, tokens' columns and ``source``.
-    lags, skip : optional
+        The run's own by default; any of lags, tokens' columns and ``source``. A formula with functions of all rows
+        (splines, centring) needs a model's rows in memory at once.
+    skip : int, optional
         The run's own by default.
     models, hooks : sequence of str, optional
         Only these.
@@ -49,7 +48,7 @@ def run_moments(
     Raises
     ------
     InputError
-        Norms that were not kept, shards that are missing.
+        Shards that are missing, or another regression of a run that kept no norms.
 
     Examples
     --------
@@ -61,42 +60,60 @@ def run_moments(
     """
     opened = store.open_run(run)
     spec = opened.spec
-    if spec["keep"] != "norms":
-        raise InputError(f"{str(run)!r} keeps no norms but those of a sample; run it with keep = 'norms'.")
+    chosen_models = store.chosen(models, opened.models, name="models")
+    if spec["keep"] == "moments":
+        if formula not in (None, spec["formula"]) or skip not in (None, spec["skip"]) or hooks is not None:
+            raise InputError(
+                f"{str(run)!r} keeps the sums of its own regression, and no norms but those of a sample; run it with "
+                "keep = 'norms' for another."
+            )
+        return merged(kept_sums(opened, model) for model in chosen_models)
     formula = spec["formula"] if formula is None else formula
-    lags = spec["lags"] if lags is None else one_or_many(lags)
-    chosen_models = _chosen(models, opened.models, name="models")
-    chosen_hooks = _chosen(hooks, opened.hooks, name="hooks")
     skip = spec["skip"] if skip is None else skip
+    chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
 
-    def parts() -> Iterable[LagSums]:
-        for model in chosen_models:
-            for hook in chosen_hooks:
-                shards = opened.shards("norms", model, hook)
-                if len(shards) != opened.records[model].get("plan", {}).get("shards"):
-                    raise InputError(
-                        f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on."
-                    )
-                for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
-                    sums = LagSums(formula, cluster=cluster, max_lag=max_lag, who="run_moments")
-                    lagged = lagged_norms(store.read_norm_shard(norms), formula, lags=lags, skip=skip)
-                    sums.update(annotated(lagged, partial(store.read_token_shard, tokens), formula))
-                    yield sums
+    def of_shards(model: str, hook: str) -> Iterator[LagSums]:
+        shards = opened.shards("norms", model, hook)
+        if len(shards) != opened.records[model].get("plan", {}).get("shards"):
+            raise InputError(f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on.")
+        for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
+            sums = LagSums(formula, cluster=cluster, max_lag=max_lag)
+            sums.update(
+                lagged_norms(
+                    store.read_norm_shard(norms), formula, skip, partial(store.read_token_shard, tokens)
+                )
+            )
+            yield sums
+
+    def of_hook(model: str, hook: str) -> LagSums:
+        try:
+            return merged(of_shards(model, hook))
+        except NeedsAllRows:
+            norms, tokens = opened.norms(models=[model], hooks=[hook]), partial(opened.tokens, models=[model])
+            frame = lagged_norms(norms, formula, skip, tokens)
+            return LagSums.from_frame(frame, formula, cluster=cluster, max_lag=max_lag)
+
+    return merged(of_hook(model, hook) for model in chosen_models for hook in chosen_hooks)
+
+
+def kept_sums(run: store.Run, model: str) -> LagSums:
+    """Return the sums that a run kept of a model, over all its shards."""
+
+    def parts() -> Iterator[LagSums]:
+        for path in run.shards("moments", model):
+            with store.readable(path):
+                try:
+                    sums = LagSums.load(path)
+                except InputError as error:
+                    raise store.damaged(path, error) from error
+            yield sums
 
     return merged(parts())
 
 
-def _chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
-    """Return those of a run's models or hooks that were asked for, all where none was."""
-    chosen = list(have) if asked is None else one_or_many(asked)
-    for entry in chosen:
-        require_option(entry, have, name=name)
-    return chosen
-
-
 def require_fittable(spec: Spec, documents: int) -> None:
     """Refuse a regression that no corpus of so many documents could have, before any norm is made."""
-    if spec.cov in CLUSTERED and documents < 2:
+    if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
         raise InputError(
             f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
         )
@@ -117,14 +134,14 @@ def require_fittable(spec: Spec, documents: int) -> None:
 
 def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
     """Refuse a formula that no window has a complete row of, once the longest is known; no pass has been made."""
-    asked = [re.fullmatch(r"(?:below_)?lag(\d+)", name) for name in formula_columns(spec.formula)]
-    lag = max((int(match[1]) for match in asked if match), default=0)
+    lags, layer_below = lags_among(formula_columns(spec.formula))
+    lag = max((*lags, *layer_below), default=0)
     if longest <= spec.skip + lag:
         raise InputError(
             f"{spec.formula!r} with skip = {spec.skip} needs windows of {spec.skip + lag + 1} tokens or more; the "
             f"longest has {longest}. Give longer documents, or fewer lags."
         )
-    if below_lags(spec.formula) and blocks < 2:
+    if layer_below and blocks < 2:
         raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
@@ -140,12 +157,10 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
     """
     sums = LagSums(
         spec.formula,
-        cluster="doc" if spec.cov in ("auto", *CLUSTERED) else None,
+        cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
-        who="run_spec",
     )
-    lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
-    sums.update(annotated(lagged, lambda: tokens, spec.formula))
+    sums.update(lagged_norms(norms, spec.formula, spec.skip, lambda: tokens))
     return sums
 
 
@@ -166,9 +181,13 @@ def merged(parts: Iterable[LagSums]) -> LagSums:
     return whole
 
 
-def annotated(lagged: pd.DataFrame, tokens: Callable[[], pd.DataFrame], formula: str) -> pd.DataFrame:
-    """Return the lagged frame with the tokens' columns that the formula asks for, read only if it asks."""
-    wanted = [column for column in formula_columns(formula) if column not in lagged.columns]
+def lagged_norms(
+    norms: pd.DataFrame, formula: str, skip: int, tokens: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return the lagged frame that a formula needs, with the tokens' columns that it asks for, read only if it asks."""
+    columns = formula_columns(formula)
+    lagged = add_lags_of(norms, columns, skip=skip)
+    wanted = [column for column in columns if column not in lagged.columns]
     if not wanted:
         return lagged
     keys = ["doc", "window", "position"]
@@ -181,10 +200,3 @@ def annotated(lagged: pd.DataFrame, tokens: Callable[[], pd.DataFrame], formula:
         )
     right = frame[[*keys, *wanted]].astype({"doc": "str"})
     return lagged.astype({"doc": "str"}).merge(right, on=keys, how="left", validate="many_to_one")
-
-
-def lagged_norms(norms: pd.DataFrame, formula: str, *, lags: Sequence[int], skip: int) -> pd.DataFrame:
-    """Return the lagged frame that a formula needs, without the layer that has none below it if it asks for that."""
-    below = below_lags(formula)
-    lagged = add_lags(norms, lags=lags, skip=skip, below=below)
-    return lagged[lagged["layer"] > 0] if below else lagged  # nothing is below the first layer

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mechreg import store
 from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
-from mechreg.norms import BATCH_TOKENS, extract_norms
+from mechreg.norms import BATCH_TOKENS, window_norms
 from mechreg.norms.reduction import is_per_head
-from mechreg.run.figure_sample import sampled, shards_of_sample
+from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.preflight import Survey, is_summable
 from mechreg.run.refit_stored import moments_of_shard, require_rows
 from mechreg.run.tokens import covariates_of, stream_tokens
@@ -81,7 +82,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
         missing += [
             Shard(record["name"], index)
             for index in range(record["plan"]["shards"])
-            if not all(map(store.is_there, files_of_shard(folder, spec, record, index)))
+            if not all(map(store.is_there, files_of_shard(folder, spec, record, index).values()))
         ]
     return missing
 
@@ -164,39 +165,51 @@ class ShardMaker:
         if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
         files = files_of_shard(self.run, self.spec, record, shard.number)
-        if all(map(store.is_there, files)):
-            return files[0]
+        # A kill between the files of a shard leaves some of them: those are not written again.
+        missing = [hook for hook, path in files.items() if not store.is_there(path)]
+        if missing:
+            tokens, norms, covariates = self._passes(record, shard.number)
+            if None in missing:
+                frames = [
+                    store.norm_frame(values, tokens, model=shard.model, hook=hook, covariates=covariates)
+                    for hook, values in norms.items()
+                ]
+                sums = moments_of_shard(
+                    store.stacked(frames), tokens, self.spec, longest=record["plan"]["longest"]
+                )
+                with store.committed(files[None]) as temporary:
+                    sums.save(temporary)
+            kept = np.full(len(tokens), True)
+            if self.spec.keep == "moments":
+                kept = tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"]))
+            for hook in filter(None, missing):
+                store.write_norm_shard(
+                    norms[hook][..., kept],
+                    tokens[kept],
+                    files[hook],
+                    model=shard.model,
+                    hook=hook,
+                    covariates=covariates,
+                )
+        return next(iter(files.values()))
+
+    def _passes(
+        self, record: dict[str, Any], index: int
+    ) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[str]]:
+        """Return a shard's tokens, their norms by hook, and the covariates found in the same passes."""
         model = self._model(record["spec_name"], expected=record)
-        plan, at = record["plan"], (record["config_hash"], shard.number)
-        tokens = store.read_token_shard(store.shard_path(self.run, "tokens", shard.model, None, *at))
-        norms = extract_norms(
+        path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
+        tokens = store.read_token_shard(path)
+        norms = window_norms(
             model,
             tokens,
             hooks=self.spec.hooks,
             batch_tokens=record["config"]["batch_tokens"],
-            covariates=[name for name in covariates_of(self.spec.formula) if name == "surprisal"],
+            surprisal="surprisal" in covariates_of(self.spec.formula),
             progress=self.progress,
         )
-        # A kill between the files of a shard leaves some of them: those are not written again.
-        of_moments = store.shard_path(self.run, "moments", shard.model, None, *at)
-        if plan["streamed"] and not store.is_there(of_moments):
-            moments = moments_of_shard(norms, tokens, self.spec, longest=plan["longest"])
-            with store.committed(of_moments, sealed=True) as temporary:
-                moments.save(temporary)
-        if self.spec.keep == "moments" and shard.number not in shards_of_sample(plan["shards"]):
-            return files[0]
-        if self.spec.keep == "moments":
-            norms = sampled(norms, shards=plan["shards"])
-        sources = tokens.drop_duplicates("doc").astype({"doc": "str"}).set_index("doc")["source"]
-        for hook in self.spec.hooks:
-            path = store.shard_path(self.run, "norms", shard.model, hook, *at)
-            if store.is_there(path):
-                continue
-            here = norms[norms["hook"] == hook]
-            # The heads of one hook are no column of another's.
-            here = here.drop(columns="head") if headless(here) else here
-            store.write_norm_shard(here.reset_index(drop=True), path, sources=sources)
-        return files[0]
+        covariates = [name for name in norms if name == "surprisal"]
+        return tokens.assign(**{name: norms.pop(name) for name in covariates}), norms, covariates
 
     def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
         """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""
@@ -282,14 +295,14 @@ def make_all(
     return seconds
 
 
-def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> list[Path]:
-    """Return the files that a shard consists of: norms of every hook, moments where they are summed."""
+def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
+    """Return the files that a shard consists of: norms by hook, and under None the sums where they are kept."""
     plan, at = record["plan"], (record["config_hash"], index)
-    files = []
+    files: dict[str | None, Path] = {}
     if spec.keep == "norms" or index in shards_of_sample(plan["shards"]):
-        files += [store.shard_path(run, "norms", record["name"], hook, *at) for hook in spec.hooks]
+        files |= {hook: store.shard_path(run, "norms", record["name"], hook, *at) for hook in spec.hooks}
     if plan["streamed"]:
-        files.append(store.shard_path(run, "moments", record["name"], None, *at))
+        files[None] = store.shard_path(run, "moments", record["name"], None, *at)
     return files
 
 
@@ -315,11 +328,6 @@ def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
             held.append(piece.iloc[start:])
     if held:
         yield pd.concat(held, ignore_index=True)
-
-
-def headless(norms: pd.DataFrame) -> bool:
-    """Return whether a norm frame has no heads, or only -1 in their place."""
-    return "head" in norms.columns and bool((norms["head"] == -1).all())
 
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:

@@ -1,16 +1,16 @@
 """The tables of a run from its shards: statsmodels where the rows fit, sums over shards where they do not."""
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mechreg import store
-from mechreg.regression import LaggedFits, LagSums, fit_lagged
-from mechreg.run.figure_sample import sampled, shards_of_sample
-from mechreg.run.refit_stored import annotated, lagged_norms, merged
-from mechreg.schema import GROUP_KEYS, InputError
+from mechreg.regression import LaggedFits, fit_lagged
+from mechreg.run.figure_sample import sampled_documents, shards_of_sample
+from mechreg.run.refit_stored import kept_sums, lagged_norms
+from mechreg.schema import GROUP_KEYS
 from mechreg.spec import Spec
 
 
@@ -28,9 +28,9 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all there."""
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
-        moments = sums_of(opened, name)
+        moments = kept_sums(opened, name)
         coefficients = moments.coefficients(cov=spec.cov)
-        norms = _sample(run, spec, record)
+        norms = _sample(opened, record)
         return Tables(
             coefficients,
             moments.statistics(),
@@ -39,34 +39,21 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
             _drawn(norms, record["plan"]),
         )
     norms = opened.norms(models=[name])
-    lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
-    frame = annotated(lagged, lambda: opened.tokens(models=[name]), spec.formula)
+    frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
     fits = fit_lagged(frame, spec.formula, cov=spec.cov)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
 
 
-def sums_of(run: store.Run, model: str) -> LagSums:
-    """Return the sums that a run kept of a model, over all its shards."""
-
-    def parts() -> Iterator[LagSums]:
-        for path in run.shards("moments", model):
-            with store.readable(path):
-                try:
-                    sums = LagSums.load(path)
-                except InputError as error:
-                    raise store.damaged(path, error) from error
-            yield sums
-
-    return merged(parts())
-
-
-def _sample(run: Path, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:
+def _sample(run: store.Run, record: dict[str, Any]) -> pd.DataFrame:
     """Return the norms of the sample; where only moments are kept nothing else is there."""
-    shards, at = record["plan"]["shards"], record["config_hash"]
+    shards, place = record["plan"]["shards"], (record["name"], record["config_hash"])
     parts = []
     for index in shards_of_sample(shards):
-        paths = [store.shard_path(run, "norms", record["name"], hook, at, index) for hook in spec.hooks]
-        parts += [sampled(store.read_norm_shard(path), shards=shards) for path in paths]
+        path = partial(store.shard_path, run.path, model=place[0], config_hash=place[1], index=index)
+        tokens = store.read_token_shard(path(kind="tokens", hook=None))
+        docs = sampled_documents(tokens["doc"], shards)
+        norms = [store.read_norm_shard(path(kind="norms", hook=hook)) for hook in run.hooks]
+        parts += [frame[frame["doc"].isin(docs)] for frame in norms]
     return store.stacked(parts)
 
 

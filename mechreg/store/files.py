@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the checksum that tells whether one still is what was written."""
+"""Files that are whole or not there."""
 
 import contextlib
 import functools
@@ -35,17 +35,14 @@ _CONTENT = (
 
 
 class DamagedError(InputError):
-    """A file of a run that is not what was written: ``path`` is made again."""
-
-    path: Path
+    """A file of a run that is not what was written."""
 
 
 @contextlib.contextmanager
-def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
+def committed(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, and put what was written at ``path`` in one step.
 
-    A kill at any moment leaves the old file or the new one, never a part: the rename is the commit. Where it is
-    to be ``sealed``, its checksum is there before it is.
+    A kill at any moment leaves the old file or the new one, never a part: the rename is the commit.
 
     Raises
     ------
@@ -68,8 +65,6 @@ def committed(path: Path, *, sealed: bool = False) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            if sealed:
-                write_text(f"{digest_of(temporary)}  {path.relative_to(_top(path)).as_posix()}\n", seal(path))
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):  # a drive that is gone: the first error says so
@@ -123,11 +118,11 @@ def in_reach(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def readable(path: Path, *, sealed: bool = False) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn what reading a file raises into one sentence: it could not be read, or what it holds is damaged.
 
-    What the system says (a stale handle, no permission) is no damage. An error that no content explains is not
-    the file's either, where its checksum is right: it stays what it is.
+    What the system says (a stale handle, no permission) is not damage, and an error that no content explains is
+    raised as it is.
 
     Raises
     ------
@@ -143,8 +138,7 @@ def readable(path: Path, *, sealed: bool = False) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # as of what a file holds
             raise unreadable(path, error) from error
-        by_content = isinstance(error, _CONTENT) and not isinstance(error, MemoryError)
-        if not by_content and (not sealed or is_whole(path)):
+        if not isinstance(error, _CONTENT) or isinstance(error, MemoryError):
             raise
         raise damaged(path, error) from error
 
@@ -163,15 +157,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def damaged(path: Path, said: object) -> DamagedError:
+def damaged(path: Path, reason: object) -> DamagedError:
     """Return the refusal of a file that does not hold what was written."""
-    lines = str(said).strip().splitlines() or [type(said).__name__]
-    error = DamagedError(
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    return DamagedError(
         f"{str(path)!r} is damaged ({lines[0].rstrip('.')}); remove it, and `mechreg run` with the same spec and --out "
         "makes it again."
     )
-    error.path = path
-    return error
 
 
 def is_there(path: Path) -> bool:
@@ -217,43 +209,6 @@ def check_place(path: Path, *, endings: tuple[str, ...] = ()) -> None:
         nearest = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
-
-
-def seal(path: Path) -> Path:
-    """Return where the checksum of a file is, in the form that ``sha256sum --check`` reads in the run folder.
-
-    Shards' are in a folder of their own: polars refuses a folder of Parquet files in which there are others.
-
-    Examples
-    --------
-    >>> seal(Path("run/norms/gpt2/attn_out/norms-1a2b-00000.parquet")).as_posix()
-    'run/checksums/norms/gpt2/attn_out/norms-1a2b-00000.parquet.sha256'
-    """
-    return _top(path) / "checksums" / f"{path.relative_to(_top(path))}.sha256"
-
-
-def _top(path: Path) -> Path:
-    """Return the run folder of a shard, the folder itself of any other file."""
-    kind = path.name.split("-")[0]
-    up = {"norms": 2, "tokens": 1, "moments": 1}.get(kind)
-    is_shard = up is not None and len(path.parents) > up + 1 and path.parents[up].name == kind
-    return path.parents[up + 1] if is_shard and up is not None else path.parent
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether a sealed file is there and holds, bit for bit, what was written.
-
-    Raises
-    ------
-    InputError
-        The system did not give the file or its seal: nothing is known of what it holds.
-    """
-    try:
-        return seal(path).read_text(encoding="utf-8").split()[:1] == [digest_of(path)]
-    except (FileNotFoundError, UnicodeDecodeError):
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 def digest_of(path: Path) -> str:

@@ -21,32 +21,26 @@ from mechreg.schema import InputError
 from mechreg.spec import Spec, write_spec
 from mechreg.store.files import (
     TEMPORARY,
+    DamagedError,
     damaged,
     digest_of,
     in_reach,
     is_stale,
     is_there,
-    is_whole,
     read_json,
     readable,
     require_kinds,
     require_name,
-    seal,
     write_json,
     write_text,
 )
-from mechreg.store.shards import SCHEMA_VERSION, model_folder
+from mechreg.store.shards import SCHEMA_VERSION, model_folder, require_whole
 
 KINDS = ("tokens", "norms", "moments")
 SET_ASIDE = "set-aside"
 _LOCK = ".lock"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
-
-_HARMLESS = re.compile(  # settings of a repository
-    r"core\.(repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks|autocrlf)"
-    r"|(branch|user|gui|pull|push|gc)\..*|remote\..*\.(url|pushurl|fetch)|submodule\..*\.(url|active)|http\..*\.extraheader"
-)
 _RECORD: dict[str, type] = {"name": str, "spec_name": str, "config_hash": str, "config": dict, "facts": dict}
 _CONFIG: dict[str, type] = {"batch_tokens": int}
 # A shard holds a document at least, a document a window, a window a token.
@@ -172,46 +166,44 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def sealed_files(run: Path) -> list[Path]:
-    """Return all shards of a run, whatever they are of."""
+def shards_of_run(run: Path) -> list[Path]:
+    """Return the files of all shards of a run."""
     return [path for kind in KINDS for path in _files(run / kind, f"{kind}-")]
 
 
-def is_shard(run: Path, path: Path) -> bool:
-    """Return whether a file is a shard of a run, which can be made again."""
-    return any(path.is_relative_to(run / kind) and path.name.startswith(f"{kind}-") for kind in KINDS)
+def damaged_shards(run: Path) -> dict[Path, str]:
+    """Return the shards that are not what was written, and why; reads all of them.
+
+    Those in the manifest of a finished run are held to its hashes, the others to the checksums inside of them.
+    """
+    try:
+        hashes = manifest_files(run)
+    except DamagedError:
+        hashes = {}
+    found = {}
+    for path in shards_of_run(run):
+        written = hashes.get(path.relative_to(run).as_posix())
+        try:
+            if written is None:
+                require_whole(path)
+            else:
+                require_hash(path, written)
+        except DamagedError as error:
+            found[path] = str(error)
+    return found
 
 
 def set_aside_damaged(run: Path) -> None:
-    """Move the shards that are no longer what was written out of the way, so that they are made again."""
-    for path in sealed_files(run):
-        if not is_whole(path):
-            set_aside(run, path, "its checksum is not that of what was written")
-
-
-def set_aside(run: Path, path: Path, said: str) -> None:
-    """Move a damaged shard out of the way and say so.
-
-    Raises
-    ------
-    InputError
-        The same bytes have been set aside before: to make them once more changes nothing.
-    """
-    name, aside = "-".join(path.relative_to(run).parts[1:]), run / SET_ASIDE
-    with in_reach(aside):
-        aside.mkdir(exist_ok=True)
-        before = [other for other in aside.iterdir() if other.name.partition("-")[2] == name]
-    with readable(path):
-        digest = digest_of(path)
-        if is_whole(path) and digest in map(digest_of, before):
-            raise InputError(
-                f"{str(path)!r} was made again, came out the same, and cannot be used ({said}); its maker is at fault "
-                "and not the disk. Look at the versions of mechreg and its libraries, and at the machine's memory."
-            )
-    to = aside / f"{len(before)}-{name}"
-    with in_reach(to):
-        os.replace(path, to)
-    log.warning("%s is damaged (%s); it is moved to %s and made again", path.relative_to(run), said, to)
+    """Move damaged shards to ``set-aside/``, each with a warning, so that they are made again."""
+    aside = run / SET_ASIDE
+    for path, reason in damaged_shards(run).items():
+        name = "-".join(path.relative_to(run).parts[1:])
+        with in_reach(aside):
+            aside.mkdir(exist_ok=True)
+            earlier = [other for other in aside.iterdir() if other.name.partition("-")[2] == name]
+            target = aside / f"{len(earlier)}-{name}"
+            os.replace(path, target)
+        log.warning("%s It was moved to %s.", reason, target)
 
 
 def record_model(run: Path, record: Mapping[str, Any]) -> None:
@@ -227,7 +219,7 @@ def record_model(run: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_same_model(run: Path, model: str, config: Mapping[str, Any]) -> None:
-    """Check that what a model's numbers hang on is what it was when the run was begun.
+    """Check that everything that determines a model's numbers is as it was when the run was begun.
 
     Raises
     ------
@@ -293,27 +285,52 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 
 def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
-    """Write ``_manifest.json``: the schema version, the spec's hash, and the checksum of every shard and table.
+    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of every shard and table.
 
     It is written last and made of what is there, so that it is the same after any interruption; times are in
     provenance.json. Its name begins with "_" so that readers of folders leave it out.
     """
-    files = {}
-    for path in sorted(sealed_files(run)):
-        with readable(seal(path)):
-            files[path] = seal(path).read_text(encoding="utf-8").split()[0]
-    files |= {run / name: digest_of(run / name) for name in tables}
-    records = sorted((run / "models").glob("*.json"))
+    files = [*sorted(shards_of_run(run)), *(run / name for name in tables)]
+    records = map(checked_record, sorted((run / "models").glob("*.json")))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "spec_sha256": spec.digest(),
-        "models": {record["name"]: record["config_hash"] for record in map(checked_record, records)},
+        "models": {record["name"]: record["config_hash"] for record in records},
         "files": {
-            path.relative_to(run).as_posix(): {"sha256": digest, "bytes": path.stat().st_size}
-            for path, digest in files.items()
+            path.relative_to(run).as_posix(): {"sha256": digest_of(path), "bytes": path.stat().st_size}
+            for path in files
         },
     }
     return write_json(manifest, run / "_manifest.json")
+
+
+def manifest_files(run: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file in the manifest; none where the run has not ended.
+
+    Raises
+    ------
+    DamagedError
+        The manifest lists no files.
+    """
+    path = run / "_manifest.json"
+    files = read_json(path).get("files") if is_there(path) else {}
+    if not isinstance(files, dict):
+        raise damaged(path, "it lists no files")
+    for entry in files.values():
+        require_kinds(path, entry, {"sha256": str})
+    return {name: entry["sha256"] for name, entry in files.items()}
+
+
+def require_hash(path: Path, written: str) -> None:
+    """Refuse a file whose SHA-256 is not the one in the manifest.
+
+    Raises
+    ------
+    DamagedError
+    """
+    with readable(path):
+        if digest_of(path) != written:
+            raise damaged(path, "its checksum is not that of what was written")
 
 
 def provenance(spec: Spec, models: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
@@ -367,28 +384,10 @@ def _short(value: Any) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
 
 
-def _git(*arguments: str) -> str:
-    safe = ("--no-optional-locks", "-c", "core.hooksPath=/dev/null")
-    return subprocess.run(
-        ["git", *safe, *arguments], capture_output=True, text=True, check=True, timeout=10
-    ).stdout
-
-
 def _git_commit() -> str | None:
-    """Return the commit of the folder that the run is started in, "+changes" where files differ from it.
-
-    A repository's own settings may name commands that git runs to compare files (a monitor, filters): where there are
-    any but those listed as harmless, files are not compared, and the commit ends in "+unknown".
-    """
+    """Return the commit of the folder that the run is started in; this runs none of the repository's hooks."""
+    command = ["git", "rev-parse", "HEAD"]
     try:
-        head = _git("rev-parse", "HEAD").strip()
-        settings = [
-            line.split("\t", 1)
-            for line in _git("config", "--list", "--show-scope", "--name-only").splitlines()
-        ]
-        if not all(_HARMLESS.fullmatch(key) for scope, key in settings if scope in ("local", "worktree")):
-            return f"{head}+unknown"
-        state = _git("status", "--porcelain", "-uno", "--ignore-submodules=all")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return head + ("+changes" if state.strip() else "")

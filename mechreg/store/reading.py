@@ -6,14 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.outside import for_page
-from mechreg.schema import NORM_COLUMNS, InputError, did_you_mean
+from mechreg.schema import InputError, one_or_many, require_option
 from mechreg.spec import Spec, parse_spec, write_spec
-from mechreg.store.files import damaged, digest_of, is_there, is_whole, read_json, read_table, readable
-from mechreg.store.folder import checked_record, sealed_files
+from mechreg.store.files import is_there, read_table, readable
+from mechreg.store.folder import checked_record, damaged_shards, manifest_files, require_hash
 from mechreg.store.shards import read_norm_shard, read_token_shard, require_layers, shard_path
 
 
@@ -142,11 +143,9 @@ class Run:
             raise InputError(
                 f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
             )
-        written = self._written().get(name)
+        written = manifest_files(self.path).get(name)
         if written is not None:
-            with readable(path):
-                digest = digest_of(path)
-            unharmed(path, written.get("sha256") == digest)
+            require_hash(path, written)
         return read_table(path)
 
     def norms(
@@ -187,26 +186,22 @@ class Run:
         sources: Sequence[str] | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
-        for name in self._known(models, self.models, "models"):
-            for hook in self._known(hooks, self.hooks, "hooks"):
+        for name in chosen(models, self.models, name="models"):
+            for hook in chosen(hooks, self.hooks, name="hooks"):
                 for path in self.shards("norms", name, hook):
-                    # Whole, it is held to its seal; of a part the pages have checksums.
-                    path = unharmed(path, layers is not None or is_whole(path))
                     yield read_norm_shard(path, layers=layers, sources=sources)
 
     def tokens(self, *, models: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the token frame of one model, with the document's source and what the formula asked for."""
-        (name,) = self._one(models)
-        paths = self.shards("tokens", name)
-        parts = [read_token_shard(unharmed(path, is_whole(path))) for path in paths]
-        return pd.concat([part.astype({"doc": "str"}) for part in parts], ignore_index=True).astype(
-            {"doc": "category"}
-        )
+        names = chosen(models, self.models, name="models")
+        if len(names) != 1:
+            raise InputError(f"Tokens are one model's; say which: models=[...] of {self.models}.")
+        return stacked([read_token_shard(path) for path in self.shards("tokens", names[0])])
 
     def dataset(self, model: str, hook: str) -> ds.Dataset:
         """Return the wide shards of a model and hook as a pyarrow dataset: a row a token, a column a layer."""
-        self._known([model], self.models, "models")
-        self._known([hook], self.hooks, "hooks")
+        require_option(model, self.models, name="model")
+        require_option(hook, self.hooks, name="hook")
         return ds.dataset([str(path) for path in self.shards("norms", model, hook)])
 
     def shards(self, kind: str, model: str, hook: str | None = None) -> list[Path]:
@@ -216,8 +211,8 @@ class Run:
         return sorted(folder.glob(f"{kind}-{config_hash}-*"))
 
     def damaged(self) -> list[Path]:
-        """Return the shards whose checksum is not that of what was written; reads all of them."""
-        return [path for path in sealed_files(self.path) if not is_whole(path)]
+        """Return the shards that are not what was written; reads all of them."""
+        return list(damaged_shards(self.path))
 
     def require_all(self) -> None:
         """Check that every model's record is there, and every shard that the manifest of a finished run lists.
@@ -229,46 +224,45 @@ class Run:
         """
         known = {record["spec_name"] for record in self.records.values()}
         gone = [f"The record of {name!r}" for name in self.spec["models"] if name not in known]
-        gone += [name for name in self._written() if "/" in name and not (self.path / name).exists()]
+        gone += [
+            name for name in manifest_files(self.path) if "/" in name and not (self.path / name).exists()
+        ]
         if gone:
             raise InputError(
                 f"{gone[0]} of {str(self.path)!r} is gone, the first of {len(gone)}; `mechreg run` with the same spec "
                 "and --out makes it again."
             )
 
-    def _written(self) -> dict[str, dict[str, Any]]:
-        """Return the checksums of tables and shards in the manifest; none where the run has not ended."""
-        manifest = self.path / "_manifest.json"
-        files = read_json(manifest).get("files") if is_there(manifest) else {}
-        if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-            raise damaged(manifest, "it lists no files")
-        return files
 
-    def _one(self, models: Sequence[str] | None) -> list[str]:
-        found = self._known(models, self.models, "models")
-        if len(found) != 1:
-            raise InputError(f"Tokens are one model's; say which: models=[...] of {self.models}.")
-        return found
+def chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
+    """Return those of a run's models or hooks that were asked for, all by default.
 
-    def _known(self, asked: Sequence[str] | None, have: list[str], name: str) -> list[str]:
-        if isinstance(asked, str):
-            asked = [asked]
-        for entry in asked or ():
-            if entry not in have:
-                raise InputError(f"{name} must be of {have}; got {entry!r}.{did_you_mean(entry, have)}")
-        return have if asked is None else list(asked)
+    Raises
+    ------
+    InputError
+        Lists what the run has.
+
+    Examples
+    --------
+    >>> chosen("one", ["one", "two"], name="models"), chosen(None, ["one", "two"], name="models")
+    (['one'], ['one', 'two'])
+    """
+    names = list(have) if asked is None else one_or_many(asked)
+    for entry in names:
+        require_option(entry, have, name=name)
+    return names
 
 
-def unharmed(path: Path, whole: bool) -> Path:
-    """Return the path; refuse it where the file is not what was written."""
-    if not whole:
-        raise damaged(path, "its checksum is not that of what was written")
-    return path
-
-
-def stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return norm frames on top of each other, their categories united."""
-    whole = pd.concat([part.astype({"hook": "object", "doc": "object", "model": "object"}) for part in parts])
-    if "head" in whole.columns:
-        whole = whole.assign(head=whole["head"].fillna(-1).astype("int16"))
-    return whole.reset_index(drop=True).astype({key: NORM_COLUMNS[key] for key in ("model", "hook", "doc")})
+def stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return norm or token frames on top of each other, their categories united and sorted; no head is -1."""
+    united = {}
+    for key in ("model", "hook", "doc"):
+        if all(key in frame.columns for frame in frames):
+            united[key] = sorted({name for frame in frames for name in frame[key].cat.categories})
+    parts = [
+        frame.assign(**{key: frame[key].cat.set_categories(names) for key, names in united.items()})
+        for frame in frames
+    ]
+    if any("head" in frame.columns for frame in frames):
+        parts = [part if "head" in part else part.assign(head=np.int16(-1)) for part in parts]
+    return pd.concat(parts, ignore_index=True)

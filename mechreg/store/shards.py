@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +13,19 @@ import einops
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require
-from mechreg.store.files import committed, readable
+from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Kind = Literal["tokens", "norms", "moments"]
+Series = tuple[int, int | None]  # a layer, and a head at the hooks that have heads
+Norms = Float[np.ndarray, "layer token"] | Float[np.ndarray, "layer head token"]
 _TOKEN_PLACE = ("doc", "window", "position", "token_id")
-_VALUE = re.compile(r"layer_(\d+)(?:_head_(\d+))?")
 
 
 def model_folder(name: str) -> str:
@@ -37,82 +41,62 @@ def model_folder(name: str) -> str:
 
 
 def shard_path(run: Path, kind: Kind, model: str, hook: str | None, config_hash: str, index: int) -> Path:
-    """Return where a shard is or will be; only norms have a folder a hook."""
+    """Return the path of a shard, written or not; only norms have a folder for each hook."""
     folder = run / kind / model_folder(model)
     ending = "npz" if kind == "moments" else "parquet"
     return (folder / hook if hook else folder) / f"{kind}-{config_hash}-{index:05d}.{ending}"
 
 
-def write_norm_shard(norms: pd.DataFrame, path: Path, *, sources: pd.Series | None = None) -> Path:
-    """Write the norm frame of one model and hook, wide: a row a token, a float32 column a layer (and head).
+def norm_frame(
+    values: Norms, tokens: pd.DataFrame, *, model: str, hook: str, covariates: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the tidy norm frame of one model and hook from its arrays; parameters as for `write_norm_shard`."""
+    series, depths, flat = _series(values)
+    return _tidy(tokens, flat, series=series, depths=depths, model=model, hook=hook, covariates=covariates)
+
+
+def write_norm_shard(
+    values: Norms,
+    tokens: pd.DataFrame,
+    path: Path,
+    *,
+    model: str,
+    hook: str,
+    covariates: Sequence[str] = (),
+) -> Path:
+    """Write the norms of one model and hook, wide: a row a token, a float32 column a layer (and head).
 
     Parameters
     ----------
-    norms : pandas.DataFrame
-        Columns of tokens beside the norm frame's own (``surprisal``) are kept once.
+    values : numpy.ndarray
+        "layer token" or "layer head token": what `window_norms` gives for the hook.
+    tokens : pandas.DataFrame
+        The token frame; a ``source`` is kept beside the tokens.
     path : Path
-    sources : pandas.Series, optional
-        The source of every document, by its id; a column of the shard.
+    model, hook : str
+    covariates : sequence of str
+        Columns of the token frame that are kept as float64, such as ``surprisal``.
 
     Raises
     ------
     InputError
-        Several models or hooks, or layers that do not have the same tokens in the same order.
+        Not as many values as tokens, or a disk that cannot be written.
     """
-    require(norms, NORM_COLUMNS, who="write_norm_shard")
-    if norms["model"].nunique() != 1 or norms["hook"].nunique() != 1:
-        raise InputError("A norm shard holds one model and one hook; write a shard for each.")
-    keys = ["layer", "head"] if "head" in norms.columns else ["layer"]
-    series = norms[keys].drop_duplicates().to_dict("records")
-    names = ["_".join(f"{key}_{value}" for key, value in entry.items()) for entry in series]
-    rows, odd = divmod(len(norms), len(series))
-    tokens = norms.iloc[:rows]
-    place = norms[[*_TOKEN_PLACE]].assign(doc=pd.factorize(norms["doc"])[0]).to_numpy()
-    if (
-        odd
-        or not (
-            einops.rearrange(place, "(series token) key -> series token key", token=rows) == place[:rows]
-        ).all()
-    ):
-        raise InputError("Every layer of a norm shard must have the same tokens in the same order.")
-    values = einops.rearrange(
-        norms["norm"].to_numpy(np.float32), "(series token) -> series token", token=rows
-    )
+    require(tokens, (*_TOKEN_PLACE, *covariates), who="write_norm_shard")
+    if values.shape[-1] != len(tokens):
+        raise InputError(f"A norm shard of {len(tokens)} tokens needs as many values; got {values.shape}.")
+    series, depths, flat = _series(values)
+    names = [_column(one) for one in series]
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
     columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
-    extra = _token_values(norms, rows)
-    columns |= {name: pa.array(values) for name, values in extra.items()}
-    if sources is not None:
-        columns["source"] = pa.array(tokens["doc"].astype(str).map(sources).astype(str)).dictionary_encode()
-    columns |= dict(zip(names, map(pa.array, values), strict=True))
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        "model": str(norms["model"].iloc[0]),
-        "hook": str(norms["hook"].iloc[0]),
-        "of_tokens": list(extra),
-        "depths": dict(zip(names, norms["depth"].iloc[::rows].tolist(), strict=True)),
-    }
-    about["check"] = _check(about)
-    _write_parquet(
-        pa.table(columns).replace_schema_metadata({"mechreg": json.dumps(about)}),
-        path,
-        encodings=dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
-        | dict.fromkeys([*names, *extra], "BYTE_STREAM_SPLIT"),
-    )
-    return path
-
-
-def _token_values(norms: pd.DataFrame, rows: int) -> dict[str, np.ndarray]:
-    """Return the numbers that tokens have beside their norms, the same in every layer."""
-    found = {}
-    for name in (column for column in norms.columns if column not in (*NORM_COLUMNS, "head")):
-        values = einops.rearrange(
-            norms[name].to_numpy(np.float64), "(series token) -> series token", token=rows
-        )
-        if not ((values == values[0]) | (np.isnan(values) & np.isnan(values[0]))).all():
-            raise InputError(f"The column {name!r} of a norm shard must be the same in every layer.")
-        found[str(name)] = values[0]
-    return found
+    columns |= {name: pa.array(tokens[name].to_numpy(np.float64)) for name in covariates}
+    if "source" in tokens.columns:
+        columns["source"] = pa.array(tokens["source"].astype(str)).dictionary_encode()
+    columns |= dict(zip(names, map(pa.array, flat.astype(np.float32)), strict=True))
+    about = {"model": model, "hook": hook, "covariates": list(covariates), "series": series, "depths": depths}
+    encodings = dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
+    encodings |= dict.fromkeys([*names, *covariates], "BYTE_STREAM_SPLIT")
+    return _write(pa.table(columns), path, {"kind": "norms", **about}, encodings=encodings)
 
 
 def read_norm_shard(
@@ -130,13 +114,40 @@ def read_norm_shard(
     Raises
     ------
     InputError
-        Options that are none, a shard without the sources that are asked for, or one that could not be read.
+        Options of the wrong kind, a shard without the layers or sources asked for, or one that could not be read.
     DamagedError
         Not a norm shard of this schema version, or not as it was written.
     """
     require_layers(layers)
-    with readable(path, sealed=True):
-        return _norm_frame(path, layers, [sources] if isinstance(sources, str) else sources)
+    with readable(path):
+        about = _described(path, "norms")
+        kept = [
+            (layer, head, depth)
+            for (layer, head), depth in zip(about["series"], about["depths"], strict=True)
+            if layers is None or layer in layers
+        ]
+        if not kept:
+            have = sorted({layer for layer, _ in about["series"]})
+            raise InputError(f"{path.name} has none of layers={sorted(layers or ())}; it has {have}.")
+        series = [(layer, head) for layer, head, _ in kept]
+        columns = [*_TOKEN_PLACE, *about["covariates"], *map(_column, series)]
+        if sources is not None:
+            if "source" not in dict(about["columns"]):
+                raise InputError(f"{path.name} was written without sources; leave out sources=.")
+            columns.append("source")
+        table = _table(path, about, columns)
+        if sources is not None:
+            wanted = [sources] if isinstance(sources, str) else list(sources)
+            table = table.filter(pc.is_in(table["source"].cast(pa.string()), pa.array(wanted, pa.string())))
+        return _tidy(
+            table.select([*_TOKEN_PLACE, *about["covariates"]]).to_pandas(),
+            np.stack([table[_column(one)].to_numpy() for one in series]),
+            series=series,
+            depths=[depth for _, _, depth in kept],
+            model=about["model"],
+            hook=about["hook"],
+            covariates=about["covariates"],
+        )
 
 
 def require_layers(layers: object) -> None:
@@ -147,73 +158,20 @@ def require_layers(layers: object) -> None:
     raise InputError(f"layers must be a list of whole numbers, such as [0, 3]; got {layers!r}.")
 
 
-def _norm_frame(path: Path, layers: Collection[int] | None, sources: Collection[str] | None) -> pd.DataFrame:
-    schema = pq.read_schema(path)
-    about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
-    if not isinstance(about, dict) or about.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"it is not a norm shard of schema version {SCHEMA_VERSION}: another version of mechreg or something else "
-            "wrote it"
-        )
-    names = [name for name in schema.names if name not in (*_TOKEN_PLACE, "source")]
-    if about.get("check") != _check(about) or names != [*about["of_tokens"], *about["depths"]]:
-        raise ValueError("its description is not what was written")
-    series = {}
-    for name in schema.names:
-        match = _VALUE.fullmatch(name)
-        if match and (layers is None or int(match[1]) in layers):
-            series[name] = (int(match[1]), None if match[2] is None else int(match[2]))
-    extra = about["of_tokens"]
-    if sources is not None and "source" not in schema.names:
-        raise InputError(f"{path.name} was written without sources, so sources= cannot be asked for.")
-    if not series:
-        have = [int(match[1]) for name in schema.names if (match := _VALUE.fullmatch(name))]
-        raise InputError(
-            f"{path.name} has none of layers={sorted(layers or ())}; it has {sorted(set(have))}."
-        )
-    table = pq.read_table(
-        path,
-        columns=[*_TOKEN_PLACE, *extra, *series],
-        filters=None if sources is None else [("source", "in", list(sources))],
-        page_checksum_verification=True,
-    )
-    doc = table.column("doc").to_pandas().astype("category")
-    columns: dict[str, Any] = {
-        key: pd.Categorical.from_codes(
-            np.zeros(len(table) * len(series), np.int8), dtype=pd.CategoricalDtype([about[key]])
-        )
-        for key in ("model", "hook")
-    }
-    columns |= {
-        "layer": np.repeat([layer for layer, _ in series.values()], len(table)),
-    }
-    if any(head is not None for _, head in series.values()):
-        columns["head"] = np.repeat([head for _, head in series.values()], len(table)).astype(np.int16)
-    columns["depth"] = np.repeat([about["depths"][name] for name in series], len(table))
-    columns["doc"] = pd.Categorical.from_codes(np.tile(doc.cat.codes, len(series)), dtype=doc.dtype)
-    for key in _TOKEN_PLACE[1:]:
-        columns[key] = np.tile(table.column(key).to_numpy(), len(series))
-    columns["norm"] = np.concatenate([table.column(name).to_numpy() for name in series])
-    columns |= {name: np.tile(table.column(name).to_numpy(), len(series)) for name in extra}
-    return pd.DataFrame(columns).astype(NORM_COLUMNS)
-
-
 def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
     """Write a token frame with whatever annotations it has.
 
     Raises
     ------
     InputError
-        A column of things of several kinds, which Parquet cannot hold.
+        A column of values of several kinds, which Parquet cannot hold.
     """
     require(tokens, TOKEN_COLUMNS, who="write_token_shard")
-    frame = tokens.astype({"doc": "str", "token": "str"})
     try:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.Table.from_pandas(tokens.astype({"doc": "str", "token": "str"}), preserve_index=False)
     except pa.ArrowException as error:
         raise InputError(f"The tokens' annotations cannot be stored: {error.args[0]}.") from error
-    _write_parquet(table, path, encodings={})
-    return path
+    return _write(table, path, {"kind": "tokens"}, encodings={})
 
 
 def read_token_shard(path: Path) -> pd.DataFrame:
@@ -224,22 +182,80 @@ def read_token_shard(path: Path) -> pd.DataFrame:
     InputError
         Not a token shard, a damaged one, or one that could not be read.
     """
-    with readable(path, sealed=True):
-        frame = pq.read_table(path, page_checksum_verification=True).to_pandas()
+    with readable(path):
+        frame = _table(path, _described(path, "tokens")).to_pandas()
         docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
         return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
 
 
-def _check(about: dict[str, Any]) -> str:
-    """Return the hash of a shard's description: the pages of a Parquet file have checksums, its footer has none."""
-    told = {key: value for key, value in about.items() if key != "check"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+def require_whole(path: Path) -> None:
+    """Refuse a shard that its own checksums find damaged: those of Parquet's pages, or of the zip file of sums.
+
+    Raises
+    ------
+    DamagedError
+    """
+    with readable(path):
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                if name := archive.testzip():
+                    raise damaged(path, f"the checksum of {name} is wrong")
+        else:
+            _table(path, _described(path, path.name.split("-")[0]))
 
 
-def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) -> None:
-    with committed(path, sealed=True) as temporary:
+def _column(series: Series) -> str:
+    layer, head = series
+    return f"layer_{layer}" if head is None else f"layer_{layer}_head_{head}"
+
+
+def _series(values: Norms) -> tuple[list[Series], list[float], Float[np.ndarray, "series token"]]:
+    """Return the layer and head of every series of values, their depths, and the values a row a series."""
+    heads = [None] if values.ndim == 2 else range(values.shape[1])
+    series = [(layer, head) for layer in range(len(values)) for head in heads]
+    depths = [(layer + 0.5) / len(values) for layer, _ in series]
+    return series, depths, einops.rearrange(values, "layer ... token -> (layer ...) token")
+
+
+def _tidy(
+    tokens: pd.DataFrame,
+    values: Float[np.ndarray, "series token"],
+    *,
+    series: Sequence[Series],
+    depths: Sequence[float],
+    model: str,
+    hook: str,
+    covariates: Sequence[str],
+) -> pd.DataFrame:
+    """Return the tidy frame of a matrix: the tokens again for every series."""
+    rows = values.size
+    doc = tokens["doc"].astype("category").array
+    columns: dict[str, Any] = {
+        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), [name])
+        for key, name in (("model", model), ("hook", hook))
+    }
+    columns["layer"] = np.repeat([layer for layer, _ in series], len(tokens))
+    if series[0][1] is not None:
+        columns["head"] = np.repeat(np.array([head for _, head in series], np.int16), len(tokens))
+    columns["depth"] = np.repeat(depths, len(tokens))
+    columns["doc"] = pd.Categorical.from_codes(np.tile(doc.codes, len(series)), dtype=doc.dtype)
+    columns |= {key: np.tile(tokens[key].to_numpy(), len(series)) for key in _TOKEN_PLACE[1:]}
+    columns["norm"] = values.reshape(-1)
+    columns |= {name: np.tile(tokens[name].to_numpy(), len(series)) for name in covariates}
+    return pd.DataFrame(columns, copy=False).astype(NORM_COLUMNS)
+
+
+def _write(table: pa.Table, path: Path, about: dict[str, Any], *, encodings: dict[str, str]) -> Path:
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        **about,
+        "columns": _columns_of(table.schema),
+        "rows": len(table),
+    }
+    about["check"] = _check(about)
+    with committed(path) as temporary:
         pq.write_table(
-            table,
+            table.replace_schema_metadata({"mechreg": json.dumps(about)}),
             temporary,
             compression="zstd",
             compression_level=3,
@@ -247,3 +263,41 @@ def _write_parquet(table: pa.Table, path: Path, *, encodings: dict[str, str]) ->
             write_page_checksum=True,
             use_dictionary=[name for name in table.column_names if name not in encodings],
         )
+    return path
+
+
+def _described(path: Path, kind: str) -> dict[str, Any]:
+    """Return what the footer of a shard says of it; a ValueError where that is not what was written."""
+    schema = pq.read_schema(path)
+    about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
+    if (
+        not isinstance(about, dict)
+        or about.get("schema_version") != SCHEMA_VERSION
+        or about.get("kind") != kind
+    ):
+        raise ValueError(
+            f"it is not a {kind.removesuffix('s')} shard of schema version {SCHEMA_VERSION}: another version of "
+            "mechreg or something else wrote it"
+        )
+    if about.get("check") != _check(about) or about["columns"] != _columns_of(schema):
+        raise ValueError("its description is not what was written")
+    return about
+
+
+def _table(path: Path, about: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
+    """Return columns of a shard, all by default; every page is held to its checksum, and they to their number."""
+    table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    if len(table) != about["rows"]:
+        raise ValueError(f"it has {len(table)} rows in place of {about['rows']}")
+    return table
+
+
+def _columns_of(schema: pa.Schema) -> list[list[str]]:
+    """Return names and types; how long a text may be is Arrow's own matter, and Parquet does not keep it."""
+    return [[field.name, str(field.type).replace("large_string", "string")] for field in schema]
+
+
+def _check(about: dict[str, Any]) -> str:
+    """Return the hash of a shard's description: the pages of a Parquet file have checksums, its footer has none."""
+    described = {key: value for key, value in about.items() if key != "check"}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Agreement: how alike two profiles are, without what sampling noise takes from it.
+"""Agreement: how alike two profiles are, corrected for sampling noise.
 
-Noise makes two profiles look less alike than they are, and documents drawn anew add the same noise again: percentile
+Noise makes two profiles look less alike than they are, and resampled documents add the same noise again: percentile
 intervals of the concordance of two equal profiles never cover 1. The covariance of the errors is known, so it is
-taken off the profiles' second moments: once from the estimate, twice from each draw.
+subtracted from the profiles' second moments: once from the estimate, twice from each draw.
 """
 
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ ROUNDING = 1e-9
 
 
 class Agreement(NamedTuple):
-    """One measure of a pair: by its textbook formula, without sampling noise, and the interval of that."""
+    """One measure of a pair: by its textbook formula, corrected for sampling noise, and the interval of the latter."""
 
     observed: float
     estimate: float
@@ -35,7 +35,7 @@ class _Moments(NamedTuple):
     level: Float[np.ndarray, " draws"]  # the difference's mean, squared
 
     def without(self, *noises: "_Moments") -> "_Moments":
-        """Return the moments less those of noise; what has no more variance than noise has then a negative one."""
+        """Return the moments less those of noise; variances smaller than the noise's become negative."""
         return _Moments(
             self.shape - sum(noise.shape for noise in noises),
             self.level - sum(noise.level for noise in noises),
@@ -48,15 +48,8 @@ class _Moments(NamedTuple):
         return np.maximum(difference, 0.0), np.maximum(total, 0.0), np.maximum(self.level, 0.0)
 
 
-def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Measure, Agreement]:
-    """Return every measure of agreement of two profiles.
-
-    Parameters
-    ----------
-    first, second : Estimates
-        At the same depths, from the same documents and draws.
-    level : float
-        Of the intervals.
+def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict[Measure, Agreement]:
+    """Return every measure of agreement of two profiles at the same depths, from the same documents and draws.
 
     Returns
     -------
@@ -77,7 +70,7 @@ def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Meas
     --------
     >>> rng = np.random.default_rng(0)
     >>> one = Estimates(np.array([1.0, 2.0, 4.0]), rng.normal(size=(20, 3)) / 99, rng.normal(size=(99, 3)) / 99)
-    >>> agreement(one, one, level=0.95)["concordance"]
+    >>> agreement(one, one, conf_level=0.95)["concordance"]
     Agreement(observed=1.0, estimate=1.0, conf_low=1.0, conf_high=1.0)
     """
     pair = _difference_and_sum(*(einops.rearrange(e.estimate, "depth -> 1 depth") for e in (first, second)))
@@ -93,12 +86,12 @@ def agreement(first: Estimates, second: Estimates, *, level: float) -> dict[Meas
         "rank_correlation": (_ranks(pair), _ranks(shrunk), _ranks(shrunk_draws), -1.0, 1.0),
         "rms_difference": (_rms(plain), _rms(true), _rms(drawn), 0.0, np.inf),
     }
-    found = {}
+    pair_measures = {}
     for name, (observed, estimate, draws, least, most) in measures.items():
         value = float(estimate[0])
-        low, high = interval(value, draws, level=level, least=least, most=most)
-        found[name] = Agreement(float(observed[0]), value, low, high)
-    return found
+        limits = interval(value, draws, conf_level=conf_level, least=least, most=most)
+        pair_measures[name] = Agreement(float(observed[0]), value, *limits)
+    return pair_measures
 
 
 def _difference_and_sum(
@@ -116,8 +109,8 @@ def _moments(pair: Float[np.ndarray, "draws places two"]) -> _Moments:
 
 def _noise(deviations: Float[np.ndarray, "draws places two"], times: int) -> _Moments:
     """Return the expected moments of noise, ``times`` the mean of these."""
-    found = _moments(deviations)
-    return _Moments(times * found.shape.mean(axis=0, keepdims=True), times * found.level.mean(keepdims=True))
+    shape, level = _moments(deviations)
+    return _Moments(times * shape.mean(axis=0, keepdims=True), times * level.mean(keepdims=True))
 
 
 def _concordance(moments: _Moments) -> Float[np.ndarray, " draws"]:
@@ -153,20 +146,18 @@ def _shrunk(
     shape = _nearest_psd(true.shape)
     slope = shape @ np.linalg.pinv(shape + noise.shape, rcond=1e-12, hermitian=True)
     unknown = slope @ noise.shape
-    root = _square_root(_nearest_psd((unknown + unknown.mT) / 2))
-    narrowed = root @ np.linalg.pinv(_square_root(noise.shape), rcond=1e-6, hermitian=True)
+    root = _nearest_psd((unknown + unknown.mT) / 2, power=0.5)
+    narrowed = root @ np.linalg.pinv(_nearest_psd(noise.shape, power=0.5), rcond=1e-6, hermitian=True)
     mean, mean_moved = pair.mean(axis=1, keepdims=True), moved.mean(axis=1, keepdims=True)
     return mean + mean_moved + (pair - mean) @ slope.mT + (moved - mean_moved) @ narrowed.mT
 
 
-def _nearest_psd(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
+def _nearest_psd(
+    matrices: Float[np.ndarray, "draws two two"], *, power: float = 1.0
+) -> Float[np.ndarray, "draws two two"]:
+    """Return the nearest matrices without negative eigenvalues, or a power of them."""
     values, vectors = np.linalg.eigh(matrices)
-    return (vectors * np.maximum(values, 0.0)[..., None, :]) @ vectors.mT
-
-
-def _square_root(matrices: Float[np.ndarray, "draws two two"]) -> Float[np.ndarray, "draws two two"]:
-    values, vectors = np.linalg.eigh(matrices)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ vectors.mT
+    return (vectors * (np.maximum(values, 0.0) ** power)[..., None, :]) @ vectors.mT
 
 
 def _ratio(

@@ -7,12 +7,12 @@ bootstrap of documents says how alike the errors at several places are, and so h
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 
 class Estimates(NamedTuple):
-    """Some numbers, what they lose without each document, and by how much they move on documents drawn anew."""
+    """Some numbers, by how much each moves without each document, and by how much on documents drawn again."""
 
     estimate: Float[np.ndarray, " places"]
     jackknife: Float[np.ndarray, "docs places"]
@@ -34,9 +34,30 @@ class Estimates(NamedTuple):
         own = np.sqrt((self.draws**2).mean(axis=0))
         return self.draws * np.divide(self.std_error, own, out=np.zeros_like(own), where=own > 0)
 
+    def __sub__(self, other: "Estimates") -> "Estimates":
+        """Return these less others, of the same documents and draws."""
+        return Estimates(*(a - b for a, b in zip(self, other, strict=True)))
+
+    def at(self, places: Int[np.ndarray, " some"]) -> "Estimates":
+        """Return the numbers at some of the places."""
+        return Estimates(self.estimate[places], self.jackknife[:, places], self.draws[:, places])
+
     def mapped(self, weights: Float[np.ndarray, "to places"]) -> "Estimates":
         """Return linear combinations of the numbers."""
         return Estimates(weights @ self.estimate, self.jackknife @ weights.T, self.draws @ weights.T)
+
+
+def mean_of(several: list[Estimates]) -> Estimates:
+    """Return the mean of estimates of the same documents and draws."""
+    return Estimates(*(np.mean(parts, axis=0) for parts in zip(*several, strict=True)))
+
+
+def mean_square(several: list[Estimates]) -> tuple[float, Float[np.ndarray, " draws"]]:
+    """Return the mean square of some numbers less that of their errors, and its draws."""
+    square = np.mean([(one.estimate**2 - one.std_error**2).mean() for one in several])
+    # A draw has the estimate's errors and as large ones of its own.
+    drawn = [((o.estimate + o.scaled_draws) ** 2 - 2 * o.std_error**2).mean(axis=1) for o in several]
+    return float(square), np.mean(drawn, axis=0)
 
 
 class Bands(NamedTuple):
@@ -49,7 +70,7 @@ class Bands(NamedTuple):
     sim_high: Float[np.ndarray, " places"]
 
 
-def bands(estimates: Estimates, *, level: float) -> Bands:
+def bands(estimates: Estimates, *, conf_level: float) -> Bands:
     """Return the pointwise and the simultaneous (sup-t) bands.
 
     The simultaneous critical value is the quantile of the largest |deviation| / standard error over the places in the
@@ -61,48 +82,42 @@ def bands(estimates: Estimates, *, level: float) -> Bands:
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> found = bands(Estimates(np.zeros(2), rng.normal(size=(50, 2)), rng.normal(size=(999, 2))), level=0.95)
-    >>> bool((found.sim_high > found.conf_high).all())
+    >>> two = Estimates(np.zeros(2), rng.normal(size=(50, 2)), rng.normal(size=(999, 2)))
+    >>> both = bands(two, conf_level=0.95)
+    >>> bool((both.sim_high > both.conf_high).all())
     True
     """
-    error = estimates.std_error
-    alone = float(stats.t.isf((1 - level) / 2, estimates.df))
-    together = max(alone, _joint_critical_value(estimates, level))
-    middle = estimates.estimate
-    return Bands(
-        error,
-        middle - alone * error,
-        middle + alone * error,
-        middle - together * error,
-        middle + together * error,
-    )
+    error, middle = estimates.std_error, estimates.estimate
+    alone = float(stats.t.isf((1 - conf_level) / 2, estimates.df)) * error
+    together = np.maximum(alone, _joint_critical_value(estimates, conf_level) * error)
+    return Bands(error, middle - alone, middle + alone, middle - together, middle + together)
 
 
-def _joint_critical_value(estimates: Estimates, level: float) -> float:
+def _joint_critical_value(estimates: Estimates, conf_level: float) -> float:
     own = np.sqrt((estimates.draws**2).mean(axis=0))
-    moves = own > 0  # the difference of a model to itself does not
+    moves = own > 0  # the difference of a model from itself does not
     if not moves.any():
         return 0.0
     largest = np.abs(estimates.draws[:, moves] / own[moves]).max(axis=1)
-    return float(stats.t.isf(stats.norm.sf(np.quantile(largest, level)), estimates.df))
+    return float(stats.t.isf(stats.norm.sf(np.quantile(largest, conf_level)), estimates.df))
 
 
 def interval(
     value: float,
     draws: Float[np.ndarray, " draws"],
     *,
-    level: float,
+    conf_level: float,
     least: float = 0.0,
     most: float = np.inf,
 ) -> tuple[float, float]:
-    """Return the interval between quantiles of draws of a number; where that is NaN it may have been anything.
+    """Return the interval between quantiles of draws of a number, which may be anything where a draw is NaN.
 
     Examples
     --------
-    >>> interval(0.5, np.array([0.25, 0.5, np.nan]), level=0.9)
+    >>> interval(0.5, np.array([0.25, 0.5, np.nan]), conf_level=0.9)
     (0.0, inf)
     """
     undefined = np.isnan(draws)
-    low = np.quantile(np.where(undefined, least, draws), (1 - level) / 2, method="nearest")
-    high = np.quantile(np.where(undefined, most, draws), (1 + level) / 2, method="nearest")
+    low = np.quantile(np.where(undefined, least, draws), (1 - conf_level) / 2, method="nearest")
+    high = np.quantile(np.where(undefined, most, draws), (1 + conf_level) / 2, method="nearest")
     return float(np.fmin(low, value)), float(np.fmax(high, value))

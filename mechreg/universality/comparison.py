@@ -2,30 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, did_you_mean, require_conf_level, require_whole_number
+from mechreg.regression import LaggedFits, LagSums, sums_by_document
+from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
 from mechreg.universality import tables
-from mechreg.universality.profiles import joint_profiles
+from mechreg.universality.profiles import WHO, joint_profiles
 from mechreg.universality.verdict import verdict
 
-WHO = "compare_profiles"
 # Fewer draws give no 95% interval of the largest of several deviations.
 MIN_DRAWS = 199
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class ProfileComparison:
-    """What `compare_profiles` gives: tidy frames, and ``verdict``, the same in words.
+    """What `compare_profiles` returns: tidy frames, and ``verdict``, the same in words.
 
     All frames have ``hook``, ``term``, ``conf_level`` and ``n_docs``. ``conf_low`` and ``conf_high`` hold at one place,
-    ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. Pairs are ``model_a``, ``model_b``;
-    ``same_group`` is NA without groups.
+    ``sim_low`` and ``sim_high`` at all depths of a profile or pair at once. ``same_group`` is NA without groups.
 
     Attributes
     ----------
@@ -67,16 +63,16 @@ class ProfileComparison:
         return "\n".join(self.verdict)
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
+        sentences = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
         columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
         table = self.agreement[columns].to_html(
             max_rows=24, index=False, na_rep="", float_format="{:.3g}".format
         )
-        return f"<ul>{said}</ul>{table}"
+        return f"<ul>{sentences}</ul>{table}"
 
 
 def compare_profiles(
-    fits: Any,
+    fits: LaggedFits | LagSums,
     *,
     term: str = "lag1",
     hook: str | None = None,
@@ -92,8 +88,9 @@ def compare_profiles(
     Parameters
     ----------
     fits : LaggedFits or LagSums
-        What `fit_lagged` gives for two models or more, all their layers; or the sums of products, clustered by doc.
-        The models are refitted on the documents that all of them read.
+        What `fit_lagged` gives for two models or more, all their layers (but the first, where the formula has the
+        layer below); or the sums of products, clustered by doc. The models are refitted on the documents that all of
+        them read.
     term : str
     hook : str, optional
         Which hook point, where there are several.
@@ -101,12 +98,13 @@ def compare_profiles(
         A group for every model, such as its size: models of one group are then seeds, by which differences between
         groups are measured.
     margin : float, optional
-        Coefficients that differ by less are to count as equal. It is a judgement, not a number that the data have:
-        without it nothing is said about equivalence.
+        Coefficients that differ by less count as equal, in units of the coefficient. It is a judgement, which the data
+        do not hold: without it nothing is said about equivalence.
     bins : int, optional
         Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
-        layers, which is also the most. A layer stands for its own slice of depth, and every model's layers are
-        averaged over the slices: all layers count, nothing is interpolated.
+        coefficients, which is also the most. A layer stands for its own slice of depth, and every model's layers are
+        averaged over the slices: all layers count, nothing is interpolated. With the layer below, slices begin where
+        all models have coefficients.
     draws : int
         Of the bootstrap: documents are drawn with replacement, the same ones in every model and layer.
     conf_level : float
@@ -126,11 +124,9 @@ def compare_profiles(
 
     Notes
     -----
-    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; the bands over depth are sup-t (see
-    `mechreg.universality.bands`), agreement is without sampling noise (`.agreement`), its null keeps the profiles'
-    smoothness (`.surrogates`), and the meta-analysis counts that models read the same documents (`.pooling`). With
-    fewer than five models, or groups of them, prediction intervals say little: the verdict then says that the report
-    is a description.
+    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; bands over depth are sup-t (`.bands`), agreement is
+    without sampling noise (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the
+    meta-analysis counts that models read the same documents (`.pooling`).
 
     Examples
     --------
@@ -149,16 +145,19 @@ def compare_profiles(
     >>> bool(uni.equivalence["equivalent"].all())
     True
     """
-    _require_numbers(margin, draws, conf_level, seed)
-    profiles = joint_profiles(fits, term=term, hook=hook, draws=int(draws), seed=seed, who=WHO)
+    _require_options(margin, draws, conf_level, seed)
+    conf_level = float(conf_level)
+    profiles = joint_profiles(
+        sums_by_document(fits, who=WHO), term=term, hook=hook, draws=int(draws), seed=seed
+    )
     comparison = tables.compared(
         profiles,
         term=term,
-        groups=_groups(groups, profiles.models),
+        groups=_groups(groups, list(profiles.n_unshared)),
         bins=_bins(bins, profiles.layers),
-        level=float(conf_level),
+        conf_level=conf_level,
     )
-    found = {
+    made = {
         "profiles": tables.profile_table(comparison),
         "binned": tables.binned_table(comparison),
         "differences": tables.difference_table(comparison),
@@ -168,21 +167,18 @@ def compare_profiles(
         "yardstick": tables.yardstick_table(comparison),
         "leave_one_out": tables.leave_one_out_table(comparison),
     }
-    of_tests = round(2 * float(conf_level) - 1, 12)
-    levels = {name: of_tests if name == "equivalence" else float(conf_level) for name in found}
-    found = {
-        name: table.assign(conf_level=levels[name], n_docs=len(profiles.docs))
-        for name, table in found.items()
+    of_tests = {"equivalence": round(2 * conf_level - 1, 12)}
+    made = {
+        name: table.assign(conf_level=of_tests.get(name, conf_level), n_docs=len(profiles.docs))
+        for name, table in made.items()
     }
-    return ProfileComparison(
-        **found, verdict=verdict(found, n_unshared=profiles.n_unshared, level=float(conf_level))
-    )
+    sentences = verdict(made, n_unshared=profiles.n_unshared, conf_level=conf_level)
+    return ProfileComparison(**made, verdict=sentences)
 
 
-def _require_numbers(margin: object, draws: object, conf_level: object, seed: object) -> None:
-    is_number = isinstance(margin, Real) and not isinstance(margin, bool)
-    if margin is not None and not (is_number and 0 < margin < np.inf):  # type: ignore[operator]
-        raise InputError(f"margin must be above 0, in units of the coefficient, such as 0.1; got {margin!r}.")
+def _require_options(margin: object, draws: object, conf_level: object, seed: object) -> None:
+    if margin is not None:
+        require_number(margin, name="margin", least=0, strict=True, example=0.1)
     require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
     require_whole_number(seed, name="seed", least=0)
     require_conf_level(conf_level, above=0.5)
@@ -192,34 +188,20 @@ def _groups(groups: Mapping[str, str] | None, models: list[str]) -> dict[str, st
     """Return a group for every model, or nothing."""
     if groups is None:
         return {}
-    if not isinstance(groups, Mapping):
+    if not isinstance(groups, Mapping) or {*groups} != {*models}:
         raise InputError(
-            f"groups must give a group for every model, as in {{{models[0]!r}: 'small'}}; got {groups!r}."
+            f"groups must give a group for each of the models {models} and no other, as in {{{models[0]!r}: 'small'}}; "
+            f"got {groups!r}."
         )
-    for model in models:
-        if model not in groups:
-            raise InputError(
-                f"groups has no group for the model {model!r}.{did_you_mean(model, map(str, groups))}"
-            )
-    for model in groups:
-        if model not in models:
-            raise InputError(
-                f"groups names {model!r}, which is no model here: {models}.{did_you_mean(model, models)}"
-            )
     return {model: str(groups[model]) for model in models}
 
 
 def _bins(bins: int | None, layers: pd.DataFrame) -> int:
-    """Return how many slices of depth there are: no more than any model has layers."""
+    """Return how many slices of depth there are: with more than a model's layers, one layer would count as several."""
     counts = layers.groupby("model", sort=False).size()
-    fewest, shallow = int(counts.min()), counts.idxmin()
+    fewest = int(counts.min())
     if fewest < 2:
-        raise InputError(f"{WHO} compares profiles over depth; {shallow} has one layer.")
-    if bins is None:
-        return fewest
-    if isinstance(bins, bool) or not isinstance(bins, Integral) or not 2 <= bins <= fewest:
-        raise InputError(
-            f"bins must be a whole number from 2 to {fewest}, the layers of {shallow}; got {bins!r}. With more, one "
-            "layer would count as several."
-        )
+        raise InputError(f"{WHO} compares profiles over depth; {counts.idxmin()} has one layer.")
+    bins = fewest if bins is None else bins
+    require_whole_number(bins, name="bins", least=2, most=fewest)
     return int(bins)

@@ -28,24 +28,17 @@ class Pooled(NamedTuple):
 
 
 def pool(
-    effects: Float[np.ndarray, " models"], covariance: Float[np.ndarray, "models models"], *, level: float
+    effects: Float[np.ndarray, " models"],
+    covariance: Float[np.ndarray, "models models"],
+    *,
+    conf_level: float,
 ) -> Pooled:
     """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
 
-    Parameters
-    ----------
-    effects : array
-    covariance : array
-        Of the sampling errors.
-    level : float
-        Of the intervals.
-
-    Returns
-    -------
-    Pooled
-        The generalised least squares mean, its interval by t(k - 1); tau2, the variance of the true effects; I2, the
-        share of what models differ by that is not noise; Cochran's Q and its chi2(k - 1) p value; where the effect of
-        one more such model would lie, by t(k - 2), NaN with two models.
+    ``covariance`` is that of the sampling errors. The mean is the generalised least squares mean, its interval by
+    t(k - 1); tau2 is the variance of the true effects; I2 the share of what models differ by that is not noise; Q is
+    Cochran's, its p value by chi2(k - 1). The prediction interval says where the effect of one more such model would
+    lie, by t(k - 2); it is NaN with two models.
 
     Notes
     -----
@@ -56,8 +49,8 @@ def pool(
 
     Examples
     --------
-    >>> found = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), level=0.95)
-    >>> round(found.estimate, 6), found.tau2, found.i2
+    >>> pooled = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), conf_level=0.95)
+    >>> round(pooled.estimate, 6), pooled.tau2, pooled.i2
     (0.2, 0.0, 0.0)
     """
     k = len(effects)
@@ -79,8 +72,8 @@ def pool(
     weights = np.divide(shared, values + tau2, out=np.zeros(k - 1), where=values + tau2 > 0)
     estimate = float(mean @ effects - weights @ along)
     error = float(np.sqrt(max(mean @ spread @ mean - weights @ shared, 0.0)))
-    half = float(stats.t.isf((1 - level) / 2, k - 1)) * error
-    far = float(stats.t.isf((1 - level) / 2, k - 2)) * np.sqrt(tau2 + error**2) if k > 2 else np.nan
+    half = float(stats.t.isf((1 - conf_level) / 2, k - 1)) * error
+    far = float(stats.t.isf((1 - conf_level) / 2, k - 2)) * np.sqrt(tau2 + error**2) if k > 2 else np.nan
     return Pooled(
         estimate=estimate,
         std_error=error,

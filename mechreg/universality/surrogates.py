@@ -1,7 +1,7 @@
 """Surrogates: how alike two profiles would be by chance, being as smooth as they are.
 
-A profile is taken apart into waves over depth, from slow to fast, and each wave keeps its size and gets a random
-sign. Such surrogates are as smooth as the profile; they differ from it in shape only.
+A profile is decomposed into waves over depth, from slow to fast; each wave keeps its size and gets a random sign. Such
+surrogates are as smooth as the profile and differ from it in shape only.
 """
 
 from typing import NamedTuple
@@ -36,20 +36,10 @@ def shape_test(
 ) -> Shape:
     """Return the p values of the hypothesis that two profiles have independent shapes, against likeness.
 
-    Parameters
-    ----------
-    first, second : arrays
-        Two profiles on the same places, which are equally far apart.
-    first_draws, second_draws : arrays
-        Deviations of the profiles in the joint bootstrap. What the two profiles' errors have in common, because their
-        models read the same documents, is taken off.
-    seed : int
-
-    Returns
-    -------
-    Shape
-        ``linear`` for the product-moment correlation, and so for concordance and RMS difference, which depend on the
-        shapes through it alone; ``rank`` for the rank correlation.
+    The profiles are on the same places, equally far apart; the draws are their deviations in the joint bootstrap, from
+    which what their errors have in common, because their models read the same documents, is taken off. ``linear`` is
+    for the product-moment correlation, and so for concordance and RMS difference, which depend on the shapes through
+    it alone; ``rank`` is for the rank correlation.
 
     Notes
     -----
@@ -58,7 +48,7 @@ def shape_test(
     eigenvectors are cosines (DCT-II). Cosines are the principal components of a random walk and nearly those of any
     autoregression, so that signs are exchangeable; no smoothness is estimated. A straight line is no cosine: two
     straight lines would be called alike too often. So the test is made again with the line as one wave, and the
-    larger p is given. Rejection rates of a 5% test of independent profiles are tabulated in the tests; a circular
+    larger p is returned. Rejection rates of a 5% test of independent profiles are tabulated in the tests; a circular
     shift, a random Fourier phase, a fitted AR(1) and variogram matching (Burt et al. 2020) kept 5% less well.
 
     Examples
@@ -120,6 +110,6 @@ def _line_and_rest(places: int) -> Float[np.ndarray, "places waves"]:
     line = np.linalg.qr(np.vander(np.arange(places) / places, 2, increasing=True))[0]
     cosines = _cosines(places)
     walk = (cosines / (2 - 2 * np.cos(np.pi * np.arange(1, places) / places))) @ cosines.T
-    left = np.eye(places) - line @ line.T
-    components = np.linalg.eigh(left @ walk @ left)[1]
+    off_line = np.eye(places) - line @ line.T
+    components = np.linalg.eigh(off_line @ walk @ off_line)[1]
     return np.column_stack([line[:, 1], components[:, :1:-1]])

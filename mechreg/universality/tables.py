@@ -1,6 +1,8 @@
 """Tables: the profiles, their differences and what follows from them, as tidy frames."""
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,13 +11,22 @@ from jaxtyping import Float
 from scipy import stats
 
 from mechreg.universality.agreement import agreement
-from mechreg.universality.bands import Estimates, bands, interval
+from mechreg.universality.bands import Estimates, bands, interval, mean_of, mean_square
 from mechreg.universality.pooling import pool
 from mechreg.universality.profiles import Profiles, depth_bins
 from mechreg.universality.surrogates import MIN_PLACES, shape_test
 
 NO_SIGN_NULL = "signs follow from the level, which surrogates keep"
 NO_POWER = "{} depths have too few patterns of signs for p < .05; {} or more are needed"
+EQUIVALENCE_COLUMNS = (
+    "model_a", "model_b", "same_group", "hook", "term", "scope", "bin", "depth_low", "depth_high", "depth", "estimate",
+    "std_error", "conf_low", "conf_high", "sim_low", "sim_high", "margin", "p_value", "equivalent",
+)  # fmt: skip
+YARDSTICK_COLUMNS = ("hook", "term", "comparison", "n_pairs", "estimate", "conf_low", "conf_high")
+LEAVE_ONE_OUT_COLUMNS = (
+    "model", "group", "hook", "term", "n_others", "rms_to_others", "conf_low", "conf_high", "bins_inside", "bins",
+    "tau_without",
+)  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -25,138 +36,93 @@ class Comparison(NamedTuple):
     keys: dict[str, str]  # hook, term
     groups: dict[str, str]  # a model's group; empty without groups
     binned: dict[str, Estimates]  # each model's profile over depth bins
-    bins: int
-    level: float
+    depths: dict[str, np.ndarray]  # number, edges and middle of the bins
+    conf_level: float
 
     @property
-    def depths(self) -> dict[str, np.ndarray]:
-        """The columns of the bins: number, edges, middle."""
-        number = np.arange(self.bins)
-        low, high, middle = (number + at for at in (0.0, 1.0, 0.5))
-        return {"bin": number} | {
-            name: place / self.bins
-            for name, place in (("depth_low", low), ("depth_high", high), ("depth", middle))
-        }
+    def bins(self) -> int:
+        """How many slices of depth there are."""
+        return len(self.depths["bin"])
 
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """All pairs of models, in order."""
-        return list(itertools.combinations(self.binned, 2))
+    def model_keys(self, model: str) -> dict[str, Any]:
+        """What a model's rows begin with."""
+        return {"model": model, "group": self.groups.get(model, ""), **self.keys}
 
-    def group(self, model: str) -> str:
-        """The group of a model, or nothing."""
-        return self.groups.get(model, "")
+    def pairs(self) -> Iterator[tuple[dict[str, Any], Estimates, Estimates]]:
+        """Give all pairs of models, in order: what their rows begin with, and both profiles."""
+        for first, second in itertools.combinations(self.binned, 2):
+            same = self.groups[first] == self.groups[second] if self.groups else pd.NA
+            keys = {"model_a": first, "model_b": second, "same_group": same, **self.keys}
+            yield keys, self.binned[first], self.binned[second]
 
-    def difference(self, first: str, second: str) -> Estimates:
-        """The first profile less the second."""
-        return difference(self.binned[first], self.binned[second])
-
-    def pair_keys(self, first: str, second: str) -> dict[str, Any]:
-        """What tells a pair's rows from others'."""
-        same = self.group(first) == self.group(second) if self.groups else pd.NA
-        return {"model_a": first, "model_b": second, "same_group": same, **self.keys}
+    def with_bands(self, estimates: Estimates) -> dict[str, np.ndarray]:
+        """The columns of estimates and their bands."""
+        return {"estimate": estimates.estimate, **bands(estimates, conf_level=self.conf_level)._asdict()}
 
 
-def compared(profiles: Profiles, *, term: str, groups: dict[str, str], bins: int, level: float) -> Comparison:
-    """Return the profiles on their common depth bins."""
+def compared(
+    profiles: Profiles, *, term: str, groups: dict[str, str], bins: int, conf_level: float
+) -> Comparison:
+    """Return the profiles on the slices of the depth over which all models have coefficients."""
+    counts = {
+        model: round((rows.iloc[0]["layer"] + 0.5) / rows.iloc[0]["depth"])
+        for model, rows, _ in profiles.each()
+    }
+    begin = max(Fraction(int(rows["layer"].min()), counts[model]) for model, rows, _ in profiles.each())
     binned = {}
-    for model in profiles.models:
-        rows = profiles.rows(model)
-        own = Estimates(profiles.estimate[rows], profiles.jackknife[:, rows], profiles.draws[:, rows])
-        binned[model] = own.mapped(depth_bins(len(rows), bins))
-    return Comparison(profiles, {"hook": profiles.hook, "term": term}, groups, binned, bins, level)
-
-
-def difference(first: Estimates, second: Estimates) -> Estimates:
-    """Return the first less the second, on the same documents."""
-    return Estimates(*(a - b for a, b in zip(first, second, strict=True)))
-
-
-def mean_square(estimates: list[Estimates]) -> tuple[float, Float[np.ndarray, " draws"]]:
-    """Return the mean square of some numbers less that of their errors, and its draws."""
-    numbers = [(one.estimate, one.std_error, one.scaled_draws) for one in estimates]
-    found = np.mean([(value**2 - error**2).mean() for value, error, _ in numbers])
-    # A draw has the estimate's errors and as large ones of its own.
-    drawn = [((value + moved) ** 2 - 2 * error**2).mean(axis=1) for value, error, moved in numbers]
-    return float(found), np.mean(drawn, axis=0)
+    for model, rows, own in profiles.each():
+        weights = depth_bins(counts[model], bins, begin=begin)
+        binned[model] = own.mapped(weights[:, rows["layer"].to_numpy()])
+    number, (a, b) = np.arange(bins), begin.as_integer_ratio()
+    places = {"depth_low": 0.0, "depth_high": 1.0, "depth": 0.5}
+    depths = {name: (a * bins + (b - a) * (number + at)) / (b * bins) for name, at in places.items()}
+    keys = {"hook": profiles.hook, "term": term}
+    return Comparison(profiles, keys, groups, binned, {"bin": number} | depths, conf_level)
 
 
 def profile_table(comparison: Comparison) -> pd.DataFrame:
     """Return every layer's coefficient with its bands."""
-    parts = []
-    profiles = comparison.profiles
-    for model in profiles.models:
-        rows = profiles.rows(model)
-        own = Estimates(profiles.estimate[rows], profiles.jackknife[:, rows], profiles.draws[:, rows])
-        about = profiles.layers.iloc[rows]
-        keys = {"model": model, "group": comparison.group(model), **comparison.keys}
-        places = {"layer": about["layer"].to_numpy(), "depth": about["depth"].to_numpy()}
-        parts.append(
-            pd.DataFrame({**keys, **places, **_with_bands(own, comparison.level), "n": about["n"].to_numpy()})
-        )
-    return pd.concat(parts, ignore_index=True)
+    return _table(
+        comparison.model_keys(model)
+        | {"layer": rows["layer"].to_numpy(), "depth": rows["depth"].to_numpy()}
+        | comparison.with_bands(own)
+        | {"n": rows["n"].to_numpy()}
+        for model, rows, own in comparison.profiles.each()
+    )
 
 
 def binned_table(comparison: Comparison) -> pd.DataFrame:
     """Return every model's mean coefficient in each slice of depth with its bands."""
-    parts = [
-        pd.DataFrame(
-            {
-                "model": model,
-                "group": comparison.group(model),
-                **comparison.keys,
-                **comparison.depths,
-                **_with_bands(own, comparison.level),
-            }
-        )
+    return _table(
+        comparison.model_keys(model) | comparison.depths | comparison.with_bands(own)
         for model, own in comparison.binned.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
+    )
 
 
 def difference_table(comparison: Comparison) -> pd.DataFrame:
     """Return the difference of every pair in each slice of depth with its bands, and its two-sided p value."""
     parts = []
-    for first, second in comparison.pairs:
-        found = comparison.difference(first, second)
-        keys = {**comparison.pair_keys(first, second), **comparison.depths}
-        columns = _with_bands(found, comparison.level)
-        t = _ratio(np.abs(found.estimate), found.std_error)
-        parts.append(pd.DataFrame({**keys, **columns, "p_value": 2 * stats.t.sf(t, found.df)}))
-    return _typed(pd.concat(parts, ignore_index=True))
+    for keys, first, second in comparison.pairs():
+        difference = first - second
+        t = _t_ratio(np.abs(difference.estimate), difference.std_error)
+        p = {"p_value": 2 * stats.t.sf(t, difference.df)}
+        parts.append(keys | comparison.depths | comparison.with_bands(difference) | p)
+    return _table(parts)
 
 
 def agreement_table(comparison: Comparison, *, seed: int) -> pd.DataFrame:
     """Return every measure of agreement of every pair, and its p value against surrogates as smooth."""
-    rows = []
-    for first, second in comparison.pairs:
-        a, b = comparison.binned[first], comparison.binned[second]
+    parts = []
+    for keys, a, b in comparison.pairs():
         shape = shape_test(a.estimate, b.estimate, a.scaled_draws, b.scaled_draws, seed=seed)
-        for measure, found in agreement(a, b, level=comparison.level).items():
-            p, note = (shape.rank if measure == "rank_correlation" else shape.linear), ""
+        for measure, value in agreement(a, b, conf_level=comparison.conf_level).items():
+            p = shape.rank if measure == "rank_correlation" else shape.linear
+            note = NO_POWER.format(comparison.bins, MIN_PLACES) if np.isnan(p) else ""
             if measure == "sign_agreement":
                 p, note = np.nan, NO_SIGN_NULL
-            elif np.isnan(p):
-                note = NO_POWER.format(comparison.bins, MIN_PLACES)
-            keys = {**comparison.pair_keys(first, second), "measure": measure}
-            rows.append({**keys, **found._asdict(), "p_value": p, "bins": comparison.bins, "note": note})
-    return _typed(pd.DataFrame(rows))
-
-
-EQUIVALENCE_COLUMNS = (
-    *("model_a", "model_b", "same_group", "hook", "term", "scope", "bin", "depth_low", "depth_high", "depth"),
-    *(
-        "estimate",
-        "std_error",
-        "conf_low",
-        "conf_high",
-        "sim_low",
-        "sim_high",
-        "margin",
-        "p_value",
-        "equivalent",
-    ),
-)
+            about = {"p_value": p, "bins": comparison.bins, "note": note}
+            parts.append(keys | {"measure": measure} | value._asdict() | about)
+    return _table(parts)
 
 
 def equivalence_table(comparison: Comparison, *, margin: float | None) -> pd.DataFrame:
@@ -166,91 +132,70 @@ def equivalence_table(comparison: Comparison, *, margin: float | None) -> pd.Dat
     Berger 1982), so its p value is the largest and its upper bound the farthest limit of the others, with no
     correction. A claim about slices that were picked needs the simultaneous limits.
     """
-    if margin is None:
-        return pd.DataFrame(columns=list(EQUIVALENCE_COLUMNS))
-    alpha, parts = 1 - comparison.level, []
-    for first, second in comparison.pairs:
-        found = comparison.difference(first, second)
-        keys = {**comparison.pair_keys(first, second)}
-        limits = bands(found, level=1 - 2 * alpha)
-        nearest = margin - np.abs(found.estimate)
-        p = stats.t.sf(_ratio(nearest, found.std_error), found.df)
-        numbers = {"estimate": found.estimate, **limits._asdict(), "p_value": p}
-        parts.append(pd.DataFrame({**keys, "scope": "bin", **comparison.depths, **numbers}))
-        low, high = limits.sim_low, limits.sim_high
+    alpha, parts = 1 - comparison.conf_level, []
+    for keys, first, second in comparison.pairs() if margin is not None else ():
+        difference = first - second
+        limits = bands(difference, conf_level=1 - 2 * alpha)
+        size, low, high = np.abs(difference.estimate), limits.sim_low, limits.sim_high
+        p = stats.t.sf(_t_ratio(margin - size, difference.std_error), difference.df)
+        numbers = {"estimate": difference.estimate, **limits._asdict(), "p_value": p}
+        parts.append(keys | {"scope": "bin"} | comparison.depths | numbers)
+        nearest = np.maximum(np.maximum(low, -high), 0.0).max()
         overall = {
-            "depth_low": 0.0,
+            "scope": "overall",
+            "depth_low": comparison.depths["depth_low"][0],
             "depth_high": 1.0,
-            "estimate": np.abs(found.estimate).max(),
-            "conf_low": np.maximum(np.maximum(low, -high), 0.0).max(),
+            "estimate": size.max(),
+            "conf_low": nearest,
             "conf_high": np.maximum(np.abs(limits.conf_low), np.abs(limits.conf_high)).max(),
-            "sim_low": np.maximum(np.maximum(low, -high), 0.0).max(),
+            "sim_low": nearest,
             "sim_high": np.maximum(np.abs(low), np.abs(high)).max(),
             "p_value": p.max(),
         }
-        parts.append(pd.DataFrame([{**keys, "scope": "overall", **overall}]))
-    table = pd.concat(parts, ignore_index=True)
-    table = table.assign(margin=margin, equivalent=table["p_value"] < alpha)
-    return _typed(table[list(EQUIVALENCE_COLUMNS)])
+        parts.append(keys | overall)
+    table = _table(parts, EQUIVALENCE_COLUMNS)
+    return table.assign(margin=margin, equivalent=table["p_value"] < alpha) if len(table) else table
 
 
-def pooled_table(comparison: Comparison) -> pd.DataFrame:
+def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataFrame:
     """Return the random-effects mean over models in each slice of depth, and how much models differ."""
-    return _pooled(comparison, list(comparison.binned))
-
-
-def _pooled(comparison: Comparison, models: list[str]) -> pd.DataFrame:
-    rows = []
-    effects = np.stack([comparison.binned[model].estimate for model in models])
-    draws = np.stack([comparison.binned[model].scaled_draws for model in models])
-    for place in range(comparison.bins):
-        covariance = draws[:, :, place] @ draws[:, :, place].T / draws.shape[1]
-        found = pool(effects[:, place], covariance, level=comparison.level)
-        rows.append({"n_models": len(models), **found._asdict()})
-    return pd.DataFrame(comparison.keys | comparison.depths | dict(pd.DataFrame(rows).items()))
-
-
-YARDSTICK_COLUMNS = ("hook", "term", "comparison", "n_pairs", "estimate", "conf_low", "conf_high")
+    models = [own for model, own in comparison.binned.items() if model != without]
+    effects, draws = (
+        np.stack([own.estimate for own in models]),
+        np.stack([own.scaled_draws for own in models]),
+    )
+    covariances = np.einsum("mdp,ndp->pmn", draws, draws) / draws.shape[1]
+    means = [
+        pool(*place, conf_level=comparison.conf_level) for place in zip(effects.T, covariances, strict=True)
+    ]
+    columns = dict(pd.DataFrame(means).items())
+    return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
 
 
 def yardstick_table(comparison: Comparison) -> pd.DataFrame:
     """Return the RMS difference between groups, within groups (seeds of one size), and their ratio.
 
-    Sampling noise is taken off. The table is empty unless there are pairs of both kinds.
+    Sampling noise is subtracted. The table is empty unless there are pairs of both kinds.
     """
     pairs: dict[bool, list[Estimates]] = {False: [], True: []}
-    for first, second in comparison.pairs if comparison.groups else []:
-        pairs[comparison.group(first) == comparison.group(second)].append(
-            comparison.difference(first, second)
-        )
+    for keys, first, second in comparison.pairs() if comparison.groups else ():
+        pairs[keys["same_group"]].append(first - second)
     if not pairs[True] or not pairs[False]:
-        return pd.DataFrame(columns=list(YARDSTICK_COLUMNS))
-    between, between_draws = mean_square(pairs[False])
-    within, within_draws = mean_square(pairs[True])
-    counts = {"n_pairs": [len(pairs[False]), len(pairs[True]), len(pairs[False]) + len(pairs[True])]}
-    names = ["between groups", "within groups", "ratio"]
-    values = [_root(between), _root(within), _root_ratio(between, within)]
-    drawn = [_root(between_draws), _root(within_draws), _root_ratio(between_draws, within_draws)]
-    limits = [
-        interval(float(value), draws, level=comparison.level)
-        for value, draws in zip(values, drawn, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            **comparison.keys,
-            "comparison": names,
-            **counts,
-            "estimate": [float(value) for value in values],
-            "conf_low": [low for low, _ in limits],
-            "conf_high": [high for _, high in limits],
-        }
+        return _table([], YARDSTICK_COLUMNS)
+    between, within = mean_square(pairs[False]), mean_square(pairs[True])
+    n = len(pairs[False]), len(pairs[True])
+    ratio = (_root_ratio(*values) for values in zip(between, within, strict=True))
+    rows = {
+        "between groups": (n[0], *map(_root, between)),
+        "within groups": (n[1], *map(_root, within)),
+        "ratio": (sum(n), *ratio),
+    }
+    return _table(
+        comparison.keys
+        | {"comparison": name, "n_pairs": count}
+        | _with_interval("estimate", value, draws, comparison)
+        for name, (count, value, draws) in rows.items()
     )
-
-
-LEAVE_ONE_OUT_COLUMNS = (
-    *("model", "group", "hook", "term", "n_others", "rms_to_others", "conf_low", "conf_high"),
-    *("bins_inside", "bins", "tau_without"),
-)
 
 
 def leave_one_out_table(comparison: Comparison) -> pd.DataFrame:
@@ -260,24 +205,39 @@ def leave_one_out_table(comparison: Comparison) -> pd.DataFrame:
     in the others' prediction interval (NaN with fewer than three others), ``tau_without`` is the others' tau over
     depth. Empty with two models.
     """
-    models, rows = list(comparison.binned), []
-    for model in models if len(models) > 2 else []:
-        others = [name for name in models if name != model]
-        own = comparison.binned[model]
-        mean = Estimates(
-            *(np.mean(parts, axis=0) for parts in zip(*(comparison.binned[o] for o in others), strict=True))
-        )
-        square, draws = mean_square([difference(own, mean)])
-        pooled = _pooled(comparison, others)
-        inside = (own.estimate >= pooled["prediction_low"]) & (own.estimate <= pooled["prediction_high"])
-        low, high = interval(float(_root(square)), _root(draws), level=comparison.level)
-        rows.append(
-            {"model": model, "group": comparison.group(model), **comparison.keys, "n_others": len(others)}
-            | {"rms_to_others": float(_root(square)), "conf_low": low, "conf_high": high}
+    parts = []
+    for model, own in comparison.binned.items() if len(comparison.binned) > 2 else ():
+        others = [other for name, other in comparison.binned.items() if name != model]
+        square, draws = mean_square([own - mean_of(others)])
+        pooled = pooled_table(comparison, without=model)
+        inside = own.estimate >= pooled["prediction_low"]
+        inside &= own.estimate <= pooled["prediction_high"]
+        parts.append(
+            comparison.model_keys(model)
+            | {"n_others": len(others)}
+            | _with_interval("rms_to_others", _root(square), _root(draws), comparison)
             | {"bins_inside": float(inside.sum()) if len(others) > 2 else np.nan, "bins": comparison.bins}
             | {"tau_without": float(np.sqrt(pooled["tau2"].mean()))}
         )
-    return pd.DataFrame(rows, columns=list(LEAVE_ONE_OUT_COLUMNS))
+    return _table(parts, LEAVE_ONE_OUT_COLUMNS)
+
+
+def _table(parts: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return one frame of parts, whose columns are arrays, or one value for all rows of the part."""
+    frames = [pd.DataFrame(part, index=range(max(map(np.size, part.values())))) for part in parts]
+    if not frames:
+        return pd.DataFrame(columns=list(columns or ()))
+    table = pd.concat(frames, ignore_index=True)
+    table = table if columns is None else table.reindex(columns=list(columns))
+    dtypes = {"same_group": "boolean", "bin": "Int64"} if "same_group" in table else {}
+    return table.astype({name: dtype for name, dtype in dtypes.items() if name in table})
+
+
+def _with_interval(
+    name: str, value: float, draws: Float[np.ndarray, " draws"], comparison: Comparison
+) -> dict[str, float]:
+    low, high = interval(float(value), draws, conf_level=comparison.conf_level)
+    return {name: float(value), "conf_low": low, "conf_high": high}
 
 
 def _root(square: Any) -> Any:
@@ -291,18 +251,9 @@ def _root_ratio(above: Any, below: Any) -> Any:
         return np.sqrt(above / below)
 
 
-def _with_bands(estimates: Estimates, level: float) -> dict[str, np.ndarray]:
-    return {"estimate": estimates.estimate, **bands(estimates, level=level)._asdict()}
-
-
-def _ratio(
+def _t_ratio(
     above: Float[np.ndarray, " places"], error: Float[np.ndarray, " places"]
 ) -> Float[np.ndarray, " places"]:
     """Return the t ratios; where nothing can err (a model and itself) they are 0 or infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(above == 0, 0.0, above / error)
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    dtypes = {"same_group": "boolean", "bin": "Int64"}
-    return table.astype({name: dtype for name, dtype in dtypes.items() if name in table.columns})

@@ -1,5 +1,10 @@
-"""Diagnostics: what the residuals are asked for, from sums of products alone."""
+"""Residuals: products of x, e and 1 summed over rows, and the statistics and tests that these give.
 
+The sums come from a group's blocks, which hold q q' of every row; or, for what they cannot hold (each row's leverage,
+more products than memory), from the rows in a second look.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import einops
@@ -7,27 +12,77 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from mechreg.regression.blocks import Blocks, product_weights
+from mechreg.regression.blocks import MAX_SUMMED_LAGS, Blocks, in_coordinates, product_weights
+from mechreg.regression.design import take_apart
+from mechreg.regression.rows import Rows, words
 from mechreg.regression.solve import Solution
+
+Forms = np.ndarray  # one or several numbers of every row: as weights on q in every cell, or as they are
+
+
+class Products(NamedTuple):
+    """x (in the orthonormal basis), e and 1 of every row, and how they are multiplied and summed."""
+
+    x: Forms
+    e: Forms
+    one: Forms
+    times: Callable[[Forms, Forms], Forms]
+    # The sum over rows t of first(t) second(t - lag)', of rows with such a neighbour in their window.
+    total: Callable[[int, Forms, Forms], Float[np.ndarray, "first second"]]
+    max_lag: int  # -1: there are no products
+    leverage: Float[np.ndarray, " rows"] | None = None
 
 
 class Residuals(NamedTuple):
     """Moments and tests of one group's residuals; NaN where they are not defined."""
 
-    skewness: float
-    kurtosis: float
-    autocorrelation: float
-    jarque_bera: float
-    jarque_bera_p: float
-    breusch_pagan: float
-    breusch_pagan_p: float
-    breusch_godfrey: float
-    breusch_godfrey_p: float
-    durbin_watson: float
+    skewness: float = np.nan
+    kurtosis: float = np.nan
+    autocorrelation: float = np.nan
+    jarque_bera: float = np.nan
+    jarque_bera_p: float = np.nan
+    breusch_pagan: float = np.nan
+    breusch_pagan_p: float = np.nan
+    breusch_godfrey: float = np.nan
+    breusch_godfrey_p: float = np.nan
+    durbin_watson: float = np.nan
 
-    def moments(self) -> dict[str, float]:
-        """Return what is no test."""
-        return {key: getattr(self, key) for key in ("skewness", "kurtosis", "autocorrelation")}
+
+def summed_products(solution: Solution, blocks: Blocks) -> Products:
+    """Return the products of which a group's blocks are sums."""
+    e = solution.residual[:, None]
+    one = np.zeros_like(e)
+    one[..., 0] = 1.0
+
+    def total(
+        lag: int, first: Float[np.ndarray, "cells a products"], second: Float[np.ndarray, "cells b products"]
+    ) -> Float[np.ndarray, "a b"]:
+        found = np.zeros((first.shape[1], second.shape[1]))
+        for (now, before), sums in zip(blocks.pairs, blocks.lagged, strict=True):
+            found += first[now] @ sums[lag] @ second[before].T
+        return found
+
+    x = einops.rearrange(solution.basis, "cells columns terms -> cells terms columns")
+    # A single form becomes one of q = z z' by its product with 1.
+    return Products(x, e, one, product_weights, total, blocks.lagged.shape[1] - 1)
+
+
+def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -> Products:
+    """Return the products of the rows themselves, which are those of which the blocks were made."""
+    parts = take_apart(formula, rows.data, whole=True, where=words(rows.keys))
+    z = in_coordinates(parts.values, blocks.coordinates)
+    x, e = np.empty((len(solution.names), z.shape[1])), np.empty((1, z.shape[1]))
+    for cell, (basis, residual) in enumerate(zip(solution.basis, solution.residual, strict=True)):
+        here = parts.cell == cell
+        x[:, here], e[:, here] = basis.T @ z[:, here], residual @ z[:, here]
+    run = rows.layout.run
+
+    def total(
+        lag: int, first: Float[np.ndarray, "a rows"], second: Float[np.ndarray, "b rows"]
+    ) -> Float[np.ndarray, "a b"]:
+        return (first[:, lag:] * (run[lag:] >= lag)) @ second[:, : second.shape[1] - lag].T
+
+    return Products(x, e, np.ones_like(e), np.multiply, total, MAX_SUMMED_LAGS, leverage=(x**2).sum(axis=0))
 
 
 def fit_statistics(solution: Solution) -> dict[str, float]:
@@ -49,35 +104,22 @@ def fit_statistics(solution: Solution) -> dict[str, float]:
     }
 
 
-def residual_statistics(solution: Solution, blocks: Blocks) -> Residuals:
-    """Return what the sums of q_t q_t' and q_t q_(t-1)' say of the residuals.
+def residual_statistics(solution: Solution, products: Products, *, longest: int) -> Residuals:
+    """Return what the products of neighbours say of the residuals.
 
     Jarque-Bera; Breusch-Pagan in Koenker's form, for designs with an intercept and a regressor; Breusch-Godfrey of
     order 1, the residual before being 0 where a window (or a run of its rows) starts; Durbin-Watson summed within
     windows (Bhargava, Franzini, Narendranathan 1982).
     """
+    if products.max_lag < 0:
+        return Residuals()
     n, k = solution.n, len(solution.names)
-    if not blocks.lagged.shape[1]:
-        return Residuals(*[np.nan] * len(Residuals._fields))
-    x = einops.rearrange(solution.basis, "cells columns terms -> cells terms columns")
-    e = solution.residual[:, None]
-    one = np.zeros_like(e)
-    one[..., 0] = 1.0
-    # Linear forms of the products q: 1, e, e2 and x of a row.
-    ones, errors, squares, xs = (product_weights(a, b) for a, b in ((one, one), (e, one), (e, e), (x, one)))
-
-    def total(
-        lag: int, first: Float[np.ndarray, "cells a products"], second: Float[np.ndarray, "cells b products"]
-    ) -> Float[np.ndarray, "a b"]:
-        """Return the sum over rows of first(row t) second(row t - lag)'."""
-        found = np.zeros((first.shape[1], second.shape[1]))
-        for (now, before), sums in zip(blocks.pairs, blocks.lagged, strict=True):
-            found += first[now] @ sums[lag] @ second[before].T
-        return found
+    e, one, times, total = products.e, products.one, products.times, products.total
+    ones, errors, squares, xs = times(one, one), times(e, one), times(e, e), times(products.x, one)
 
     mean = total(0, errors, ones).item() / n
     centred, centred_squares = errors - mean * ones, squares - solution.residual_ss / n * ones
-    deviation = product_weights(e - mean * one, e - mean * one)
+    deviation = times(e - mean * one, e - mean * one)
     second, third, fourth = (
         total(0, a, b).item() / n
         for a, b in ((deviation, ones), (deviation, centred), (deviation, deviation))
@@ -92,7 +134,7 @@ def residual_statistics(solution: Solution, blocks: Blocks) -> Residuals:
 
     godfrey = watson = autocorrelation = np.nan
     # No row may follow another, as in a part of speech that never stands twice in a row.
-    if blocks.longest and blocks.lagged.shape[1] > 1 and total(1, ones, ones).item() > 0.5:
+    if longest and products.max_lag > 0 and total(1, ones, ones).item() > 0.5:
         product = total(1, errors, errors).item()
         now, before = total(1, squares, ones).item(), total(1, ones, squares).item()
         watson = (now - 2 * product + before) / solution.residual_ss

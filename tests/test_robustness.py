@@ -17,7 +17,7 @@ from scipy import stats
 from mechreg.lags import add_lags
 from mechreg.regression import fit_lagged
 from mechreg.robustness import SPECIFICATIONS, lag_order, specification_curve
-from mechreg.robustness.refits import in_folds
+from mechreg.robustness.held_out import in_folds
 from mechreg.schema import InputError, NumericalError, SchemaError
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -137,18 +137,22 @@ def test_a_formula_may_have_the_layer_below_where_lags_are_not_made_anew():
     norms = pd.concat(
         [norms.assign(layer=0, norm=norms["norm"] * np.exp(np.sin(np.arange(len(norms))))), norms]
     )
-    lagged = add_lags(norms, lags=(1,), below=(1,)).query("layer == 1")
+    lagged = add_lags(norms, lags=(1,), layer_below=(1,)).query("layer == 1")
     with pytest.raises(InputError, match="neighbouring layers"):  # one layer alone has none below
-        specification_curve(lagged, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
-    whole = add_lags(norms, lags=(1,), below=(1,))
+        specification_curve(
+            lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
+        )
+    whole = add_lags(norms, lags=(1,), layer_below=(1,))
     with pytest.raises(InputError, match="complete rows; model m, hook attn_out, layer 0 has none"):
-        specification_curve(whole, "log_norm ~ lag1 + below_lag1", specifications=["more_lags"], folds=3)
-    fits = fit_lagged(lagged, "log_norm ~ lag1 + below_lag1")
+        specification_curve(
+            whole, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
+        )
+    fits = fit_lagged(lagged, "log_norm ~ lag1 + layer_below_lag1")
     table = specification_curve(
-        lagged, "log_norm ~ lag1 + below_lag1", specifications=["baseline", "document_effects"], folds=3
+        lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["baseline", "document_effects"], folds=3
     )
     assert_as_fitted(of(table, "baseline", 1), fits, 1)
-    assert list(of(table, "document_effects", 1).index) == ["lag1", "below_lag1"]
+    assert list(of(table, "document_effects", 1).index) == ["lag1", "layer_below_lag1"]
 
 
 # Document effects and the half-panel jackknife
@@ -260,7 +264,7 @@ def held_out(rows, formula, fold):
 def test_held_out_r_squared_is_that_of_statsmodels_predictions():
     lagged = add_lags(make_norms())
     table = specification_curve(lagged, specifications=["baseline", "position"], folds=3, seed=5)
-    fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5, who="test")
+    fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5)
     for name, formula in (
         ("baseline", "log_norm ~ lag1 + lag2"),
         ("position", "log_norm ~ lag1 + lag2 + position + np.log(position + 1)"),
@@ -273,7 +277,7 @@ def test_held_out_r_squared_is_that_of_statsmodels_predictions():
 def test_held_out_r_squared_within_documents_is_that_of_the_other_documents_coefficients():
     lagged = add_lags(make_norms())
     table = specification_curve(lagged, specifications=["document_effects", "half_panel"], folds=3, seed=5)
-    fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5, who="test")
+    fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5)
     rows = complete(lagged, 0)
     columns = ["log_norm", "lag1", "lag2"]
     within = rows[columns] - rows.groupby("doc")[columns].transform("mean")
@@ -289,10 +293,10 @@ def test_held_out_r_squared_within_documents_is_that_of_the_other_documents_coef
 
 def test_folds_are_of_equal_size_and_the_same_for_the_same_seed():
     docs = pd.Index([f"d{i}" for i in range(23)])
-    fold = in_folds(docs, folds=5, seed=1, who="test")
+    fold = in_folds(docs, folds=5, seed=1)
     assert sorted(fold.value_counts()) == [4, 4, 5, 5, 5]
-    assert fold.equals(in_folds(docs, folds=5, seed=1, who="test"))
-    assert not fold.equals(in_folds(docs, folds=5, seed=2, who="test"))
+    assert fold.equals(in_folds(docs, folds=5, seed=1))
+    assert not fold.equals(in_folds(docs, folds=5, seed=2))
 
 
 # Lag order
@@ -303,7 +307,7 @@ def test_lag_orders_have_statsmodels_criteria_on_the_rows_of_the_longest(windows
     norms = make_norms(windows=windows)
     table = lag_order(norms, max_lag=4, folds=3, seed=2)
     lagged = add_lags(norms, lags=range(1, 5))
-    fold = in_folds(pd.Index(sorted(set(norms["doc"]))), folds=3, seed=2, who="test")
+    fold = in_folds(pd.Index(sorted(set(norms["doc"]))), folds=3, seed=2)
     for layer in (0, 1):
         rows = complete(lagged, layer, ["log_norm", "lag1", "lag2", "lag3", "lag4"])
         part = table[table["layer"] == layer].set_index("order")
@@ -389,14 +393,14 @@ def test_every_head_has_rows_of_its_own():
             {"specifications": ["fixed_effects"]},
             "specifications( must be one of 'baseline', 'document_effects'|')",
         ),
-        ({"specifications": []}, "specifications must name at least one"),
+        ({"specifications": []}, "specifications must name at least 1"),
         ({"extra_lags": 0}, "extra_lags must be a whole number from 1 to 256; got 0"),
         ({"folds": 7}, "the frame has 6 documents. Use folds=2 to 6"),
         ({"folds": 1}, "folds must be a whole number, 2 or more; got 1"),
-        ({"conf_level": 95.0}, "conf_level must be between 0 and 1"),
+        ({"conf_level": 95.0}, "conf_level must be a number between 0 and 1"),
         (
             {"extra_lags": 70, "specifications": ["more_lags"]},
-            "specification 'more_lags', needs complete rows",
+            "specification 'more_lags': .* needs complete rows",
         ),
     ],
 )
@@ -409,11 +413,11 @@ def test_bad_options_are_refused(options, message):
 def test_frames_that_cannot_be_used_are_refused():
     norms = make_norms()
     lagged = add_lags(norms)
-    with pytest.raises(SchemaError, match="robustness needs the column 'log_norm'"):
+    with pytest.raises(SchemaError, match="specification_curve needs the column 'log_norm'"):
         specification_curve(norms)
-    with pytest.raises(SchemaError, match="robustness needs the column 'token_id'"):
+    with pytest.raises(SchemaError, match="specification_curve needs the column 'token_id'"):
         specification_curve(lagged.drop(columns="token_id"), folds=3)
-    with pytest.raises(InputError, match="a frame as add_lags gave it"):
+    with pytest.raises(InputError, match="a frame as add_lags returns it"):
         specification_curve(
             lagged.assign(log_norm=lagged["log_norm"].where(lagged["position"] != 9)), folds=3
         )
@@ -425,7 +429,7 @@ def test_frames_that_cannot_be_used_are_refused():
         specification_curve(lagged.assign(kind=kind), "log_norm ~ lag1 + kind", specifications=names, folds=3)
     with pytest.raises(InputError, match="max_lag must be a whole number from 1 to 256; got 0"):
         lag_order(norms, max_lag=0)
-    with pytest.raises(InputError, match="lag_order leaves out documents in 10 folds; the frame has 6"):
+    with pytest.raises(InputError, match="folds=10 leaves out documents in 10 parts; the frame has 6"):
         lag_order(norms)
 
 
@@ -433,5 +437,5 @@ def test_a_fold_without_which_a_term_cannot_be_told_is_refused():
     lagged = add_lags(make_norms())
     only = (lagged["doc"] == "d3").astype(float) * np.sin(lagged["position"])
     names = ["baseline"]
-    with pytest.raises(NumericalError, match=r"without d|without a fold"):
+    with pytest.raises(NumericalError, match=r"without d|Without a fold"):
         specification_curve(lagged.assign(only=only), "log_norm ~ lag1 + only", specifications=names, folds=3)
