@@ -9,10 +9,10 @@ from mechreg import __version__
 from mechreg.cli import check, compare, completion, diff, inspect, intervene, replicate, report, run
 from mechreg.cli.options import Parser, Verbs
 from mechreg.cli.terminal import (
+    ReaderGone,
     TerminalFormatter,
     begin_again_in_utf8,
     error_sentence,
-    has_lost_its_reader,
     open_standard_files,
     say,
 )
@@ -54,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(argv)
         debug = args.debug
         code = args.verb(args)
-        sys.stdout.flush()
+        say(end="", flush=True)
         if not output_is_open:
             print("mechreg: standard output is closed; everything but printing was done.", file=sys.stderr)
         return code
+    except ReaderGone:
+        return 141
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and has_lost_its_reader():
-            return 141
         if debug:
             raise
         print(f"mechreg: {error_sentence(error)}", file=sys.stderr)

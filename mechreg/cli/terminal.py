@@ -28,7 +28,11 @@ def begin_again_in_utf8() -> None:
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
-def say(text: object = "", *, end: str = "\n") -> None:
+class ReaderGone(Exception):
+    """The reader of the output, such as head, has seen enough; what is still printed goes nowhere."""
+
+
+def say(text: object = "", *, end: str = "\n", flush: bool = False) -> None:
     r"""Print text, its control characters and what the terminal's encoding lacks as escapes.
 
     Examples
@@ -36,7 +40,11 @@ def say(text: object = "", *, end: str = "\n") -> None:
     >>> say("gpt2\x1b[31m")
     gpt2\x1b[31m
     """
-    print(for_terminal(text, encoding=sys.stdout.encoding), end=end)
+    try:
+        print(for_terminal(text, encoding=sys.stdout.encoding), end=end, flush=flush)
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from error
 
 
 def error_sentence(error: Exception) -> str:
@@ -72,13 +80,3 @@ def open_standard_files() -> bool:
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     return was_open
-
-
-def has_lost_its_reader() -> bool:
-    """Return whether the reader of our output, such as head, has seen enough; there is none from then on."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
