@@ -395,13 +395,3 @@ def test_a_connection_that_breaks_off_is_neither_the_output_nor_the_disk(capsys,
     monkeypatch.setattr(cli, "_start", broken)
     assert main([]) == 2
     assert "a connection broke off" in capsys.readouterr().err
-
-
-def test_a_name_in_another_encoding_is_one_sentence(tmp_path):
-    (tmp_path / "spec.toml").write_text('models = ["mini-s"]\ncorpus = "demo"\n')
-    ascii = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "mechreg", "report", "run", "--out", "r\u00fcn.html".encode()]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | ascii, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "set PYTHONUTF8=1, or give another --out" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
