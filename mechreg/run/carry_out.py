@@ -37,7 +37,7 @@ def run_spec(
 
     The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
     .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
-    written as they are made; the same call after an interruption takes up those that are there, whole, and ends
+    written as they are made; after an interruption the same call makes those that are missing or damaged, and ends
     with the same bytes. Where a model has more than a million rows its tables come from sums over shards
     (`LagSums`), and the norms in its figure are those of a sample of documents.
 

@@ -75,7 +75,7 @@ def run_moments(
                 shards = opened.shards("norms", model, hook)
                 if len(shards) != opened.records[model].get("plan", {}).get("shards"):
                     raise InputError(
-                        f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on."
+                        f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
                     )
                 for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
                     sums = LagSums(formula, cluster=cluster, max_lag=max_lag, who="run_moments")

@@ -50,7 +50,7 @@ def make_shard(
     Parameters
     ----------
     run : str or Path
-        A run folder whose tokens are there (`missing_shards` says so if not).
+        A run folder whose tokens are written (`missing_shards` refuses it if not).
     shard : Shard
         Of `missing_shards`.
     device, device_map : optional
@@ -65,7 +65,7 @@ def make_shard(
 
 
 def missing_shards(run: str | Path) -> list[Shard]:
-    """Return the shards of a run that are not there, in order; a shard is there when all its files are.
+    """Return the shards of a run of which a file is missing, in order.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
         record = record_of_spec(folder, name)
         if record is None or not _tokens_are_there(folder, record):
             raise InputError(
-                f"The shards of {name!r} are not known yet: its tokens are not all there. `mechreg run` makes them."
+                f"The shards of {name!r} are not known yet: some of its tokens are missing. `mechreg run` makes them."
             )
         missing += [
             Shard(record["name"], index)
@@ -147,7 +147,7 @@ class ShardMaker:
         return [Shard(known.name, index) for index in range(record["plan"]["shards"])]
 
     def make(self, shard: Shard) -> Path:
-        """Return the first file of a shard, after all of its files are there."""
+        """Return the first file of a shard, after all of its files are written."""
         record = store.read_record(self.run, shard.model)
         if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
@@ -168,7 +168,9 @@ class ShardMaker:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
             if self.spec.keep == "moments":
-                kept = tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"]))
+                kept = (
+                    tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"])).to_numpy()
+                )
             for hook in filter(None, missing):
                 store.write_norm_shard(
                     norms[hook][..., kept],
@@ -295,7 +297,9 @@ def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:
     """Return whether a model's shards are planned and the tokens of all of them are on the disk."""
-    plan, at = record.get("plan"), (record["name"], None, record["config_hash"])
-    return bool(plan) and all(
-        store.is_there(store.shard_path(run, "tokens", *at, index)) for index in range(plan["shards"])
+    place = record["name"], None, record["config_hash"]
+    paths = (
+        store.shard_path(run, "tokens", *place, index)
+        for index in range((record.get("plan") or {}).get("shards", 0))
     )
+    return bool(record.get("plan")) and all(map(store.is_there, paths))
