@@ -61,8 +61,8 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
 
 def reason(error: BaseException) -> str:
     """Return the first line of what an error says, without its full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
 
 
 def _opened(path: str) -> io.BufferedIOBase:
@@ -221,12 +221,12 @@ def _json_rows(lines: Iterable[bytes], *, first: int) -> list[dict[str, Any]]:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} comes twice in one object")
-    return found
+    return row
 
 
 def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
@@ -256,19 +256,20 @@ def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
                 raise ValueError(f"in the sentence before line {number}, {error}") from error
             sentence = []
     # The last piece is what would stand before the next word.
-    for name in {name for document in documents for name in document["said"]}:
-        told = [document["said"] for document in documents if name in document["said"]]
-        if all(_NUMBER.fullmatch(said[name]) for said in told):
-            for said in told:
-                said[name] = json.loads(said[name])
+    metas = [document.pop("meta") for document in documents]
+    for name in {name for meta in metas for name in meta}:
+        having = [meta for meta in metas if name in meta]
+        if all(_NUMBER.fullmatch(meta[name]) for meta in having):
+            for meta in having:
+                meta[name] = json.loads(meta[name])
     return [
-        document | {"text": "".join(document.pop("pieces")[:-1])} | document.pop("said")
-        for document in documents
+        document | {"text": "".join(document.pop("pieces")[:-1])} | meta
+        for document, meta in zip(documents, metas, strict=True)
     ]
 
 
 def _document(doc: str, source: str) -> dict[str, Any]:
-    return {"doc": doc, "source": source, "pieces": [], "words": [], "said": {}}
+    return {"doc": doc, "source": source, "pieces": [], "words": [], "meta": {}}
 
 
 def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> None:
@@ -276,7 +277,7 @@ def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> No
     name = key.removeprefix("meta::")
     if name in ("doc", "id", "text", "words", "problem", "pieces") or not name:
         raise ValueError(f"line {number} says {key!r}, a name that documents have already; rename it")
-    if document["said"].setdefault(name, value) != value:
+    if document["meta"].setdefault(name, value) != value:
         raise ValueError(
             f"line {number} says {key!r} of document {document['doc']!r} again, and something else"
         )

@@ -4,7 +4,6 @@ import copy
 import logging
 import re
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,14 @@ from jaxtyping import Int
 from mechreg.corpus.documents import require_unique
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import read_corpus
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, document_ids, require
+from mechreg.schema import (
+    DOCUMENT_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    document_ids,
+    require,
+    require_whole_number,
+)
 
 log = logging.getLogger("mechreg")
 BATCH_CHARACTERS = (
@@ -98,9 +104,9 @@ def tokenize(
     frame.insert(4, "token", _token_strings(tokenizer, frame["token_id"].to_numpy()))
     if spans:
         _empty_prefixes(frame)
-    there = lengths > 0
+    has_tokens = lengths > 0
     frame["doc"] = pd.Categorical.from_codes(
-        (np.cumsum(there) - 1)[frame["doc"]], categories=pd.Index(docs[there])
+        (np.cumsum(has_tokens) - 1)[frame["doc"]], categories=pd.Index(docs[has_tokens])
     )
     return frame.astype(TOKEN_COLUMNS)
 
@@ -116,10 +122,7 @@ def _empty_prefixes(frame: pd.DataFrame) -> None:
 def _window_size(context: int, n_ctx: int | None) -> int:
     if n_ctx is None:
         return context
-    if isinstance(n_ctx, bool) or not isinstance(n_ctx, Integral) or not 1 <= n_ctx <= context:
-        raise InputError(
-            f"n_ctx must be a whole number from 1 to the model's context, {context}; got {n_ctx!r}."
-        )
+    require_whole_number(n_ctx, name="n_ctx", most=context)
     return int(n_ctx)
 
 
@@ -174,15 +177,15 @@ def _encode_texts(
     plain.post_processor = None
     encode = plain.encode_batch if spans else plain.encode_batch_fast  # the fast one finds no spans
     cut = any(len(text) > PIECE for text in texts) and cuts_anyway(plain)
-    found: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
+    lines_of: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
     for batch in _batches(docs, texts, cut=cut):
         encodings = encode([piece for _, _, piece in batch], add_special_tokens=False)
         for (number, start, _), each in zip(batch, encodings, strict=True):
             line = np.array(each.ids, np.int32).reshape(-1, 1)
             if spans:
                 line = np.hstack([line, start + np.array(each.offsets, np.int32).reshape(-1, 2)])
-            found[number].append(line)
-    return [np.concatenate(lines).astype(np.int64) for lines in found]
+            lines_of[number].append(line)
+    return [np.concatenate(lines).astype(np.int64) for lines in lines_of]
 
 
 def _require_one_way(tokenizer: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
+from mechreg.models.protocol import Model
 from mechreg.models.sources import (
     copied,
     find_commit,
@@ -49,7 +50,7 @@ def load_model(
     name: str | None = None,
     allow_pickle: bool = False,
     verify: bool = True,
-) -> Any:
+) -> Model:
     """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
 
     Parameters
