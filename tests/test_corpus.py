@@ -184,7 +184,7 @@ def test_wrong_kinds_of_options_are_refused(options, message):
 
 
 def test_what_a_user_calls_problem_is_not_written_over():
-    with pytest.raises(InputError, match="The frame has a column 'problem', where mechreg writes"):
+    with pytest.raises(InputError, match="The frame has a column 'problem', the name that mechreg needs"):
         read_corpus(pd.DataFrame({"text": ["a"], "problem": ["2 + 2"]}))
 
 

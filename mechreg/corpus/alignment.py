@@ -16,7 +16,7 @@ from mechreg.schema import InputError, document_ids, require, require_option
 Tag = Literal["upos", "xpos"]
 NO_TAG = "none"
 PIECES = ("first", "continuation", NO_TAG)
-# What stands for something else than its letters: bytes, unknown and control tokens.
+# Tokens that do not spell their text: bytes, unknown and control tokens.
 _NOT_LETTERS = re.compile(r".*\\x[0-9a-f]{2}.*|.*�.*|<.*>|\[.*\]", re.DOTALL)
 _WORD_KEYS = ("start", "end")
 
@@ -24,8 +24,8 @@ _WORD_KEYS = ("start", "end")
 def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "upos") -> pd.DataFrame:
     """Return the token frame with the part of speech of every token, and its place in its word.
 
-    A token belongs to the first word with which it shares a character; one that shares none (a line end, a BOS, a
-    part of the text that has no tag) has the declared tag "none".
+    A token belongs to the first word with which it shares a character; without one (a line end, a BOS, untagged text)
+    its tag is "none".
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "u
     -------
     pandas.DataFrame
         The same rows and ``pos`` (the tag); ``piece``: "first" piece of its word, "continuation" or "none"; ``word``:
-        the number of the word in its document, -1 for none; ``n_words``: with how many words it shares a character,
-        so that a token over a word's edge (" don" of "do" and "n't") can be left out.
+        the word's number in its document, -1 for none; ``n_words``: how many words it shares a character with (2 for
+        " don" of "do" and "n't").
 
     Raises
     ------
@@ -111,12 +111,7 @@ def _pieces(
 
 
 def require_words(documents: pd.DataFrame, *, tag: Tag = "upos") -> None:
-    """Check the words of all documents that can be read: lists of what `annotate_pos` needs, of the document's text.
-
-    Raises
-    ------
-    InputError
-        Names the first document that has none, or others.
+    """Check that all readable documents have words with what `annotate_pos` needs, and of their own text.
 
     Examples
     --------

@@ -16,8 +16,8 @@ from pyarrow import csv, parquet
 from mechreg.corpus.documents import ID_COLUMNS
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".conllu")
-ROWS = 256  # documents of a table that are taken at a time
-LINES = 65_536  # bytes of whole lines that are
+ROWS = 256  # documents of a table read at a time
+LINES = 65_536  # bytes of whole lines read at a time
 LONGEST_LINE = 2**28  # bytes of a line of .jsonl, which is one document
 LARGEST = 2**31  # bytes of a file that is read whole
 # A small file that unpacks to gigabytes is an attack or an accident: text packs 3 to 20 times.
@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)([.][0-9]+)?")
 def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
     """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
-    Bytes of a text that are not UTF-8 become half characters, so that its document can be told from the others.
+    Bytes of a text that are not UTF-8 become half characters, which mark its document.
 
     Raises
     ------
@@ -116,9 +116,7 @@ def _csv(data: bytes, text: str) -> pa.Table:
     try:
         return csv.read_csv(
             pa.BufferReader(data),
-            read_options=csv.ReadOptions(
-                block_size=min(len(data) + 1, 2**31 - 1)
-            ),  # a row must fit into a block
+            read_options=csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1)),  # a row must fit a block
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(column_types=as_they_are),
         )
@@ -149,7 +147,7 @@ def _parquet_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
 
 
 def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
-    """Return an Arrow table as a frame, the text decoded here: Arrow does not look whether it is UTF-8."""
+    """Return an Arrow table as a frame; the text is decoded here, since Arrow does not check that it is UTF-8."""
     # Whole numbers of which some are missing come as objects: a float does not hold all of them.
     how: dict[str, Any] = {"ignore_metadata": True, "integer_object_nulls": True}
     if table.column_names.count(text) != 1:
@@ -166,7 +164,7 @@ def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
 
 
 def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a .jsonl file, some lines at a time; all have the columns of those before."""
+    """Yield the rows of a .jsonl file, some lines at a time, with all columns met so far."""
     columns: dict[str, None] = {}
     number = 1
     with _opened(path) as file:

@@ -23,9 +23,7 @@ from mechreg.schema import (
 )
 
 log = logging.getLogger("mechreg")
-BATCH_CHARACTERS = (
-    1_000_000  # that the tokenizer is given at a time: what it returns takes 140 bytes for each
-)
+BATCH_CHARACTERS = 1_000_000  # given to the tokenizer at a time; it returns 140 bytes for each
 
 
 def tokenize(
@@ -33,9 +31,8 @@ def tokenize(
 ) -> pd.DataFrame:
     """Return the token frame: every document cut into windows of at most the model's context.
 
-    Documents that cannot be read, or have no token, are left out and logged by id. Long texts are given to a
-    tokenizer of GPT-2's kind in pieces, cut where it cuts anyway (`mechreg.corpus.pieces`), which takes a fifth of the
-    memory and changes no token; other tokenizers are given them whole.
+    Documents that cannot be read, or have no token, are left out and logged by id. A tokenizer of GPT-2's kind gets
+    long texts in pieces, cut where it cuts anyway (`mechreg.corpus.pieces`): a fifth of the memory, the same tokens.
 
     Parameters
     ----------
@@ -44,26 +41,24 @@ def tokenize(
     documents : documents frame, or what `read_corpus` takes
         A frame of ``doc`` and ``token_ids`` (a list of int per document) works without a tokenizer.
     prepend_bos : bool
-        Each window then begins with one BOS token, which takes a place of its context; a BOS that the document
-        already begins with is not doubled. Nothing else is added, whatever the tokenizer is set to.
+        Begin each window with one BOS token, which takes a place of its context; a document's own BOS is not doubled.
+        Nothing else is added, whatever the tokenizer's settings.
     n_ctx : int, optional
         Shorter windows than the model's context.
     spans : bool
-        Adds ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for
-        an added BOS. A token that is a part of a character has the whole character's span; a space that the tokenizer
-        puts before a text ("▁" before "中") has an empty one.
+        Add ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for an added
+        BOS. A part of a character has the whole character's span, a space put before a text an empty one.
 
     Returns
     -------
     pandas.DataFrame
-        doc, window, position (within the window), token_id, token. Where a token is not whole UTF-8, its bytes
-        are shown, as in ``\\xe2\\x80``.
+        doc, window, position (within the window), token_id, token (the bytes of one that is not whole UTF-8).
 
     Raises
     ------
     InputError
-        No tokenizer, no BOS token, a window size that does not fit, ids that the model does not have, no
-        document with a token, or millions of characters with no place to cut.
+        No tokenizer, no BOS token, a wrong window size, ids that the model lacks, no document with a token, or
+        millions of characters with no place to cut.
 
     Examples
     --------
@@ -112,7 +107,7 @@ def tokenize(
 
 
 def _empty_prefixes(frame: pd.DataFrame) -> None:
-    """Give white space that is none of the text's characters, but has the next token's, an empty span."""
+    """Give white space that the tokenizer added before the next token's characters an empty span."""
     start, end, doc = (frame[name].to_numpy() for name in ("char_start", "char_end", "doc"))
     shares = np.r_[(start[1:] < end[:-1]) & (doc[1:] == doc[:-1]), False]
     blank = (frame["token"].str.strip() == "").to_numpy()
@@ -140,10 +135,7 @@ def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, 
     if isinstance(documents, pd.DataFrame) and "token_ids" in documents.columns:
         require(documents, ("doc",), who="tokenize")
         if "text" in documents.columns:
-            raise InputError(
-                "These documents have both 'text' and 'token_ids'; drop the one that is not to be used, "
-                "or rename it."
-            )
+            raise InputError("These documents have both 'text' and 'token_ids'; drop or rename one of them.")
         if spans:
             raise InputError("spans=True needs texts; these documents are token_ids.")
         docs = document_ids(documents["doc"])
@@ -189,23 +181,23 @@ def _encode_texts(
 
 
 def _require_one_way(tokenizer: Any) -> None:
-    """Check that a tokenizer cuts a text in one way: sampling is for training, and no call gives the same tokens."""
+    """Check that a tokenizer does not sample, which gives other tokens at every call."""
     dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
     if dropout:
         raise InputError(
-            f"The tokenizer draws how it cuts a text (BPE dropout of {dropout:g}), so that every call gives "
-            "other tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
+            f"The tokenizer cuts texts at random (BPE dropout of {dropout:g}), so that every call gives other "
+            "tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
         )
     sampling = getattr(tokenizer, "sp_model_kwargs", None) or {}
     if sampling.get("enable_sampling"):
         raise InputError(
-            "The tokenizer draws how it cuts a text (sp_model_kwargs has enable_sampling), so that every call gives "
-            "other tokens; load it without."
+            "The tokenizer cuts texts at random (sp_model_kwargs has enable_sampling), so that every call gives other "
+            "tokens; load it without sampling."
         )
 
 
 def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[tuple[int, int, str]]]:
-    """Yield texts, long ones in pieces, some at a time: the number of the text, where the piece begins, the piece."""
+    """Yield batches of (number of the text, start of the piece, piece); short texts are one piece."""
     held: list[tuple[int, int, str]] = []
     size = 0
     for number, (doc, text) in enumerate(zip(docs, texts, strict=True)):
@@ -254,7 +246,7 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, 
 
 
 def _token_strings(tokenizer: Any, ids: Int[np.ndarray, " rows"]) -> Any:
-    """Return each token as a person reads it, found once for each distinct id."""
+    """Return each token as a person reads it, looked up once for each distinct id."""
     inverse, distinct = pd.factorize(ids)
     pieces, added, is_byte_level = [None] * len(distinct), {}, False
     if tokenizer is not None:
