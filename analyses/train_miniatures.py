@@ -1,7 +1,7 @@
 """Train the miniatures: ``python analyses/train_miniatures.py --texts DIR --work DIR``.
 
 DIR holds ``train.jsonl.gz`` and ``heldout.jsonl.gz``, one document a line with ``text source genre licence``.
-Everything that a kill could lose is in ``--work``: run the same command again and it goes on from there.
+Checkpoints are in ``--work``: the same command resumes an interrupted training.
 """
 
 import argparse
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from mechreg import miniatures
 
 END = "<|endoftext|>"
 VOCABULARY = 2048
@@ -133,7 +135,7 @@ def train(
     checkpoint_every: int = 200,
     stop_at: int | None = None,
 ) -> GPT2LMHeadModel:
-    """Return the trained model; a checkpoint in ``work`` is taken up where it was left.
+    """Return the trained model, resumed from a checkpoint in ``work`` if there is one.
 
     Each step's crops depend on the seed and the step alone, so that a resumed run sees the same batches.
     ``stop_at`` ends the process's work after that step, as a kill would.
@@ -271,7 +273,7 @@ def write_card(out: Path, texts: Path, work: Path, tokenizer: PreTrainedTokenize
         f"| {source} | {licence} | {len(sizes)} | {sum(sizes) / 1e6:.2f} M |"
         for (source, licence), sizes in sorted(sources.items())
     ]
-    card = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    card = Path(__file__).with_name("miniatures_card.md").read_text(encoding="utf-8")
     filled = card.replace("{losses}", "\n".join(rows)).replace("{sources}", "\n".join(listed))
     filled = filled.replace("{targets}", f"{targets.numel():,}").replace(
         "{train_tokens}", f"{len(train_ids):,}"
@@ -290,7 +292,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and logs; resumable")
     parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="where the folders are written"
+        "--out", type=Path, default=Path(miniatures.__file__).parent, help="where the folders are written"
     )
     parser.add_argument("--models", nargs="*", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -13,26 +13,17 @@ if TYPE_CHECKING:  # the command line needs this module and must start fast
 
     import pandas as pd
 
-# Controls, line and paragraph separators, what turns the direction of a text, and what is no character: half of a
-# surrogate pair, U+FFFE and U+FFFF. What joins letters or marks a direction inside a word stays.
+# Controls, line and paragraph separators, marks that change the direction of a text, and code points that are no
+# characters (half of a surrogate pair, U+FFFE, U+FFFF). Joiners and direction marks inside a word stay.
 _UNSAFE = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff"
 _UNSEEN = re.compile(f"[{_UNSAFE}]")
 _UNPRINTED = re.compile(f"[{_UNSAFE}\r]")
 _MANY_LINES = re.compile(f"[{_UNSAFE}\r\n\t]")
 # What every JavaScript object has: Vega takes these for entries of its own tables.
-_OBJECT_NAMES = frozenset(
-    (
-        *(
-            "__defineGetter__",
-            "__defineSetter__",
-            "__lookupGetter__",
-            "__lookupSetter__",
-            "__proto__",
-            "constructor",
-        ),
-        *("hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf"),
-    )
-)
+_OBJECT_NAMES = {
+    "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__", "__proto__", "constructor",
+    "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString", "toString", "valueOf",
+}  # fmt: skip
 # A cell that a spreadsheet would compute, after as many quotes as make it text. A sign before a number stays as it is.
 _FORMULA = re.compile(
     r"'*(?:[=@\t\r]|[+-](?!(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$|inf$|nan$|$))", re.IGNORECASE
@@ -40,15 +31,9 @@ _FORMULA = re.compile(
 
 
 def for_terminal(text: object, *, encoding: str | None = None, lines: bool = True) -> str:
-    r"""Return text that a terminal shows and does not obey: control characters as escapes.
+    r"""Return text with control characters as escapes, and those that the terminal's ``encoding`` lacks.
 
-    Parameters
-    ----------
-    text : object
-    encoding : str, optional
-        Of the terminal: characters that it lacks are escapes too.
-    lines : bool
-        Whether line breaks and tabs stay.
+    Line breaks and tabs stay where ``lines`` is true.
 
     Examples
     --------
@@ -56,7 +41,7 @@ def for_terminal(text: object, *, encoding: str | None = None, lines: bool = Tru
     \x1b[2Jgpt2 \xf6
     """
     unsafe = _UNPRINTED if lines else _MANY_LINES
-    shown = unsafe.sub(lambda found: repr(found[0])[1:-1], str(text))
+    shown = unsafe.sub(lambda match: repr(match[0])[1:-1], str(text))
     return shown if encoding is None else shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -72,9 +57,9 @@ def for_page(text: object) -> str:
 
 
 def for_vega(part: Any) -> Any:
-    r"""Return a specification, its keys and strings such that Vega draws all of them.
+    r"""Return a specification whose keys and strings Vega draws as they are.
 
-    A name of JavaScript's own, such as "constructor", gets a no-break space behind it, which is not seen.
+    JavaScript's own names, such as "constructor", get an invisible no-break space after them.
 
     Examples
     --------
@@ -91,7 +76,7 @@ def for_vega(part: Any) -> Any:
 
 
 def for_csv(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a frame whose strings and column names no spreadsheet takes for formulas: a quote stands before those.
+    """Return a frame with a quote before every string and column name that a spreadsheet would take for a formula.
 
     Examples
     --------
@@ -139,7 +124,7 @@ def changed(frame: "pd.DataFrame", change: "Callable[[str], str]") -> "pd.DataFr
 
 
 def visible(text: str) -> str:
-    r"""Return text with what is not seen, or changes how the rest is read, as symbols.
+    r"""Return text whose invisible and direction-changing characters are shown as symbols.
 
     Examples
     --------
@@ -149,8 +134,8 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(_symbol, text)
 
 
-def _symbol(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _symbol(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if code < 0x20:
         return chr(0x2400 + code)
     return "\ufffd" if 0xD800 <= code <= 0xDFFF or code >= 0xFFFE else f"⟨{code:04X}⟩"

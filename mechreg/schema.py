@@ -40,7 +40,7 @@ AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3", "jackknife"]
 
-# What tells one token of a corpus from another, and one regression from another.
+# The keys of a token in a corpus, and of a regression.
 TOKEN_KEYS = ("doc", "window", "position")
 GROUP_KEYS = ("model", "hook", "layer")
 
@@ -102,7 +102,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 
 def among(value: object, known: Iterable[object]) -> bool:
-    """Return whether a value is one of some; a list, array or frame is none, where ``in`` would fail or compare parts.
+    """Return whether a value is one of the known; ``in`` would fail for a list, and compare an array's elements.
 
     Examples
     --------
@@ -111,9 +111,8 @@ def among(value: object, known: Iterable[object]) -> bool:
     """
     if not isinstance(value, Hashable) or isinstance(value, tuple):
         return False
-    return any(
-        value == one and isinstance(value, bool) == isinstance(one, bool) for one in known
-    )  # True is not 1
+    is_bool = isinstance(value, bool)  # True is not 1
+    return any(value == one and is_bool == isinstance(one, bool) for one in known)
 
 
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
@@ -161,15 +160,12 @@ def _listed(options: Sequence[Any]) -> str:
 
 
 def document_id(entry: object) -> str:
-    """Return a document's id as the text that it is everywhere, "" where it is missing.
-
-    A whole number is its digits, whatever holds it: 7, ``np.int32(7)``, ``Decimal(7)``, and 7.0, which pandas makes of
-    a column of whole numbers where one is missing.
+    """Return a document's id as text: a whole number (7, ``Decimal(7)``, pandas' 7.0) by its digits, missing as "".
 
     Raises
     ------
     InputError
-        A number with a fraction, or one so large that a float no longer holds each; a truth value, a list.
+        A number with a fraction, or beyond what a float holds exactly; a truth value, a list.
 
     Examples
     --------
@@ -177,9 +173,7 @@ def document_id(entry: object) -> str:
     ('7', '7', '7', '')
     """
     if isinstance(entry, str):
-        return entry.encode(
-            "utf-8", errors="backslashreplace"
-        ).decode()  # half characters, which no frame takes
+        return entry.encode("utf-8", errors="backslashreplace").decode()  # no frame takes half characters
     if isinstance(entry, bytes):
         return entry.decode("utf-8", errors="backslashreplace")
     is_bool = type(entry).__name__ in ("bool", "bool_")
@@ -201,12 +195,7 @@ def document_id(entry: object) -> str:
 
 
 def document_ids(column: "pd.Series | pd.Index") -> "pd.Series":
-    """Return a column of document ids as text, by `document_id`: every id looked at once where the column allows.
-
-    Raises
-    ------
-    InputError
-        As `document_id`.
+    """Return a column of document ids as text, by `document_id`.
 
     Examples
     --------
@@ -220,18 +209,13 @@ def document_ids(column: "pd.Series | pd.Index") -> "pd.Series":
         return pd.Series(
             [document_id(entry) for entry in column], getattr(column, "index", None), dtype="str"
         )
-    codes, found = pd.factorize(column)
-    names = pd.array([*map(document_id, found), ""], dtype="str")  # the last is for -1, what is missing
+    codes, distinct = pd.factorize(column)
+    names = pd.array([*map(document_id, distinct), ""], dtype="str")  # the last is for -1, a missing id
     return pd.Series(names.take(codes), getattr(column, "index", None))
 
 
-def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
-    """Return the columns by which a step is done group by group, checked.
-
-    Raises
-    ------
-    InputError
-        A name twice, or one that the step's own tables have.
+def require_by(by: str | Sequence[str], *, who: str) -> tuple[str, ...]:
+    """Return the columns of ``by``, after checking that each comes once and is not one of the tables' own.
 
     Examples
     --------
@@ -244,18 +228,13 @@ def require_by(by: Sequence[str], *, who: str) -> tuple[str, ...]:
         if not isinstance(name, str) or name in own or names.count(name) > 1:
             raise InputError(
                 f"{who} needs by= to name columns, each once, and none that its tables have; got {name!r}. Models, "
-                "hooks, layers and heads are apart anyway."
+                "hooks, layers and heads are separate anyway."
             )
     return names
 
 
 def require_one_processing(models: Iterable[str], *, who: str) -> None:
-    """Check that raw and folded weights are not compared with each other.
-
-    Raises
-    ------
-    InputError
-        Folding centres W_O, which changes attn_out norms by several percent: such models are not comparable.
+    """Check that raw and folded weights are not compared: folding changes attn_out norms by several percent.
 
     Examples
     --------

@@ -463,7 +463,7 @@ CORPORA = [
     Case("a folder of a file's name", lambda g: (g.here / "a.txt").mkdir() or g.run(corpus="a.txt"), "a.txt", "give its files"),
     Case("a corpus of a null character", lambda g: g.run(corpus="a\0.txt"), "a\\x00.txt", "There is no file"),
     Case("a corpus of too long a name", lambda g: g.run(corpus="a" * 5000), " ...", "There is no file"),
-    Case("a link to itself", loop_in_texts, "loop.txt", "no such file"),
+    Case("a link to itself", loop_in_texts, "loop.txt", "does not exist"),
     Case("a pipe", lambda g: pipe(g, "p.txt"), "p.txt", "pipe"),
     Case("a device that never ends", lambda g: (g.here / "z.txt").symlink_to("/dev/zero") or g.run(corpus="z.txt"), "z.txt", "device"),
     Case("two of one id, JSON lines", lambda g: g.corpus("a.jsonl", rows("a", "b", id=7)), "'7'", "Rename them"),

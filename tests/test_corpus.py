@@ -184,7 +184,7 @@ def test_wrong_kinds_of_options_are_refused(options, message):
 
 
 def test_what_a_user_calls_problem_is_not_written_over():
-    with pytest.raises(InputError, match="The frame has a column 'problem', where mechreg writes"):
+    with pytest.raises(InputError, match="The frame has a column 'problem', the name that mechreg needs"):
         read_corpus(pd.DataFrame({"text": ["a"], "problem": ["2 + 2"]}))
 
 
@@ -297,11 +297,11 @@ def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):
     write(tmp_path / "cut.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9])
     write(tmp_path / "no.jsonl.gz", "no gzip")
     for name, message in [
-        ("brok*", "cannot be read: there is no such file"),
-        ("sel*", "cannot be read: there is no such file"),
-        ("pip*", "or it is a pipe"),
+        ("brok*", "cannot be read: it does not exist"),
+        ("sel*", "cannot be read: it does not exist"),
+        ("pip*", "or is a pipe"),
         ("*.docx", r"\.txt, \.jsonl, \.csv, \.parquet, \.conllu, or \.gz"),
-        ("noext", "of no kind that read_corpus reads"),
+        ("noext", "of another kind than"),
         ("cut.jsonl.gz", "cannot be read: Compressed file ended"),
         ("no.jsonl.gz", "cannot be read: Not a gzipped file"),
         ("*.csv", r"There is no file .*a text itself goes into a list, \[text\]"),

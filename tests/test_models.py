@@ -273,7 +273,7 @@ def test_pickled_weights_are_read_only_where_there_is_nothing_safer_and_run_noth
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"pickle \(pytorch_model.bin\).*allow_pickle=True"):
         load_model(folder)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="could not be loaded"):
         load_model(folder, allow_pickle=True)
     torch.save(state, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match="allow_pickle"):
@@ -339,18 +339,18 @@ def spoil(folder, how):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("truncated", "cannot be loaded"),
-        ("gone", "cannot be loaded"),
+        ("truncated", "could not be loaded"),
+        ("gone", "could not be loaded"),
         ("a tensor is missing", r"incomplete.*h\.1\.attn\.c_proj\.weight"),
         ("another shape", r"of another shape.*wpe"),
-        ("not JSON", "cannot be loaded"),
+        ("not JSON", "could not be loaded"),
         ("no config", "has no config.json"),
-        ("nonsense in the config", "cannot be loaded"),
+        ("nonsense in the config", "could not be loaded"),
         ("cross-attention", "cross-attention"),
-        ("unknown type", "cannot be loaded.*gpt9"),
+        ("unknown type", "could not be loaded.*gpt9"),
         ("reads both ways", "BertForMaskedLM; mechreg reads causal"),
         ("translates", "T5ForConditionalGeneration; mechreg reads causal"),
-        ("tokenizer broken", "cannot be loaded"),
+        ("tokenizer broken", "could not be loaded"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_line(save_gpt2, how, said):

@@ -5,8 +5,6 @@ Autocast to bfloat16 keeps 8 bits of every factor, a relative rounding of 2^-9 =
 three blocks the norms must be within 2% of float32's (.6% was seen) and must not be the same.
 """
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -54,11 +52,11 @@ def test_a_model_placed_by_a_map_is_checked_against_one_placed_the_same_way(tiny
         ({"device_map": "auto", "device": "cpu"}, InputError, "give one"),
         ({"device_map": "auto", "processing": "folded"}, InputError, "processing='raw'"),
         ({"device_map": "evenly"}, InputError, "balanced_low_0"),
-        ({"device_map": {}}, InputError, "not empty"),
-        ({"device_map": {"": True}}, InputError, "a GPU's number or a name"),
-        ({"device_map": {"": "auto"}}, InputError, "a GPU's number or a name"),
-        ({"device_map": {"transformer": "cpu", "lm_head": "disk"}}, InputError, "'disk', past which"),
-        ({"device_map": {"": "meta"}}, InputError, "'meta', past which"),
+        ({"device_map": {}}, InputError, "a dict of module names"),
+        ({"device_map": {"": True}}, InputError, "a dict of module names"),
+        ({"device_map": {"": "auto"}}, InputError, "a dict of module names"),
+        ({"device_map": {"transformer": "cpu", "lm_head": "disk"}}, InputError, "a dict of module names"),
+        ({"device_map": {"": "meta"}}, InputError, "'meta' holds no numbers"),
         ({"device_map": {"": "cpu", "transfomer.h.0": "cpu"}}, ModelError, "has no such module; keys are"),
     ],
 )
@@ -77,13 +75,6 @@ def test_gpus_that_are_not_here_are_refused_before_anything_is_loaded(device_map
         mr.load_model("mini-s", device_map=device_map)
     with pytest.raises(InputError, match="cannot be used here"):
         require_loadable("mini-s", device_map=device_map)
-
-
-def test_gpus_and_the_cpu_are_not_mixed(monkeypatch):
-    monkeypatch.setattr(placing, "usable_device", lambda device: device)
-    with pytest.raises(InputError, match="mixes cpu and cuda"):
-        placing.require_device_map({"transformer": 0, "lm_head": "cpu"})
-    placing.require_device_map({"transformer": 0, "lm_head": "cuda:1"})
 
 
 @pytest.mark.parametrize(
@@ -113,9 +104,9 @@ def test_a_split_that_did_not_fit_or_left_something_out_is_refused(places, param
     placing.require_placed(Placed(), "big", "auto")
 
 
-def test_without_accelerate_the_remedy_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    monkeypatch.setattr(placing.importlib.util, "find_spec", lambda name: None)
+def test_without_accelerate_the_remedy_is_given(monkeypatch):
+    monkeypatch.setattr("transformers.modeling_utils.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("transformers.integrations.accelerate.is_accelerate_available", lambda: False)
     with pytest.raises(ModelError, match="pip install accelerate"):
         mr.load_model("mini-s", device_map="auto")
 

@@ -146,7 +146,7 @@ def test_known_answer_by_hand(mini_reader):
     across = tokens[tokens["n_words"] == 2]  # " don" is "do" and the start of "n't"
     assert across["token"].tolist() in ([" don"], [])
     assert (across["pos"] == "AUX").all()
-    fine = annotate_pos(tokenize(mini_reader, documents, spans=True), documents, tags="xpos")
+    fine = annotate_pos(tokenize(mini_reader, documents, spans=True), documents, tag="xpos")
     assert set(fine["pos"]) == {"pron", "aux", "part", "verb", "punct"}
 
 
@@ -320,7 +320,7 @@ def test_a_spacy_pipeline_tags_words_and_is_recorded():
     ruler.add([[{}]], {"TAG": "NN", "POS": "NOUN"})
     ruler.add([[{"LOWER": "the"}]], {"TAG": "DT", "POS": "DET"})
     text = "The  cat\r\ndon't — 🧑‍🚀."
-    documents = tag_words([text, " "], pipeline=nlp)
+    documents = tag_words([text, " "], tagger=nlp)
     words = documents.at[0, "words"]
     assert [word["upos"] for word in words][:2] == ["DET", "NOUN"]
     assert all(text[word["start"] : word["end"]] == word["form"] for word in words)
@@ -328,11 +328,11 @@ def test_a_spacy_pipeline_tags_words_and_is_recorded():
     assert documents.at[1, "words"] == []
     assert documents["tagger"].str.contains(f"spaCy {spacy.__version__}", regex=False).all()
     with pytest.raises(InputError, match="gives no universal tags"):
-        tag_words([text], pipeline=spacy.blank("en"))
+        tag_words([text], tagger=spacy.blank("en"))
     with pytest.raises(InputError, match="cannot load the pipeline 'nothing'"):
-        tag_words([text], pipeline="nothing")
+        tag_words([text], tagger="nothing")
     with pytest.raises(InputError, match="would replace the tags"):
-        tag_words(documents, pipeline=nlp)
+        tag_words(documents, tagger=nlp)
 
 
 # Joining, words, groups

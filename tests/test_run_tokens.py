@@ -163,8 +163,8 @@ class Rules:
         self.loaded.append(name)
         return self
 
-    def tag(self, documents, *, pipeline):
-        assert pipeline is self
+    def tag(self, documents, *, tagger):
+        assert tagger is self
         documents = documents if isinstance(documents, pd.DataFrame) else mr.read_corpus(documents)
         listed = []
         for text in documents["text"]:
@@ -180,7 +180,7 @@ class Rules:
 
 def with_rules(monkeypatch, rules):
     for module in (preflight, tokens_module):
-        monkeypatch.setattr(module, "load_pipeline", rules.load)
+        monkeypatch.setattr(module, "load_tagger", rules.load)
         monkeypatch.setattr(module, "tag_words", rules.tag)
 
 
@@ -201,7 +201,7 @@ def test_a_pipeline_tags_what_has_no_tags_and_is_recorded(plain, tmp_path, monke
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     assert facts_of(run)["corpus"]["tagger"] == "en_rules 1.0"
     assert rules.loaded == ["en_rules"] * 2  # once to see that it is there, once to tag
-    documents = rules.tag(mr.read_corpus(plain), pipeline=rules)
+    documents = rules.tag(mr.read_corpus(plain), tagger=rules)
     expected = mr.annotate_pos(mr.tokenize(mr.load_model("mini-s"), documents, spans=True), documents)
     assert mr.open_run(run).tokens()["pos"].tolist() == expected["pos"].tolist()
     assert set(expected["pos"]) >= {"NOUN", "DET"}

@@ -255,7 +255,7 @@ def folder(make_model, tmp_path):
 )
 def test_weights_that_the_config_has_no_place_for_are_refused(folder, family, settings, config, said):
     made = folder(family, config=config, **settings)
-    with pytest.raises(ModelError, match=r"hold more than its config says: .*would be left out") as error:
+    with pytest.raises(ModelError, match=r"hold more than its config says: .*would be ignored") as error:
         load_model(made)
     assert said in str(error.value)
 

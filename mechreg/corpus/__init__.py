@@ -7,7 +7,7 @@ from mechreg.corpus.documents import corpus_problems
 from mechreg.corpus.groups import group_norms
 from mechreg.corpus.reading import read_corpus
 from mechreg.corpus.streaming import stream_corpus
-from mechreg.corpus.tagging import load_pipeline, tag_words
+from mechreg.corpus.tagging import load_tagger, tag_words
 from mechreg.corpus.windows import tokenize
 from mechreg.corpus.words import word_norms
 
@@ -17,7 +17,7 @@ __all__ = [
     "corpus_problems",
     "group_norms",
     "join_annotations",
-    "load_pipeline",
+    "load_tagger",
     "read_corpus",
     "require_words",
     "stream_corpus",

@@ -10,39 +10,40 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from mechreg.corpus.reading import require_tags
 from mechreg.schema import InputError, document_ids, require, require_option
 
-Tags = Literal["upos", "xpos"]
+Tag = Literal["upos", "xpos"]
 NO_TAG = "none"
 PIECES = ("first", "continuation", NO_TAG)
-# What stands for something else than its letters: bytes, unknown and control tokens.
+# Tokens that do not spell their text: bytes, unknown and control tokens.
 _NOT_LETTERS = re.compile(r".*\\x[0-9a-f]{2}.*|.*�.*|<.*>|\[.*\]", re.DOTALL)
 _WORD_KEYS = ("start", "end")
 
 
-def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = "upos") -> pd.DataFrame:
+def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "upos") -> pd.DataFrame:
     """Return the token frame with the part of speech of every token, and its place in its word.
 
-    A token belongs to the first word with which it shares a character; one that shares none (a line end, a BOS, a
-    part of the text that has no tag) has the declared tag "none".
+    A token belongs to the first word with which it shares a character; without one (a line end, a BOS, untagged text)
+    its tag is "none".
 
     Parameters
     ----------
     tokens : pandas.DataFrame
         What ``tokenize(..., spans=True)`` gives, of any model.
     documents : pandas.DataFrame
-        The documents that were tokenized, with ``words``: from .conllu, from ``read_corpus("demo", tags=True)``, from
-        `tag_words`, or your own: a list of dicts of start, end (characters of the text), upos, xpos, in order, and
-        ``form`` where it is to be compared with the text.
-    tags : str
-        "upos" or "xpos".
+        The documents that were tokenized, with ``words``: from .conllu, ``read_corpus("demo", tags=True)``,
+        `tag_words`, or your own (a list of dicts of start and end in characters, upos, xpos, and ``form`` where it is
+        to be compared with the text).
+    tag : str
+        "upos" (universal) or "xpos" (the tagger's own).
 
     Returns
     -------
     pandas.DataFrame
         The same rows and ``pos`` (the tag); ``piece``: "first" piece of its word, "continuation" or "none"; ``word``:
-        the number of the word in its document, -1 for none; ``n_words``: with how many words it shares a character,
-        so that a token over a word's edge (" don" of "do" and "n't") can be left out.
+        the word's number in its document, -1 for none; ``n_words``: how many words it shares a character with (2 for
+        " don" of "do" and "n't").
 
     Raises
     ------
@@ -57,21 +58,13 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = 
     >>> annotate_pos(tokens, documents)[["token", "pos", "piece"]].iloc[1:5].values.tolist()
     [[' l', 'NOUN', 'first'], ['ic', 'NOUN', 'continuation'], ['hen', 'NOUN', 'continuation'], [' is', 'AUX', 'first']]
     """
-    require_option(tags, get_args(Tags), name="tags")
+    require_option(tag, get_args(Tag), name="tag")
     needed = ("doc", "window", "position", "token", "char_start", "char_end")
-    if (
-        isinstance(tokens, pd.DataFrame)
-        and "token_id" in tokens.columns
-        and "char_start" not in tokens.columns
-    ):
+    if "token_id" in getattr(tokens, "columns", ()) and "char_start" not in tokens.columns:
         raise InputError("annotate_pos needs the spans of tokens; make them with tokenize(..., spans=True).")
     require(tokens, needed, who="annotate_pos")
     require(documents, ("doc", "text"), who="annotate_pos")
-    if "words" not in documents.columns:
-        raise InputError(
-            "The documents have no tagged words; read them from .conllu, or with read_corpus('demo', tags=True), or "
-            "tag them with tag_words(documents, pipeline=...)."
-        )
+    require_tags(documents)
     by_doc = documents.assign(doc=document_ids(documents["doc"])).drop_duplicates("doc").set_index("doc")
     span = tokens[["char_start", "char_end"]].to_numpy(np.int64)
     codes, docs = pd.factorize(document_ids(tokens["doc"]))
@@ -85,10 +78,10 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tags: Tags = 
         words: Any = by_doc.at[doc, "words"]
         rows = rows[span[rows, 0] >= 0]  # an added BOS has no place
         _require_text(text, tokens["token"].iloc[rows].tolist(), span[rows], doc)
-        edges = _word_spans(text, words, tags, doc)
+        edges = _word_spans(text, words, tag, doc)
         word[rows], n_words[rows] = _overlaps(span[rows], edges)
         tagged = rows[word[rows] >= 0]
-        pos[tagged] = np.array([entry[tags] for entry in words], dtype=object)[word[tagged]]
+        pos[tagged] = np.array([entry[tag] for entry in words], dtype=object)[word[tagged]]
     return tokens.assign(
         pos=pd.Categorical(pos),
         piece=pd.Categorical(_pieces(codes, word, order), categories=PIECES),
@@ -117,13 +110,8 @@ def _pieces(
     return np.where(word < 0, NO_TAG, np.where(again, "continuation", "first"))
 
 
-def require_words(documents: pd.DataFrame, *, tags: Tags = "upos") -> None:
-    """Check the words of all documents that can be read: lists of what `annotate_pos` needs, of the document's text.
-
-    Raises
-    ------
-    InputError
-        Names the first document that has none, or others.
+def require_words(documents: pd.DataFrame, *, tag: Tag = "upos") -> None:
+    """Check that all readable documents have words with what `annotate_pos` needs, and of their own text.
 
     Examples
     --------
@@ -132,7 +120,7 @@ def require_words(documents: pd.DataFrame, *, tags: Tags = "upos") -> None:
     """
     usable = documents[documents["problem"] == ""]
     for doc, text, words in usable[["doc", "text", "words"]].itertuples(index=False):
-        _word_spans(text, words, tags, doc)
+        _word_spans(text, words, tag, doc)
 
 
 def _word_spans(text: str, words: Any, tag: str, doc: str) -> Int[np.ndarray, "words 2"]:
@@ -157,11 +145,11 @@ def _word_spans(text: str, words: Any, tag: str, doc: str) -> Int[np.ndarray, "w
     before = 0
     for entry, (start, end) in zip(words, edges.tolist(), strict=True):
         piece = text[start:end]
-        told = entry.get("form", piece)
-        if not before <= start < end <= len(text) or piece != told or piece != piece.strip():
+        form = entry.get("form", piece)
+        if not before <= start < end <= len(text) or piece != form or piece != piece.strip():
             raise InputError(
                 f"The words of document {doc!r} are not those of its text: characters {start} to {end} are "
-                f"{piece!r}, the word {told!r} (after one that ends at {before}; the text has {len(text)}). Tag the "
+                f"{piece!r}, the word {form!r} (after one that ends at {before}; the text has {len(text)}). Tag the "
                 "text that was tokenized."
             )
         before = end

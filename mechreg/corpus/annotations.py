@@ -6,14 +6,22 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.schema import GROUP_KEYS, NORM_COLUMNS, TOKEN_KEYS, InputError, document_ids, require
+from mechreg.schema import (
+    GROUP_KEYS,
+    NORM_COLUMNS,
+    TOKEN_KEYS,
+    InputError,
+    document_ids,
+    one_or_many,
+    require,
+)
 
 # What a norm frame has no use for.
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
 
 
 def join_annotations(
-    norms: pd.DataFrame, annotations: pd.DataFrame, *, columns: Sequence[str] | None = None
+    norms: pd.DataFrame, annotations: pd.DataFrame, *, columns: str | Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Return the norm frame (or lagged frame) with columns of its tokens or its documents.
 
@@ -24,8 +32,8 @@ def join_annotations(
     annotations : pandas.DataFrame
         A token frame (a row for each doc, window, position, and model where it has that column: surprisals are one
         model's own), or a documents frame (a row for each doc).
-    columns : sequence of str, optional
-        By default all that the norms lack, but for text, problem, words and spans.
+    columns : str or sequence of str, optional
+        By default all that the norms lack, except text, problem, words and spans.
 
     Returns
     -------
@@ -59,15 +67,13 @@ def join_annotations(
         named = set(norms.columns) | {*keys, *_LEFT_OUT}
         chosen = [name for name in annotations.columns if name not in named]
     else:
-        chosen = [columns] if isinstance(columns, str) else list(columns)
+        chosen = one_or_many(columns)
         require(annotations, chosen, who="join_annotations")
-    there = [name for name in chosen if name in norms.columns]
-    if there or not chosen:
-        raise InputError(
-            f"join_annotations would replace the columns {there}; drop them first."
-            if there
-            else "join_annotations finds no column that the norms lack; name it with columns=."
-        )
+    replaced = [name for name in chosen if name in norms.columns]
+    if replaced:
+        raise InputError(f"join_annotations would replace the columns {replaced}; drop them first.")
+    if not chosen:
+        raise InputError("join_annotations finds no column that the norms lack; name it with columns=.")
     at = _rows_of(norms, annotations, keys)
     if of_tokens and "token_id" in annotations.columns and "token_id" in norms.columns:
         differs = norms["token_id"].to_numpy() != annotations["token_id"].to_numpy()[at]
@@ -98,18 +104,19 @@ def _rows_of(norms: pd.DataFrame, annotations: pd.DataFrame, keys: list[str]) ->
     places = _as_text(norms[keys])
     number = places.groupby(keys, sort=False).ngroup().to_numpy()
     distinct = places.take(np.unique(number, return_index=True)[1])
-    found = index.get_indexer(pd.MultiIndex.from_frame(distinct))
-    if (found < 0).any():
-        lacks = distinct.iloc[int((found < 0).argmax())].to_dict()
+    rows = index.get_indexer(pd.MultiIndex.from_frame(distinct))
+    lacking = rows < 0
+    if lacking.any():
+        first = distinct.iloc[int(lacking.argmax())].to_dict()
         raise InputError(
-            f"join_annotations finds no row for {lacks} ({int((found < 0).sum())} such tokens or documents). Give it "
-            "the annotations of the documents, windows and models that the norms are of."
+            f"join_annotations finds no row for {first} ({int(lacking.sum())} such tokens or documents). Give it the "
+            "annotations of the documents, windows and models that the norms are of."
         )
-    return np.asarray(found[number])
+    return np.asarray(rows[number])
 
 
 def _as_text(keys: pd.DataFrame) -> pd.DataFrame:
-    """Return keys with the models and documents as text, whatever each frame holds them in."""
+    """Return keys with the models and documents as text, whatever dtype each frame has."""
     kinds = {"model": "str"} if "model" in keys.columns else {}
     return keys.assign(doc=document_ids(keys["doc"])).astype(kinds)
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import TOKEN_KEYS, InputError, require, require_option
+from mechreg.schema import TOKEN_KEYS, InputError, require, require_names
 
 Covariate = Literal["surprisal", "log_frequency", "is_repeat", "distance"]
 COVARIATES: tuple[str, ...] = get_args(Covariate)
@@ -40,11 +40,10 @@ def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS
     >>> token_counts(tokens).round(2).values.tolist()
     [[-0.41, 0.0, 0.0], [-1.1, 0.0, 1.0], [-0.41, 1.0, 2.0]]
     """
-    for name in covariates:
-        require_option(name, _OF_COUNTS, name="covariates")
+    covariates = require_names(covariates, _OF_COUNTS, name="covariates", least=0)
     require(tokens, (*TOKEN_KEYS, "token_id"), who="token_counts")
     if tokens.duplicated(list(TOKEN_KEYS)).any():
-        raise InputError("token_counts needs every token once; some are there twice. Give one token frame.")
+        raise InputError("token_counts needs every token once; some come twice. Give one token frame.")
     places = tokens[[*TOKEN_KEYS, "token_id"]].assign(row=np.arange(len(tokens)))
     ordered = places.sort_values(list(TOKEN_KEYS))
     made = {}
@@ -56,5 +55,5 @@ def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS
         made["is_repeat"] = (before > 0).astype("float64")
     if "distance" in covariates:
         made["distance"] = ordered.groupby("doc", observed=True).cumcount()
-    found = pd.DataFrame(made, index=ordered.index).iloc[np.argsort(ordered["row"].to_numpy())]
-    return found[list(covariates)]
+    in_order = np.argsort(ordered["row"].to_numpy())
+    return pd.DataFrame(made, index=ordered.index).iloc[in_order][covariates]

@@ -22,20 +22,10 @@ _EXACT = 2**53  # beyond it a float does not hold every whole number
 
 
 def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, first: int = 0) -> pd.DataFrame:
-    """Return a documents frame: id and source found or made, texts judged, other columns kept.
+    """Return a documents frame: ids and sources taken or made, texts checked, other columns kept.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        A row a document.
-    text : str
-        The column of texts; a half character in one (what ``surrogateescape`` leaves) makes it undecodable.
-    stem : str
-        The source of documents that name none; with the row's number, their id.
-    where : str
-        Where the table comes from; it opens the messages.
-    first : int
-        The number of the table's first row, where it is a part of a file.
+    ``stem`` is the source of documents that name none and, with the row's number (from ``first`` on), their id;
+    ``where`` opens the messages. A half character in a text (``surrogateescape``) makes it undecodable.
 
     Examples
     --------
@@ -54,7 +44,7 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     table = table.set_axis(have, axis=1).reset_index(drop=True)
     if "problem" in have and not table["problem"].isin(PROBLEMS).all():
         raise InputError(
-            f"{where} has a column 'problem', where mechreg writes what is wrong with a document; rename it."
+            f"{where} has a column 'problem', the name that mechreg needs for a document's own problem; rename it."
         )
     made = [f"{stem}-{first + i}" for i in range(len(table))]
     ident = next((column for column in ID_COLUMNS if column in have), None)
@@ -86,14 +76,7 @@ def corpus_problems(
 ) -> pd.DataFrame:
     """Return the documents that cannot be used, or not for lags: doc and problem.
 
-    Parameters
-    ----------
-    documents : pandas.DataFrame
-        What `read_corpus` gives.
-    tokens : pandas.DataFrame, optional
-        What `tokenize` made of them: adds the problems "no token" and "one token".
-    prepend_bos : bool
-        As it was in `tokenize`.
+    ``tokens`` and ``prepend_bos``, as in `tokenize`, add the problems "no token" and "one token".
 
     Examples
     --------
@@ -118,7 +101,7 @@ def require_unique(docs: pd.Series) -> None:
     if len(twice):
         raise InputError(
             f"Document ids must be unique; {twice.nunique()} come more than once, the first is "
-            f"{twice.iloc[0]!r}. Rename them, or leave the id column out."
+            f"{twice.iloc[0]!r}. Rename them, or drop the id column."
         )
 
 
@@ -133,7 +116,7 @@ def _problem(text: str) -> str:
 
 
 def _source(entry: Any) -> str:
-    """Return a source as text: a whole number is its digits, whatever holds it; "" where it is missing."""
+    """Return a source as text, a whole number by its digits, "" where it is missing."""
     try:
         return document_id(entry)
     except InputError:
@@ -141,7 +124,7 @@ def _source(entry: Any) -> str:
 
 
 def _annotation(column: pd.Series) -> pd.Series:
-    """Return a column of things as what they are: numbers are numbers, and none is altered by a missing one."""
+    """Return a column of objects with the dtype of its values; a missing value alters no number."""
     if column.dtype != object:
         return column
     given = [entry for entry in column if not _is_missing(entry)]
@@ -162,5 +145,5 @@ def _is_missing(entry: Any) -> bool:
 
 
 def _readable(text: str) -> str:
-    """Return a text with its half characters, which no frame takes, spelled out."""
+    """Return a text with its half characters spelled out, since no frame stores them."""
     return text.encode("utf-8", errors="backslashreplace").decode()

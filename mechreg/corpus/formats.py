@@ -16,8 +16,8 @@ from pyarrow import csv, parquet
 from mechreg.corpus.documents import ID_COLUMNS
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".conllu")
-ROWS = 256  # documents of a table that are taken at a time
-LINES = 65_536  # bytes of whole lines that are
+ROWS = 256  # documents of a table read at a time
+LINES = 65_536  # bytes of whole lines read at a time
 LONGEST_LINE = 2**28  # bytes of a line of .jsonl, which is one document
 LARGEST = 2**31  # bytes of a file that is read whole
 # A small file that unpacks to gigabytes is an attack or an accident: text packs 3 to 20 times.
@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)([.][0-9]+)?")
 def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
     """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
-    Bytes of a text that are not UTF-8 become half characters, so that its document can be told from the others.
+    Bytes of a text that are not UTF-8 become half characters, which mark its document.
 
     Raises
     ------
@@ -61,8 +61,8 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
 
 def reason(error: BaseException) -> str:
     """Return the first line of what an error says, without its full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
 
 
 def _opened(path: str) -> io.BufferedIOBase:
@@ -116,9 +116,7 @@ def _csv(data: bytes, text: str) -> pa.Table:
     try:
         return csv.read_csv(
             pa.BufferReader(data),
-            read_options=csv.ReadOptions(
-                block_size=min(len(data) + 1, 2**31 - 1)
-            ),  # a row must fit into a block
+            read_options=csv.ReadOptions(block_size=min(len(data) + 1, 2**31 - 1)),  # a row must fit a block
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(column_types=as_they_are),
         )
@@ -149,7 +147,7 @@ def _parquet_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
 
 
 def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
-    """Return an Arrow table as a frame, the text decoded here: Arrow does not look whether it is UTF-8."""
+    """Return an Arrow table as a frame; the text is decoded here, since Arrow does not check that it is UTF-8."""
     # Whole numbers of which some are missing come as objects: a float does not hold all of them.
     how: dict[str, Any] = {"ignore_metadata": True, "integer_object_nulls": True}
     if table.column_names.count(text) != 1:
@@ -166,7 +164,7 @@ def from_arrow(table: pa.Table, text: str) -> pd.DataFrame:
 
 
 def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a .jsonl file, some lines at a time; all have the columns of those before."""
+    """Yield the rows of a .jsonl file, some lines at a time, with all columns met so far."""
     columns: dict[str, None] = {}
     number = 1
     with _opened(path) as file:
@@ -221,12 +219,12 @@ def _json_rows(lines: Iterable[bytes], *, first: int) -> list[dict[str, Any]]:
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} comes twice in one object")
-    return found
+    return row
 
 
 def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
@@ -256,19 +254,20 @@ def _conllu(content: str, stem: str) -> list[dict[str, Any]]:
                 raise ValueError(f"in the sentence before line {number}, {error}") from error
             sentence = []
     # The last piece is what would stand before the next word.
-    for name in {name for document in documents for name in document["said"]}:
-        told = [document["said"] for document in documents if name in document["said"]]
-        if all(_NUMBER.fullmatch(said[name]) for said in told):
-            for said in told:
-                said[name] = json.loads(said[name])
+    metas = [document.pop("meta") for document in documents]
+    for name in {name for meta in metas for name in meta}:
+        having = [meta for meta in metas if name in meta]
+        if all(_NUMBER.fullmatch(meta[name]) for meta in having):
+            for meta in having:
+                meta[name] = json.loads(meta[name])
     return [
-        document | {"text": "".join(document.pop("pieces")[:-1])} | document.pop("said")
-        for document in documents
+        document | {"text": "".join(document.pop("pieces")[:-1])} | meta
+        for document, meta in zip(documents, metas, strict=True)
     ]
 
 
 def _document(doc: str, source: str) -> dict[str, Any]:
-    return {"doc": doc, "source": source, "pieces": [], "words": [], "said": {}}
+    return {"doc": doc, "source": source, "pieces": [], "words": [], "meta": {}}
 
 
 def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> None:
@@ -276,7 +275,7 @@ def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> No
     name = key.removeprefix("meta::")
     if name in ("doc", "id", "text", "words", "problem", "pieces") or not name:
         raise ValueError(f"line {number} says {key!r}, a name that documents have already; rename it")
-    if document["said"].setdefault(name, value) != value:
+    if document["meta"].setdefault(name, value) != value:
         raise ValueError(
             f"line {number} says {key!r} of document {document['doc']!r} again, and something else"
         )

@@ -107,23 +107,23 @@ def require_tags(documents: pd.DataFrame) -> None:
     """Check that documents have tagged words."""
     if "words" not in documents.columns:
         raise InputError(
-            "This corpus has no tagged words; make them with tag_words(documents, pipeline=...), or in a run with "
-            "tagger = 'en_core_web_sm' (or another spaCy pipeline)."
+            "The documents have no tagged words; read .conllu, or the demo with tags=True, or make them with "
+            "tag_words(documents, tagger=...), in a run with tagger = 'en_core_web_sm' or another spaCy pipeline."
         )
 
 
 def _with_demo_tags(documents: pd.DataFrame) -> pd.DataFrame:
     """Return the demo with the words that ship with it, their forms taken from the text."""
     lines = miniatures.DEMO_TAGS.read_text(encoding="utf-8").splitlines()
-    found = {row["doc"]: row for row in map(json.loads, lines)}
+    tags = {row["doc"]: row for row in map(json.loads, lines)}
     words: Any = [
         [
             {"form": text[start:end], "start": start, "end": end, "upos": upos, "xpos": xpos}
-            for start, end, upos, xpos in found[doc]["words"]
+            for start, end, upos, xpos in tags[doc]["words"]
         ]
         for doc, text in zip(documents["doc"], documents["text"], strict=True)
     ]
-    return documents.assign(words=words, tagger=[found[doc]["tagger"] for doc in documents["doc"]])
+    return documents.assign(words=words, tagger=[tags[doc]["tagger"] for doc in documents["doc"]])
 
 
 def require_usable(problems: Mapping[str, int]) -> None:
@@ -140,11 +140,11 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     if os.path.isdir(pattern):
         raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
     try:
-        found = [pattern] if os.path.isfile(pattern) else sorted(_matches(pattern))
+        matches = [pattern] if os.path.isfile(pattern) else sorted(_matches(pattern))
     except ValueError:  # a character that no path can have
-        found = []
+        matches = []
     paths: dict[str, str] = {}
-    for path in found:
+    for path in matches:
         if not os.path.isdir(path):  # by its target: a link to a folder above brings a file again and again
             paths.setdefault(os.path.realpath(path), os.path.abspath(path))
     if not paths:
@@ -204,11 +204,9 @@ def kind_of(path: str) -> str:
     """Return a file's kind, as in ".jsonl"; refuse what cannot be read."""
     kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
     if kind not in SUFFIXES:
-        raise InputError(
-            f"{path} is of no kind that read_corpus reads: {', '.join(SUFFIXES)}, or .gz of one."
-        )
+        raise InputError(f"{path} is of another kind than {', '.join(SUFFIXES)}, or .gz of one.")
     if not os.path.isfile(path):
-        raise InputError(f"{path} cannot be read: there is no such file, or it is a pipe or a device.")
+        raise InputError(f"{path} cannot be read: it does not exist, or is a pipe or a device.")
     return kind
 
 

@@ -12,7 +12,7 @@ from mechreg.corpus.documents import require_unique
 from mechreg.corpus.formats import ROWS
 from mechreg.corpus.reading import files_of, read_corpus, read_file, require_tags, require_usable
 
-# So much text is in memory at a time, about a quarter of a million tokens.
+# In memory at a time: about a quarter of a million tokens.
 CHUNK_CHARACTERS = 1_000_000
 
 
@@ -21,14 +21,8 @@ def stream_corpus(
 ) -> Iterator[pd.DataFrame]:
     """Yield the documents frame of a corpus in parts of at least so many characters, the last one shorter.
 
-    The parts on top of each other are what `read_corpus` gives. Of .jsonl and .parquet files only a part is in
-    memory; .txt, .csv, .conllu and compressed .parquet are read a file at a time.
-
-    Parameters
-    ----------
-    corpus, text, tags
-        As for `read_corpus`.
-    characters : int
+    Concatenated, the parts are what `read_corpus` gives, whose options these are. Of .jsonl and .parquet files only a
+    part is in memory; .txt, .csv, .conllu and compressed .parquet are read a file at a time.
 
     Raises
     ------

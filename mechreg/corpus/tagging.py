@@ -7,24 +7,24 @@ import pandas as pd
 from mechreg.corpus.reading import read_corpus
 from mechreg.schema import DOCUMENT_COLUMNS, InputError
 
-PIPELINE = "en_core_web_sm"
+TAGGER = "en_core_web_sm"
 
 
-def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
+def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     """Return the documents frame with the words of every text, their tags, and what made them.
 
     Parameters
     ----------
     documents : documents frame, or what `read_corpus` takes
-    pipeline : str, Path or spaCy pipeline
+    tagger : str, Path or spaCy pipeline
         The name of an installed pipeline, its folder, or what ``spacy.load`` gave.
 
     Returns
     -------
     pandas.DataFrame
-        The same documents in the same order. ``words`` lists form, start, end (of the text's characters), upos
-        (universal) and xpos (the pipeline's own) of each word, none for documents that cannot be read; ``tagger``
-        says what made them: pipeline, version, licence, and spaCy's version.
+        The same documents in the same order, with ``words`` (form, start and end in the text's characters, upos and
+        the pipeline's own xpos of each word; none for documents that cannot be read) and ``tagger`` (pipeline,
+        version, licence, and spaCy's version).
 
     Raises
     ------
@@ -34,12 +34,12 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
 
     Notes
     -----
-    Tags of a pipeline are guesses: measure them on text like yours before you believe in a difference between parts
-    of speech. Needs ``pip install mechreg[pos]`` and a pipeline, which is a package of its own.
+    A pipeline's tags are guesses: measure them on text like yours before you trust a difference between parts of
+    speech. Needs ``pip install mechreg[pos]`` and the pipeline's package.
 
     Examples
     --------
-    >>> tag_words(["One text."], pipeline="no_such_pipeline")  # doctest: +ELLIPSIS
+    >>> tag_words(["One text."], tagger="no_such_pipeline")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     mechreg.schema.InputError: ...
     """
@@ -50,7 +50,7 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
             "tag_words would replace the tags that the documents have; leave it out, or give it "
             "documents.drop(columns='words')."
         )
-    nlp = load_pipeline(pipeline)
+    nlp = load_tagger(tagger)
     usable = documents["problem"] == ""
     words: list[list[dict[str, Any]]] = [[] for _ in range(len(documents))]
     tagged = nlp.pipe(documents.loc[usable, "text"])
@@ -74,7 +74,7 @@ def tag_words(documents: Any, *, pipeline: Any = PIPELINE) -> pd.DataFrame:
     return documents.assign(words=words, tagger=_recorded(nlp))
 
 
-def load_pipeline(pipeline: Any) -> Any:
+def load_tagger(tagger: Any) -> Any:
     """Return a spaCy pipeline, loaded unless it is one.
 
     Raises
@@ -89,14 +89,14 @@ def load_pipeline(pipeline: Any) -> Any:
             "Tagging needs spaCy and a pipeline: pip install 'mechreg[pos]', then the pipeline's package. "
             "Documents from .conllu, and read_corpus('demo', tags=True), have tags already."
         ) from error
-    if isinstance(pipeline, spacy.Language):
-        return pipeline
+    if isinstance(tagger, spacy.Language):
+        return tagger
     try:
-        return spacy.load(pipeline)
+        return spacy.load(tagger)
     except (OSError, ValueError, TypeError) as error:
         have = ", ".join(spacy.util.get_installed_models()) or "none"
         raise InputError(
-            f"spaCy cannot load the pipeline {str(pipeline)!r}; installed are: {have}. Name one of them, or "
+            f"spaCy cannot load the pipeline {str(tagger)!r}; installed are: {have}. Name one of them, or "
             "install that one's package."
         ) from error
 

@@ -4,7 +4,6 @@ import copy
 import logging
 import re
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,17 @@ from jaxtyping import Int
 from mechreg.corpus.documents import require_unique
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import read_corpus
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, document_ids, require
+from mechreg.schema import (
+    DOCUMENT_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    document_ids,
+    require,
+    require_whole_number,
+)
 
 log = logging.getLogger("mechreg")
-BATCH_CHARACTERS = (
-    1_000_000  # that the tokenizer is given at a time: what it returns takes 140 bytes for each
-)
+BATCH_CHARACTERS = 1_000_000  # given to the tokenizer at a time; it returns 140 bytes for each
 
 
 def tokenize(
@@ -27,9 +31,8 @@ def tokenize(
 ) -> pd.DataFrame:
     """Return the token frame: every document cut into windows of at most the model's context.
 
-    Documents that cannot be read, or have no token, are left out and logged by id. Long texts are given to a
-    tokenizer of GPT-2's kind in pieces, cut where it cuts anyway (`mechreg.corpus.pieces`), which takes a fifth of the
-    memory and changes no token; other tokenizers are given them whole.
+    Documents that cannot be read, or have no token, are left out and logged by id. A tokenizer of GPT-2's kind gets
+    long texts in pieces, cut where it cuts anyway (`mechreg.corpus.pieces`): a fifth of the memory, the same tokens.
 
     Parameters
     ----------
@@ -38,26 +41,24 @@ def tokenize(
     documents : documents frame, or what `read_corpus` takes
         A frame of ``doc`` and ``token_ids`` (a list of int per document) works without a tokenizer.
     prepend_bos : bool
-        Each window then begins with one BOS token, which takes a place of its context; a BOS that the document
-        already begins with is not doubled. Nothing else is added, whatever the tokenizer is set to.
+        Begin each window with one BOS token, which takes a place of its context; a document's own BOS is not doubled.
+        Nothing else is added, whatever the tokenizer's settings.
     n_ctx : int, optional
         Shorter windows than the model's context.
     spans : bool
-        Adds ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for
-        an added BOS. A token that is a part of a character has the whole character's span; a space that the tokenizer
-        puts before a text ("▁" before "中") has an empty one.
+        Add ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for an added
+        BOS. A part of a character has the whole character's span, a space put before a text an empty one.
 
     Returns
     -------
     pandas.DataFrame
-        doc, window, position (within the window), token_id, token. Where a token is not whole UTF-8, its bytes
-        are shown, as in ``\\xe2\\x80``.
+        doc, window, position (within the window), token_id, token (the bytes of one that is not whole UTF-8).
 
     Raises
     ------
     InputError
-        No tokenizer, no BOS token, a window size that does not fit, ids that the model does not have, no
-        document with a token, or millions of characters with no place to cut.
+        No tokenizer, no BOS token, a wrong window size, ids that the model lacks, no document with a token, or
+        millions of characters with no place to cut.
 
     Examples
     --------
@@ -98,15 +99,15 @@ def tokenize(
     frame.insert(4, "token", _token_strings(tokenizer, frame["token_id"].to_numpy()))
     if spans:
         _empty_prefixes(frame)
-    there = lengths > 0
+    has_tokens = lengths > 0
     frame["doc"] = pd.Categorical.from_codes(
-        (np.cumsum(there) - 1)[frame["doc"]], categories=pd.Index(docs[there])
+        (np.cumsum(has_tokens) - 1)[frame["doc"]], categories=pd.Index(docs[has_tokens])
     )
     return frame.astype(TOKEN_COLUMNS)
 
 
 def _empty_prefixes(frame: pd.DataFrame) -> None:
-    """Give white space that is none of the text's characters, but has the next token's, an empty span."""
+    """Give white space that the tokenizer added before the next token's characters an empty span."""
     start, end, doc = (frame[name].to_numpy() for name in ("char_start", "char_end", "doc"))
     shares = np.r_[(start[1:] < end[:-1]) & (doc[1:] == doc[:-1]), False]
     blank = (frame["token"].str.strip() == "").to_numpy()
@@ -116,10 +117,7 @@ def _empty_prefixes(frame: pd.DataFrame) -> None:
 def _window_size(context: int, n_ctx: int | None) -> int:
     if n_ctx is None:
         return context
-    if isinstance(n_ctx, bool) or not isinstance(n_ctx, Integral) or not 1 <= n_ctx <= context:
-        raise InputError(
-            f"n_ctx must be a whole number from 1 to the model's context, {context}; got {n_ctx!r}."
-        )
+    require_whole_number(n_ctx, name="n_ctx", most=context)
     return int(n_ctx)
 
 
@@ -137,10 +135,7 @@ def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, 
     if isinstance(documents, pd.DataFrame) and "token_ids" in documents.columns:
         require(documents, ("doc",), who="tokenize")
         if "text" in documents.columns:
-            raise InputError(
-                "These documents have both 'text' and 'token_ids'; drop the one that is not to be used, "
-                "or rename it."
-            )
+            raise InputError("These documents have both 'text' and 'token_ids'; drop or rename one of them.")
         if spans:
             raise InputError("spans=True needs texts; these documents are token_ids.")
         docs = document_ids(documents["doc"])
@@ -174,35 +169,35 @@ def _encode_texts(
     plain.post_processor = None
     encode = plain.encode_batch if spans else plain.encode_batch_fast  # the fast one finds no spans
     cut = any(len(text) > PIECE for text in texts) and cuts_anyway(plain)
-    found: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
+    lines_of: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
     for batch in _batches(docs, texts, cut=cut):
         encodings = encode([piece for _, _, piece in batch], add_special_tokens=False)
         for (number, start, _), each in zip(batch, encodings, strict=True):
             line = np.array(each.ids, np.int32).reshape(-1, 1)
             if spans:
                 line = np.hstack([line, start + np.array(each.offsets, np.int32).reshape(-1, 2)])
-            found[number].append(line)
-    return [np.concatenate(lines).astype(np.int64) for lines in found]
+            lines_of[number].append(line)
+    return [np.concatenate(lines).astype(np.int64) for lines in lines_of]
 
 
 def _require_one_way(tokenizer: Any) -> None:
-    """Check that a tokenizer cuts a text in one way: sampling is for training, and no call gives the same tokens."""
+    """Check that a tokenizer does not sample, which gives other tokens at every call."""
     dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
     if dropout:
         raise InputError(
-            f"The tokenizer draws how it cuts a text (BPE dropout of {dropout:g}), so that every call gives "
-            "other tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
+            f"The tokenizer cuts texts at random (BPE dropout of {dropout:g}), so that every call gives other "
+            "tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
         )
     sampling = getattr(tokenizer, "sp_model_kwargs", None) or {}
     if sampling.get("enable_sampling"):
         raise InputError(
-            "The tokenizer draws how it cuts a text (sp_model_kwargs has enable_sampling), so that every call gives "
-            "other tokens; load it without."
+            "The tokenizer cuts texts at random (sp_model_kwargs has enable_sampling), so that every call gives other "
+            "tokens; load it without sampling."
         )
 
 
 def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[tuple[int, int, str]]]:
-    """Yield texts, long ones in pieces, some at a time: the number of the text, where the piece begins, the piece."""
+    """Yield batches of (number of the text, start of the piece, piece); short texts are one piece."""
     held: list[tuple[int, int, str]] = []
     size = 0
     for number, (doc, text) in enumerate(zip(docs, texts, strict=True)):
@@ -251,7 +246,7 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, 
 
 
 def _token_strings(tokenizer: Any, ids: Int[np.ndarray, " rows"]) -> Any:
-    """Return each token as a person reads it, found once for each distinct id."""
+    """Return each token as a person reads it, looked up once for each distinct id."""
     inverse, distinct = pd.factorize(ids)
     pieces, added, is_byte_level = [None] * len(distinct), {}, False
     if tokenizer is not None:

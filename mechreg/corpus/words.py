@@ -55,40 +55,28 @@ def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "m
         )
     groups = group_columns(norms)
     keep = [*groups, "depth", *TOKEN_KEYS, "token_id", "norm"]
-    columns = ["word", "pos", *(["model"] if "model" in tokens.columns else [])]
+    checked = [name for name in ("model", "token_id") if name in tokens.columns]
     frame = join_annotations(
-        norms[keep], tokens[[*TOKEN_KEYS, *columns, *(["token_id"] if "token_id" in tokens.columns else [])]],
-        columns=["word", "pos"],
-    )  # fmt: skip
+        norms[keep], tokens[[*TOKEN_KEYS, "word", "pos", *checked]], columns=["word", "pos"]
+    )
     frame = frame.sort_values([*groups, *TOKEN_KEYS], ignore_index=True)
     windows = [*groups, "doc", "window"]
-    new_window = _changes(frame, windows)
+    new_window = frame.groupby(windows, observed=True, sort=False).ngroup().diff().ne(0).to_numpy()
     step = np.diff(frame["position"].to_numpy(np.int64), prepend=-1)
     if (np.where(new_window, frame["position"] != 0, step != 1)).any():
-        raise InputError("word_norms needs all tokens of every window; some are missing or there twice.")
+        raise InputError("word_norms needs all tokens of every window; some are missing or come twice.")
     word = frame["word"].to_numpy()
     begins = new_window | (word < 0) | (word != np.r_[-1, word[:-1]])
     first = np.flatnonzero(begins)
     last = np.r_[first[1:], len(frame)] - 1
     value = frame["norm"].to_numpy(np.float64)
-    chosen = {"first": first, "last": last}
-    reduced = (
-        np.add.reduceat(value, first) / (last - first + 1) if reduce == "mean" else value[chosen[reduce]]
-    )
+    n_pieces = last - first + 1
+    if reduce == "mean":
+        reduced = np.add.reduceat(value, first) / n_pieces
+    else:
+        reduced = value[first if reduce == "first" else last]
     words = frame.take(first).reset_index(drop=True)
     place = np.arange(len(first))
     window_start = np.maximum.accumulate(np.where(new_window[first], place, 0))
-    words = words.assign(
-        position=place - window_start, norm=reduced, n_pieces=(last - first + 1).astype(np.int32)
-    )
+    words = words.assign(position=place - window_start, norm=reduced, n_pieces=n_pieces.astype(np.int32))
     return words.astype({name: NORM_COLUMNS[name] for name in ("position", "norm")})
-
-
-def _changes(frame: pd.DataFrame, keys: list[str]) -> np.ndarray:
-    """Return where a row's keys are not those of the row before."""
-    changed = np.zeros(len(frame), bool)
-    changed[:1] = True
-    for key in keys:
-        codes = pd.factorize(frame[key])[0]
-        changed[1:] |= codes[1:] != codes[:-1]
-    return changed

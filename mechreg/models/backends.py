@@ -19,7 +19,7 @@ def hooked_transformer_class() -> Any | None:
 
 
 def choose_backend(backend: Backend, config: Any, source: str) -> Backend:
-    """Return "hooked" or "bridge", or say why the one that was asked for cannot be had."""
+    """Return "hooked" or "bridge", or refuse the requested one with the reason."""
     hooked_exists = hooked_transformer_class() is not None
     is_gpt2 = config.model_type == "gpt2"
     if backend == "hooked" and not hooked_exists:
@@ -69,8 +69,7 @@ def bridge_of(hf_model: Any, source: str, dtype: torch.dtype, *, folded: bool) -
 def hooked_gpt2(hf_model: Any, source: str, dtype: torch.dtype, *, folded: bool) -> Any:
     """Return a HookedTransformer of any GPT2Config, its weights views of the Hugging Face tensors.
 
-    TransformerLens' own loader copies them twice and refuses unknown names; views cost no memory, and the
-    attention then multiplies by the very matrices of Hugging Face.
+    TransformerLens' own loader copies them twice and refuses unknown names.
     """
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
@@ -137,30 +136,20 @@ def hooked_by_name(
 
 
 def require_same_windows(config: Any, cfg: Any, source: str) -> None:
-    """Check that a HookedTransformer's blocks look as far back as Hugging Face's; a short pass cannot tell.
-
-    Raises
-    ------
-    ModelError
-        It leaves out sliding windows that are shorter than its context.
-    """
+    """Check that a HookedTransformer's blocks look as far back as Hugging Face's, which a short pass cannot show."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * cfg.n_layers
     theirs = [bool(window) and kind == "sliding_attention" for kind in kinds]
     ours = [kind == "local" for kind in cfg.attn_types] if cfg.use_local_attn else [False] * cfg.n_layers
     if window and window < cfg.n_ctx and any(theirs) and (ours != theirs or cfg.window_size != window):
         raise ModelError(
-            f"{source} has {sum(theirs)} blocks that look back {window} tokens only, which HookedTransformer does not "
-            "hold; use backend='bridge'."
+            f"{source} has {sum(theirs)} blocks that look back only {window} tokens, which HookedTransformer does not "
+            "represent; use backend='bridge'."
         )
 
 
 def _stand_in_tokenizer() -> Any:
-    """Return a tokenizer only to build a model with.
-
-    Given the real one, TransformerLens would load it again by its name, of whatever revision, to add a BOS;
-    given none, it would go and look for one.
-    """
+    """Return a tokenizer to build a model with: TransformerLens would load the real one again, of any revision."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

@@ -40,12 +40,24 @@ def _sentence(error: Exception, source: str) -> str:
             "an architecture that transformers has."
         )
     if os.path.isdir(source):
-        return f"The model folder {source!r} cannot be loaded: {reason}; save or download it again."
-    return _of_the_hub(error, source) or _of_the_cache(source, reason) or _unknown(source, reason)
+        return f"The model folder {source!r} could not be loaded: {reason}; save or download it again."
+    hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
+    if (of_the_hub := _of_the_hub(error, source, hint)) is not None:
+        return of_the_hub
+    folder = _downloaded(source)
+    if folder is not None and "does not appear to have" not in reason:
+        return (
+            f"{source!r} was downloaded from the Hugging Face hub and could not be loaded: {reason}; if its files are "
+            f"damaged, remove {str(folder)!r} and they are downloaded again."
+        )
+    return (
+        f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
+        f"{reason}. Check the name and the network, or give a local folder.{hint}"
+    )
 
 
-def _of_the_hub(error: Exception, source: str) -> str | None:
-    """Return what went wrong between here and the hub, None where it was something else."""
+def _of_the_hub(error: Exception, source: str, hint: str) -> str | None:
+    """Return what the hub or the network answered, None where the error has another cause."""
     from huggingface_hub import constants
 
     chain = list(_chain(error))
@@ -59,53 +71,33 @@ def _of_the_hub(error: Exception, source: str) -> str | None:
         )
     if status is not None and (status == 429 or status >= 500):
         return (
-            f"The Hugging Face hub answers {status} when asked for {source!r}; try again later (what has come is "
-            "kept), or give a local folder."
+            f"The Hugging Face hub answers {status} when asked for {source!r}; try again later (what was downloaded "
+            "is kept), or give a local folder."
         )
-    network = next((link for link in chain if type(link).__module__.split(".")[0] in _NETWORK), None)
-    incomplete = next((link for link in chain if "Consistency check failed" in str(link)), None)
-    if status is None and (broken := network or incomplete) is not None:
-        return (
-            f"{source!r} could not be downloaded from the Hugging Face hub: {first_line(broken).rstrip('.')}. Check "
-            "the network, and the same command goes on from what has come; or give a local folder."
-        )
-    lacks = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"} or "does not appear to have" in str(
-        error
-    )
-    if constants.HF_HUB_OFFLINE and lacks:
+    for link in chain if status is None else ():
+        if type(link).__module__.split(".")[0] in _NETWORK or "Consistency check failed" in str(link):
+            return (
+                f"{source!r} could not be downloaded from the Hugging Face hub: {first_line(link).rstrip('.')}. Check "
+                "the network and repeat the command, which resumes the download; or give a local folder."
+            )
+    is_missing = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}
+    if constants.HF_HUB_OFFLINE and (is_missing or "does not appear to have" in str(error)):
         return (
             f"{source!r} is no folder and no miniature, and not all of it is in the cache while HF_HUB_OFFLINE keeps "
-            f"the network away; unset that to download it, or give a local folder.{_hint(source)}"
+            f"the network away; unset that to download it, or give a local folder.{hint}"
         )
     return None
 
 
-def _of_the_cache(source: str, reason: str) -> str | None:
-    """Return what is wrong with files that were downloaded, None where there are none."""
+def _downloaded(source: str) -> Path | None:
+    """Return the folder that holds a repository's downloaded files, if there are any."""
     from huggingface_hub import try_to_load_from_cache
 
-    try:
+    with contextlib.suppress(ValueError):  # a name that no repository can have
         config = try_to_load_from_cache(source, "config.json")
-    except ValueError:  # no name that a repository can have
-        return None
-    if not isinstance(config, str) or "does not appear to have" in reason:
-        return None
-    folder = Path(config).parents[2]  # .../models--org--name/snapshots/<commit>/config.json
-    return (
-        f"{source!r} was downloaded from the Hugging Face hub and cannot be loaded: {reason}; if its files came "
-        f"damaged, remove {str(folder)!r} and they are downloaded again."
-    )
-
-
-def _unknown(source: str, reason: str) -> str:
-    return (
-        f"{source!r} is no folder and no miniature, and could not be loaded from the Hugging Face hub: "
-        f"{reason}. Check the name and the network, or give a local folder.{_hint(source)}"
-    )
-
-
-def _hint(source: str) -> str:
-    return did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
+        if isinstance(config, str):
+            return Path(config).parents[2]  # .../models--org--name/snapshots/<commit>/config.json
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

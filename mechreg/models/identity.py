@@ -34,9 +34,7 @@ class LoadRecord:
     dtype: str
     device: str  # all of them, where a device map splits the model
     device_map: Any = None
-    verified: float | None = (
-        None  # largest relative difference to Hugging Face on a few tokens; None: not compared
-    )
+    verified: float | None = None  # largest relative difference to Hugging Face on a few tokens
 
 
 def is_transformer_lens_model(model: object) -> bool:
@@ -62,7 +60,7 @@ def input_device(model: Any) -> torch.device:
 
 
 def record_of(model: Any) -> LoadRecord:
-    """Return what is known of a model: its load record, or for a model made elsewhere what it shows itself.
+    """Return a model's load record, or for a model made elsewhere what the model itself shows.
 
     Raises
     ------
@@ -98,7 +96,7 @@ def record_of(model: Any) -> LoadRecord:
 
 
 def weight_hash(model: Any) -> str:
-    """Return the SHA-256 of all weights, by name: two models of a class with one hash have the same numbers."""
+    """Return the SHA-256 of all weights and their names."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.named_parameters()):
         digest.update(key.encode())
@@ -122,11 +120,7 @@ def tokenizer_hash(model: Any) -> str | None:
 
 
 def _has_centred_weights(model: Any) -> bool:
-    """Return whether a model's weights were processed, as HookedTransformer's defaults do.
-
-    Centring the writing weights makes every row of W_O sum to zero over d_model, which no training does; so
-    the weights themselves say it (``ProcessWeights.center_writing_weights`` in TransformerLens).
-    """
+    """Return whether writing weights were centred: every row of W_O then sums to zero, which no training does."""
     blocks = getattr(model, "blocks", [])
     if not len(blocks) or not hasattr(blocks[0], "attn") or not hasattr(blocks[0].attn, "W_O"):
         return False

@@ -11,6 +11,7 @@ import torch
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
+from mechreg.models.protocol import Model
 from mechreg.models.sources import (
     copied,
     find_commit,
@@ -49,7 +50,7 @@ def load_model(
     name: str | None = None,
     allow_pickle: bool = False,
     verify: bool = True,
-) -> Any:
+) -> Model:
     """Return a TransformerLens model whose numbers are Hugging Face's own, in evaluation mode, gradients off.
 
     Parameters
@@ -61,16 +62,15 @@ def load_model(
         HookedTransformer (TransformerLens 3 only) or TransformerBridge. "auto" takes hooked where it can hold
         the model and bridge elsewhere.
     processing : {"raw", "folded"}
-        "folded" is TransformerLens' processing (layer norms folded, writing weights centred); it changes
-        attn_out norms by several percent, and the model's name says so ("gpt2[folded]").
+        "folded": layer norms folded, writing weights centred. It changes attn_out norms by several percent and the
+        model's name ("gpt2[folded]").
     dtype : str
-        "float32", "float64", "bfloat16", "float16" or "bfloat16-autocast". The last keeps float32 weights and lets
-        torch's autocast multiply in bfloat16; norms differ from float32's.
+        "float32", "float64", "bfloat16", "float16", or "bfloat16-autocast": float32 weights, products in bfloat16.
     device : str
         "auto" is cuda where there is one, else cpu.
     device_map : str or dict, optional
-        For a model larger than one GPU: "auto", "balanced", "balanced_low_0", "sequential", or a dict of Hugging
-        Face's module names and their devices, as in ``from_pretrained``. Bridge only; instead of ``device``.
+        For a model larger than one GPU, as in ``from_pretrained``: "auto", "balanced", or a dict of Hugging Face's
+        module names and their devices. Bridge only; instead of ``device``.
     revision : str, optional
         Branch, tag or commit of the hub repository.
     tokenizer : transformers tokenizer, optional
@@ -80,9 +80,8 @@ def load_model(
     allow_pickle : bool
         Read weights that are there only as pickles, with torch's loader that runs no code.
     verify : bool
-        Compare one pass of 16 tokens with the Hugging Face model before it is wrapped, and refuse a difference that is
-        no rounding: TransformerLens computes some configurations as another model. ``record_of(model).verified`` is
-        the largest relative difference.
+        Compare one pass of 16 tokens with the Hugging Face model and refuse a difference larger than rounding:
+        TransformerLens computes some configurations as another model.
 
     Returns
     -------
@@ -107,39 +106,22 @@ def load_model(
     require_option(backend, get_args(Backend), name="backend")
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
-    given: Any = model
-    if is_transformer_lens_model(given):
-        options = (
-            backend,
-            processing,
-            dtype,
-            device,
-            device_map,
-            revision,
-            tokenizer,
-            name,
-            allow_pickle,
-            verify,
-        )
-        if options != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
+    given = (backend, processing, dtype, device, device_map, revision, tokenizer, name, allow_pickle, verify)
+    if is_transformer_lens_model(model):
+        if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
             raise InputError(
                 "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
                 "folder or Hugging Face model that it was made from."
             )
-        return given
+        return model
 
-    if device_map is None:
-        device = usable_device(device)
-    else:
-        require_device_map(device_map, device=device, backend=backend, processing=processing)
-        backend = "bridge"
-    torch_dtype = _torch_dtype(dtype)
-    folded = processing == "folded"
-    label = model_label(given, name=name) + (FOLDED_SUFFIX if folded else "")
+    device, backend = _placed(device, device_map, backend, processing)
+    torch_dtype, folded = _torch_dtype(dtype), processing == "folded"
+    label = model_label(model, name=name) + (FOLDED_SUFFIX if folded else "")
     # Both libraries draw random weights before they load the real ones.
     with torch.random.fork_rng(), quiet():
-        if isinstance(given, str | Path):
-            source = resolve(given)
+        if isinstance(model, str | Path):
+            source = resolve(model)
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
@@ -147,68 +129,79 @@ def load_model(
                 require_placed(hf_model, source, device_map)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
         else:
-            source, commit = f"a {type(given).__name__} in memory", None
-            _require_no_folder_options(revision, device_map)
-            require_readable(given.config, source)
-            backend = choose_backend(backend, given.config, source)
-            hf_model = copied(given, torch_dtype, "cpu")
-            # transformers says the class only when it saves a model.
-            hf_model.config.architectures = hf_model.config.architectures or [type(given).__name__]
+            source, commit = f"a {type(model).__name__} in memory", None
+            backend, hf_model = _copied_model(model, source, backend, torch_dtype, revision, device_map)
         raw = raw_pass(hf_model, source) if verify else None
-        if backend == "bridge":
-            model = bridge_of(hf_model, source, torch_dtype, folded=folded)
-        elif hf_model.config.model_type == "gpt2":
-            model = hooked_gpt2(hf_model, source, torch_dtype, folded=folded)
-        else:
-            model = hooked_by_name(hf_model, source, commit, torch_dtype, folded=folded)
-        del hf_model
-        model.eval()
-        difference = None if raw is None else verified(model, raw, source, folded=folded)
+        lens = _wrapped(hf_model, source, commit, backend, torch_dtype, folded=folded)
+        del hf_model  # folded weights are copies
+        difference = None if raw is None else verified(lens, raw, source, folded=folded)
         if device_map is None:
-            torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
-            model.cfg.device = device
+            torch.nn.Module.to(lens, device)  # HookedTransformer's own .to() prints
+            lens.cfg.device = device
         else:
-            device = devices_of(model)
-            model.cfg.device = str(input_device(model))
-    model.cfg.model_name = label
-    model.cfg.default_prepend_bos = False
-    _give_tokenizer(model, tokenizer)
-    model.requires_grad_(False)
+            device = devices_of(lens)
+            lens.cfg.device = str(input_device(lens))
+    lens.cfg.model_name = label
+    lens.cfg.default_prepend_bos = False
+    _give_tokenizer(lens, tokenizer)
+    lens.requires_grad_(False)
     if dtype == AUTOCAST:
-        _autocast(model, device.split(":")[0])
-    model._mechreg_record = LoadRecord(
-        name=label,
-        source=source,
-        revision=revision,
-        commit=commit,
-        backend=backend,
-        processing=processing,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        verified=difference,
-    )
-    if not isinstance(
-        given, str | Path
-    ):  # weakly, so that a user who lets the original go has its memory back
-        model._mechreg_original = weakref.ref(given)
-    return model
+        _autocast(lens, device.split(":")[0])
+    lens._mechreg_record = LoadRecord(
+        name=label, source=source, revision=revision, commit=commit, backend=backend, processing=processing,
+        dtype=dtype, device=device, device_map=device_map, verified=difference,
+    )  # fmt: skip
+    if not isinstance(model, str | Path):
+        lens._mechreg_original = weakref.ref(model)  # so that a user can free the original's memory
+    return lens
+
+
+def _placed(
+    device: str, device_map: DeviceMap | None, backend: Backend, processing: Processing
+) -> tuple[str, Backend]:
+    """Return the device and the backend, after the checks of both; a device map needs the bridge."""
+    if device_map is None:
+        return usable_device(device), backend
+    require_device_map(device_map, device=device, backend=backend, processing=processing)
+    return device, "bridge"
+
+
+def _copied_model(
+    model: Any, source: str, backend: Backend, dtype: torch.dtype, revision: str | None, device_map: Any
+) -> tuple[Backend, Any]:
+    """Return the backend for a Hugging Face object, and a copy of the object."""
+    if revision is not None:
+        raise InputError("revision= is for hub names; a model object is what it is.")
+    if device_map is not None:
+        raise InputError("device_map= is for names and folders; a model object is copied to one device.")
+    require_readable(model.config, source)
+    backend = choose_backend(backend, model.config, source)
+    hf_model = copied(model, dtype, "cpu")
+    # transformers names the class only when it saves a model.
+    hf_model.config.architectures = hf_model.config.architectures or [type(model).__name__]
+    return backend, hf_model
+
+
+def _wrapped(
+    hf_model: Any, source: str, commit: str | None, backend: Backend, dtype: torch.dtype, *, folded: bool
+) -> Any:
+    """Return the TransformerLens model of a Hugging Face model, in evaluation mode."""
+    if backend == "bridge":
+        model = bridge_of(hf_model, source, dtype, folded=folded)
+    elif hf_model.config.model_type == "gpt2":
+        model = hooked_gpt2(hf_model, source, dtype, folded=folded)
+    else:
+        model = hooked_by_name(hf_model, source, commit, dtype, folded=folded)
+    return model.eval()
 
 
 def model_label(model: Any, *, name: str | None = None) -> str:
-    """Return what a model is called in frames, before it is loaded or after.
-
-    Parameters
-    ----------
-    model : str, Path or model
-        Anything that `load_model` takes.
-    name : str, optional
-        Taken instead, where it is given.
+    """Return what a model is called in frames, before it is loaded or after; ``name`` where it is given.
 
     Raises
     ------
     InputError
-        Not something that `load_model` takes, or a folder that is not there.
+        Not something that `load_model` takes, or no such folder.
 
     Examples
     --------
@@ -238,9 +231,7 @@ def require_loadable(
     device_map: DeviceMap | None = None,
     allow_pickle: bool = False,
 ) -> None:
-    """Check all that can be known of models without their weights: they are there, and the backend can hold them.
-
-    No two may have one name, which would mix their norms.
+    """Check all that can be known of models without their weights, and that no two have one name.
 
     Raises
     ------
@@ -252,11 +243,7 @@ def require_loadable(
     >>> require_loadable("mini-s")
     """
     require_option(backend, get_args(Backend), name="backend")
-    if device_map is None:
-        usable_device(device)
-    else:
-        require_device_map(device_map, device=device, backend=backend, processing=processing)
-        backend = "bridge"
+    _, backend = _placed(device, device_map, backend, processing)
     labels: dict[str, str | Path] = {}
     for model in models:
         label = model_label(model)
@@ -272,18 +259,12 @@ def require_loadable(
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
-    """Return the raw Hugging Face model that a model was made from, loaded or copied again, for comparison.
-
-    Parameters
-    ----------
-    model : TransformerLens model
-    original : transformers model, optional
-        Where it is known: a copy of it is returned.
+    """Return the raw Hugging Face model that a model was made from: a copy of ``original``, or loaded again.
 
     Raises
     ------
     ModelError
-        Where it came from is not known or not to be had; pass the Hugging Face model to the check instead.
+        Its source is not known or could not be loaded.
 
     Examples
     --------
@@ -311,13 +292,6 @@ def _checked_backend(backend: Backend, source: str, commit: str | None, *, allow
     require_no_adapter(source, commit)
     require_safe_weights(source, commit, allow_pickle=allow_pickle)
     return backend
-
-
-def _require_no_folder_options(revision: str | None, device_map: DeviceMap | None) -> None:
-    if revision is not None:
-        raise InputError("revision= is for hub names; a model object is what it is.")
-    if device_map is not None:
-        raise InputError("device_map= is for names and folders; a model object is copied to one device.")
 
 
 def _torch_dtype(dtype: str) -> torch.dtype:

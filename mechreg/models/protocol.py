@@ -44,3 +44,6 @@ class Model(Protocol):
         unembed: Any
         tokenizer: Any
         set_use_attn_result: Any
+
+        def __getattr__(self, name: str) -> Any:
+            """Whatever else TransformerLens gives, such as ``to_tokens`` and ``run_with_cache``."""

@@ -15,7 +15,7 @@ from mechreg import miniatures
 from mechreg.models.explaining import explained
 from mechreg.schema import InputError, ModelError
 
-MOST_LAYERS = 10_000  # transformers would go on building blocks for days
+MOST_LAYERS = 10_000  # transformers would build blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # what a model of text alone nests in its config
@@ -26,14 +26,10 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model
 def resolve(source: str | Path) -> str:
     """Return a folder's absolute path, or a hub name in full where TransformerLens has a short one for it."""
     text = str(source)
-    if not text.strip():
+    if not 0 < len(text.strip()) <= 1000:
+        length = f"{len(text)} characters long" if text.strip() else "empty"
         raise InputError(
-            "The name of a model is empty; give a hub name, a folder or a miniature such as 'mini-s'."
-        )
-    if len(text) > 1000:
-        raise InputError(
-            f"The name of a model has {len(text)} characters ({text[:40]!r} ...), which none has; give a hub name or a "
-            "folder."
+            f"The name of a model is {length}; give a hub name, a folder or a miniature such as 'mini-s'."
         )
     is_miniature = text in miniatures.NAMES
     path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
@@ -57,10 +53,10 @@ def resolve(source: str | Path) -> str:
 
 
 def find_commit(source: str, revision: str | None) -> str | None:
-    """Return the commit that a hub name's revision is now, None of a folder; all is then read of that commit."""
+    """Return the commit of a hub name's revision, from which everything is then read; None for a folder."""
     if os.path.isdir(source):
         if revision is not None:
-            raise InputError("revision= is for hub names; leave it out, a folder has only what is in it.")
+            raise InputError("revision= is for hub names; leave it out for a folder.")
         return None
     from transformers.utils import cached_file
 
@@ -72,7 +68,7 @@ def find_commit(source: str, revision: str | None) -> str | None:
 
 
 def read_config(source: str, commit: str | None) -> Any:
-    """Return a model's config; one that asks for code of its own, or is no causal model, is refused."""
+    """Return a model's config, and refuse one that needs code of its own or is not a causal model's."""
     from transformers import AutoConfig
 
     with explained(source):
@@ -82,7 +78,7 @@ def read_config(source: str, commit: str | None) -> Any:
         if attention not in (None, "eager", "sdpa"):  # others come from the hub, as code of anyone's
             raise ModelError(
                 f"The config.json of {source!r} asks for the attention {attention!r}, which may be code from the hub, "
-                "which mechreg does not execute; take the key out, or write 'eager' or 'sdpa'."
+                "and mechreg does not execute that; remove the key, or write 'eager' or 'sdpa'."
             )
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.
@@ -94,17 +90,14 @@ def read_config(source: str, commit: str | None) -> Any:
     layers = getattr(config, "num_hidden_layers", 1)
     if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
         raise ModelError(
-            f"The config.json of {source!r} says that the model has {layers!r} layers; it needs a whole number from 1 "
-            f"to {MOST_LAYERS}."
+            f"The config.json of {source!r} says that the model has {layers!r} layers; it must be a whole number "
+            f"from 1 to {MOST_LAYERS}."
         )
     return config
 
 
 def require_readable(config: Any, source: str) -> None:
-    """Check that a config is one of text alone, read from left to right; nothing of TransformerLens runs before this.
-
-    Of a model with a vision or audio part TransformerLens loads the processor, and installs packages for it.
-    """
+    """Check that a model reads text alone, from left to right; for other parts TransformerLens installs packages."""
     from transformers import PretrainedConfig
 
     architecture = (getattr(config, "architectures", None) or [""])[0]
@@ -113,7 +106,7 @@ def require_readable(config: Any, source: str) -> None:
     if other:
         raise ModelError(
             f"{source!r} is a {architecture or config.model_type} with parts beside its text ({', '.join(other)}); "
-            "mechreg reads models of text alone: save its language model by itself, or use another."
+            "mechreg reads models of text alone: save its language model separately, or use another."
         )
     if getattr(config, "is_encoder_decoder", False) or "MaskedLM" in architecture:
         raise ModelError(
@@ -132,22 +125,22 @@ def require_readable(config: Any, source: str) -> None:
 
 
 def require_no_adapter(source: str, commit: str | None) -> None:
-    """Check that no adapter lies beside the weights, which would be left out."""
+    """Check that no adapter lies beside the weights: it would be ignored."""
     from transformers.utils import cached_file
 
     with explained(source):
-        found = cached_file(
+        adapter = cached_file(
             source, "adapter_config.json", revision=commit, _raise_exceptions_for_missing_entries=False
         )
-    if found is not None:
+    if adapter is not None:
         raise ModelError(
-            f"{source!r} has an adapter (adapter_config.json), which would be left out; merge it into the weights with "
+            f"{source!r} has an adapter (adapter_config.json), which would be ignored; merge it into the weights with "
             "peft's merge_and_unload and save that model, or remove the file."
         )
 
 
 def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool) -> None:
-    """Check that weights are safetensors, or pickles that the caller allows; nothing is downloaded for it."""
+    """Check, without a download, that weights are safetensors, or pickles that the caller allows."""
     if allow_pickle:
         return
     with explained(source):
@@ -158,12 +151,12 @@ def require_safe_weights(source: str, commit: str | None, *, allow_pickle: bool)
         raise ModelError(
             f"The weights of {source!r} are a pickle ({pickled}), a kind of file that can carry commands; convert "
             "them to safetensors, or allow it with allow_pickle=True (--allow-pickle, in a spec allow_pickle = true): "
-            "torch then reads it with its loader that runs nothing."
+            "torch then reads it with its safe loader."
         )
 
 
 def _has(source: str, file: str, commit: str | None) -> bool:
-    """Return whether a folder or repository has a file; unlike transformers' has_file, the hub's failure is no "no"."""
+    """Return whether a folder or repository has a file; unlike transformers' has_file, a failing hub raises."""
     if os.path.isdir(source):
         return os.path.isfile(os.path.join(source, file))
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
@@ -181,8 +174,7 @@ def _has(source: str, file: str, commit: str | None) -> bool:
 def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_map: Any = None) -> Any:
     """Return the Hugging Face model of a folder or hub name, in evaluation mode, on the CPU or as the map says.
 
-    Safetensors are taken where there are any; pickles only by torch's loader that runs no code
-    (``weights_only=True``, the default of transformers 5).
+    Pickles are read only without safetensors, by torch's loader that runs no code (transformers 5's default).
     """
     from transformers import AutoModelForCausalLM
 
@@ -203,24 +195,19 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_
             "or download the model again."
         )
     unused = [key for key in sorted(report["unexpected_keys"]) if _is_of_the_model(key, hf_model)]
-    if unused:  # transformers leaves them out
+    if unused:  # transformers ignores them
         raise ModelError(
-            f"The weights of {source!r} hold more than its config says: {_first(unused)} would be left out; give it "
-            "the config.json of these weights, or save or download the model again."
+            f"The weights of {source!r} hold more than its config says: {_first(unused)} would be ignored; give it the "
+            "config.json of these weights, or save or download the model again."
         )
     return hf_model.eval()
 
 
 def _is_of_the_model(key: str, hf_model: Any) -> bool:
-    """Return whether an unexpected key is a weight that the numbers hang on.
-
-    It is none where it is another task's head, such as a classifier, or a buffer, such as a causal mask, which old
-    versions saved beside the weights (transformers itself leaves some out, each class its own).
-    """
-    parts = {
-        name: module for model in (hf_model, hf_model.base_model) for name, module in model.named_modules()
-    }
-    buffers = {name for name, _ in [*hf_model.named_buffers(), *hf_model.base_model.named_buffers()]}
+    """Return whether an unexpected key is a weight that numbers depend on: no other task's head, no saved buffer."""
+    models = (hf_model, hf_model.base_model)
+    parts = {name: module for model in models for name, module in model.named_modules()}
+    buffers = {name for model in models for name, _ in model.named_buffers()}
     module, _, leaf = key.rpartition(".")
     is_mask = leaf == "bias" and any(True for _ in parts.get(module, torch.nn.Identity()).children())
     return key.split(".")[0] in parts and not is_mask and key not in buffers and leaf not in OLD_BUFFERS
@@ -231,7 +218,7 @@ def _first(keys: list[str]) -> str:
 
 
 def copied(hf_model: Any, dtype: torch.dtype, device: str | torch.device) -> Any:
-    """Return a user's Hugging Face model once more, in evaluation mode, without the hooks they put on it."""
+    """Return a copy of a user's Hugging Face model, in evaluation mode and without their hooks."""
     copy = deepcopy(hf_model).to(device=device, dtype=dtype).eval()
     for module in copy.modules():
         module._forward_hooks.clear()
@@ -240,7 +227,7 @@ def copied(hf_model: Any, dtype: torch.dtype, device: str | torch.device) -> Any
 
 
 def read_tokenizer(source: str, commit: str | None) -> Any:
-    """Return the tokenizer, or None where there is none: transformers would make up an empty one."""
+    """Return the tokenizer, None without its files: transformers would invent an empty one."""
     from transformers import AutoTokenizer
     from transformers.utils import cached_file
 
@@ -253,7 +240,7 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' prints off standard output, and their progress bars and deprecation notes away."""
+    """Keep the libraries' prints off standard output, and silence their progress bars and deprecation notes."""
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""One short pass, as Hugging Face has a model and as TransformerLens has it: do both compute the same?"""
+"""Does TransformerLens compute what Hugging Face computes? One short pass of each."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ EPSILONS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ShortPass:
-    """What a model made of a few tokens: its logits and, where its blocks are known, the vector after each."""
+    """A model's logits for a few tokens and, where its blocks are known, the vector after each block."""
 
     ids: Int[Tensor, "batch pos"]
     logits: Float[Tensor, "batch pos d_vocab"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mechreg.corpus import COVARIATES, load_pipeline, require_words, tag_words
+from mechreg.corpus import COVARIATES, load_tagger, require_words, tag_words
 from mechreg.lags import lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
@@ -53,7 +53,7 @@ def survey_corpus(spec: Spec) -> Survey:
     made_by: dict[str, None] = {}
     kinds: dict[str, dict[str, None]] = {}
     if tagger not in ("none", OWN_TAGS):  # it tags something, so that what it cannot do is known now
-        made_by = dict.fromkeys(tag_words(["A word."], pipeline=load_pipeline(tagger))["tagger"])
+        made_by = dict.fromkeys(tag_words(["A word."], tagger=load_tagger(tagger))["tagger"])
     for part, so_far in stream_documents(spec):
         read.append(so_far)
         for doc, text in part[["doc", "text"]].itertuples(index=False):

@@ -12,7 +12,7 @@ from mechreg.corpus import (
     COVARIATES,
     annotate_pos,
     corpus_problems,
-    load_pipeline,
+    load_tagger,
     stream_corpus,
     tag_words,
     token_counts,
@@ -105,14 +105,14 @@ def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[
     wanted = recorded_columns(spec, columns)
     counted = [name for name in covariates_of(spec.formula) if name != "surprisal"]
     log_share = _log_shares(model, spec, read) if "log_frequency" in counted else np.empty(0)
-    nlp = None if spec.tagger in ("none", OWN_TAGS) else load_pipeline(spec.tagger)
+    nlp = None if spec.tagger in ("none", OWN_TAGS) else load_tagger(spec.tagger)
     for documents in unchanged_documents(spec, read):
         if not (documents["problem"] == "").any():
             yield Part(None, corpus_problems(documents))
             continue
         tokens = tokenize(model, documents, prepend_bos=spec.prepend_bos, spans=spec.tagger != "none")
         if spec.tagger != "none":
-            tagged = documents if nlp is None else tag_words(documents, pipeline=nlp)
+            tagged = documents if nlp is None else tag_words(documents, tagger=nlp)
             found = annotate_pos(tokens, tagged).astype({"pos": "str", "piece": "str"})
             tokens = found.drop(columns=["char_start", "char_end"])
         counts = token_counts(tokens, covariates=counted)
