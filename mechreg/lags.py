@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -215,7 +216,7 @@ def _where(norms: pd.DataFrame, row: int) -> str:
 def _whole_numbers(values: int | Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:
     """Return the option as a tuple of distinct whole numbers."""
     is_one = isinstance(values, str) or not isinstance(values, Iterable)
-    given = tuple(itertools.islice([values] if is_one else values, MAX_LAGS + 1))  # type: ignore[arg-type]
+    given: tuple[Any, ...] = (values,) if is_one else tuple(itertools.islice(values, MAX_LAGS + 1))  # type: ignore[arg-type]
     if len(given) > MAX_LAGS:
         raise InputError(f"{name} must be at most {MAX_LAGS}, since each is a column; more came.")
     is_whole = [isinstance(value, Integral) and not isinstance(value, bool) for value in given]

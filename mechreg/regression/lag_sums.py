@@ -181,7 +181,7 @@ class LagSums:
         )
         require_whole_number(seed, name="seed", least=0)
         fits = self.solve()
-        options = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
+        options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
         covariances = [
             covariance_of(fit, summed_products(fit.solution, fit.blocks), **options) for fit in fits
         ]

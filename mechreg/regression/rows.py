@@ -42,7 +42,7 @@ def read_groups(
     complete = np.ones(len(frame), bool)
     for column in data.values():
         complete &= column.notna().to_numpy()
-    ids = {key: _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
+    ids = {str(key): _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
     if "position" in ids and ids["position"].names is not None:
         raise InputError(
             f"The regression needs whole numbers as 'position'; the column is {frame['position'].dtype}."

@@ -142,7 +142,6 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
         spec.formula,
         cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
-        who="run_spec",
     )
     lagged = lagged_norms(norms, spec.formula, lags=spec.lags, skip=spec.skip)
     sums.update(annotated(lagged, lambda: tokens, spec.formula))
