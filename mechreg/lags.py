@@ -4,18 +4,31 @@ import itertools
 import re
 from collections.abc import Iterable
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.schema import GROUP_KEYS, MAX_LAGS, TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.schema import (
+    GROUP_KEYS,
+    MAX_LAGS,
+    TOKEN_KEYS,
+    InputError,
+    NumericalError,
+    require,
+    require_whole_number,
+)
 
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?")
 
 
 def add_lags(
-    norms: pd.DataFrame, *, lags: Iterable[int] = (1, 2), skip: int = 1, layer_below: Iterable[int] = ()
+    norms: pd.DataFrame,
+    *,
+    lags: int | Iterable[int] = (1, 2),
+    skip: int = 1,
+    layer_below: int | Iterable[int] = (),
 ) -> pd.DataFrame:
     """Return the norm frame with the log of every norm and the logs of the norms before it.
 
@@ -24,11 +37,11 @@ def add_lags(
     norms : pandas.DataFrame
         A norm frame: model, hook, layer, doc, window, position, norm, and ``head`` where hooks are per head;
         rows in any order. All positions of each window must be there, so lags come before any filter on rows.
-    lags : iterable of int
+    lags : int or iterable of int
         How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
     skip : int
         So many first positions of each window are neither an outcome nor a lag (their ``log_norm`` is NaN).
-    layer_below : iterable of int
+    layer_below : int or iterable of int
         Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
 
     Returns
@@ -61,8 +74,7 @@ def add_lags(
     layer_below = _whole_numbers(layer_below, name="layer_below", least=0, example="(0, 1)")
     if not lags:
         raise InputError("lags must name at least one lag, for example lags=(1, 2); got none.")
-    if not _is_whole(skip) or skip < 0:
-        raise InputError(f"skip must be a whole number, 0 or more (1 drops position 0); got {skip!r}.")
+    require_whole_number(skip, name="skip", least=0)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="add_lags")
 
     lag_names = {f"lag{lag}": lag for lag in lags}
@@ -163,9 +175,9 @@ def _one_layer_down(
         raise InputError(
             f"layer_below= needs neighbouring layers; the frame has only {have}. Extract all layers."
         )
-    found = np.full(len(log_norm), np.nan)
-    found[up] = np.where(is_below, log_norm[down], np.nan)
-    return found
+    below = np.full(len(log_norm), np.nan)
+    below[up] = np.where(is_below, log_norm[down], np.nan)
+    return below
 
 
 def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
@@ -234,18 +246,15 @@ def _where(norms: pd.DataFrame, row: int) -> str:
     return ", ".join(f"{key} {norms[key].iloc[row]}" for key in keys)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _whole_numbers(values: Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:
+def _whole_numbers(values: int | Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:
     """Return the option as a tuple of distinct whole numbers."""
-    wanted = f"{name} must be distinct whole numbers, {least} or more, for example {name}={example}"
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InputError(f"{wanted}; got {values!r}.")
-    given = tuple(itertools.islice(values, MAX_LAGS + 1))
+    is_one = isinstance(values, str) or not isinstance(values, Iterable)
+    given: tuple[Any, ...] = (values,) if is_one else tuple(itertools.islice(values, MAX_LAGS + 1))  # type: ignore[arg-type]
     if len(given) > MAX_LAGS:
         raise InputError(f"{name} must be at most {MAX_LAGS}, since each is a column; more came.")
-    if not all(_is_whole(value) and value >= least for value in given) or len(set(given)) < len(given):
-        raise InputError(f"{wanted}; got {given!r}.")
+    is_whole = [isinstance(value, Integral) and not isinstance(value, bool) for value in given]
+    if not all(is_whole) or any(value < least for value in given) or len(set(given)) < len(given):
+        raise InputError(
+            f"{name} must be distinct whole numbers, {least} or more, for example {name}={example}; got {given!r}."
+        )
     return tuple(int(value) for value in given)

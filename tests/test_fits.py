@@ -17,6 +17,7 @@ import statsmodels.formula.api as smf
 from frames import autoregressive, make_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import by_statsmodels, with_covariance
 from scipy import stats
 from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
@@ -465,6 +466,58 @@ def test_the_summary_is_statsmodels_text_of_the_numbers_in_the_table(lagged, cov
         rows = documents_of(lagged).query("model == 'a' and layer == 3")
         plain = smf.ols("log_norm ~ lag1 + lag2", rows).fit().summary(alpha=0.1).as_text()
         assert without_clock(text) == without_clock(plain)
+
+
+@pytest.mark.parametrize("cov", get_args(Cov))
+def test_the_result_is_statsmodels_own_with_the_covariance_of_the_table(lagged, cov):
+    fits = fit_lagged(lagged, cov=cov)
+    result = fits.result(model="a", layer=3)
+    table = fits.coefficients.query("model == 'a' and layer == 3")
+    for name, ours in (("params", "estimate"), ("bse", "std_error"), ("pvalues", "p_value")):
+        np.testing.assert_allclose(getattr(result, name), table[ours], rtol=1e-12)
+    np.testing.assert_allclose(result.conf_int(), table[["conf_low", "conf_high"]], rtol=1e-12)
+    complete = documents_of(lagged).query("model == 'a' and layer == 3").reset_index(drop=True)
+    plain, _ = with_covariance(smf.ols("log_norm ~ lag1 + lag2", complete), complete, cov, "doc", None)
+    for hypothesis in ("lag1 = lag2", "lag1 + lag2 = 0.5"):
+        ours, theirs = result.t_test(hypothesis), plain.t_test(hypothesis)
+        np.testing.assert_allclose(ours.effect, theirs.effect, rtol=1e-9)
+        np.testing.assert_allclose(ours.sd, theirs.sd, rtol=1e-9)
+        np.testing.assert_allclose(ours.pvalue, theirs.pvalue, rtol=1e-8)
+    together = [each.wald_test(np.eye(3)[1:], scalar=True) for each in (result, plain)]
+    np.testing.assert_allclose(together[0].statistic, together[1].statistic, rtol=1e-9)
+    influence = [each.get_influence() for each in (result, plain)]
+    np.testing.assert_allclose(influence[0].hat_matrix_diag, influence[1].hat_matrix_diag, rtol=1e-9)
+    np.testing.assert_allclose(influence[0].cooks_distance[0], influence[1].cooks_distance[0], rtol=1e-8)
+    np.testing.assert_allclose(result.predict(complete), plain.fittedvalues, rtol=1e-10)
+
+
+def test_the_result_of_one_value_of_by_is_chosen_by_its_column(lagged):
+    frame = lagged.assign(half=np.where(lagged["position"] % 2, "odd", "even"))
+    fits = fit_lagged(frame, by="half")
+    assert (
+        fits.result(model="a", layer=0, half="odd").nobs
+        == fits.statistics.query("model == 'a' and layer == 0 and half == 'odd'")["n"].item()
+    )
+    with pytest.raises(InputError, match=r"not by 'source'; they are by \['half'\]"):
+        fits.result(source="news")
+
+
+@pytest.mark.parametrize("cov", ["crv3", "hac", "hc3"])
+def test_designs_that_defeat_statsmodels_are_answered(cov):
+    lagged = autoregressive(0.4, lengths=[[300], [250], [280]])
+    cubic = "log_norm ~ lag1 + position + I(position**2) + I(position**3)"
+    scaled = "log_norm ~ lag1 + u + I(u**2) + I(u**3)"
+    high = lagged.assign(**{name: lagged[name] + 1e4 for name in ("log_norm", "lag1", "lag2")})
+    for fits, right in (
+        (
+            fit_lagged(lagged, cubic, cov=cov),
+            by_statsmodels(lagged.assign(u=lagged["position"] / 150 - 1), scaled, cov=cov),
+        ),
+        (fit_lagged(high, cov=cov), by_statsmodels(lagged, cov=cov)),
+    ):
+        ours, theirs = (table.coefficients.query("term == 'lag1'") for table in (fits, right))
+        np.testing.assert_allclose(ours["std_error"], theirs["std_error"], rtol=1e-8)
+        np.testing.assert_allclose(fits.result().bse["lag1"], theirs["std_error"].item(), rtol=1e-8)
 
 
 def test_the_summary_says_where_its_f_is_not_of_all_terms():

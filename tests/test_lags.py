@@ -206,6 +206,13 @@ def test_bad_options_are_refused_with_the_right_ones(options, message):
         add_lags(make_norms([[5]]), **options)
 
 
+def test_one_lag_is_a_number():
+    norms = make_norms([[5]], layers=(0, 1))
+    one = add_lags(norms, lags=2, layer_below=0)
+    pd.testing.assert_frame_equal(one, add_lags(norms, lags=(2,), layer_below=(0,)))
+    assert {"lag2", "layer_below"} <= set(one)
+
+
 def test_half_a_lag_is_refused():
     # TypeError: where the tests run under jaxtyping's checks, these say it first.
     with pytest.raises((InputError, TypeError), match="lags"):

@@ -292,8 +292,8 @@ class _Reader:
             and needed <= set(names) <= set(slots)
         )
         if not fits or any(isinstance(argument, ast.Starred) for argument in node.args):
-            said = ", ".join(f"[{slot}]" if kind.endswith("?") else slot for slot, kind in slots.items())
-            raise self._refused(node, f"does not fit {name}({said.replace('=', '')})")
+            wanted = ", ".join(f"[{slot}]" if kind.endswith("?") else slot for slot, kind in slots.items())
+            raise self._refused(node, f"does not fit {name}({wanted.replace('=', '')})")
         for slot, argument in given:
             if not (slots[slot].endswith("?") and _is(argument, type(None))):
                 self._argument(argument, slots[slot].rstrip("?"))
@@ -328,9 +328,9 @@ class _Reader:
             "functions (np.log, np.sqrt, ...) and summaries such as np.mean; for anything else add a column to the "
             "frame first"
         )
-        said = ast.unparse(node)
-        said = said if len(said) <= 80 else f"{said[:77]}..."
-        return InputError(f"The formula {self.formula[:200]!r} uses {said!r}, which {why}.")
+        code = ast.unparse(node)
+        code = code if len(code) <= 80 else f"{code[:77]}..."
+        return InputError(f"The formula {self.formula[:200]!r} uses {code!r}, which {why}.")
 
 
 def names_in(factor: str) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ MAX_BYTES = 4e9  # of one array of sums
 
 
 class NeedsAllRows(InputError):
-    """A formula with a function of all rows, where only some are there."""
+    """A formula has a function of all rows, and only some were given."""
 
 
 class Terms(NamedTuple):
@@ -111,7 +111,7 @@ def matrices(
     Raises
     ------
     InputError
-        A function that patsy keeps nothing of (``x - x.mean()``) gives other values when other rows are there.
+        A function of which patsy keeps nothing (``x - x.mean()``) and whose values depend on the other rows.
     """
 
     def of(rows: pd.DataFrame) -> list[np.ndarray]:
@@ -187,8 +187,8 @@ def _looks_at_other_rows(info: Any, data: pd.DataFrame) -> bool:
     rows = len(data)
 
     def value(of: pd.DataFrame) -> np.ndarray:
-        found = info.factor.eval(info.state, of)
-        return np.asarray(getattr(found, "data", found) if info.type == "categorical" else found)
+        result = info.factor.eval(info.state, of)
+        return np.asarray(getattr(result, "data", result) if info.type == "categorical" else result)
 
     everywhere = value(data)
     some = [np.array([row]) for row in sorted({0, 1 % rows, rows // 3, rows // 2, rows - 1})]
@@ -218,8 +218,10 @@ def _values(
         row[:] = 1.0
         for factor, column in atom:
             if factor not in numbers:
-                found = data[factor.code] if factor.code in data else factor.eval(infos[factor].state, data)
-                numbers[factor] = np.asarray(found, np.float64).reshape(rows, -1)
+                values_of = (
+                    data[factor.code] if factor.code in data else factor.eval(infos[factor].state, data)
+                )
+                numbers[factor] = np.asarray(values_of, np.float64).reshape(rows, -1)
             row *= numbers[factor][:, column]
     return tuple(_atom_name(atom, infos) for atom in atoms), values
 
@@ -231,13 +233,13 @@ def _outcome_factor(outcome: patsy.DesignInfo) -> Any:
 
 def _atoms(design: patsy.DesignInfo) -> list[tuple]:
     """Return the products of numbers of which the design's columns are made; the first is 1."""
-    found: dict[tuple, None] = {(): None}
+    atoms: dict[tuple, None] = {(): None}
     for term in design.terms:
         numbers = [factor for factor in term.factors if design.factor_infos[factor].type == "numerical"]
         columns = [range(design.factor_infos[factor].num_columns) for factor in numbers]
         for combination in itertools.product(*columns):
-            found[_atom(zip(numbers, combination, strict=True))] = None
-    return list(found)
+            atoms[_atom(zip(numbers, combination, strict=True))] = None
+    return list(atoms)
 
 
 def _atom(factors: Any) -> tuple:

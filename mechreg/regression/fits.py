@@ -65,8 +65,8 @@ def fit_lagged(
     ----------
     lagged : pandas.DataFrame
         Any frame with model, hook, layer (a fit for each, and for each ``head`` where there is that column) and
-        the formula's columns; rows in any order. ``doc``, ``window``, ``position`` are needed by the covariances
-        and statistics that use them. Rows with a value missing in one of the formula's columns are left out.
+        the formula's columns; rows in any order, which changes nothing. ``doc``, ``window``, ``position`` are needed
+        by what uses them. Rows with a value missing in one of the formula's columns are left out.
     formula : str
         In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ... and
         pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
@@ -82,16 +82,14 @@ def fit_lagged(
         the clusters, 9,999 draws, the same weights in all layers; it needs cov "crv3" or "crv1".
     cluster : str
         The column of clusters.
-    by : sequence of str
+    by : str or sequence of str
         Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
-        Lags are those of the whole text, so give it the frame that `add_lags` made of it. All values of a (model,
-        hook) are one family of ``adjust``.
+        All values of a (model, hook) are one family of ``adjust``.
     hac_lags : int, optional
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
-    conf_level : float
-    seed : int
-        Of "max-t".
+    conf_level, seed
+        The level of the intervals; the seed of "max-t".
 
     Returns
     -------
@@ -111,8 +109,7 @@ def fit_lagged(
     CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987).
 
     With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
-    the coefficients, and no standard error repairs that (Keele, Kelly 2006). So a beta is predictive, not structural:
-    it says what goes with the update before, not what would follow if that were changed.
+    the coefficients, and no standard error repairs that (Keele, Kelly 2006): a beta is predictive, not structural.
 
     Examples
     --------
@@ -204,9 +201,7 @@ class LaggedFits:
     statistics : pandas.DataFrame
         One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
         residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
-        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera. With a lagged
-        outcome, serial correlation that Breusch-Godfrey finds in the residuals biases the coefficients. They are then
-        predictive, not structural, whatever the covariance.
+        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
     """
 
     coefficients: pd.DataFrame
@@ -230,7 +225,7 @@ class LaggedFits:
     def sums(self) -> LagSums:
         """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
 
-        They are those that the tables were made of, and summed on first use where the fit has no clusters or others.
+        They are those of the tables; where the fit has no clusters or others they are made on first use.
         """
         if self._sums.cluster == "doc":
             return self._sums
@@ -265,9 +260,8 @@ class LaggedFits:
         InputError
             No such fit, or more than one.
         """
-        return self._result(*self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
-
-    def _result(self, fit: Fit, covariance: Covariance) -> RegressionResultsWrapper:
+        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        covariance = self._covariances[tuple(fit.keys.values())]
         return statsmodels_result(self._rows(fit).data, self.formula, fit, covariance)
 
     def summary(
@@ -284,34 +278,37 @@ class LaggedFits:
         Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
         has at most one direction less than there are clusters, is no test of all terms.
         """
-        fit, covariance = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
-        result = self._result(fit, covariance)
+        result = self.result(model=model, layer=layer, hook=hook, head=head, **by)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
             text = str(result.summary(alpha=round(1 - self._conf_level, 12)))
-        terms, clusters = int(result.df_model), covariance.df + 1
-        if covariance.clusters is not None and terms > clusters - 1:
+        terms, most = (
+            int(result.df_model),
+            result.df_resid_inference,
+        )  # clusters - 1, where there are clusters
+        if result.cov_type.startswith("cluster") and terms > most:
             text += (
-                f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {clusters} clusters allow "
-                f"{clusters - 1} at most.\nTerms one by one are not affected."
+                f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
+                f"{most} at most.\nTerms one by one are not affected."
             )
         return text
 
-    def _chosen(self, named: dict[str, Any]) -> tuple[Fit, Covariance]:
-        """Return the one fit of these keys, and its covariance."""
-        found = self._sums.solve()
-        for key in (*GROUP_KEYS, "head", *self.by, *named):
-            if key not in (*GROUP_KEYS, "head", *self.by):
+    def _chosen(self, named: dict[str, Any]) -> Fit:
+        """Return the one fit of these keys."""
+        fits, keys = self._sums.solve(), (*GROUP_KEYS, "head", *self.by)
+        for key in named:
+            if key not in keys:
                 raise InputError(f"The fits are not by {key!r}; they are by {list(self.by)}.")
-            have = list(dict.fromkeys(fit.keys[key] for fit in found if key in fit.keys))
+        for key in keys:
+            have = list(dict.fromkeys(fit.keys[key] for fit in fits if key in fit.keys))
             value = named.get(key)
             if value is None and len(have) < 2:
                 continue
             if not among(value, have):
                 came = "none was given" if value is None else f"got {value!r}"
                 raise InputError(f"Give {key}=, one of {have}; {came}.{did_you_mean(value, have)}")
-            found = [fit for fit in found if fit.keys[key] == value]
-        return found[0], self._covariances[tuple(found[0].keys.values())]
+            fits = [fit for fit in fits if fit.keys[key] == value]
+        return fits[0]
 
     def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
         """Return the lagged frame with the columns ``predicted`` and ``residual``.
@@ -395,8 +392,8 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
     keys, parts = list(fits._sums.solve()[0].keys), []
     for fit, _, outcome, design in fits._designs(lagged, who="lstsq_check"):
         if len(outcome) == fit.solution.n:
-            found = np.linalg.lstsq(design, outcome, rcond=None)[0]
-            parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": found}))
+            estimate = np.linalg.lstsq(design, outcome, rcond=None)[0]
+            parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": estimate}))
     check = fits.coefficients[[*keys, "term", "estimate"]]
     if sum(map(len, parts)) < len(check):
         raise InputError(

@@ -61,15 +61,13 @@ class LagSums:
 
     Parameters
     ----------
-    formula : str
+    formula, by
         As for `fit_lagged`.
     cluster : str, optional
         The column of clusters; None for none.
     max_lag : int, optional
         Products are summed with those of so many tokens before, within windows: 1 for all statistics, 0 for hc0 and
         hc1; Newey-West needs its lags. None keeps none, is faster, and leaves those of the residuals NaN.
-    by : sequence of str
-        As for `fit_lagged`.
 
     Notes
     -----
@@ -149,13 +147,7 @@ class LagSums:
         self._add(frame, whole=False)
 
     def merge(self, *others: "LagSums") -> "LagSums":
-        """Return the sums over the documents of this and the others, in any order.
-
-        Raises
-        ------
-        InputError
-            Another formula, cluster, max_lag or by, or a document in two of them.
-        """
+        """Return the sums over the documents of this and the others, which have the same options, in any order."""
         merged = LagSums(**{key: getattr(self, key) for key in _OPTIONS})
         merged._groups = dict(self._groups)
         for other in others:
@@ -176,24 +168,10 @@ class LagSums:
         conf_level: float = 0.95,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Return the coefficient frame, equal to that of `fit_lagged`.
+        """Return the coefficient frame, equal to that of `fit_lagged`, whose options and errors it has.
 
-        Parameters
-        ----------
-        cov : str
-            As for `fit_lagged`, and "cr0" (no small-sample factor) and "jackknife" (crv3 about the mean of the fits
-            without a cluster). "hc2" and "hc3" need the leverage of every row, which no sum has.
-        adjust : str
-            As for `fit_lagged`; "max-t" (9,999 draws) needs cov "crv3" or "crv1".
-        hac_lags : int, optional
-        conf_level : float
-        seed : int
-            Of "max-t".
-
-        Raises
-        ------
-        InputError, NumericalError
-            As `fit_lagged`.
+        ``cov`` may also be "cr0", without a small-sample factor; "hc2" and "hc3" need the leverage of every row, which
+        no sum has.
         """
         require_option(cov, get_args(MomentsCov), name="cov")
         require_option(adjust, get_args(Adjust), name="adjust")
@@ -203,15 +181,9 @@ class LagSums:
         )
         require_whole_number(seed, name="seed", least=0)
         fits = self.solve()
+        options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
         covariances = [
-            covariance_of(
-                fit,
-                summed_products(fit.solution, fit.blocks),
-                cov=cov,
-                cluster=self.cluster,
-                hac_lags=hac_lags,
-            )
-            for fit in fits
+            covariance_of(fit, summed_products(fit.solution, fit.blocks), **options) for fit in fits
         ]
         return coefficient_frame(
             fits, covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=self.by
@@ -231,25 +203,13 @@ class LagSums:
         return pd.DataFrame(rows)
 
     def document_sums(self) -> list[DocumentSums]:
-        """Return each document's sums in every group, in the order of the coefficient frame: what refits are made of.
-
-        Raises
-        ------
-        InputError
-            There are no clusters; with ``cluster="doc"`` they are documents.
-        """
+        """Return each document's (or other cluster's) sums in every group, in the order of the coefficient frame."""
         if self.cluster is None:
             raise InputError("document_sums needs clusters; make LagSums with cluster='doc'.")
         return [sums_of(fit) for fit in self.solve()]
 
     def save(self, path: str | Path) -> Path:
-        """Write everything to a file (npz) and return its path.
-
-        Raises
-        ------
-        InputError
-            The formula has functions of all rows (splines, centring): their tables can be written, they cannot.
-        """
+        """Write everything to a file (npz) and return its path; functions of all rows (splines) cannot be written."""
         entries: list[dict[str, Any]] = []
         arrays: dict[str, np.ndarray] = {}
         for number, group in enumerate(self._groups.values()):
@@ -278,13 +238,7 @@ class LagSums:
 
     @classmethod
     def load(cls, path: str | Path) -> "LagSums":
-        """Return what `save` wrote.
-
-        Raises
-        ------
-        InputError, OSError
-            Not such a file, a damaged one, or one of another version; or it could not be read.
-        """
+        """Return what `save` wrote; refuse another file, a damaged one, and one of another version."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
@@ -294,9 +248,9 @@ class LagSums:
         except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
             if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # no word of what it holds
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{Path(path).name!r} is not a file that LagSums.save wrote ({said}); make it again."
+                f"{Path(path).name!r} is not a file that LagSums.save wrote ({reason}); make it again."
             ) from error
         raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
 
@@ -305,18 +259,14 @@ class LagSums:
         moments = cls(**{key: about[key] for key in _OPTIONS})
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
-            found = {
-                key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
-            }
-            seen = pd.read_parquet(io.BytesIO(found.pop("seen").tobytes()))
+            own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+            seen = pd.read_parquet(io.BytesIO(own.pop("seen").tobytes()))
             blocks = None
             if "blocks" in entry:
                 for key in ("labels", "docs"):
-                    found[key] = pd.Index(
-                        found[key], dtype="int64" if found[key].dtype.kind == "i" else "str"
-                    )
-                coordinates = Coordinates(found.pop("shift"), found.pop("basis"))
-                blocks = Blocks(coordinates=coordinates, **found, **entry["blocks"])
+                    own[key] = pd.Index(own[key], dtype="int64" if own[key].dtype.kind == "i" else "str")
+                coordinates = Coordinates(own.pop("shift"), own.pop("basis"))
+                blocks = Blocks(coordinates=coordinates, **own, **entry["blocks"])
             group = _Group(entry["keys"], entry["depth"], entry["n_dropped"], seen, None, blocks)
             moments._groups[tuple(group.keys.values())] = group
         return moments
@@ -386,13 +336,10 @@ class LagSums:
             return self._solved
         if not self._groups:
             raise InputError("LagSums has no rows yet; call update first.")
-        rank = {
-            key: {name: i for i, name in enumerate(dict.fromkeys(g.keys[key] for g in self._groups.values()))}
-            for key in ("model", "hook")
-        }
+        models, hooks = (list(dict.fromkeys(key[i] for key in self._groups)) for i in (0, 1))
         fits = []
         for key in sorted(
-            self._groups, key=lambda key: (rank["model"][key[0]], rank["hook"][key[1]], *key[2:])
+            self._groups, key=lambda key: (models.index(key[0]), hooks.index(key[1]), *key[2:])
         ):
             group = self._groups[key]
             where = words(group.keys)

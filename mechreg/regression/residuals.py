@@ -29,7 +29,7 @@ class Products(NamedTuple):
     times: Callable[[Forms, Forms], Forms]
     # The sum over rows t of first(t) second(t - lag)', of rows with such a neighbour in their window.
     total: Callable[[int, Forms, Forms], Float[np.ndarray, "first second"]]
-    max_lag: int  # -1: there are no products
+    max_lag: int  # -1 where no products were kept
     leverage: Float[np.ndarray, " rows"] | None = None
 
 
@@ -57,13 +57,12 @@ def summed_products(solution: Solution, blocks: Blocks) -> Products:
     def total(
         lag: int, first: Float[np.ndarray, "cells a products"], second: Float[np.ndarray, "cells b products"]
     ) -> Float[np.ndarray, "a b"]:
-        found = np.zeros((first.shape[1], second.shape[1]))
+        summed = np.zeros((first.shape[1], second.shape[1]))
         for (now, before), sums in zip(blocks.pairs, blocks.lagged, strict=True):
-            found += first[now] @ sums[lag] @ second[before].T
-        return found
+            summed += first[now] @ sums[lag] @ second[before].T
+        return summed
 
     x = einops.rearrange(solution.basis, "cells columns terms -> cells terms columns")
-    # A single form becomes one of q = z z' by its product with 1.
     return Products(x, e, one, product_weights, total, blocks.lagged.shape[1] - 1)
 
 

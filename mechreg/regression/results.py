@@ -125,12 +125,12 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
             raise InputError(
                 f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
             )
-        left = 1 - products.leverage
-        if left.min() < 1e-10:
+        one_minus_leverage = 1 - products.leverage
+        if one_minus_leverage.min() < 1e-10:
             raise NumericalError(
                 f"cov={kind!r} divides by 1 - leverage; in {fit.where} a row has a term for itself. Use cov='hc1'."
             )
-        scores, factor = scores / left ** (0.5 if kind == "hc2" else 1.0), 1.0
+        scores, factor = scores / one_minus_leverage ** (0.5 if kind == "hc2" else 1.0), 1.0
     if kind == "hac":
         weights = _bartlett(fit, products.max_lag, hac_lags)
         label = f"hac({len(weights) - 1})"

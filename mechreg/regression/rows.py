@@ -42,7 +42,7 @@ def read_groups(
     complete = np.ones(len(frame), bool)
     for column in data.values():
         complete &= column.notna().to_numpy()
-    ids = {key: _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
+    ids = {str(key): _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
     if "position" in ids and ids["position"].names is not None:
         raise InputError(
             f"The regression needs whole numbers as 'position'; the column is {frame['position'].dtype}."
@@ -171,15 +171,15 @@ def _ranked(
 ) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
     """Return numbers of the values there are among their sorted names, and these: int64 or str, documents str."""
     present, number = np.unique(code, return_inverse=True)
-    found = present if names is None else names.to_numpy()[present]
+    values = present if names is None else names.to_numpy()[present]
     if is_doc:
-        found = document_ids(pd.Index(found)).to_numpy()
-        if len(set(found)) < len(found):
+        values = document_ids(pd.Index(values)).to_numpy()
+        if len(set(values)) < len(values):
             raise InputError(
                 "The regression finds documents whose ids are the same as text, such as 1 and '1'; rename them."
             )
-    kind = "int64" if pd.api.types.is_integer_dtype(found) else "str"
-    rank, labels = pd.factorize(pd.Index(found, dtype=kind), sort=True)
+    kind = "int64" if pd.api.types.is_integer_dtype(values) else "str"
+    rank, labels = pd.factorize(pd.Index(values, dtype=kind), sort=True)
     return rank[number].astype(np.int64), labels
 
 

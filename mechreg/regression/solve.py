@@ -82,8 +82,8 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
             "little about the others, or terms are nearly collinear. Begin with an update of more documents, or "
             "leave a term out."
         )
-    left = ones - orthonormal[:, :k] @ (orthonormal[:, :k].T @ ones)
-    has_constant = "Intercept" in terms.names or bool(np.linalg.norm(left) < IN_SPAN * np.linalg.norm(ones))
+    beyond = ones - orthonormal[:, :k] @ (orthonormal[:, :k].T @ ones)
+    has_constant = "Intercept" in terms.names or bool(np.linalg.norm(beyond) < IN_SPAN * np.linalg.norm(ones))
     outcome = _centred(design[:, k:], ones) if has_constant else _columns(root, raw[..., k:])
     return Solution(
         names=terms.names,
@@ -131,11 +131,11 @@ def changes_without(
     k = clusters.score.shape[1]
     # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
     large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
-    left = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]
-    if (left < MIN_LEFT).any():
+    remaining = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]
+    if (remaining < MIN_LEFT).any():
         raise NumericalError(
             f"cov={cov!r} fits without each cluster in turn; in {where} the terms are collinear without "
-            f"{cluster} {clusters.labels[large[int(left.argmin())]]}. Use cov='crv1', or leave a term out."
+            f"{cluster} {clusters.labels[large[int(remaining.argmin())]]}. Use cov='crv1', or leave a term out."
         )
     return np.linalg.solve(np.eye(k) - clusters.products, clusters.score[..., None])[..., 0]
 
@@ -220,11 +220,11 @@ def _require_solvable(
     names = (*terms.names, terms.outcome)
     centred = np.array(["Intercept" in terms.names and name != "Intercept" for name in names])
     centred[-1] = True
-    left = np.where(centred, _centred(design, ones), design)
-    for name, spread, level in zip(names, np.linalg.norm(left, axis=0), size, strict=True):
+    variation = np.where(centred, _centred(design, ones), design)
+    for name, spread, level in zip(names, np.linalg.norm(variation, axis=0), size, strict=True):
         if spread <= CONSTANT * level:
             raise InputError(f"The regression needs columns that vary; {name!r} is constant in {where}.")
-    condition = float(np.linalg.cond(left[:, :-1] / np.linalg.norm(left[:, :-1], axis=0)))
+    condition = float(np.linalg.cond(variation[:, :-1] / np.linalg.norm(variation[:, :-1], axis=0)))
     if not condition < MAX_CONDITION:
         raise NumericalError(
             f"The regression needs terms that double precision can tell apart; in {where} they are collinear "

@@ -35,8 +35,7 @@ def statsmodels_result(
         result.cov_type = _COV_TYPES.get(covariance.kind, covariance.kind.upper())
         result.cov_kwds = {"description": _DESCRIPTIONS[result.cov_type]}
         result.cov_params_default = solution.to_terms @ covariance.matrix @ solution.to_terms.T
-        result.df_resid_inference = covariance.df
-        result.use_t = True
+    result.df_resid_inference, result.use_t = covariance.df, True
     return RegressionResultsWrapper(result)
 
 
