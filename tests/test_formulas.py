@@ -345,10 +345,10 @@ def test_sums_that_would_fill_the_memory_are_refused_first(monkeypatch):
     lagged["piece"] = lagged["doc"].astype(str) + (lagged["position"] // 8).astype(str)
     monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 80_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 clusters need"):
-        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece", engine="moments")
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece")
     monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 5_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 combinations of categories need"):
-        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust", engine="moments")
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust")
 
 
 def test_what_a_factor_uses_and_how_wide_it_is():
