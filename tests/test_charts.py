@@ -146,20 +146,6 @@ def test_few_tokens_are_dots_each_in_its_layers_column():
     assert "token" in [shown["field"] for shown in left[0]["encoding"]["tooltip"]]
 
 
-def test_depth_is_coloured_in_order_and_position_0_is_another_mark_in_the_legend():
-    _, [(left, _)] = panels_of(plot_norms(make_norms()))
-    color, shape = left[0]["encoding"]["color"], left[1]["encoding"]["shape"]
-    assert (color["field"], color["scale"]["scheme"]["name"], color["scale"]["domain"]) == (
-        "depth",
-        "cividis",
-        [0, 1],
-    )
-    assert color["legend"]["title"] == "relative depth"
-    assert (shape["scale"]["domain"], shape["scale"]["range"]) == (["position 0"], ["diamond"])
-    assert shape["legend"] is not None
-    assert not left[1]["mark"]["filled"]
-
-
 def test_without_position_0_there_is_no_mark_and_no_word_of_it():
     norms = make_norms()
     spec, [(left, _)] = panels_of(plot_norms(norms[norms["position"] > 0]))
@@ -301,20 +287,6 @@ def test_marks_are_the_frames_numbers_and_filled_where_significant(adjusted, alp
         assert layers["zero"]["encoding"]["y"]["datum"] == 0
         bars = layers["bars"]["encoding"]
         assert (bars["y"]["field"], bars["y2"]["field"]) == ("conf_low", "conf_high")
-
-
-def test_legends_name_the_lags_and_what_a_hollow_cross_is():
-    spec = plot_betas(make_coefficients(), alpha=0.01).to_dict()
-    layers = layers_of(spec["concat"][0])
-    color = layers["filled"]["encoding"]["color"]
-    assert color["scale"] == {"domain": ["lag1", "lag2"], "range": ["#0072B2", "#D55E00"]}
-    shape = layers["legend"]["encoding"]["shape"]
-    assert shape["scale"] == {
-        "domain": ["adjusted p < 0.01", "adjusted p ≥ 0.01"],
-        "range": ["circle", "cross"],
-    }
-    assert layers["legend"]["encoding"]["fill"]["scale"]["range"][1] == "white"
-    assert layers["legend"]["mark"]["size"] == 0
 
 
 @pytest.mark.parametrize(

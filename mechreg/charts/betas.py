@@ -224,7 +224,7 @@ def _panel(
         labelSeparation=5,
         labelColor=PALE_INK,
     )
-    x = depth_x("x", title=lowest)
+    x = depth_x("x", title="relative depth" if lowest else None)
     x_top, x_bare = (alt.X("x:Q", scale=ALL_DEPTHS, axis=axis) for axis in (layers, None))
     units = "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
     title = f"beta ({units})" if leftmost else None

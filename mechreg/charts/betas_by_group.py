@@ -81,7 +81,7 @@ def _panel(
         return alt.Y(f"{field}:Q", scale=scale, axis=axis)
 
     base = alt.Chart(part.drop(columns=["term", "cov_type"])).encode(
-        x=depth_x(title=lowest, ticks=(0, 0.5, 1)), color=color
+        x=depth_x(title="relative depth" if lowest else None, ticks=(0, 0.5, 1)), color=color
     )
     return alt.layer(
         *estimate_layers(

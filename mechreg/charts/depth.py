@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechreg.charts.theme import PALE_INK
 
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)
 Tooltip = str | tuple[str, str, str]
 Axis = Callable[[str], alt.Y]  # the y of a panel for one of its fields
@@ -32,16 +33,10 @@ def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
 
 
 def depth_x(
-    field: str = "depth", *, title: bool = True, ticks: Sequence[int | float] = (0, 0.25, 0.5, 0.75, 1)
+    field: str = "depth", *, title: str | None = "relative depth", ticks: Sequence[int | float] = QUARTERS
 ) -> alt.X:
-    """Return relative depth from 0 to 1 as the horizontal axis."""
-    axis = alt.Axis(
-        values=list(ticks),
-        format=".2~f",
-        grid=False,
-        labelFlush=False,
-        title="relative depth" if title else None,
-    )
+    """Return relative depth from 0 to 1 as the horizontal axis; without a title where a panel stands below."""
+    axis = alt.Axis(values=list(ticks), format=".2~f", grid=False, labelFlush=False, title=title)
     return alt.X(f"{field}:Q", scale=ALL_DEPTHS, axis=axis)
 
 

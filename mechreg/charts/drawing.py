@@ -1,4 +1,4 @@
-"""Drawing in a process of its own: its death is an error here, and what Vega says while it draws is heard."""
+"""Charts are drawn in a process of their own: if it dies, that is an error here, and Vega's complaints are read."""
 
 import atexit
 import contextlib

@@ -145,7 +145,7 @@ def _panel(
         *(("null_estimate:Q", "null beta", ".4f"), ("excess:Q", "", ".4f")),
         *(("conf_low:Q", "excess from", ".4f"), ("conf_high:Q", "to", ".4f"), ("p_value:Q", "p", ".2~g")),
     )
-    base = alt.Chart(part).encode(x=depth_x(title=lowest), y=y("estimate"))
+    base = alt.Chart(part).encode(x=depth_x(title="relative depth" if lowest else None), y=y("estimate"))
     n_layers = int(layers_of_depth(part).max())
     size = 46 if n_layers <= 12 else 30 if n_layers <= 24 else 18
     band = between(base, y, "null_low", "null_high")

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import Tooltip, between, depth_x, estimate_layers, tooltips, value_scale
+from mechreg.charts.depth import (
+    ALL_DEPTHS,
+    QUARTERS,
+    Tooltip,
+    between,
+    estimate_layers,
+    tooltips,
+    value_scale,
+)
 from mechreg.charts.rows import count, few, frame_of
 from mechreg.charts.theme import INK, OKABE_ITO, WIDTH, figure_title
 from mechreg.schema import InputError, NumericalError, require, require_option
@@ -115,7 +123,13 @@ def _profile_layers(
         return alt.Y(f"{field}:Q", scale=scale, title=f"beta of {term}")
 
     color = by_model(alt.Color, [OKABE_ITO[hues.index(name)] for name in of_one_colour])
-    base = alt.Chart(marks).encode(x=depth_x(), color=color)
+    x = alt.X(
+        "depth:Q",
+        title="relative depth",  # of the channel: screen readers read it with every mark
+        scale=ALL_DEPTHS,
+        axis=alt.Axis(values=list(QUARTERS), format=".2~f", grid=False, labelFlush=False),
+    )
+    base = alt.Chart(marks).encode(x=x, color=color)
     most = int(marks.groupby("model", sort=False).size().max())
     points = base.mark_point(filled=True, size=45 if most <= 12 else 28 if most <= 24 else 14, opacity=1)
     shape = by_model(alt.Shape, [_SHAPES[at] for at in nth])
