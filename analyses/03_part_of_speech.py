@@ -31,7 +31,7 @@ print(pd.crosstab(tokens["pos"], tokens["piece"], margins=True).to_string())
 covariates = ("surprisal", "log_frequency", "is_repeat", "distance")
 norms = mr.join_annotations(mr.extract_norms(MODELS, documents, covariates=covariates), tokens)
 by_pos = mr.group_norms(norms)
-mr.save_chart(mr.plot_norms_by(by_pos), FIGURES / "norms_by_pos")
+mr.save_chart(mr.plot_norms(by_pos, by="pos"), FIGURES / "norms_by_pos")
 print(by_pos[by_pos["layer"] == 0].to_string(index=False, float_format="{:.3f}".format))
 
 # %% Lags are those of the whole text; the fits are apart by the part of speech of the token that is predicted.
@@ -39,7 +39,7 @@ lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
 counts = tokens["pos"].value_counts()
 frequent = lagged[lagged["pos"].isin(counts[counts >= LEAST].index)]
 apart = mr.fit_lagged(frequent, "log_norm ~ lag1 + lag2", by=("pos",), engine="moments")
-mr.save_chart(mr.plot_betas_by(apart.coefficients), FIGURES / "betas_by_pos")
+mr.save_chart(mr.plot_betas(apart, by="pos"), FIGURES / "betas_by_pos")
 
 # %% In one regression: do levels differ, and do slopes?
 r_squared = {}

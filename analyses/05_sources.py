@@ -21,12 +21,12 @@ FORMULA = "log_norm ~ lag1 + lag2"
 documents = mr.read_corpus("demo")
 norms = mr.join_annotations(mr.extract_norms(MODELS, documents), documents, columns=["source"])
 by_source = mr.group_norms(norms, by=("source",))
-mr.save_chart(mr.plot_norms_by(by_source, by="source"), FIGURES / "norms_by_source")
+mr.save_chart(mr.plot_norms(by_source, by="source"), FIGURES / "norms_by_source")
 
 # %% A fit for each source in each layer: six documents a source, so intervals are wide (t with 5 degrees of freedom).
 lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
 apart = mr.fit_lagged(lagged, FORMULA, by=("source",))
-mr.save_chart(mr.plot_betas_by(apart.coefficients, by="source"), FIGURES / "betas_by_source")
+mr.save_chart(mr.plot_betas(apart, by="source"), FIGURES / "betas_by_source")
 
 # %% How far apart are sources, beyond what documents of one source are apart from each other?
 # Documents are dealt out to as many groups of the same sizes at random, and the spread of the coefficients compared.

@@ -19,13 +19,13 @@ SCREEN_PPI = 72  # small, for screens; the svg beside it prints
 sections: list[str] = []
 
 
-def show(chart: Any, *, function: str, says: str) -> None:
+def show(chart: Any, *, function: str, says: str, option: str = "") -> None:
     """Save one chart, and add it to the page with what it says in words."""
-    name = function.removeprefix("plot_")
+    name = function.removeprefix("plot_") + ("_by" if option else "")
     mr.save_chart(chart, ROOT / "figures" / "gallery" / name, formats=("svg", "png"), ppi=SCREEN_PPI)
     words = chart.to_dict()["description"].replace("[", "(").replace("]", ")")
     sections.append(
-        f"## {function}\n\n{says} [Reference](reference.md#mechreg.charts.{function}).\n\n"
+        f"## {function}{option}\n\n{says} [Reference](reference.md#mechreg.charts.{function}).\n\n"
         f"![{words}](figures/gallery/{name}.svg)\n"
     )
 
@@ -74,16 +74,18 @@ show(
 # %% By part of speech and by register.
 annotated = mr.join_annotations(mr.join_annotations(norms[two], tokens), documents, columns=["source"])
 show(
-    mr.plot_norms_by(mr.group_norms(annotated, by=("pos",))),
-    function="plot_norms_by",
+    mr.plot_norms(mr.group_norms(annotated, by="pos"), by="pos"),
+    function="plot_norms",
+    option=", by a column",
     says="Norms of groups of tokens: here parts of speech; any column will do.",
 )
 frequent = tokens["pos"].value_counts().index[:5]
 kept = mr.add_lags(annotated, lags=(1, 2), skip=1).query("pos in @frequent")
-apart = mr.fit_lagged(kept, FORMULA, by=("pos",), engine="moments")
+apart = mr.fit_lagged(kept, FORMULA, by="pos")
 show(
-    mr.plot_betas_by(apart.coefficients),
-    function="plot_betas_by",
+    mr.plot_betas(apart, by="pos"),
+    function="plot_betas",
+    option=", by a column",
     says="Coefficients of groups, each beside the others in its layer.",
 )
 
@@ -108,17 +110,17 @@ alike = mr.compare_profiles(
     fits, term="lag1", groups={name: name.removesuffix("-b") for name in MODELS}, margin=0.1
 )
 show(
-    mr.plot_profiles(alike.profiles),
+    mr.plot_profiles(alike),
     function="plot_profiles",
     says="Profiles over relative depth, with bands that hold for a whole profile at once.",
 )
 show(
-    mr.plot_agreement(alike.agreement),
+    mr.plot_agreement(alike),
     function="plot_agreement",
     says="How much pairs of models agree, and how sure that is.",
 )
 show(
-    mr.plot_equivalence(alike.equivalence),
+    mr.plot_equivalence(alike),
     function="plot_equivalence",
     says="Whether pairs of models are the same within a margin that was declared before.",
 )
@@ -133,7 +135,7 @@ show(
 )
 maps = mr.regression_vs_cause(first, few, per_window=2, progress=False)
 show(
-    mr.plot_cause_maps(maps.pairs, agreement=maps.agreement),
+    mr.plot_cause_maps(maps),
     function="plot_cause_maps",
     says="Regression beside cause, for every pair of layers.",
 )

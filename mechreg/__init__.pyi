@@ -15,13 +15,11 @@ from . import store as store
 from . import universality as universality
 from .charts import plot_agreement as plot_agreement
 from .charts import plot_betas as plot_betas
-from .charts import plot_betas_by as plot_betas_by
 from .charts import plot_cause_maps as plot_cause_maps
 from .charts import plot_dose_response as plot_dose_response
 from .charts import plot_equivalence as plot_equivalence
 from .charts import plot_layer_explorer as plot_layer_explorer
 from .charts import plot_norms as plot_norms
-from .charts import plot_norms_by as plot_norms_by
 from .charts import plot_nulls as plot_nulls
 from .charts import plot_profiles as plot_profiles
 from .charts import plot_specifications as plot_specifications

@@ -4,13 +4,12 @@ import contextlib
 import inspect
 from types import SimpleNamespace
 
-import every_chart
+import chart_frames
 import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
-from test_charts import make_coefficients, make_norms
-from test_charts_universality import make_comparison
+from chart_frames import make_coefficients, make_norms, make_profiles
 
 import mechreg
 from mechreg.charts.save import save_chart
@@ -31,28 +30,28 @@ def _what_a_user_sees():
 
 @pytest.fixture(scope="module")
 def arguments():
-    """Return what every plot function is called with in tests/every_chart.py."""
+    """Return what every plot function is called with in tests/chart_frames.py."""
     given = {}
 
     class Noting:
         def __getattr__(self, name):
             def note(*frames, **options):
-                given[name] = (frames, options)
+                return frames, options
 
             return note if name.startswith("plot_") else getattr(mechreg, name)
 
-    every_chart.mr, real = Noting(), every_chart.mr
+    chart_frames.mr, real = Noting(), chart_frames.mr
     try:
-        for chart in every_chart.CHARTS.values():
-            chart({"small": 2, "medium": 3}, 94)
+        for name, chart in chart_frames.CHARTS.items():
+            given[name] = chart({"small": 2, "medium": 3}, 94)
     finally:
-        every_chart.mr = real
+        chart_frames.mr = real
     return given
 
 
-@pytest.mark.parametrize("name", every_chart.CHARTS)
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
 def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, name):
-    plot, (frames, options) = getattr(mechreg, name), arguments[name]
+    plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     keywords = [p.name for p in inspect.signature(plot).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for value in WRONG:
         for keyword in keywords:
@@ -63,12 +62,23 @@ def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, 
                 plot(*frames[:at], 1 if isinstance(value, pd.Series) else value, *frames[at + 1 :], **options)
 
 
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+def test_a_plot_leaves_its_frames_alone(arguments, name):
+    plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
+    copies = [frame.copy(deep=True) for frame in frames]
+    plot(*frames, **options)
+    for frame, copy in zip(frames, copies, strict=True):
+        pd.testing.assert_frame_equal(frame, copy)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"terms": 1}, "terms must be one name or several, each once; got 1"),
         ({"terms": []}, "terms must be one name or several"),
-        ({"hook": 1}, "hook must be one name, a string; got 1"),
+        ({"by": "cov_type", "terms": ["lag1", "lag2"]}, "at most 1 term with by=; got 2"),
+        ({"hook": 1}, "plot_betas has no rows of the hook 1; the frame has 'attn_out'"),
+        ({"by": 1}, "by must be one name, a string; got 1"),
         ({"adjusted": "no"}, "adjusted must be True or False; got 'no'"),
     ],
 )
@@ -122,7 +132,7 @@ def test_a_plot_takes_the_frame_or_the_object_that_holds_it():
     betas, norms = make_coefficients(), make_norms()
     same(mechreg.plot_betas(SimpleNamespace(coefficients=betas)), mechreg.plot_betas(betas))
     same(mechreg.plot_norms(SimpleNamespace(norms=lambda: norms)), mechreg.plot_norms(norms))
-    compared = make_comparison({"a": 2, "b": 3})
+    compared = make_profiles({"a": 2, "b": 3})
     for plot, part in (
         (mechreg.plot_profiles, "profiles"),
         (mechreg.plot_agreement, "agreement"),

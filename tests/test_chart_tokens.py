@@ -88,11 +88,11 @@ def test_what_is_unseen_or_turns_the_text_is_a_symbol(token, shown):
     ("options", "error", "said"),
     [
         ({"doc": "d1"}, InputError, "Choose with layer="),
-        ({"doc": "nowhere", "layer": 0}, InputError, "no document 'nowhere'"),
+        ({"doc": "nowhere", "layer": 0}, InputError, "no rows of the doc 'nowhere'"),
         ({"doc": "d1", "layer": 9}, InputError, "layer 9"),
         ({"doc": "d1", "layer": 0, "value": "residual"}, SchemaError, "residual"),
         ({"doc": "d1", "layer": 0, "value": "token"}, InputError, "shades by numbers"),
-        ({"doc": "d1", "layer": 0, "window": 3}, InputError, "no window 3"),
+        ({"doc": "d1", "layer": 0, "window": 3}, InputError, "no rows of the window 3"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(lagged, options, error, said):
@@ -114,7 +114,7 @@ def test_the_linked_view_counts_every_token_of_its_range(lagged, fits):
         assert sum(view["tokens"]) == pytest.approx(len(both), abs=4)
         assert view["n"] == len(part)
         own = augmented[(augmented["layer"] == layer) & (augmented["doc"] == "d3")]
-        # Reckoned from the coefficients, equal to statsmodels' residuals but for the rounding of what is shown.
+        # Computed from the coefficients, equal to statsmodels' residuals but for the rounding of what is shown.
         np.testing.assert_allclose(np.array(view["residual"], float), own["residual"], atol=6e-4)
     assert len(spec["datasets"]["tokens"]) == 80
 
@@ -140,7 +140,7 @@ def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(
 def test_the_linked_view_stays_small_and_refuses_what_it_cannot_link(lagged, fits):
     with pytest.raises(InputError, match="coefficient of 'lag1' for every layer; layer 2"):
         mr.plot_layer_explorer(lagged, fits.coefficients.query("layer < 2"))
-    with pytest.raises(InputError, match="no layer 7"):
+    with pytest.raises(InputError, match="no rows of the layer 7"):
         mr.plot_layer_explorer(lagged, fits.coefficients, layer=7)
     with pytest.raises(InputError, match="no document 'x'"):
         mr.plot_layer_explorer(lagged, fits.coefficients, doc="x")

@@ -1055,7 +1055,7 @@ def test_the_dose_response_chart_draws_every_layer_and_dose(dose_effects):
         (lambda f: f.drop(columns="dose"), {}, "needs the column 'dose'"),
         (lambda f: f[f["layer"] > 5], {}, "the frame is empty"),
         (
-            lambda f: f.assign(estimate=np.nan), {"edit": "scale", "control": "other_layer"}, "needs finite estimates",
+            lambda f: f.assign(estimate=np.nan), {"edit": "scale", "control": "other_layer"}, "finite numbers",
         ),
         (
             lambda f: f, {"edit": "scale", "control": "other_layer", "measures": ["los"]}, "no rows of the measure",
@@ -1103,8 +1103,8 @@ def test_the_cause_maps_show_themselves_in_a_notebook(cause_maps):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda f: pd.concat([f, f]), "one row for each model and pair"),
-        (lambda f: f.assign(effect=np.nan), "finite coefficients and effects"),
+        (lambda f: pd.concat([f, f]), "one row for each mark"),
+        (lambda f: f.assign(effect=np.nan), "finite numbers as coefficient, effect"),
         (lambda f: f.drop(columns="effect"), "needs the column 'effect'"),
     ],
 )

@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 import pytest
-from every_chart import CHARTS
+from chart_frames import CHARTS
 
 from mechreg import plot_betas, plot_specifications
 from mechreg.charts.drawing import _DRAWER, drawn

@@ -28,8 +28,8 @@ from mechreg import (
     group_norms,
     join_annotations,
     miniatures,
-    plot_betas_by,
-    plot_norms_by,
+    plot_betas,
+    plot_norms,
     read_corpus,
     tokenize,
     word_norms,
@@ -535,11 +535,11 @@ def compiled(chart):
 
 def test_charts_by_group_show_every_group_with_its_count(tagged):
     table = group_norms(tagged, by=("source",))
-    svg = compiled(plot_norms_by(table, by="source"))
+    svg = compiled(plot_norms(table, by="source"))
     for source, n in table[table["layer"] == 0][["source", "n"]].itertuples(index=False):
         assert f"{source} {n:,}" in svg
     fits = fit_lagged(add_lags(tagged), by=("source",))
-    chart = plot_betas_by(fits.coefficients, by="source")
+    chart = plot_betas(fits.coefficients, by="source")
     svg = compiled(chart)
     assert all(source in svg for source in table["source"].unique())
     assert "mean over layers" in chart.to_dict()["description"]
@@ -548,12 +548,12 @@ def test_charts_by_group_show_every_group_with_its_count(tagged):
 def test_charts_by_group_refuse_what_they_cannot_show(tagged):
     table = group_norms(tagged, by=("source", "piece"))
     with pytest.raises(InputError, match="there are two for model m, layer 0"):
-        plot_norms_by(table, by="source")
+        plot_norms(table, by="source")
     with pytest.raises(SchemaError, match="needs the column 'pos'"):
-        plot_norms_by(table)
+        plot_norms(table, by="pos")
     fits = fit_lagged(add_lags(tagged), by=("source",))
     with pytest.raises(InputError, match="no rows of the term 'lag3'"):
-        plot_betas_by(fits.coefficients, by="source", term="lag3")
+        plot_betas(fits, by="source", terms="lag3")
     many = pd.concat([table.iloc[:1].assign(doc2=f"d{i}") for i in range(21)])
     with pytest.raises(InputError, match="at most 20 groups"):
-        plot_norms_by(many, by="doc2")
+        plot_norms(many, by="doc2")

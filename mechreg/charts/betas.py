@@ -1,4 +1,4 @@
-"""Coefficients by layer and lag, one panel a model, on relative depth."""
+"""Coefficients by relative depth: a panel a model and a colour a lag, or a panel a group and a colour a model."""
 
 import re
 from collections.abc import Sequence
@@ -8,44 +8,73 @@ import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
-from scipy.special import stdtr
 
-from mechreg.charts.judged import p_labels, p_legend
-from mechreg.charts.rows import count, distinct, few_models, frame_of, names_of, one_hook, require_one_row
-from mechreg.charts.terms import sort_terms
-from mechreg.charts.theme import OKABE_ITO, PALE_INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, did_you_mean, require
-
-_NEEDED = (
-    *("model", "hook", "layer", "depth", "term", "estimate", "std_error", "df", "conf_low", "conf_high"),
-    *("n", "n_docs", "cov_type"),
+from mechreg.charts.betas_by_group import betas_by_group
+from mechreg.charts.depth import (
+    ALL_DEPTHS,
+    BETA,
+    depth_x,
+    estimate_layers,
+    layers_of_depth,
+    level_of,
+    tooltips,
+    value_scale,
 )
+from mechreg.charts.rows import (
+    count,
+    distinct,
+    few,
+    frame_of,
+    names_of,
+    one_name,
+    require_one_row,
+    rows_of_hook,
+    sample_size,
+)
+from mechreg.charts.terms import sort_terms
+from mechreg.charts.theme import (
+    OKABE_ITO,
+    PALE_INK,
+    WIDTH,
+    figure_title,
+    judged_marks,
+    layer_ticks,
+    p_labels,
+    p_legend,
+    panel_title,
+)
+from mechreg.schema import InputError, did_you_mean
+
+_NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")
 
 
 def plot_betas(
     coefficients: Any,
     *,
+    by: str | None = None,
     hook: str | None = None,
     terms: str | Sequence[str] | None = None,
     alpha: float = 0.05,
     adjusted: bool = True,
 ) -> ChartType:
-    """Return the figure of the coefficients of every layer: beta by relative depth, one panel a model.
+    """Return the figure of the coefficients of every layer, beta by relative depth.
 
-    A filled mark is a coefficient whose p-value is below ``alpha``, a hollow cross is one whose is not; bars
-    are the confidence intervals of the frame. All panels have the same axes. The terms of one layer stand
-    side by side, so that their bars do not hide each other; the tooltip has the layer.
+    A filled mark is a coefficient whose p-value is below ``alpha``, a hollow cross is one whose is not; bars are the
+    frame's confidence intervals. All panels have the same axes. There is a panel a model and a colour a term, the
+    terms of a layer side by side; with ``by``, one term in a panel a group, largest group first, and a colour a model.
 
     Parameters
     ----------
     coefficients : pandas.DataFrame, or fits
-        What `fit_lagged` gives, or a coefficient frame: model, hook, layer, depth, term, estimate, std_error, df,
-        conf_low, conf_high, p_adjusted or p_value, n, n_docs, cov_type.
+        What `fit_lagged` gives, or its coefficient frame; with ``by``, of a fit by that column.
+    by : str, optional
+        The column of groups, such as "pos".
     hook : str, optional
         Which hook point, where the frame has several.
-    terms : sequence of str, optional
-        By default every lag (``lag1``, ``lag2``, ...), in order; without one, the first terms that there are.
+    terms : str or sequence of str, optional
+        By default every lag (``lag1``, ``lag2``, ...), in order, and with ``by`` the first of them; without a lag, the
+        first terms that there are.
     alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
@@ -58,8 +87,8 @@ def plot_betas(
     Raises
     ------
     SchemaError, InputError
-        A missing column or term, several hooks and none chosen, more than six models or eight terms, two rows
-        for one coefficient.
+        A missing column or term, several hooks and none chosen, more than six models, eight terms or twenty groups, two
+        rows for one coefficient.
     NumericalError
         An estimate, interval or p-value that is NaN or infinite.
 
@@ -71,97 +100,106 @@ def plot_betas(
     >>> plot_betas(pd.DataFrame([row])).to_dict()["title"]["text"]
     'Coefficients of lag1 for attn_out, by depth'
     """
+    who = "plot_betas"
     if not isinstance(adjusted, bool):
         raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
-    coefficients = frame_of(coefficients, "coefficients", who="plot_betas")
+    coefficients = frame_of(coefficients, "coefficients", who=who)
     p = "p_adjusted" if adjusted else "p_value"
-    needed = (
-        "model",
-        "hook",
-        "layer",
-        "depth",
-        "term",
-        "estimate",
-        "conf_low",
-        "conf_high",
-        p,
-        "n",
-        "n_docs",
+    labels = p_labels(alpha, kind="adjusted p" if adjusted else "p")
+    groups = [] if by is None else [one_name(by, name="by")]
+    shown, hook = rows_of_hook(
+        coefficients, hook, (*groups, "term", *_NUMBERS, p, "n", "n_docs", "cov_type"), who=who
     )
-    require(coefficients, (*needed, "cov_type"), who="plot_betas")
-    labels = p_labels(alpha, told="adjusted p" if adjusted else "p")
-    shown, hook = one_hook(coefficients, hook, who="plot_betas")
-    terms = _terms(shown, terms)
-    without = distinct(shown["model"])
-    meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
+    terms = _terms(shown, terms, one=by is not None)
     if terms == ["Intercept"]:  # which no family of tests has
-        adjusted, p, labels = False, "p_value", p_labels(alpha, told="p")
+        adjusted, p, labels = False, "p_value", p_labels(alpha)
+    notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    models = few_models(shown, who="plot_betas")
-    without = [model for model in without if model not in models]
-    require_one_row(
-        shown, ("model", "layer", "term"), ("estimate", "conf_low", "conf_high", p), who="plot_betas"
+    models = few(shown["model"], who=who)
+    require_one_row(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
+    keep = shown[["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs", "cov_type"]]
+    marks = keep.assign(
+        p=shown[p], judged=np.where(shown[p] < alpha, *labels), n_layers=layers_of_depth(shown)
+    )
+    if by is not None:
+        return betas_by_group(marks, by, hook, models, labels, [_judged_by(adjusted), *notes])
+    caption = [
+        f"Bars: {level_of(shown)}confidence intervals (cov_type {', '.join(distinct(shown['cov_type']))}). "
+        f"{_judged_by(adjusted)} n: tokens a layer.",
+        *notes,
+    ]
+    return _by_model(marks, models, terms, labels).properties(
+        title=figure_title(f"Coefficients of {_listed(terms)} for {hook}, by depth", caption),
+        description=_description(marks, terms, hook, labels),
     )
 
-    marks = _marks(shown, terms).assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
-    y = alt.Scale(domain=_range(marks), nice=True, zero=False)
-    columns = _columns(len(models), int(marks["n_layers"].max()))
-    width = (WIDTH - 20 * (columns - 1)) // columns
-    height = 280 if len(models) == 1 else {1: 130, 2: 220, 3: 200}[columns]
-    panels = [
-        _panel(
-            marks[marks["model"] == model],
-            terms,
-            labels,
-            y,
-            leftmost=at % columns == 0,
-            lowest=at + columns >= len(models),
-        ).properties(
-            title=panel_title(model, _n(shown[shown["model"] == model]), width=width),
-            width=width,
-            height=height,
-        )
-        for at, model in enumerate(models)
-    ]
-    return alt.concat(
-        *panels,
-        columns=columns,
-        spacing=20,
-        title=figure_title(
-            f"Coefficients of {_listed(terms)} for {hook}, by depth",
-            _caption(shown, adjusted, meaning, without),
-        ),
-        description=_description(marks, terms, hook, labels),
-    ).resolve_scale(color="shared", shape="shared", fill="shared", stroke="shared")
 
-
-def _terms(shown: pd.DataFrame, terms: Sequence[str] | None) -> list[str]:
+def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
     """Return the terms to show: those that were asked for, or all lags in order."""
     have = distinct(shown["term"])
+    most = 1 if one else len(OKABE_ITO)
     if terms is None:
-        found = sort_terms(have)
-        wanted = found.lags or (found.interactions + found.others)[: len(OKABE_ITO)] or have[:1]
+        known = sort_terms(have)
+        wanted = (known.lags or (known.interactions + known.others)[: len(OKABE_ITO)] or have[:1])[
+            : 1 if one else None
+        ]
     else:
         wanted = names_of(terms, name="terms")
-        for name in wanted:
-            if name not in have:
-                raise InputError(
-                    f"plot_betas has no rows of the term {name!r}; the frame has {have}.{did_you_mean(name, have)}"
-                )
-    if len(wanted) > len(OKABE_ITO):
+    for name in wanted:
+        if name not in have:
+            raise InputError(
+                f"plot_betas has no rows of the term {name!r}; the frame has {have}.{did_you_mean(name, have)}"
+            )
+    if len(wanted) > most:
         raise InputError(
-            f"plot_betas shows at most {len(OKABE_ITO)} terms, as many as a reader can tell colours apart; "
-            f"got {len(wanted)}: {wanted}. Choose with terms=."
+            f"plot_betas shows at most {count(most, 'term')}{' with by=' if one else ''}; got {len(wanted)}: {wanted}. "
+            "Choose with terms=."
         )
     return wanted
 
 
-def _marks(shown: pd.DataFrame, terms: list[str]) -> pd.DataFrame:
-    """Return one row a mark, with its place on the depth axis: terms side by side around their layer's depth."""
-    n_layers = ((shown["layer"] + 0.5) / shown["depth"]).round().astype(int)
-    side = shown["term"].map({term: at - (len(terms) - 1) / 2 for at, term in enumerate(terms)}).astype(float)
-    keep = shown[["model", "layer", "depth", "term", "estimate", "conf_low", "conf_high", "n"]]
-    return keep.assign(x=shown["depth"] + side * 0.6 / (len(terms) * n_layers), n_layers=n_layers)
+def _notes(shown: pd.DataFrame, terms: list[str]) -> list[str]:
+    """Return what a reader must know of the formula, and of the models that lack its terms."""
+    meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
+    have = distinct(shown.loc[shown["term"].isin(terms), "model"])
+    without = [model for model in distinct(shown["model"]) if model not in have]
+    return [
+        *([f"The formula has interactions: a lag's coefficient is that {meaning}."] if meaning else []),
+        *([f"Without {', '.join(without)}, which has no such term."] if without else []),
+    ]
+
+
+def _judged_by(adjusted: bool) -> str:
+    correction = "Benjamini–Hochberg" if adjusted else "raw p-values, not corrected for their number"
+    return f"Significance: {correction}."
+
+
+def _by_model(marks: pd.DataFrame, models: list[str], terms: list[str], labels: list[str]) -> alt.ConcatChart:
+    """Return a panel a model, fewer of them side by side where many layers need the width."""
+    side = marks["term"].map({term: at - (len(terms) - 1) / 2 for at, term in enumerate(terms)}).astype(float)
+    marks = marks.assign(x=marks["depth"] + side * 0.6 / (len(terms) * marks["n_layers"]))
+    columns_drawn = ["model", "layer", "depth", "term", *_NUMBERS, "n", "x", "n_layers", "p", "judged"]
+    scale = value_scale(marks[["conf_low", "conf_high"]])
+    n_layers = int(marks["n_layers"].max())
+    columns = min(len(models), 3 if n_layers <= 12 else 2 if n_layers <= 24 else 1)
+    width = (WIDTH - 20 * (columns - 1)) // columns
+    height = 280 if len(models) == 1 else {1: 130, 2: 220, 3: 200}[columns]
+    panels = []
+    for at, model in enumerate(models):
+        part = marks[marks["model"] == model]
+        title = panel_title(model, sample_size(part, layers=True), width=width)
+        panel = _panel(
+            part[columns_drawn],
+            terms,
+            labels,
+            scale,
+            leftmost=at % columns == 0,
+            lowest=at + columns >= len(models),
+        )
+        panels.append(panel.properties(title=title, width=width, height=height))
+    return alt.concat(*panels, columns=columns, spacing=20).resolve_scale(
+        color="shared", shape="shared", fill="shared", stroke="shared"
+    )
 
 
 def _panel(
@@ -175,17 +213,9 @@ def _panel(
 ) -> ChartType:
     """Return one model's panel: relative depth below, layers above."""
     n_layers = int(marks["n_layers"].max())
-    depths = alt.Axis(
-        values=[0, 0.25, 0.5, 0.75, 1],
-        format=".2~f",
-        grid=False,
-        labelFlush=False,
-        title="relative depth" if lowest else None,
-    )
-    ticks = layer_ticks(0, n_layers - 1)
     layers = alt.Axis(
         orient="top",
-        values=[(layer + 0.5) / n_layers for layer in ticks],
+        values=[(layer + 0.5) / n_layers for layer in layer_ticks(0, n_layers - 1)],
         labelExpr=f"'L' + round(datum.value * {n_layers} - 0.5)",
         title=None,
         grid=False,
@@ -194,9 +224,10 @@ def _panel(
         labelSeparation=5,
         labelColor=PALE_INK,
     )
-    place = alt.Scale(domain=[0, 1], nice=False)
+    x = depth_x("x", title="relative depth" if lowest else None)
+    x_top, x_bare = (alt.X("x:Q", scale=ALL_DEPTHS, axis=axis) for axis in (layers, None))
     units = "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
-    y = alt.Y("estimate:Q", title=f"beta ({units})" if leftmost else None, scale=scale)
+    title = f"beta ({units})" if leftmost else None
     color = alt.Color(
         "term:N",
         title="term",
@@ -204,70 +235,32 @@ def _panel(
         scale=alt.Scale(domain=terms, range=list(OKABE_ITO[: len(terms)])),
         legend=alt.Legend(symbolType="circle", symbolOpacity=1, symbolSize=70),
     )
-    tooltip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("depth:Q", title="relative depth", format=".3f"),
-        alt.Tooltip("term:N"),
-        alt.Tooltip("estimate:Q", title="beta", format=".4f"),
-        alt.Tooltip("conf_low:Q", title="interval from", format=".4f"),
-        alt.Tooltip("conf_high:Q", title="to", format=".4f"),
-        alt.Tooltip("p:Q", title=labels[0].split(" <")[0], format=".2~g"),
-        alt.Tooltip("n:Q", format=","),
-    ]
-    size = 46 if n_layers <= 12 else 30 if n_layers <= 24 else 22
-    base = alt.Chart(marks).encode(y=y, color=color)
-    bars = base.encode(y=alt.Y("conf_low:Q", scale=scale), y2="conf_high")
-    x, x_top, x_bare = (alt.X("x:Q", scale=place, axis=axis) for axis in (depths, layers, None))
-    is_significant, is_not = (alt.FieldEqualPredicate(field="judged", equal=label) for label in labels)
-    return alt.layer(
-        alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
-        base.mark_line(strokeWidth=1, opacity=0.35).encode(x=x),
-        bars.mark_rule(strokeWidth=1.5, opacity=0.8).encode(x=x_top),
-        base.transform_filter(is_significant)
-        .mark_point(filled=True, shape="circle", size=size, opacity=1)
-        .encode(x=x_bare, tooltip=tooltip),
-        base.transform_filter(is_not)
-        .mark_point(filled=False, fill="white", shape="cross", size=1.5 * size, strokeWidth=1.3, opacity=1)
-        .encode(x=x_bare, tooltip=tooltip),
-        p_legend(labels, "significance"),
-    ).resolve_axis(x="independent")
-
-
-def _columns(n_models: int, n_layers: int) -> int:
-    """Return how many panels stand side by side: fewer where many layers need the width."""
-    return min(n_models, 3 if n_layers <= 12 else 2 if n_layers <= 24 else 1)
-
-
-def _range(marks: pd.DataFrame) -> list[float]:
-    low, high = min(marks["conf_low"].min(), 0.0), max(marks["conf_high"].max(), 0.0)
-    room = 0.04 * (high - low) or 0.5
-    return [round(float(low - room), 4), round(float(high + room), 4)]
-
-
-def _n(shown: pd.DataFrame) -> str:
-    low, high = int(shown["n"].min()), int(shown["n"].max())
-    n = f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
-    return ", ".join(
-        [n, count(int(shown["n_docs"].max()), "document"), count(shown["layer"].nunique(), "layer")]
+    shown = tooltips(
+        *("model:N", "layer:Q", ("depth:Q", "relative depth", ".3f"), "term:N", *BETA),
+        *(("p:Q", labels[0].split(" <")[0], ".2~g"), ("n:Q", "", ",")),
     )
 
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=title if field == "estimate" else alt.Undefined, scale=scale)
 
-def _caption(shown: pd.DataFrame, adjusted: bool, meaning: str, without: list[str]) -> list[str]:
-    judged = "Benjamini–Hochberg" if adjusted else "raw p-values, not corrected for their number"
-    return [
-        f"Bars: {_level(shown)}confidence intervals (cov_type {', '.join(distinct(shown['cov_type']))}). "
-        f"Significance: {judged}. n: tokens a layer.",
-        *([f"The formula has interactions: a lag's coefficient is that {meaning}."] if meaning else []),
-        *([f"Without {', '.join(without)}, which has no such term."] if without else []),
-    ]
-
-
-def _level(shown: pd.DataFrame) -> str:
-    """Return the level of the intervals, "95% ", which the frame's t statistics imply; nothing if it varies."""
-    half_widths = (shown["conf_high"] - shown["conf_low"]) / 2 / shown["std_error"]
-    levels = np.unique((2 * stdtr(shown["df"], half_widths) - 1).to_numpy(dtype="float64").round(4))
-    return f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+    base = alt.Chart(marks).encode(x=x, color=color)
+    points = judged_marks(
+        base.encode(x=x_bare, y=y("estimate"), tooltip=shown),
+        labels,
+        size=46 if n_layers <= 12 else 30 if n_layers <= 24 else 22,
+        hollow={"filled": False},
+    )
+    return alt.layer(
+        *estimate_layers(
+            base,
+            y,
+            line={"strokeWidth": 1, "opacity": 0.35},
+            bars={"strokeWidth": 1.5, "opacity": 0.8},
+            x_of_bars=x_top,
+            points=points,
+        ),
+        p_legend(labels, "significance"),
+    ).resolve_axis(x="independent")
 
 
 def _description(marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str]) -> str:

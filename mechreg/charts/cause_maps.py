@@ -7,22 +7,14 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, few_models, frame_of, one_hook
+from mechreg.charts.depth import tooltips
+from mechreg.charts.rows import count, few, frame_of, require_one_row, rows_of_hook
 from mechreg.charts.theme import GRID, INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, NumericalError, require
+from mechreg.schema import require
 
 _PAIRS = (
-    *(
-        "model",
-        "hook",
-        "layer",
-        "later_layer",
-        "n_layers",
-        "coefficient",
-        "coefficient_low",
-        "coefficient_high",
-    ),
-    *("n", "effect", "effect_low", "effect_high", "n_edits", "n_docs"),
+    *("model", "hook", "layer", "later_layer", "n_layers", "n", "n_edits", "n_docs"),
+    *("coefficient", "coefficient_low", "coefficient_high", "effect", "effect_low", "effect_high"),
 )
 _LABELLED = 8  # layers; numbers in more cells than these cannot be read
 _MAPS = {
@@ -66,41 +58,30 @@ def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> Cha
     >>> plot_cause_maps(pairs).to_dict()["title"]["text"]
     'Regression and cause between layers of attn_out, token t−1 to t'
     """
+    who = "plot_cause_maps"
     if agreement is None and not hasattr(pairs, "columns"):
         agreement = getattr(pairs, "agreement", None)
     elif agreement is not None:
-        agreement = frame_of(agreement, "agreement", who="plot_cause_maps")
-    pairs = frame_of(pairs, "pairs", who="plot_cause_maps")
-    require(pairs, _PAIRS, who="plot_cause_maps")
+        agreement = frame_of(agreement, "agreement", who=who)
+    pairs = frame_of(pairs, "pairs", who=who)
+    require(pairs, _PAIRS, who=who)
     pairs = pairs.reset_index(drop=True)
-    depth = (pairs["layer"] + 0.5) / pairs["n_layers"]
-    shown, hook = one_hook(pairs.assign(depth=depth), None, who="plot_cause_maps")
-    models = few_models(shown, who="plot_cause_maps")
-    twice = shown.duplicated(["model", "layer", "later_layer"])
-    if twice.any():
-        raise InputError(
-            "plot_cause_maps needs one row for each model and pair of layers; there are two for one."
-        )
-    numbers = shown[["coefficient", "effect"]].to_numpy(dtype="float64", na_value=np.nan)
-    if not np.isfinite(numbers).all():
-        raise NumericalError(
-            "plot_cause_maps needs finite coefficients and effects; some are NaN or infinite."
-        )
+    pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"])
+    shown, hook = rows_of_hook(pairs, None, who=who)
+    models = few(shown["model"], who=who)
+    require_one_row(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
     width = (WIDTH - 110) // 2
     rows = []
     for model in models:
         part = shown[shown["model"] == model]
+        first = part.iloc[0]
         detail = (
-            f"n = {part['n'].iloc[0]:,} tokens (regression), {part['n_edits'].iloc[0]:,} (cause); "
-            f"{count(int(part['n_docs'].iloc[0]), 'document')}{_told(agreement, model)}"
+            f"n = {first['n']:,} tokens (regression), {first['n_edits']:,} (cause); "
+            f"{count(int(first['n_docs']), 'document')}{_rank_correlation(agreement, model)}"
         )
-        cells = _cells(part)
+        cells, title = _cells(part), panel_title(model, detail, width=WIDTH)
         maps = [_map(cells, name, width, lowest=model == models[-1]) for name in _MAPS]
-        rows.append(
-            alt.hconcat(*maps, spacing=36, title=panel_title(model, detail, width=WIDTH)).resolve_scale(
-                color="independent"
-            )
-        )
+        rows.append(alt.hconcat(*maps, spacing=36, title=title).resolve_scale(color="independent"))
     caption = (
         "Cells: log norm per log norm, intervals from t(G − 1) over documents; × marks an interval that holds 0. "
         "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t."
@@ -109,7 +90,7 @@ def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> Cha
         *rows,
         spacing=20,
         title=figure_title(f"Regression and cause between layers of {hook}, token t−1 to t", [caption]),
-        description=_map_description(shown, hook),
+        description=_description(shown, hook),
     )
 
 
@@ -133,33 +114,21 @@ def _map(cells: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartTy
     n_layers = int(cells["layer"].max()) + 1
     most = float(cells[name].abs().max()) or 1.0
     ticks = layer_ticks(0, n_layers - 1)
-    axis: dict[str, Any] = {"values": ticks, "labelAngle": 0, "ticks": False, "domain": False, "grid": False}
-    x = alt.X(
-        "layer:O",
-        title="layer k, token t−1" if lowest else None,
-        axis=alt.Axis(**axis),
-        scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
-    )
-    y = alt.Y(
-        "later_layer:O",
-        title="layer l, token t" if name == "coefficient" else None,
-        axis=alt.Axis(**axis),
-        sort="descending",
-        scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
-    )
+    axis = alt.Axis(values=ticks, labelAngle=0, ticks=False, domain=False, grid=False)
+    place = alt.Scale(paddingInner=0.03, paddingOuter=0)
+    x = alt.X("layer:O", title="layer k, token t−1" if lowest else None, axis=axis, scale=place)
+    title = "layer l, token t" if name == "coefficient" else None
+    y = alt.Y("later_layer:O", title=title, axis=axis, sort="descending", scale=place)
     color = alt.Color(
         f"{name}:Q",
         title=None,
         scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
         legend=alt.Legend(gradientLength=120, gradientThickness=10, format=".2~g", tickCount=5),
     )
-    tooltip = [
-        alt.Tooltip("layer:O", title="layer k, t−1"),
-        alt.Tooltip("later_layer:O", title="layer l, t"),
-        alt.Tooltip(f"{name}:Q", format=".4~g"),
-        alt.Tooltip(f"{name}_low:Q", title="interval from", format=".4~g"),
-        alt.Tooltip(f"{name}_high:Q", title="to", format=".4~g"),
-    ]
+    tooltip = tooltips(
+        *(("layer:O", "layer k, t−1", ""), ("later_layer:O", "layer l, t", ""), (f"{name}:Q", "", ".4~g")),
+        *((f"{name}_low:Q", "interval from", ".4~g"), (f"{name}_high:Q", "to", ".4~g")),
+    )
     base = alt.Chart(cells).encode(x=x, y=y)
     coloured = base.transform_filter("!datum.no_path") if name == "effect" else base
     layers = [coloured.mark_rect().encode(color=color, tooltip=tooltip)]
@@ -185,20 +154,20 @@ def _short(value: float) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _told(agreement: pd.DataFrame | None, model: str) -> str:
+def _rank_correlation(agreement: pd.DataFrame | None, model: str) -> str:
     if agreement is None:
         return ""
     require(agreement, ("model", "spearman", "conf_low", "conf_high", "n_pairs"), who="plot_cause_maps")
-    found = agreement[agreement["model"] == model]
-    if len(found) != 1 or not np.isfinite(found["spearman"].iloc[0]):
+    rows = agreement[agreement["model"] == model]
+    if len(rows) != 1 or not np.isfinite(rows["spearman"].iloc[0]):
         return ""
-    row = found.iloc[0]
+    row = rows.iloc[0]
     interval = f" ({row['conf_low']:.2f} to {row['conf_high']:.2f})" if np.isfinite(row["conf_low"]) else ""
-    told = f"{row['spearman']:.2f}{interval}".replace("-", "−")
-    return f". Rank correlation over {row['n_pairs']} pairs k < l: {told}"
+    number = f"{row['spearman']:.2f}{interval}".replace("-", "−")
+    return f". Rank correlation over {row['n_pairs']} pairs k < l: {number}"
 
 
-def _map_description(shown: pd.DataFrame, hook: str) -> str:
+def _description(shown: pd.DataFrame, hook: str) -> str:
     sentences = [
         f"Two heat maps a model of all pairs of layers of {hook}: lag coefficient across layers, and the effect of "
         "scaling."

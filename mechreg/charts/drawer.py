@@ -32,23 +32,23 @@ def answer(request: dict[str, Any]) -> str:
 def main() -> None:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    # Vega says on stderr what went wrong while a chart ran, and gives back the part that was drawn by then.
-    said = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
-    os.dup2(said.fileno(), 2)
-    os.dup2(said.fileno(), 1)
+    # Vega reports on stderr what went wrong while a chart ran, and returns the part that was drawn by then.
+    messages = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
+    os.dup2(messages.fileno(), 2)
+    os.dup2(messages.fileno(), 1)
     sys.path[:] = json.loads(sys.stdin.readline())
     for line in sys.stdin:
-        said.seek(0)
-        said.truncate()
+        messages.seek(0)
+        messages.truncate()
         try:
-            made: dict[str, Any] = {"value": answer(json.loads(line))}
+            reply: dict[str, Any] = {"value": answer(json.loads(line))}
         except Exception as error:
-            made = {"error": str(error) or type(error).__name__}
-        said.seek(0)
-        complaint = _COMPLAINT.search(said.read().decode("utf-8", "replace"))
-        if complaint and "error" not in made:
-            made = {"error": complaint[1]}
-        print(json.dumps(made), file=answers, flush=True)
+            reply = {"error": str(error) or type(error).__name__}
+        messages.seek(0)
+        complaint = _COMPLAINT.search(messages.read().decode("utf-8", "replace"))
+        if complaint and "error" not in reply:
+            reply = {"error": complaint[1]}
+        print(json.dumps(reply), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Drawing in a process of its own: its death is an error here, and what Vega says while it draws is heard."""
+"""Charts are drawn in a process of their own: if it dies, that is an error here, and Vega's complaints are read."""
 
 import atexit
 import contextlib
@@ -45,28 +45,21 @@ class _Drawer:
         process.stdin.flush()
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to one request.
-
-        Raises
-        ------
-        InputError
-            The process could not be started, or ended before it answered.
-        """
+        """Return the answer to one request; an InputError if the process did not start, or ended before it."""
         with self.lock:
             try:
                 process = self.running()
                 self.send(process, request)
                 assert process.stdout is not None
                 line = process.stdout.readline()
+                reason = ""
             except OSError as error:
-                line, said = "", f" ({error.strerror})"
-            else:
-                said = ""
+                line, reason = "", str(error.strerror)
             if line.endswith("\n"):
                 return dict(json.loads(line))
             code = self.stop()
         raise InputError(
-            f"The process that draws charts ended early{said or f' (exit code {code})'}; it needs memory and "
+            f"The process that draws charts ended early ({reason or f'exit code {code}'}); it needs memory and "
             "a place for temporary files. Make room, then draw again."
         )
 
@@ -94,8 +87,6 @@ def drawn(what: str, **request: Any) -> str:
     ------
     ValueError
         Vega says that the chart is wrong, before or while it draws it.
-    InputError
-        The drawing process ended.
 
     Examples
     --------

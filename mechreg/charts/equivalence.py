@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, frame_of
+from mechreg.charts.depth import tooltips
+from mechreg.charts.rows import count, distinct, few, frame_of
 from mechreg.charts.theme import DEPTH_SCALE, OKABE_ITO, PALE_INK, WIDTH, figure_title
-from mechreg.charts.universality import broken, few_of, one_comparison
+from mechreg.charts.universality import broken, one_comparison
 from mechreg.schema import InputError, require
 
 _STATES = {"equivalent": OKABE_ITO[0], "undecided": PALE_INK, "beyond the margin": OKABE_ITO[1]}
@@ -56,17 +57,40 @@ def plot_equivalence(equivalence: Any) -> ChartType:
     if not len(equivalence):
         raise InputError(f"{who} has no rows: no margin was given. Use compare_profiles(..., margin=0.1).")
     hook, term, level, docs = one_comparison(equivalence, numbers, who=who)
-    few_of(list(dict.fromkeys([*equivalence["model_a"], *equivalence["model_b"]])), who=who)
+    few([*equivalence["model_a"], *equivalence["model_b"]], who=who)
     if equivalence["margin"].nunique() > 1:
         raise InputError(f"{who} draws one margin; the frame has {sorted(equivalence['margin'].unique())}.")
     margin = float(equivalence["margin"].iloc[0])
     marks, pairs, height = _forest(equivalence, numbers)
+    caption = [
+        f"Filled: equivalent at that depth (two one-sided tests, p < {round((1 - level) / 2, 4):g}).",
+        f"Thick bars: {level:.0%} intervals; thin: for all depths of a pair at once. "
+        f"Right: the pair at all depths. {count(docs, 'document')}.",
+    ]
+    words = [f"Differences of {term} for {hook} between pairs of models, by relative depth."]
+    for pair in pairs.itertuples():
+        name = str(pair.pair).replace("\n", " ")
+        words.append(f"{name}: the largest is {pair.largest:.3f}; {pair.state}.")
+    return alt.layer(*_forest_layers(marks, pairs, height, margin, term, numbers)).properties(
+        width=WIDTH - 220,
+        height=height,
+        title=figure_title(f"Differences of {term} for {hook} against a margin of ±{margin:g}", caption),
+        description=" ".join(words),
+    )
 
+
+def _forest_layers(
+    marks: pd.DataFrame, pairs: pd.DataFrame, height: int, margin: float, term: str, numbers: tuple[str, ...]
+) -> list[alt.Chart]:
+    """Return the margin, both intervals and the mark of every row, and the words beside the pairs."""
     far = 1.05 * max(float(marks[["sim_low", "sim_high"]].abs().to_numpy().max()), 1.25 * margin)
     scale = alt.Scale(domain=[round(-far, 4), round(far, 4)], nice=False)
 
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", scale=scale, title=f"difference of {term}", axis=alt.Axis(tickCount=6))
+
+    def vertical(*edges: dict[str, Any], **look: Any) -> alt.Chart:
+        return alt.Chart(alt.Data(values=list(edges))).mark_rule(color=PALE_INK, **look).encode(x=x("edge"))
 
     down = alt.Scale(domain=[0, height], reverse=True, nice=False)
     y, y_top = (alt.Y(f"{field}:Q", scale=down, axis=None) for field in ("y", "top"))
@@ -81,27 +105,25 @@ def plot_equivalence(equivalence: Any) -> ChartType:
         gradientOpacity=1,
     )
     base = alt.Chart(marks).encode(y=y, color=alt.Color("depth:Q", scale=DEPTH_SCALE, legend=legend))
-    tooltip = [alt.Tooltip("pair:N"), alt.Tooltip("depth:Q", title="relative depth", format=".3f")]
-    tooltip += [alt.Tooltip(f"{name}:Q", format=".4f") for name in numbers if name != "margin"]
     row = float(marks["row"].iloc[0])
-    points = base.mark_point(size=8 if row < 5 else 26 if row < 9 else 40, opacity=1, strokeWidth=1.2).encode(
-        x=x("estimate"), tooltip=tooltip
+    shown = tooltips(
+        *("pair:N", ("depth:Q", "relative depth", ".3f")),
+        *[(f"{name}:Q", "", ".4f") for name in numbers if name != "margin"],
     )
+    points = base.mark_point(size=8 if row < 5 else 26 if row < 9 else 40, opacity=1, strokeWidth=1.2).encode(
+        x=x("estimate"), tooltip=shown
+    )
+    fill = alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None)
     labels = alt.Chart(pairs).encode(y=y)
     allowed = alt.Chart(alt.Data(values=[{"edge": -margin, "other": margin}]))
-    edges = alt.Chart(alt.Data(values=[{"edge": edge} for edge in (-margin, margin)]))
-    return alt.layer(
+    return [
         allowed.mark_rect(color=OKABE_ITO[5], opacity=0.18).encode(x=x("edge"), x2="other"),
-        edges.mark_rule(color=PALE_INK).encode(x=x("edge")),
-        alt.Chart(alt.Data(values=[{"edge": 0}]))
-        .mark_rule(color=PALE_INK, strokeDash=[4, 3])
-        .encode(x=x("edge")),
+        vertical({"edge": -margin}, {"edge": margin}),
+        vertical({"edge": 0}, strokeDash=[4, 3]),
         alt.Chart(pairs.iloc[1:]).mark_rule(color="#cccccc").encode(y=y_top),
         base.mark_rule(strokeWidth=0.8 if row > 4 else 0.4).encode(x=x("sim_low"), x2="sim_high"),
         base.mark_rule(strokeWidth=min(3.0, max(1.2, row - 2))).encode(x=x("conf_low"), x2="conf_high"),
-        points.transform_filter("datum.equivalent").encode(
-            fill=alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None)
-        ),
+        points.transform_filter("datum.equivalent").encode(fill=fill),
         points.transform_filter("!datum.equivalent").encode(fill=alt.value("white")),
         labels.mark_text(align="right", dx=-8, lineBreak="\n").encode(x=alt.value(0), text="pair:N"),
         *[
@@ -110,25 +132,7 @@ def plot_equivalence(equivalence: Any) -> ChartType:
             .encode(x=alt.value("width"), text="state:N")
             for state, color in _STATES.items()
         ],
-    ).properties(
-        width=WIDTH - 220,
-        height=height,
-        title=figure_title(
-            f"Differences of {term} for {hook} against a margin of ±{margin:g}",
-            [
-                f"Filled: equivalent at that depth (two one-sided tests, p < {round((1 - level) / 2, 4):g}).",
-                f"Thick bars: {level:.0%} intervals; thin: for all depths of a pair at once. "
-                f"Right: the pair at all depths. {count(docs, 'document')}.",
-            ],
-        ),
-        description=" ".join(
-            [f"Differences of {term} for {hook} between pairs of models, by relative depth."]
-            + [
-                f"{pair.pair}: the largest is {pair.largest:.3f}; {pair.state}.".replace("\n", " ")
-                for pair in pairs.itertuples()
-            ]
-        ),
-    )
+    ]
 
 
 def _forest(equivalence: pd.DataFrame, numbers: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame, int]:

@@ -8,20 +8,22 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, few_models, names_of, one_hook
-from mechreg.charts.theme import (
-    DEPTH_LEGEND,
-    DEPTH_SCALE,
-    INK,
-    PALE_INK,
-    WIDTH,
-    figure_title,
-    panel_title,
+from mechreg.charts.depth import tooltips
+from mechreg.charts.rows import (
+    count,
+    distinct,
+    few,
+    frame_of,
+    names_of,
+    one_value,
+    require_one_row,
+    rows_of_hook,
 )
-from mechreg.schema import InputError, NumericalError, among, did_you_mean, require
+from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, PALE_INK, WIDTH, figure_title, panel_title
+from mechreg.schema import InputError, require
 
 _EFFECTS = (
-    *("model", "hook", "layer", "depth", "edit", "dose", "control", "measure", "measured_layer", "offset"),
+    *("edit", "dose", "control", "measure", "measured_layer", "offset"),
     *("estimate", "conf_low", "conf_high", "n", "n_docs"),
 )
 _MEASURES = {
@@ -42,7 +44,7 @@ _CROWDED = 12  # layers; the bars of more hide each other
 
 
 def plot_dose_response(
-    effects: pd.DataFrame,
+    effects: Any,
     *,
     hook: str | None = None,
     edit: str | None = None,
@@ -87,52 +89,46 @@ def plot_dose_response(
     >>> plot_dose_response(frame).to_dict()["title"]["text"]
     'attn_out scaled: effects by dose and layer'
     """
-    require(effects, _EFFECTS, who="plot_dose_response")
+    who = "plot_dose_response"
+    effects = frame_of(effects, "effects", who=who)
+    require(effects, ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
-    shown, hook = one_hook(effects, hook, who="plot_dose_response")
-    edit = _one(shown, "edit", edit)
-    shown = shown[(shown["edit"] == edit) & (shown["offset"] == -1)]
-    controls = [name for name in distinct(shown["control"]) if name != "none"]
-    if control is not None or controls:
-        control = _one(shown[shown["control"] != "none"], "control", control)
+    shown, hook = rows_of_hook(effects, hook, _EFFECTS, who=who)
+    shown, edit = one_value(shown, "edit", edit, who=who)
+    shown = shown[shown["offset"] == -1]
+    controls = shown[shown["control"] != "none"]
+    if control is not None or len(controls):
+        _, control = one_value(controls, "control", control, who=who)
     shown = shown[shown["control"].isin(["none", control])]
-    models = few_models(shown, who="plot_dose_response")
+    models = few(shown["model"], who=who)
     measures = _measures(shown, measures)
     marks = _dose_marks(shown, measures, control)
-    _require_drawable(marks)
+    if marks["dose"].nunique() < 2:
+        raise InputError(
+            f"{who} needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
+        )
+    require_one_row(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
     columns = 2 if len(models) == 1 else len(measures)
     columns = min(columns, len(measures))
     width = (WIDTH - 60 * (columns - 1)) // columns
     scales = {name: _scale(marks[marks["measure"] == name]) for name in measures}
-    panels = [
-        _dose_panel(marks[(marks["model"] == model) & (marks["measure"] == name)], name, edit, scales[name])
-        .properties(width=width, height=190 if len(models) == 1 else 130)
-        .properties(**({"title": panel_title(model, _n(marks, model), width=width)} if at == 0 else {}))
-        for model in models
-        for at, name in enumerate(measures)
-    ]
+    panels = []
+    for model in models:
+        of_model = marks[marks["model"] == model]
+        for name in measures:
+            panel = _dose_panel(of_model[of_model["measure"] == name], name, edit, scales[name])
+            panel = panel.properties(width=width, height=190 if len(models) == 1 else 130)
+            if name == measures[0]:
+                panel = panel.properties(title=panel_title(model, _sample_size(of_model), width=width))
+            panels.append(panel)
     done = _DOSES.get(edit, ("dose", None, edit))[2]
     return alt.concat(
         *panels,
         columns=columns,
         spacing=24,
-        title=figure_title(f"{hook} {done}: effects by dose and layer", _dose_caption(marks)),
-        description=_dose_description(marks, measures, hook, done),
+        title=figure_title(f"{hook} {done}: effects by dose and layer", _caption(marks)),
+        description=_description(marks, hook, done),
     ).resolve_scale(color="shared", stroke="independent", strokeDash="shared")
-
-
-def _one(shown: pd.DataFrame, column: str, wanted: str | None) -> str:
-    have = distinct(shown[column])
-    if wanted is None and len(have) != 1:
-        raise InputError(
-            f"plot_dose_response shows one {column} at a time; the frame has {have}. Choose with {column}=."
-        )
-    if wanted is not None and not among(wanted, have):
-        raise InputError(
-            f"plot_dose_response has no rows of the {column} {wanted!r}; the frame has {have}."
-            f"{did_you_mean(wanted, have)}"
-        )
-    return have[0] if wanted is None else wanted
 
 
 def _measures(shown: pd.DataFrame, measures: Sequence[str] | None) -> list[str]:
@@ -161,19 +157,6 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
     names = {"none": _ITSELF, control: f"control: {str(control).replace('_', ' ')}"}
     kind = shown["control"].map(names).astype("str")
     return shown.assign(x=x, kind=kind).loc[is_shown, [*keep, "x", "kind"]]
-
-
-def _require_drawable(marks: pd.DataFrame) -> None:
-    if marks["dose"].nunique() < 2:
-        raise InputError(
-            "plot_dose_response needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
-        )
-    if marks.duplicated(["model", "layer", "dose", "measure", "kind"]).any():
-        raise InputError(
-            "plot_dose_response needs one row for each mark; were the effects of two runs concatenated?"
-        )
-    if not np.isfinite(marks["estimate"].to_numpy(dtype="float64", na_value=np.nan)).all():
-        raise NumericalError("plot_dose_response needs finite estimates; some are NaN or infinite.")
 
 
 def _scale(marks: pd.DataFrame) -> alt.Scale:
@@ -205,15 +188,10 @@ def _dose_panel(marks: pd.DataFrame, measure: str, edit: str, scale: alt.Scale) 
         scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)]),
         legend=alt.Legend(symbolStrokeColor=INK, symbolSize=220) if len(kinds) > 1 else None,
     )
-    tooltip = [
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("dose:Q", format=".3~g"),
-        alt.Tooltip("kind:N", title="run"),
-        alt.Tooltip("estimate:Q", format=".4~g"),
-        alt.Tooltip("conf_low:Q", title="interval from", format=".4~g"),
-        alt.Tooltip("conf_high:Q", title="to", format=".4~g"),
-        alt.Tooltip("n:Q", title="tokens", format=","),
-    ]
+    tooltip = tooltips(
+        *("layer:Q", ("dose:Q", "", ".3~g"), ("kind:N", "run", ""), ("estimate:Q", "", ".4~g")),
+        *(("conf_low:Q", "interval from", ".4~g"), ("conf_high:Q", "to", ".4~g"), ("n:Q", "tokens", ",")),
+    )
     base = alt.Chart(marks).encode(x=x, y=y)
     bars = base.mark_rule(strokeWidth=1.3, opacity=0.6).encode(
         y=alt.Y("conf_low:Q", scale=scale), y2="conf_high", stroke=stroke
@@ -234,22 +212,22 @@ def _dose_panel(marks: pd.DataFrame, measure: str, edit: str, scale: alt.Scale) 
     )
 
 
-def _n(marks: pd.DataFrame, model: str) -> str:
-    part = marks[marks["model"] == model]
+def _sample_size(part: pd.DataFrame) -> str:
     docs = count(int(part["n_docs"].max()), "document")
     return f"{int(part['n'].max()):,} tokens, {docs}, {count(part['layer'].nunique(), 'layer')} edited one by one"
 
 
-def _dose_caption(marks: pd.DataFrame) -> list[str]:
+def _caption(marks: pd.DataFrame) -> list[str]:
     dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
     same = " of the same size" if "control: random direction" in dashed else ""
-    told = [f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]
     crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
-    bars = "Intervals, which would hide each other, are in the frame." if crowded else ""
-    return [" ".join([bars or "Bars: confidence intervals of the mean over documents.", *told])]
+    hidden = "Intervals, which would hide each other, are in the frame."
+    bars = hidden if crowded else "Bars: confidence intervals of the mean over documents."
+    controls = [f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]
+    return [" ".join([bars, *controls])]
 
 
-def _dose_description(marks: pd.DataFrame, measures: list[str], hook: str, done: str) -> str:
+def _description(marks: pd.DataFrame, hook: str, done: str) -> str:
     sentences = [f"Effects of {hook} {done}, by dose, a line an edited layer."]
     for (model, measure), rows in marks[marks["kind"] == _ITSELF].groupby(
         ["model", "measure"], sort=False, observed=True

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
+from mechreg.charts.depth import BETA, tooltips
 from mechreg.charts.rows import distinct
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, layer_ticks
 from mechreg.charts.tokens import ABOVE, BELOW, LINE_HEIGHT, NEUTRAL, token_layer
@@ -58,13 +59,7 @@ def profile_panel(betas: pd.DataFrame, term: str, layers: list[int], pick: alt.P
     y = alt.Y("estimate:Q", title="beta", scale=alt.Scale(zero=True))
     hues = alt.Scale(domain=terms, range=[OKABE_ITO[at] for at in range(len(terms))])
     color = alt.Color("term:N", sort=terms, scale=hues, title="term", legend=alt.Legend(symbolOpacity=1))
-    tooltip = [
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("term:N"),
-        alt.Tooltip("estimate:Q", title="beta", format=".4f"),
-        alt.Tooltip("conf_low:Q", title="interval from", format=".4f"),
-        alt.Tooltip("conf_high:Q", title="to", format=".4f"),
-    ]
+    tooltip = tooltips("layer:Q", "term:N", *BETA)
     columns = alt.Data(
         values=[{"layer": layer, "left": layer - step, "right": layer + step} for layer in layers]
     )
@@ -126,11 +121,7 @@ def scatter_panel(term: str, pick: alt.Parameter) -> ChartType:
         .transform_flatten(["points"])
         .transform_calculate(x="+datum.points", y="+datum.points")
     )
-    tooltip = [
-        alt.Tooltip("tokens:Q", format=","),
-        alt.Tooltip("x:Q", title=f"{term} from", format=".3f"),
-        alt.Tooltip("y:Q", title="log norm from", format=".3f"),
-    ]
+    tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     return alt.layer(
         corners.mark_point(size=0, opacity=0, aria=False).encode(x=x, y=y),
@@ -165,11 +156,7 @@ def histogram_panel(pick: alt.Parameter) -> ChartType:
         .transform_calculate(x="datum.low + datum.at_bar * datum.bar", x2="datum.x + datum.bar")
     )
     x = alt.X("x:Q", title="log norm (natural log)", scale=scale, axis=alt.Axis(tickCount=6, grid=False))
-    tooltip = [
-        alt.Tooltip("bars:Q", title="tokens", format=","),
-        alt.Tooltip("x:Q", title="log norm from", format=".3f"),
-        alt.Tooltip("x2:Q", title="to", format=".3f"),
-    ]
+    tooltip = tooltips(("bars:Q", "tokens", ","), ("x:Q", "log norm from", ".3f"), ("x2:Q", "to", ".3f"))
     median = _chosen(pick)
     return alt.layer(
         bars.mark_rect(color=OKABE_ITO[0], opacity=0.8, aria=False).encode(
@@ -217,13 +204,10 @@ def text_panel(
             log_norm="isValid(datum.norm) ? datum.norm + datum.median : null",
         )
     )
-    tooltip = [
-        alt.Tooltip("shown:N", title="token"),
-        alt.Tooltip("position:Q"),
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("log_norm:Q", title="log norm", format=".3f"),
-        alt.Tooltip("residual:Q", format=".3f"),
-    ]
+    tooltip = tooltips(
+        *(("shown:N", "token", ""), "position:Q", "layer:Q"),
+        *(("log_norm:Q", "log norm", ".3f"), ("residual:Q", "", ".3f")),
+    )
     low, high = (
         alt.expr(f"shade == '{_NORM}' ? {sign * of_norms} : {sign * of_residuals}") for sign in (-1, 1)
     )

@@ -1,4 +1,4 @@
-"""Norms by layer: dots or quantile columns, beside a histogram of every layer."""
+"""Norms by layer: dots or quantile columns, beside a histogram of every layer; or by groups of tokens."""
 
 from typing import Any
 
@@ -8,9 +8,11 @@ import pandas as pd
 from altair.typing import ChartType
 from jaxtyping import Float
 
-from mechreg.charts.rows import count, few_models, frame_of, one_hook
+from mechreg.charts.depth import Tooltip, tooltips
+from mechreg.charts.norms_by_group import norms_by_group
+from mechreg.charts.rows import count, few, frame_of, rows_of_hook
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, layer_ticks, panel_title
-from mechreg.schema import InputError, NumericalError, require
+from mechreg.schema import InputError, NumericalError
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
 MAX_BINS = 100
@@ -23,20 +25,24 @@ _DEPTH = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND)
 _QUANTILES = {"q01": 0.01, "q25": 0.25, "log_norm": 0.5, "q75": 0.75, "q99": 0.99}
 
 
-def plot_norms(norms: Any, *, hook: str | None = None) -> ChartType:
+def plot_norms(norms: Any, *, by: str | None = None, hook: str | None = None) -> ChartType:
     """Return the figure of one hook's norms: log norm by layer, beside a histogram outline of every layer.
 
-    Left, every token is a dot in its layer's column, moved sideways at random so that dots do not hide each
-    other; above 5,000 dots in the figure a column shows quantiles instead (1-99%, 25-75%, median). Right,
-    Freedman-Diaconis histograms. Position 0 is drawn apart, since in many models it is an attention sink with
-    a norm many times the others'. Models are rows of one figure, on the same log norm axes.
+    Left, every token is a dot in its layer's column, moved sideways at random so that dots do not hide each other;
+    above 5,000 dots in the figure a column shows quantiles instead (1-99%, 25-75%, median). Right, Freedman-Diaconis
+    histograms. Position 0 is drawn apart, since in many models it is an attention sink with a norm many times the
+    others'. Models are rows of one figure, on the same log norm axes.
+
+    With ``by``, a row is a group of tokens: a dot is a layer, shaded by depth, at the group's mean log norm less that
+    of all groups in this layer; bars are intervals of the group's mean. Models are panels with the same axes.
 
     Parameters
     ----------
     norms : pandas.DataFrame, or a run
-        What `open_run` gives, or a norm frame: model, hook, layer, depth, doc, position, norm; and, for the tooltips,
-        ``token``.
-        Heads of a per-head hook are pooled, and the caption says so.
+        A norm frame, or what `open_run` gives; its ``token`` and ``head`` go into the tooltips, and heads are pooled.
+        With ``by``, what `group_norms` gives, of all groups.
+    by : str, optional
+        The column of groups, such as "pos".
     hook : str, optional
         Which hook point, where the frame has several.
 
@@ -48,9 +54,10 @@ def plot_norms(norms: Any, *, hook: str | None = None) -> ChartType:
     Raises
     ------
     SchemaError, InputError
-        A missing column, no rows, several hooks and none chosen, more than six models.
+        A missing column, no rows, several hooks and none chosen, more than six models or twenty groups, two rows for
+        one group's mean.
     NumericalError
-        A norm without a logarithm (zero, negative, NaN, infinite).
+        A norm without a logarithm (zero, negative, NaN, infinite), or a mean that is not finite.
 
     Examples
     --------
@@ -60,47 +67,47 @@ def plot_norms(norms: Any, *, hook: str | None = None) -> ChartType:
     'Log norms of attn_out by layer'
     """
     norms = frame_of(norms, "norms", who="plot_norms")
-    require(norms, ("model", "hook", "layer", "depth", "doc", "position", "norm"), who="plot_norms")
-    shown, hook = one_hook(norms, hook, who="plot_norms")
-    models = few_models(shown, who="plot_norms")
+    if by is not None:
+        return norms_by_group(norms, by, hook)
+    shown, hook = rows_of_hook(norms, hook, ("doc", "position", "norm"), who="plot_norms")
+    models = few(shown["model"], who="plot_norms")
     table = _log_norms(shown)
     parts = {model: table[table["model"] == model] for model in models}
     for model, part in parts.items():
         if (part["position"] == 0).all():
             raise InputError(f"plot_norms needs tokens after position 0; {model!r} has none.")
     as_dots = len(table) <= MAX_DOTS
-    bins = max(1, min(MAX_BINS, MAX_OUTLINE_ROWS // sum(part["layer"].nunique() for part in parts.values())))
-    marks = {model: (_dots if as_dots else _quantiles)(part) for model, part in parts.items()}
-    as_steps = max(part["layer"].nunique() for part in parts.values()) <= MAX_STEPPED
-    outlines = {
-        model: _outlines(part[part["position"] != 0], most=bins, as_steps=as_steps)
-        for model, part in parts.items()
-    }
+    n_layers = [part["layer"].nunique() for part in parts.values()]
+    bins = max(1, min(MAX_BINS, MAX_OUTLINE_ROWS // sum(n_layers)))
+    as_steps = max(n_layers) <= MAX_STEPPED
+    marks = [(_dots if as_dots else _quantiles)(part) for part in parts.values()]
+    outlines = [
+        _outlines(part[part["position"] != 0], most=bins, as_steps=as_steps) for part in parts.values()
+    ]
 
     # The same log norm axes in every row, so that models can be compared.
     drawn = ["log_norm"] if as_dots else ["q01", "log_norm", "q99"]
-    y = alt.Scale(domain=_range([frame[drawn] for frame in marks.values()]), nice=True, zero=False)
-    x = alt.Scale(domain=_range([frame[["log_norm"]] for frame in outlines.values()]), nice=False, zero=False)
+    y = alt.Scale(domain=_range([frame[drawn] for frame in marks]), nice=True, zero=False)
+    x = alt.Scale(domain=_range([frame[["log_norm"]] for frame in outlines]), nice=False, zero=False)
     height = 280 if len(models) == 1 else 150
-    rows = [
-        alt.hconcat(
-            (_dot_marks if as_dots else _column_marks)(
-                marks[model], y, lowest=model == models[-1]
-            ).properties(width=_LEFT, height=height),
-            _outline_marks(outlines[model], x, as_steps=as_steps, lowest=model == models[-1]).properties(
-                width=_RIGHT, height=height
-            ),
-            spacing=24,
-            title=panel_title(model, _n(parts[model]), width=WIDTH),
+    rows = []
+    for model, left, right in zip(models, marks, outlines, strict=True):
+        lowest = model == models[-1]
+        columns = (_dot_marks if as_dots else _column_marks)(left, y, lowest=lowest)
+        histograms = _outline_marks(right, x, as_steps=as_steps, lowest=lowest)
+        rows.append(
+            alt.hconcat(
+                columns.properties(width=_LEFT, height=height),
+                histograms.properties(width=_RIGHT, height=height),
+                spacing=24,
+                title=panel_title(model, _sample_size(parts[model]), width=WIDTH),
+            )
         )
-        for model in models
-    ]
+    caption = _caption(table, as_dots=as_dots, as_steps=as_steps, bins=bins)
     return alt.vconcat(
         *rows,
         spacing=20,
-        title=figure_title(
-            f"Log norms of {hook} by layer", _caption(table, as_dots=as_dots, as_steps=as_steps, bins=bins)
-        ),
+        title=figure_title(f"Log norms of {hook} by layer", caption),
         description=_description(parts, hook),
     ).resolve_scale(color="shared", shape="shared", stroke="independent")
 
@@ -189,9 +196,9 @@ def _outlines(later: pd.DataFrame, *, most: int, as_steps: bool) -> pd.DataFrame
 
 
 def _dot_marks(dots: pd.DataFrame, scale: alt.Scale, *, lowest: bool) -> ChartType:
-    told = [name for name in ("layer", "head", "position", "doc", "token") if name in dots]
-    tooltip = [alt.Tooltip(f"{name}:{'N' if name in ('doc', 'token') else 'Q'}", title=name) for name in told]
-    tooltip.append(alt.Tooltip("log_norm:Q", title="log norm", format=".3f"))
+    fields = {"layer": "Q", "head": "Q", "position": "Q", "doc": "N", "token": "N"}
+    shown: list[Tooltip] = [(f"{name}:{kind}", name, "") for name, kind in fields.items() if name in dots]
+    tooltip = tooltips(*shown, ("log_norm:Q", "log norm", ".3f"))
     x, y = _layer_x(dots, lowest=lowest), _log_norm_y("log_norm", scale)
     later = alt.Chart(dots[dots["place"] == _LATER]).mark_point(
         filled=True, size=24 if len(dots) <= 1_000 else 12, opacity=0.7
@@ -203,12 +210,10 @@ def _dot_marks(dots: pd.DataFrame, scale: alt.Scale, *, lowest: bool) -> ChartTy
 
 
 def _column_marks(quantiles: pd.DataFrame, scale: alt.Scale, *, lowest: bool) -> ChartType:
-    tooltip = [
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("place:N", title="at"),
-        alt.Tooltip("n:Q", format=","),
-        *[alt.Tooltip(f"{name}:Q", title=f"{at:.0%}", format=".3f") for name, at in _QUANTILES.items()],
-    ]
+    tooltip = tooltips(
+        *("layer:Q", ("place:N", "at", ""), ("n:Q", "", ",")),
+        *[(f"{name}:Q", f"{at:.0%}", ".3f") for name, at in _QUANTILES.items()],
+    )
     x = _layer_x(quantiles, lowest=lowest)
     later = alt.Chart(
         quantiles[quantiles["place"] == _LATER].assign(
@@ -275,7 +280,7 @@ def _range(frames: list[pd.DataFrame]) -> list[float]:
     return [round(float(low - room), 4), round(float(high + room), 4)]
 
 
-def _n(part: pd.DataFrame) -> str:
+def _sample_size(part: pd.DataFrame) -> str:
     """Return how many tokens, documents and layers a panel shows."""
     n_layers, n_heads = part["layer"].nunique(), part["head"].nunique() if "head" in part else 1
     sizes = part.groupby("layer").size() // n_heads
@@ -305,9 +310,12 @@ def _description(parts: dict[str, pd.DataFrame], hook: str) -> str:
     for model, part in parts.items():
         first = part["position"] == 0
         median = part[~first].groupby("layer")["log_norm"].median()
-        told = f"{model} ({_n(part)}): the median log norm goes from {median.iloc[0]:.2f} in layer {median.index[0]}"
-        told += f" to {median.iloc[-1]:.2f} in layer {median.index[-1]}" if len(median) > 1 else ""
+        sentence = f"{model} ({_sample_size(part)}): the median log norm goes from {median.iloc[0]:.2f} "
+        sentence += f"in layer {median.index[0]}"
+        sentence += f" to {median.iloc[-1]:.2f} in layer {median.index[-1]}" if len(median) > 1 else ""
         if first.any():
-            told += f"; at position 0 the median over all layers is {part[first]['log_norm'].median():.2f}"
-        sentences.append(told + ".")
+            sentence += (
+                f"; at position 0 the median over all layers is {part[first]['log_norm'].median():.2f}"
+            )
+        sentences.append(sentence + ".")
     return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""Which rows of a frame a chart shows: one hook point, a few models, one term, one row a coefficient."""
+"""Which rows of a frame a chart shows, and whether they can be drawn: each chart checks them here, once, at its top."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,18 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import InputError, NumericalError, SchemaError, did_you_mean
+from mechreg.schema import InputError, NumericalError, SchemaError, among, did_you_mean, require
 
 MAX_MODELS = 6
+PLACE = ("model", "hook", "layer", "depth")
 
 
 def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
     """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
-
-    Raises
-    ------
-    SchemaError
-        Neither a frame nor such an object.
 
     Examples
     --------
@@ -36,12 +32,7 @@ def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
 
 
 def names_of(value: Any, *, name: str) -> list[str]:
-    """Return the names that an option has, one or several, each once.
-
-    Raises
-    ------
-    InputError
-        No name, one twice, or what is no name.
+    """Return the names that an option has, one or several, each once; anything else is an InputError.
 
     Examples
     --------
@@ -55,116 +46,71 @@ def names_of(value: Any, *, name: str) -> list[str]:
 
 
 def one_name(value: Any, *, name: str) -> str:
-    """Return the name that an option has.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-
-    Examples
-    --------
-    >>> one_name("pos", name="by")
-    'pos'
-    """
+    """Return the name that an option has; anything else is an InputError."""
     if not isinstance(value, str):
         raise InputError(f"{name} must be one name, a string; got {value!r}.")
     return value
 
 
-def one_hook(frame: pd.DataFrame, hook: str | None, *, who: str) -> tuple[pd.DataFrame, str]:
-    """Return the rows of one hook point and its name: the one asked for, else the only one.
-
-    Raises
-    ------
-    InputError
-        The frame is empty or lacks a model, hook, layer or depth in some row; it has several hooks and none was
-        asked for, or not the one that was.
+def one_value(frame: pd.DataFrame, column: str, wanted: Any, *, who: str) -> tuple[pd.DataFrame, Any]:
+    """Return the rows that have one value in a column, and that value: the one asked for, else the only one.
 
     Examples
     --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": ["z", "attn_out"], "layer": 0, "depth": 0.5})
-    >>> one_hook(frame, "z", who="plot_norms")[1]
+    >>> frame = pd.DataFrame({"hook": ["z", "attn_out"]})
+    >>> one_value(frame, "hook", "z", who="plot_norms")[1]
     'z'
     """
+    have = distinct(frame[column])
+    if wanted is None and len(have) == 1:
+        return frame, have[0]
+    listed = ", ".join(repr(name) if isinstance(name, str) else str(name) for name in have[:8])
+    listed += ", ..." if len(have) > 8 else ""
+    if wanted is None:
+        raise InputError(
+            f"{who} shows one {column} at a time; the frame has {listed}. Choose with {column}=."
+        )
+    if not among(wanted, have):
+        raise InputError(
+            f"{who} has no rows of the {column} {wanted!r}; the frame has {listed}.{did_you_mean(wanted, have)}"
+        )
+    return frame[frame[column] == wanted], wanted
+
+
+def rows_of_hook(
+    frame: pd.DataFrame, hook: str | None, columns: Iterable[str] = (), *, who: str
+) -> tuple[pd.DataFrame, str]:
+    """Return the rows of one hook point and its name, of a frame that has the columns and a place in every row."""
+    require(frame, (*PLACE, *columns), who=who)
     if not len(frame):
         raise InputError(f"{who} needs at least one row; the frame is empty.")
-    for key in ("model", "hook", "layer", "depth"):
+    for key in PLACE:
         if frame[key].isna().any():  # such rows would vanish from the figure without a word
             raise InputError(f"{who} needs a value of {key!r} in every row; some are missing.")
-    hook = None if hook is None else one_name(hook, name="hook")
-    have = distinct(frame["hook"])
-    listed = ", ".join(repr(name) for name in have)
-    if hook is None and len(have) > 1:
-        raise InputError(f"{who} shows one hook at a time; the frame has {listed}. Choose with hook=.")
-    if hook is not None and hook not in have:
-        raise InputError(
-            f"{who} has no rows of the hook {hook!r}; the frame has {listed}.{did_you_mean(hook, have)}"
-        )
-    chosen = have[0] if hook is None else hook
-    return frame[frame["hook"] == chosen], chosen
+    return one_value(frame, "hook", hook, who=who)
 
 
-def few_models(frame: pd.DataFrame, *, who: str) -> list[str]:
-    """Return the models of a frame in its order, at most as many as one figure can show.
-
-    Raises
-    ------
-    InputError
-        There are more.
+def few(values: Iterable[Any], noun: str = "model", *, most: int = MAX_MODELS, who: str) -> list[Any]:
+    """Return the different values in their order, at most as many as one figure can show.
 
     Examples
     --------
-    >>> few_models(pd.DataFrame({"model": ["gpt2-xl", "gpt2", "gpt2"]}), who="plot_betas")
+    >>> few(["gpt2-xl", "gpt2", "gpt2"], who="plot_betas")
     ['gpt2-xl', 'gpt2']
     """
-    models = distinct(frame["model"])
-    if len(models) > MAX_MODELS:
+    have = list(dict.fromkeys(values))
+    if len(have) > most:
         raise InputError(
-            f"{who} shows at most {MAX_MODELS} models in one figure; the frame has {len(models)} "
-            f"({', '.join(models[:3])}, ...). Choose some: frame[frame['model'].isin([...])]."
+            f"{who} shows at most {most} {noun}s in one figure; the frame has {len(have)} "
+            f"({', '.join(map(str, have[:3]))}, ...). Choose some of its rows with isin([...])."
         )
-    return models
-
-
-def of_term(frame: pd.DataFrame, term: str, *, who: str) -> pd.DataFrame:
-    """Return the rows of one term.
-
-    Raises
-    ------
-    InputError
-        There are none; the message has the terms that there are.
-
-    Examples
-    --------
-    >>> len(of_term(pd.DataFrame({"term": ["lag1", "lag2"]}), "lag2", who="plot_nulls"))
-    1
-    """
-    have = distinct(frame["term"])
-    if one_name(term, name="term") not in have:
-        raise InputError(
-            f"{who} has no rows of the term {term!r}; the frame has {have}.{did_you_mean(term, have)}"
-        )
-    return frame[frame["term"] == term]
+    return have
 
 
 def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *, who: str) -> None:
-    """Check that every coefficient has one row, a depth, and finite numbers.
+    """Check that every mark has one row, a depth between 0 and 1, and finite numbers."""
 
-    Raises
-    ------
-    InputError
-        Two rows for one, or a depth that is none.
-    NumericalError
-        A number that is NaN or infinite; the message says where.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"layer": [0, 1], "depth": [0.25, 0.75], "estimate": [0.1, 0.2]})
-    >>> require_one_row(frame, ("layer",), ("estimate",), who="plot_betas")
-    """
-
-    def at(rows: pd.Series) -> str:
+    def first_of(rows: pd.Series) -> str:
         row = frame[rows].iloc[0]
         return ", ".join(f"{key} {row[key]}" for key in keys)
 
@@ -172,7 +118,7 @@ def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[
     if twice.any():
         heads = "head" in frame and frame["head"].nunique() > 1
         raise InputError(
-            f"{who} needs one row for each coefficient; there are two for {at(twice)}. "
+            f"{who} needs one row for each mark; there are two for {first_of(twice)}. "
             + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two tables concatenated?")
         )
     if not frame["depth"].between(0, 1, inclusive="neither").all():
@@ -181,11 +127,11 @@ def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[
     if bad.any():
         raise NumericalError(
             f"{who} needs finite numbers as {', '.join(numbers)}; some are not at "
-            f"{at(pd.Series(bad, frame.index))} ({int(bad.sum())} such rows)."
+            f"{first_of(pd.Series(bad, frame.index))} ({int(bad.sum())} such rows)."
         )
 
 
-def distinct(values: pd.Series) -> list[str]:
+def distinct(values: pd.Series) -> list[Any]:
     """Return the values of a column, in the order of their first row."""
     return list(values.unique())
 
@@ -199,3 +145,17 @@ def count(number: int, noun: str) -> str:
     ('1 document', '12,000 tokens')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def sample_size(rows: pd.DataFrame, *, layers: bool = False) -> str:
+    """Return how many tokens and documents, and if asked for how many layers, some coefficients are of.
+
+    Examples
+    --------
+    >>> sample_size(pd.DataFrame({"n": [90, 94], "n_docs": 3}))
+    'n = 90 to 94, 3 documents'
+    """
+    low, high = int(rows["n"].min()), int(rows["n"].max())
+    parts = [f"n = {low:,}" + (f" to {high:,}" if high > low else "")]
+    parts.append(count(int(rows["n_docs"].max()), "document"))
+    return ", ".join([*parts, count(rows["layer"].nunique(), "layer")] if layers else parts)

@@ -17,7 +17,7 @@ from altair.utils.schemapi import SchemaValidationError
 from mechreg.charts.drawing import drawn
 from mechreg.charts.rows import names_of
 from mechreg.outside import for_page, for_vega
-from mechreg.schema import InputError, require_option
+from mechreg.schema import InputError, require_option, require_whole_number
 
 FORMATS = ("html", "json", "svg", "png", "pdf")
 MAX_ROWS = 20_000
@@ -81,8 +81,7 @@ def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PR
     names = names_of(formats, name="formats")
     for name in names:
         require_option(name, FORMATS, name="formats")
-    if isinstance(ppi, bool) or not isinstance(ppi, int) or not 36 <= ppi <= 1_200:
-        raise InputError(f"ppi must be a whole number from 36 to 1200, such as {PRINT_PPI}; got {ppi!r}.")
+    require_whole_number(ppi, name="ppi", least=36, most=1_200)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
             f"save_chart needs a path without suffix, such as 'figures/betas'; got {str(path)!r}. "
@@ -106,12 +105,7 @@ def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PR
 
 
 def chart_spec(chart: Any) -> dict[str, Any]:
-    """Return a chart as a Vega-Lite specification with its data and theme in it, fit to be drawn.
-
-    Raises
-    ------
-    InputError
-        What is not an Altair chart, is not valid, loads its data, or holds too many rows.
+    """Return a chart as a Vega-Lite specification with its data and theme in it; what cannot be drawn is an InputError.
 
     Examples
     --------
@@ -183,8 +177,7 @@ _START = (
 def _html(spec: dict[str, Any], *, name: str) -> str:
     """Return the page of one chart: Vega and the specification inside, and a policy that allows nothing else.
 
-    The policy names the page's two scripts by hash and forbids every request. Vega's expressions are
-    interpreted (``ast``), not compiled, so that it need not allow eval.
+    Vega's expressions are interpreted (``ast``), not compiled, so that the policy need not allow eval.
     """
     bundle = vega_bundle()
     title = for_page(_title(spec) or name)

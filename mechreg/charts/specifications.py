@@ -2,22 +2,33 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.nulls import COEFFICIENT_KEYS, value_range, zero_line
-from mechreg.charts.rows import count, distinct, few_models, names_of, of_term, one_hook, require_one_row
+from mechreg.charts.depth import BETA, between, estimate_layers, tooltips, value_scale
+from mechreg.charts.rows import (
+    count,
+    distinct,
+    few,
+    frame_of,
+    names_of,
+    one_value,
+    require_one_row,
+    rows_of_hook,
+    sample_size,
+)
 from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, panel_title
 from mechreg.outside import for_vega
-from mechreg.schema import InputError, did_you_mean, require
+from mechreg.schema import InputError, did_you_mean
 
 _SPEC_NUMBERS = ("estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared")
 
 
 def plot_specifications(
-    table: pd.DataFrame,
+    table: Any,
     *,
     hook: str | None = None,
     term: str = "lag1",
@@ -31,7 +42,7 @@ def plot_specifications(
     Parameters
     ----------
     table : pandas.DataFrame
-        What `robustness` gives, or such tables of several models one below the other.
+        What `specification_curve` gives, or such tables of several models one below the other.
     hook : str, optional
         Which hook point, where the frame has several.
     term : str
@@ -59,49 +70,40 @@ def plot_specifications(
     >>> plot_specifications(pd.DataFrame([row])).to_dict()["title"]["text"]
     'lag1 of attn_out under 1 specification'
     """
-    require(
-        table, ("specification", *COEFFICIENT_KEYS, *_SPEC_NUMBERS, "n", "n_docs"), who="plot_specifications"
-    )
-    shown, hook = one_hook(table, hook, who="plot_specifications")
-    shown = of_term(shown, term, who="plot_specifications")
+    who = "plot_specifications"
+    table = frame_of(table, "table", who=who)
+    shown, hook = rows_of_hook(table, hook, ("specification", "term", *_SPEC_NUMBERS, "n", "n_docs"), who=who)
+    shown, _ = one_value(shown, "term", term, who=who)
     have = distinct(shown["specification"])
     names = have if specifications is None else names_of(specifications, name="specifications")
     for name in names:
         if name not in have:
-            hint = did_you_mean(name, have)
             raise InputError(
-                f"plot_specifications finds no specification {name!r}; the table has {have}.{hint}"
+                f"{who} has no rows of the specification {name!r}; the table has {have}.{did_you_mean(name, have)}"
             )
     shown = shown[shown["specification"].isin(names)]
-    models = few_models(shown, who="plot_specifications")
-    require_one_row(shown, ("model", "layer", "specification"), _SPEC_NUMBERS, who="plot_specifications")
+    models = few(shown["model"], who=who)
+    require_one_row(shown, ("model", "layer", "specification"), _SPEC_NUMBERS, who=who)
     marks = _placed(shown, names)
-    scales = {
-        "estimate": alt.Scale(domain=value_range(marks[["conf_low", "conf_high"]]), nice=True, zero=False),
-        "r_squared": alt.Scale(
-            domain=value_range(marks[["r_squared", "held_out_r_squared"]]), nice=True, zero=False
-        ),
-    }
+    betas = value_scale(marks[["conf_low", "conf_high"]], cut_at_zero=True)
+    fits = value_scale(marks[["r_squared", "held_out_r_squared"]], cut_at_zero=True)
     rows = []
     for model in models:
         of_model = marks[marks["model"] == model]
-        n = shown.loc[shown["model"] == model, "n"]
-        detail = f"n = {int(n.min()):,}" + (f" to {int(n.max()):,}" if n.nunique() > 1 else "")
-        detail += f", {count(int(shown.loc[shown['model'] == model, 'n_docs'].max()), 'document')}"
         rows.append(
             alt.vconcat(
-                _estimates(of_model, names, term, scales["estimate"], 200 if len(models) == 1 else 130),
-                _fits(of_model, names, scales["r_squared"], lowest=model == models[-1]),
+                _estimates(of_model, names, term, betas, 200 if len(models) == 1 else 130),
+                _fits(of_model, names, fits, lowest=model == models[-1]),
                 spacing=6,
-                title=panel_title(model, detail, width=WIDTH),
+                title=panel_title(model, sample_size(shown[shown["model"] == model]), width=WIDTH),
             )
         )
     under = count(len(names), "specification")
     return alt.vconcat(
         *rows,
         spacing=16,
-        title=figure_title(f"{term} of {hook} under {under}", _specification_caption(names)),
-        description=_specification_description(marks, names, term, hook),
+        title=figure_title(f"{term} of {hook} under {under}", _caption(names)),
+        description=_description(marks, names, term, hook),
     ).resolve_scale(color="shared", shape="shared")
 
 
@@ -138,33 +140,26 @@ def _separators(names: list[str]) -> alt.Chart:
 
 
 def _estimates(marks: pd.DataFrame, names: list[str], term: str, scale: alt.Scale, height: int) -> ChartType:
-    x = _specification_axis(names, labels=False)
-    y = alt.Y("estimate:Q", title=f"beta of {term}", scale=scale)
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", title=f"beta of {term}", scale=scale)
+
+    base = alt.Chart(marks).encode(x=_specification_axis(names, labels=False), y=y("estimate"))
     color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND)
-    tooltip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("specification:N"),
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("estimate:Q", title="beta", format=".4f"),
-        alt.Tooltip("conf_low:Q", title="interval from", format=".4f"),
-        alt.Tooltip("conf_high:Q", title="to", format=".4f"),
-        alt.Tooltip("baseline:Q", title="beta, baseline", format=".4f"),
-    ]
-    base = alt.Chart(marks).encode(x=x, y=y)
-    one_line = alt.Detail("specification:N")
+    shown = tooltips("model:N", "specification:N", "layer:Q", *BETA, ("baseline:Q", "beta, baseline", ".4f"))
     dense = len(marks) > 150
+    baseline = base.mark_line(color="#999999", strokeWidth=2.5, opacity=0.6).encode(
+        y=y("baseline"), detail=alt.Detail("specification:N")
+    )
+    bars = between(base, y).mark_bar(orient="vertical", size=1 if dense else 1.6).encode(color=color)
+    points = base.mark_point(filled=True, size=12 if dense else 34, opacity=1)
     return alt.layer(
-        *zero_line(scale),
-        _separators(names),
-        base.mark_line(color="#999999", strokeWidth=2.5, opacity=0.6).encode(
-            y=alt.Y("baseline:Q", title=f"beta of {term}", scale=scale), detail=one_line
-        ),
-        base.mark_bar(orient="vertical", size=1 if dense else 1.6).encode(
-            y=alt.Y("conf_low:Q", title=f"beta of {term}", scale=scale), y2="conf_high", color=color
-        ),
-        base.mark_point(filled=True, size=12 if dense else 34, opacity=1).encode(
-            color=color, tooltip=tooltip
-        ),
+        *estimate_layers(
+            base,
+            y,
+            scale=scale,
+            behind=[_separators(names), baseline, bars],
+            points=[points.encode(color=color, tooltip=shown)],
+        )
     ).properties(width=WIDTH, height=height)
 
 
@@ -184,13 +179,9 @@ def _fits(marks: pd.DataFrame, names: list[str], scale: alt.Scale, *, lowest: bo
     shape = alt.Shape(
         "kind:N", scale=alt.Scale(domain=list(kinds.values()), range=["stroke", "circle"]), legend=look
     )
-    tooltip = [
-        alt.Tooltip("model:N"),
-        alt.Tooltip("specification:N"),
-        alt.Tooltip("layer:Q"),
-        alt.Tooltip("kind:N", title="R²"),
-        alt.Tooltip("value:Q", title="value", format=".4f"),
-    ]
+    tooltip = tooltips(
+        *("model:N", "specification:N", "layer:Q", ("kind:N", "R²", ""), ("value:Q", "value", ".4f"))
+    )
     points = alt.Chart(long).mark_point(
         filled=False, stroke=INK, size=14 if len(marks) > 150 else 50, strokeWidth=1.2, opacity=1
     )
@@ -199,7 +190,7 @@ def _fits(marks: pd.DataFrame, names: list[str], scale: alt.Scale, *, lowest: bo
     return alt.layer(_separators(names), marked).properties(width=WIDTH, height=80)
 
 
-def _specification_caption(names: list[str]) -> list[str]:
+def _caption(names: list[str]) -> list[str]:
     within = [name.replace("_", " ") for name in names if name in ("document_effects", "half_panel")]
     note = f" R² of {' and '.join(within)} is of what varies within documents." if within else ""
     return [
@@ -208,7 +199,7 @@ def _specification_caption(names: list[str]) -> list[str]:
     ]
 
 
-def _specification_description(marks: pd.DataFrame, names: list[str], term: str, hook: str) -> str:
+def _description(marks: pd.DataFrame, names: list[str], term: str, hook: str) -> str:
     sentences = [f"Coefficients of {term} for {hook} by layer under {count(len(names), 'specification')}."]
     for (model, name), rows in marks.groupby(["model", "specification"], sort=False, observed=True):
         sentences.append(

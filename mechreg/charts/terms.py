@@ -26,15 +26,15 @@ class Terms(NamedTuple):
         """
         if not self.lags:
             return ""
-        told = {}
+        fixed = {}
         for term in self.interactions:
             for factor in term.split(":") if ":" in _LEVEL.sub("", term) else []:
                 name = _LEVEL.sub("", factor)
                 if name and not _LAG.search(name):
-                    told[name] = (
+                    fixed[name] = (
                         f"at the reference level of {name}" if factor.endswith("]") else f"where {name} is 0"
                     )
-        return " and ".join(told.values())
+        return " and ".join(fixed.values())
 
 
 def sort_terms(terms: Iterable[str]) -> Terms:

@@ -1,9 +1,12 @@
-"""The theme of every chart: fonts, sizes and colours that survive print and colour blindness."""
+"""The theme of every chart: fonts, sizes and colours that survive print and colour blindness; marks of significance."""
 
 import textwrap
+from numbers import Real
 from typing import Any
 
 import altair as alt
+
+from mechreg.schema import InputError
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/. Yellow is last, since it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -110,3 +113,46 @@ def layer_ticks(low: int, high: int) -> list[int]:
     """
     every = next(step for step in (2**power for power in range(64)) if (high - low) // step < 13)
     return list(range(low, high + 1, every))
+
+
+def p_labels(alpha: float, *, kind: str = "p") -> list[str]:
+    """Return the two words of the legend of significance, significant first.
+
+    Examples
+    --------
+    >>> p_labels(0.05, kind="adjusted p")
+    ['adjusted p < 0.05', 'adjusted p ≥ 0.05']
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, for example alpha=0.05; got {alpha!r}.")
+    return [f"{kind} < {alpha:g}", f"{kind} ≥ {alpha:g}"]
+
+
+def judged_marks(
+    base: alt.Chart,
+    labels: list[str],
+    *,
+    size: int,
+    filled: dict[str, Any] | None = None,
+    hollow: dict[str, Any] | None = None,
+) -> list[alt.Chart]:
+    """Return filled circles where the field "judged" has the first label, hollow crosses where it has the second."""
+    is_first, is_second = (alt.FieldEqualPredicate(field="judged", equal=label) for label in labels)
+    disc: dict[str, Any] = {"filled": True, "shape": "circle", "size": size} | (filled or {})
+    cross: dict[str, Any] = {"fill": "white", "shape": "cross", "size": 1.5 * size, "strokeWidth": 1.3}
+    return [
+        base.transform_filter(is_first).mark_point(opacity=1, **disc),
+        base.transform_filter(is_second).mark_point(opacity=1, **cross, **(hollow or {})),
+    ]
+
+
+def p_legend(labels: list[str], title: str, **options: Any) -> alt.Chart:
+    """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
+    look = alt.Legend(title=title, symbolSize=70, symbolStrokeWidth=1.3, **options)
+    looks = {alt.Shape: ["circle", "cross"], alt.Fill: [INK, "white"], alt.Stroke: [INK, INK]}
+    channels = [
+        channel("judged:N", scale=alt.Scale(domain=labels, range=values), legend=look)
+        for channel, values in looks.items()
+    ]
+    rows = alt.Chart(alt.Data(values=[{"judged": label} for label in labels]))
+    return rows.mark_point(size=0, opacity=1, aria=False).encode(*channels)

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import count, distinct, frame_of, one_name
+from mechreg.charts.depth import Tooltip, tooltips
+from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
 from mechreg.charts.theme import OKABE_ITO, WIDTH, figure_title
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among, did_you_mean, require
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
 
 MAX_TOKENS = 2_000
-# All of them have characters 0.6 of the size wide, so that a token's place can be reckoned without drawing it.
+# All of them have characters 0.6 of the size wide, so that a token's place can be computed without drawing it.
 MONOSPACE = "Liberation Mono, Courier New, monospace"
 FONT_SIZE, LINE_HEIGHT = 12, 20
 CELL = 0.6 * FONT_SIZE
@@ -90,9 +91,9 @@ def plot_tokens(
     if coefficients is not None:
         coefficients = frame_of(coefficients, "coefficients", who="plot_tokens")
     require(norms, (*TOKEN_KEYS, "token", value), who="plot_tokens")
-    asked = {"model": model, "hook": hook, "layer": layer, "head": head}
-    group = _chosen(norms, asked)
-    place = {key: group[key].iloc[0] for key in asked if key in group}
+    if not len(norms):
+        raise InputError("plot_tokens needs at least one row; the frame is empty.")
+    group, place = _chosen(norms, {"model": model, "hook": hook, "layer": layer, "head": head})
     title, numbers = _values(group, value, coefficients, place)
     shown = _one_document(group.assign(shade=numbers), doc, window)
     finite = shown["shade"][np.isfinite(shown["shade"])]
@@ -103,25 +104,16 @@ def plot_tokens(
         window=shown["window"].to_numpy(),
         value=shown["shade"].where(np.isfinite(shown["shade"])).round(5).to_numpy(),
     )
-    at = ", ".join(
-        f"{key} {value}" if key in ("layer", "head") else str(value) for key, value in place.items()
-    )
-    largest = shown.loc[finite.abs().idxmax()]
+    windows: list[Tooltip] = ["window:Q"] if shown["window"].nunique() > 1 else []
+    tooltip = tooltips(("shown:N", "token", ""), "position:Q", *windows, ("value:Q", title, ".4f"))
+    named = [f"{key} {which}" if key in ("layer", "head") else str(which) for key, which in place.items()]
     missing = len(shown) - len(finite)
-    caption = (
-        f"{count(len(shown), 'token')}"
-        + (f"; {at}" if at else "")
-        + ". Full shade at the 1% and 99% quantiles."
-    )
+    caption = f"{count(len(shown), 'token')}" + (f"; {', '.join(named)}" if named else "")
+    caption += ". Full shade at the 1% and 99% quantiles."
     caption += f" Grey: {count(missing, 'token')} without a value." if missing else ""
-    tooltip = [
-        alt.Tooltip("shown:N", title="token"),
-        alt.Tooltip("position:Q"),
-        *([alt.Tooltip("window:Q")] if shown["window"].nunique() > 1 else []),
-        alt.Tooltip("value:Q", title=title, format=".4f"),
-    ]
+    largest = shown.loc[finite.abs().idxmax()]
     return token_layer(
-        alt.Chart(cells), field="value", scale=value_scale(finite), legend_title=title, tooltip=tooltip
+        alt.Chart(cells), field="value", scale=_value_scale(finite), legend_title=title, tooltip=tooltip
     ).properties(
         width=WIDTH,
         height=LINE_HEIGHT * (int(cells["line"].max()) + 1),
@@ -195,7 +187,7 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def value_scale(values: pd.Series) -> alt.Scale:
+def _value_scale(values: pd.Series) -> alt.Scale:
     """Return the colours of values: from blue over pale to orange where they have both signs, else one ramp."""
     low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
     if low < 0 < high:
@@ -231,27 +223,15 @@ def token_layer(
     )
 
 
-def _chosen(norms: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:
-    """Return the rows of one model, hook, layer and head."""
-    for key, wanted in asked.items():
-        if key not in norms:
-            if wanted is not None:
-                raise InputError(
-                    f"plot_tokens was asked for {key} {wanted!r}; the frame has no column {key!r}."
-                )
-            continue
-        have = list(norms[key].unique())
-        if wanted is None and len(have) > 1:
-            listed = ", ".join(map(str, have[:8])) + (", ..." if len(have) > 8 else "")
-            raise InputError(f"plot_tokens shows one {key}; the frame has {listed}. Choose with {key}=.")
-        if wanted is not None and not among(wanted, have):
-            raise InputError(
-                f"plot_tokens has no rows of {key} {wanted!r}; the frame has {have[:8]}.{did_you_mean(wanted, have)}"
-            )
-        norms = norms if wanted is None else norms[norms[key] == wanted]
-    if not len(norms):
-        raise InputError("plot_tokens needs at least one row; the frame is empty.")
-    return norms
+def _chosen(norms: pd.DataFrame, wanted: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the rows of one model, hook, layer and head, and which those are, of what the frame has."""
+    place = {}
+    for key, which in wanted.items():
+        if key in norms:
+            norms, place[key] = one_value(norms, key, which, who="plot_tokens")
+        elif which is not None:
+            raise InputError(f"plot_tokens was asked for {key} {which!r}; the frame has no column {key!r}.")
+    return norms, place
 
 
 def _values(
@@ -265,12 +245,12 @@ def _values(
     if coefficients is not None:
         require(coefficients, ("term", "estimate"), who="plot_tokens")
         rows = coefficients[coefficients["term"] == value]
-        for key, here in place.items():
-            rows = rows[rows[key] == here] if key in rows else rows
+        for key, which in place.items():
+            rows = rows[rows[key] == which] if key in rows else rows
         if len(rows) != 1:
             raise InputError(
                 f"plot_tokens needs one coefficient of {value!r} for "
-                f"{', '.join(f'{key} {here}' for key, here in place.items()) or 'the frame'}; "
+                f"{', '.join(f'{key} {which}' for key, which in place.items()) or 'the frame'}; "
                 f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
             )
         beta = float(rows["estimate"].iloc[0])
@@ -284,17 +264,9 @@ def _values(
 
 def _one_document(group: pd.DataFrame, doc: str, window: int | None) -> pd.DataFrame:
     """Return the tokens of one document in their order."""
-    have = distinct(group["doc"].astype(str))
-    if doc not in have:
-        raise InputError(
-            f"plot_tokens has no document {doc!r} among {len(have)}.{did_you_mean(str(doc), have)}"
-        )
-    rows = group[group["doc"].astype(str) == doc]
-    windows = list(rows["window"].unique())
+    rows, _ = one_value(group.assign(doc=group["doc"].astype(str)), "doc", doc, who="plot_tokens")
     if window is not None:
-        if not among(window, windows):
-            raise InputError(f"plot_tokens has no window {window!r} of {doc!r}; it has {windows[:8]}.")
-        rows = rows[rows["window"] == window]
+        rows, _ = one_value(rows, "window", window, who="plot_tokens")
     if rows.duplicated(list(TOKEN_KEYS)).any():
         raise InputError("plot_tokens needs one row for each token; the frame has several.")
     if rows["token"].isna().any():

@@ -8,8 +8,17 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.rows import MAX_MODELS, count, distinct, frame_of
-from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title
+from mechreg.charts.depth import (
+    ALL_DEPTHS,
+    QUARTERS,
+    Tooltip,
+    between,
+    estimate_layers,
+    tooltips,
+    value_scale,
+)
+from mechreg.charts.rows import count, few, frame_of
+from mechreg.charts.theme import INK, OKABE_ITO, WIDTH, figure_title
 from mechreg.schema import InputError, NumericalError, require, require_option
 
 _BANDS = {"sim": ("sim_low", "sim_high"), "conf": ("conf_low", "conf_high")}
@@ -62,60 +71,11 @@ def plot_profiles(profiles: Any, *, band: str = "sim") -> ChartType:
     profiles = frame_of(profiles, "profiles", who=who)
     require(profiles, ("model", "group", "depth", "estimate", low, high), who=who)
     hook, term, level, docs = one_comparison(profiles, ("depth", "estimate", low, high), who=who)
-    models = few_of(distinct(profiles["model"]), who=who)
-    group = {model: profiles.loc[profiles["model"] == model, "group"].iloc[0] for model in models}
-    has_groups = any(group.values())
-    alike = [group[model] if has_groups else model for model in models]  # what has one colour
-    colors = [OKABE_ITO[distinct(pd.Series(alike)).index(name)] for name in alike]
-    nth = [alike[:at].count(name) for at, name in enumerate(alike)]
-
+    models = few(profiles["model"], who=who)
+    group = profiles.groupby("model")["group"].first()
+    has_groups = bool(group.astype("str").any())
     keep = [name for name in ("model", "group", "layer", "depth", "estimate") if name in profiles]
     marks = profiles[keep].assign(low=profiles[low], high=profiles[high])
-    most = int(marks.groupby("model", sort=False).size().max())
-    bottom, top = min(marks["low"].min(), 0.0), max(marks["high"].max(), 0.0)
-    room = 0.04 * (top - bottom) or 0.5
-    scale = alt.Scale(
-        domain=[round(float(bottom - room), 4), round(float(top + room), 4)], nice=True, zero=False
-    )
-    depths = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format=".2~f", grid=False, labelFlush=False)
-    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
-    hues = alt.Scale(domain=models, range=colors)
-    color = alt.Color("model:N", title="model", sort=models, scale=hues, legend=legend)
-    shape = alt.Shape(
-        "model:N",
-        title="model",
-        sort=models,
-        scale=alt.Scale(domain=models, range=[_SHAPES[at] for at in nth]),
-        legend=legend,
-    )
-    # A field of its own: shared with the legend of models, dashes would be drawn around its symbols.
-    marks = marks.assign(nth=marks["model"].map(dict(zip(models, nth, strict=True))))
-    dash = alt.StrokeDash(
-        "nth:O", scale=alt.Scale(domain=list(range(len(_DASHES))), range=list(_DASHES)), legend=None
-    )
-    tooltip = [
-        alt.Tooltip(f"{name}:N")
-        for name in ("model", "group", "layer")
-        if name in marks and marks[name].any()
-    ]
-    tooltip += [
-        alt.Tooltip(f"{name}:Q", title=title, format=".4f")
-        for name, title in (
-            ("depth", "relative depth"),
-            ("estimate", "beta"),
-            ("low", "band from"),
-            ("high", "to"),
-        )
-    ]
-    title = f"beta of {term}"
-    y, y_low = (alt.Y(f"{name}:Q", scale=scale, title=title) for name in ("estimate", "low"))
-    base = alt.Chart(marks).encode(
-        x=alt.X("depth:Q", title="relative depth", scale=alt.Scale(domain=[0, 1], nice=False), axis=depths),
-        color=color,
-    )
-    zero = (
-        alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0))
-    )
     held = "for all depths of a model at once" if band == "sim" else "at each depth"
     caption = f"Bands: {level:.0%} {held}, from {count(docs, 'document')} that all models read."
     caption += " Colour: group; dash and shape: models in it." if has_groups else ""
@@ -125,20 +85,62 @@ def plot_profiles(profiles: Any, *, band: str = "sim") -> ChartType:
         least, largest = (own.iloc[int(at)] for at in (own["estimate"].argmin(), own["estimate"].argmax()))
         words.append(f"{model}: {least['estimate']:.3f} at depth {least['depth']:.2f} is the least,")
         words.append(f"{largest['estimate']:.3f} at depth {largest['depth']:.2f} the largest.")
-    return alt.layer(
-        zero,
-        base.mark_area(opacity=0.14).encode(y=y_low, y2="high"),
-        base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=dash),
-        base.mark_point(filled=True, size=45 if most <= 12 else 28 if most <= 24 else 14, opacity=1).encode(
-            y=y, shape=shape, tooltip=tooltip
-        ),
-    ).properties(
+    of_one_colour = [group[model] if has_groups else model for model in models]
+    return alt.layer(*_profile_layers(marks, models, of_one_colour, term)).properties(
         width=WIDTH,
         height=320,
         title=figure_title(
             f"{term} of {hook} by relative depth, in {count(len(models), 'model')}", [caption]
         ),
         description=" ".join(words),
+    )
+
+
+def _profile_layers(
+    marks: pd.DataFrame, models: list[str], of_one_colour: list[str], term: str
+) -> list[alt.Chart]:
+    """Return the bands, lines and marks; models of one colour differ by dash and shape."""
+    hues = list(dict.fromkeys(of_one_colour))
+    nth = [of_one_colour[:at].count(name) for at, name in enumerate(of_one_colour)]
+    legend = alt.Legend(symbolOpacity=1, symbolSize=70)
+
+    def by_model(channel: Any, values: list[str]) -> Any:
+        scale = alt.Scale(domain=models, range=values)
+        return channel("model:N", title="model", sort=models, scale=scale, legend=legend)
+
+    # A field of its own: shared with the legend of models, dashes would be drawn around its symbols.
+    marks = marks.assign(nth=marks["model"].map(dict(zip(models, nth, strict=True))))
+    dash = alt.StrokeDash(
+        "nth:O", scale=alt.Scale(domain=list(range(len(_DASHES))), range=list(_DASHES)), legend=None
+    )
+    names = [name for name in ("model", "group", "layer") if name in marks and marks[name].any()]
+    shown: list[Tooltip] = [f"{name}:N" for name in names]
+    shown += [("depth:Q", "relative depth", ".4f"), ("estimate:Q", "beta", ".4f")]
+    shown += [("low:Q", "band from", ".4f"), ("high:Q", "to", ".4f")]
+    scale = value_scale(marks[["low", "high"]])
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, title=f"beta of {term}")
+
+    color = by_model(alt.Color, [OKABE_ITO[hues.index(name)] for name in of_one_colour])
+    x = alt.X(
+        "depth:Q",
+        title="relative depth",  # of the channel: screen readers read it with every mark
+        scale=ALL_DEPTHS,
+        axis=alt.Axis(values=list(QUARTERS), format=".2~f", grid=False, labelFlush=False),
+    )
+    base = alt.Chart(marks).encode(x=x, color=color)
+    most = int(marks.groupby("model", sort=False).size().max())
+    points = base.mark_point(filled=True, size=45 if most <= 12 else 28 if most <= 24 else 14, opacity=1)
+    shape = by_model(alt.Shape, [_SHAPES[at] for at in nth])
+    return estimate_layers(
+        base,
+        y,
+        behind=[
+            between(base, y, "low", "high").mark_area(opacity=0.14),
+            base.mark_line(strokeWidth=1.6).encode(y=y("estimate"), strokeDash=dash),
+        ],
+        points=[points.encode(y=y("estimate"), shape=shape, tooltip=tooltips(*shown))],
     )
 
 
@@ -179,22 +181,38 @@ def plot_agreement(agreement: Any, *, measure: str = "concordance") -> ChartType
     require(agreement, needed, who=who)
     shown = agreement[agreement["measure"] == measure]
     hook, term, level, docs = one_comparison(shown, (), who=who)
-    models = few_of(list(dict.fromkeys([*shown["model_a"], *shown["model_b"]])), who=who)
-    side = min(120, WIDTH // max(2, len(models) - 1))
+    models = few([*shown["model_a"], *shown["model_b"]], who=who)
     cells = _cells(shown, models, digits=3 if measure == "rms_difference" else 2)
     has_p = bool((cells["p"] != "").any())
+    caption = (
+        f"Without sampling noise; {level:.0%} intervals; {int(shown['bins'].iloc[0])} slices of depth; "
+        f"{count(docs, 'document')}."
+    )
+    if has_p:
+        caption += " p: against unrelated shapes that are as smooth."
+    elif measure != "sign_agreement":
+        caption += " So few depths give no test of shape any power."
+    words = [f"{_MEASURES[measure]} of every pair of models."]
+    for cell in cells.to_dict("records"):
+        pair = f"{models[cell['row']]} and {models[cell['column']]}"
+        words.append(f"{pair}: {cell['value']} ({cell['interval']}).")
+    return _matrix(cells, models, measure, has_p=has_p).properties(
+        title=figure_title(f"{_MEASURES[measure]} of {term} profiles for {hook}", [caption]),
+        description=" ".join(words),
+    )
 
-    most, dark = 1.0, 0.7
+
+def _matrix(cells: pd.DataFrame, models: list[str], measure: str, *, has_p: bool) -> ChartType:
+    """Return the lower left of the matrix of models, with what is written in its cells."""
+    side, height = min(120, WIDTH // max(2, len(models) - 1)), 64 * (len(models) - 1)
+    low, high = "#f4f4f4", OKABE_ITO[1 if measure == "rms_difference" else 0]
+    domain, colors, dark = [0, 1.0], [low, high], 0.7
     if measure == "rms_difference":
-        dark = 0.85
-        most = float(np.nanmax([*cells["estimate"], 0.0])) or 1.0
-    if measure in ("concordance", "rank_correlation"):
-        scale = alt.Scale(domain=[-1, 0, 1], range=[OKABE_ITO[1], "#f4f4f4", OKABE_ITO[0]], interpolate="lab")
-    else:
-        scale = alt.Scale(
-            domain=[0, most], range=["#f4f4f4", OKABE_ITO[0 if measure == "sign_agreement" else 1]]
-        )
-    height = 64 * (len(models) - 1)
+        domain, dark = [0, float(np.nanmax([*cells["estimate"], 0.0])) or 1.0], 0.85
+    elif measure != "sign_agreement":
+        domain, colors = [-1, 0, 1], [OKABE_ITO[1], low, high]
+    interpolate: Any = "lab" if len(domain) == 3 else alt.Undefined
+    scale = alt.Scale(domain=domain, range=colors, interpolate=interpolate)
     legend = alt.Legend(gradientLength=min(140, height), format=".2~f", tickCount=4)
     lines = [broken(model, side // 7) for model in models]  # a long name is broken, never cut
     axis = alt.Axis(
@@ -205,43 +223,25 @@ def plot_agreement(agreement: Any, *, measure: str = "concordance") -> ChartType
         labelPadding=6,
         labelExpr="split(datum.label, '\\n')",
     )
-    base = alt.Chart(
-        cells.assign(row=[lines[at] for at in cells["row"]], column=[lines[at] for at in cells["column"]])
-    )
-    base = base.encode(
+    cells = cells.assign(**{end: [lines[at] for at in cells[end]] for end in ("row", "column")})
+    base = alt.Chart(cells).encode(
         x=alt.X("column:N", sort=lines[:-1], scale=alt.Scale(domain=lines[:-1]), title=None, axis=axis),
         y=alt.Y("row:N", sort=lines[1:], scale=alt.Scale(domain=lines[1:]), title=None, axis=axis),
     )
-    ink = alt.condition(f"abs(datum.estimate) > {dark * most}", alt.value("white"), alt.value(INK))
-    bins = int(shown["bins"].iloc[0])
-    caption = (
-        f"Without sampling noise; {level:.0%} intervals; {bins} slices of depth; {count(docs, 'document')}."
-    )
-    if has_p:
-        caption += " p: against unrelated shapes that are as smooth."
-    elif measure != "sign_agreement":
-        caption += " So few depths give no test of shape any power."
-    texts = [("value", 14, -14 if has_p else -8), ("interval", 10, 3 if has_p else 9), ("p", 10, 18)]
-    words = [
-        f"{models[c['row']]} and {models[c['column']]}: {c['value']} ({c['interval']})."
-        for c in cells.to_dict("records")
+    ink = alt.condition(f"abs(datum.estimate) > {dark * domain[-1]}", alt.value("white"), alt.value(INK))
+    color = alt.Color("estimate:Q", title=None, scale=scale, legend=legend)
+    texts = [
+        base.mark_text(fontSize=size, dy=dy, fontWeight="bold" if field == "value" else "normal").encode(
+            text=f"{field}:N", color=ink
+        )
+        for field, size, dy in (
+            ("value", 14, -14 if has_p else -8),
+            ("interval", 10, 3 if has_p else 9),
+            ("p", 10, 18),
+        )
     ]
-    return alt.layer(
-        base.mark_rect(stroke="white", strokeWidth=2).encode(
-            color=alt.Color("estimate:Q", title=None, scale=scale, legend=legend)
-        ),
-        *[
-            base.mark_text(fontSize=size, dy=dy, fontWeight="bold" if field == "value" else "normal").encode(
-                text=f"{field}:N", color=ink
-            )
-            for field, size, dy in texts
-        ],
-    ).properties(
-        width=side * (len(models) - 1),
-        height=height,
-        title=figure_title(f"{_MEASURES[measure]} of {term} profiles for {hook}", [caption]),
-        description=" ".join([f"{_MEASURES[measure]} of every pair of models.", *words]),
-    )
+    cell = base.mark_rect(stroke="white", strokeWidth=2).encode(color=color)
+    return alt.layer(cell, *texts).properties(width=side * (len(models) - 1), height=height)
 
 
 def _cells(shown: pd.DataFrame, models: list[str], *, digits: int) -> pd.DataFrame:
@@ -278,15 +278,6 @@ def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -
         )
     first = frame.iloc[0]
     return str(first["hook"]), str(first["term"]), float(first["conf_level"]), int(first["n_docs"])
-
-
-def few_of(models: list[str], *, who: str) -> list[str]:
-    """Return the models, at most as many as one figure can show."""
-    if len(models) > MAX_MODELS:
-        raise InputError(
-            f"{who} shows at most {MAX_MODELS} models in one figure; the frame has {len(models)}. Choose some."
-        )
-    return models
 
 
 def broken(name: str, width: int) -> str:

@@ -15,17 +15,25 @@ from mechreg.charts.layer_panels import (
     scatter_panel,
     text_panel,
 )
-from mechreg.charts.rows import count, distinct, frame_of, one_hook, one_name
+from mechreg.charts.rows import (
+    count,
+    distinct,
+    frame_of,
+    one_name,
+    one_value,
+    require_one_row,
+    rows_of_hook,
+)
 from mechreg.charts.theme import figure_title
 from mechreg.charts.tokens import token_cells
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among, require
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
 
 SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
 def plot_layer_explorer(
-    lagged: pd.DataFrame,
+    lagged: Any,
     coefficients: Any,
     *,
     term: str = "lag1",
@@ -45,7 +53,7 @@ def plot_layer_explorer(
     ----------
     lagged : pandas.DataFrame
         model, hook, layer, doc, window, position, log_norm, and the lag; with ``token`` the document is shown too, and
-        with ``residual`` (``fits.augment``) its residuals. Without that column residuals are reckoned from the
+        with ``residual`` (``fits.augment``) its residuals. Without that column residuals are computed from the
         coefficients where all terms but the intercept are columns.
     coefficients : pandas.DataFrame, or fits
         What `fit_lagged` gives, or its coefficients, of the same model and hook.
@@ -84,24 +92,16 @@ def plot_layer_explorer(
     """
     who = "plot_layer_explorer"
     term = one_name(term, name="term")
+    lagged = frame_of(lagged, "lagged", who=who)
     coefficients = frame_of(coefficients, "coefficients", who=who)
-    require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
-    needed = ("model", "hook", "layer", "depth", "term", "estimate", "conf_low", "conf_high")
-    require(coefficients, needed, who=who)
-    rows, model, hook = _one_model(lagged, model, hook, who=who)
-    betas = coefficients[(coefficients["model"] == model) & (coefficients["hook"] == hook)]
-    layers = sorted(int(number) for number in rows["layer"].unique())
-    _require_betas(betas, layers, term, who=who)
-    if "residual" not in rows:
-        rows = _with_residuals(rows, betas)
+    rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
     views = [_layer_view(part, betas, term) for _, part in rows.groupby("layer", observed=True)]
     datasets: dict[str, Any] = {"layers": views}
+    layers = [view["layer"] for view in views]
     at = betas[betas["term"] == term].set_index("layer")["estimate"]
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
-    first = largest if layer is None else layer
-    if not among(first, layers):
-        raise InputError(f"{who} has no layer {first!r}; layers are {layers[0]} to {layers[-1]}.")
+    first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
 
     pick = layer_choice(layers, first)
     panels = [
@@ -121,56 +121,49 @@ def plot_layer_explorer(
         panel, shade = text_panel(views, places, "residual" in rows, pick)
         panels.append(panel)
         parameters.append(shade)
-        of = "" if whole else "the first "
         captions.append(
-            f"Text: {of}{count(len(places), 'token')} of {shown_doc}, by the deviation of the log norm from the "
-            "layer's median or from the fit."
+            f"Text: {'' if whole else 'the first '}{count(len(places), 'token')} of {shown_doc}, by the deviation of "
+            "the log norm from the layer's median or from the fit."
         )
-    chart = (
-        alt.vconcat(*panels, spacing=26)
-        .add_params(*parameters)
-        .resolve_scale(color="independent")
-        .properties(
-            usermeta={"model": str(model), "hook": hook},  # so that a page can find the layer's fit
-            title=figure_title(f"Layers of {model}: log norm of {hook} against {term}", captions),
-            description=f"A linked view of {count(len(layers), 'layer')} of {model}, {hook}. The coefficient of {term} "
-            f"goes from {at.min():.3f} (layer {at.idxmin()}) to {at.max():.3f} (layer {at.idxmax()}); at first layer "
-            f"{first} is chosen, and {largest} has the largest in size, {at[largest]:.3f}. The slider below chooses "
-            "another, by the arrow keys too.",
-        )
+    chart = alt.vconcat(*panels, spacing=26).add_params(*parameters).resolve_scale(color="independent")
+    chart = chart.properties(
+        usermeta={"model": str(model), "hook": hook},  # so that a page can find the layer's fit
+        title=figure_title(f"Layers of {model}: log norm of {hook} against {term}", captions),
+        description=f"A linked view of {count(len(layers), 'layer')} of {model}, {hook}. The coefficient of {term} "
+        f"goes from {at.min():.3f} (layer {at.idxmin()}) to {at.max():.3f} (layer {at.idxmax()}); at first layer "
+        f"{first} is chosen, and {largest} has the largest in size, {at[largest]:.3f}. The slider below chooses "
+        "another, by the arrow keys too.",
     )
     chart.datasets = datasets  # by name and last: Altair copies a chart's data at every step of its making
     return chart
 
 
-def _one_model(
-    lagged: pd.DataFrame, model: str | None, hook: str | None, *, who: str
-) -> tuple[pd.DataFrame, str, str]:
-    """Return the rows of one model and hook, and their names."""
-    have = distinct(lagged["model"])
-    if model is None and len(have) > 1:
-        raise InputError(f"{who} shows one model; the frame has {have[:6]}. Choose with model=.")
-    if model is not None and not among(model, have):
-        raise InputError(f"{who} has no rows of the model {model!r}; the frame has {have[:6]}.")
-    of_model = lagged if model is None else lagged[lagged["model"] == model]
-    rows, hook = one_hook(of_model.assign(depth=0.5), hook, who=who)
+def _rows_and_betas(
+    lagged: pd.DataFrame,
+    coefficients: pd.DataFrame,
+    term: str,
+    model: str | None,
+    hook: str | None,
+    *,
+    who: str,
+) -> tuple[pd.DataFrame, pd.DataFrame, str, str]:
+    """Return one model's and hook's rows, with residuals where they can be computed, and its coefficients."""
+    require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
+    numbers = ("estimate", "conf_low", "conf_high")
+    require(coefficients, ("model", "hook", "layer", "depth", "term", *numbers), who=who)
+    rows, model = one_value(lagged, "model", model, who=who)
+    rows, hook = rows_of_hook(rows.assign(depth=0.5), hook, who=who)
     if "head" in rows and rows["head"].nunique() > 1:
         raise InputError(f"{who} shows one head; choose it first: frame[frame['head'] == 0].")
-    return rows, have[0] if model is None else model, hook
-
-
-def _require_betas(betas: pd.DataFrame, layers: list[int], term: str, *, who: str) -> None:
+    betas = coefficients[(coefficients["model"] == model) & (coefficients["hook"] == hook)]
     of_term = betas[betas["term"] == term]
-    if of_term["layer"].duplicated().any():
-        raise InputError(f"{who} needs one coefficient of {term!r} a layer; some layer has several.")
-    without = sorted(set(layers) - set(of_term["layer"]))
+    require_one_row(of_term, ("layer", "term"), numbers, who=who)
+    without = sorted(set(rows["layer"]) - set(of_term["layer"]))
     if without:
         raise InputError(
             f"{who} needs a coefficient of {term!r} for every layer; layer {without[0]} has none."
         )
-    numbers = of_term[["estimate", "conf_low", "conf_high"]].to_numpy(dtype="float64", na_value=np.nan)
-    if not np.isfinite(numbers).all():
-        raise NumericalError(f"{who} needs finite coefficients and intervals of {term!r}.")
+    return rows if "residual" in rows else _with_residuals(rows, betas), betas, str(model), hook
 
 
 def _with_residuals(rows: pd.DataFrame, betas: pd.DataFrame) -> pd.DataFrame:
@@ -240,10 +233,10 @@ def _add_document(
         raise InputError(
             "plot_layer_explorer needs the string of every token of the document; some are missing."
         )
-    here = one[["window", "position"]].to_numpy()
+    tokens = one[["window", "position"]].to_numpy()
     for view in views:
         part = parts.get(view["layer"], one.head(0)).head(MAX_TOKENS)
-        if not np.array_equal(part[["window", "position"]].to_numpy(), here):
+        if not np.array_equal(part[["window", "position"]].to_numpy(), tokens):
             raise InputError(
                 f"plot_layer_explorer needs the same tokens in all layers; layer {view['layer']} of {doc!r} has others."
             )
