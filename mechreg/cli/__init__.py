@@ -373,7 +373,7 @@ def _replicate(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from mechreg.report.run_page import run_report
+    from mechreg.report import run_report
     from mechreg.store import check_place, write_text
 
     out = args.run / "report.html" if args.out is None else args.out
