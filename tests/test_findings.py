@@ -21,22 +21,9 @@ from hypothesis import strategies as st
 
 import mechreg as mr
 from mechreg.cli import main
-from mechreg.findings import (
-    FINDINGS,
-    Claim,
-    Settings,
-    first_position,
-    forward,
-    list_findings,
-    massive_activations,
-    replicate,
-)
+from mechreg.findings import FINDINGS, Claim, Settings, list_findings, measures, replicate
 from mechreg.findings import replication as replication_module
 from mechreg.findings.finding import claimed, published_name
-from mechreg.findings.layer_drop import top1_kept
-from mechreg.findings.massive_activations import massive_dimensions
-from mechreg.findings.norm_growth import blocks_of
-from mechreg.findings.sink_rate import first_token_attention, random_tokens
 from mechreg.forward import Forward
 from mechreg.models import load_reference
 from mechreg.schema import InputError, ModelError
@@ -140,7 +127,7 @@ def test_norm_growth_against_centred_hidden_states(reference):
 
 @pytest.mark.parametrize(("n_layers", "first", "last"), [(48, 5, 41), (12, 1, 10), (4, 1, 3), (3, 1, 2)])
 def test_the_blocks_of_growth_are_those_of_gpt2_xl_or_as_deep(n_layers, first, last):
-    assert blocks_of(n_layers) == (first, last)
+    assert measures.growth_blocks(n_layers) == (first, last)
 
 
 def test_too_few_blocks_are_refused(save_gpt2):
@@ -152,7 +139,7 @@ def test_too_few_blocks_are_refused(save_gpt2):
 
 def test_the_first_position_against_hidden_states(model, reference):
     rows = [streams(reference, ids)[1:] for ids in id_rows(model, bos=False)]
-    found = first_position.first_position(model, mr.tokenize(model, TEXTS), QUIET)
+    found = measures.first_position(model, mr.tokenize(model, TEXTS), QUIET)
     for layer in range(4):
         first = torch.stack([row[layer][0] for row in rows])
         elsewhere = torch.cat([row[layer][1:] for row in rows]).abs().amax(dim=0)
@@ -196,8 +183,8 @@ def test_a_planted_outlier_is_found_where_it_was_planted(make_gpt2, tokenizer):
         3000.0, rel=0.02
     )  # other tokens than the probe's, a later block's update
     assert found["size_elsewhere"] < 30
-    stats = first_position.first_position(model, mr.tokenize(model, ["the cat sat"]), QUIET)
-    assert massive_dimensions(stats) == [11]
+    stats = measures.first_position(model, mr.tokenize(model, ["the cat sat"]), QUIET)
+    assert measures.massive_dimensions(stats) == [11]
 
 
 @pytest.mark.parametrize("plant", [False, True])
@@ -235,18 +222,9 @@ def test_massive_activations_against_a_hook_on_the_hugging_face_block(
     assert abs(found["loss_change_zero"]) > 1e-4  # else the comparison says nothing
 
 
-def test_setting_changes_position_0_of_those_dimensions_and_nothing_else():
-    stream = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    changed = first_position.setting([4, 1], np.array([7.0, 8.0]))(stream)
-    assert changed[:, 0, [4, 1]].tolist() == [[7.0, 8.0], [7.0, 8.0]]
-    same = torch.ones_like(stream, dtype=torch.bool)
-    same[:, 0, [1, 4]] = False
-    assert torch.equal(changed[same], stream[same])
-
-
 def test_the_sink_rate_against_output_attentions(model, reference):
     rows = [ids for ids in id_rows(model, bos=False, cut=64) if ids.shape[1] == 64]
-    drawn = random_tokens(model, seed=0)
+    drawn = measures.random_tokens(model, seed=0)
     rows_drawn = list(torch.tensor(drawn["token_id"].to_numpy().reshape(100, 64)).split(1))
     found = measured("sink_rate", model)
     assert found["texts"] == len(rows) == 2
@@ -260,7 +238,10 @@ def test_the_sink_rate_against_output_attentions(model, reference):
         )
         assert found[f"sink_rate_{name}"] == (scores[name] > 0.3).mean()
     np.testing.assert_allclose(
-        first_token_attention(model, drawn, QUIET), scores["random"].swapaxes(0, 1), rtol=1e-4, atol=1e-6
+        measures.first_token_attention(model, drawn, QUIET),
+        scores["random"].swapaxes(0, 1),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
@@ -268,9 +249,9 @@ def test_attention_to_the_first_token_of_ragged_windows_is_what_each_gives_alone
     tokens = mr.tokenize(model, TEXTS)
     docs = tokens.groupby("doc", observed=True)
     by_length = sorted((doc for _, doc in docs), key=lambda doc: -len(doc))
-    together = first_token_attention(model, tokens, Settings(batch_tokens=10_000, progress=False))
+    together = measures.first_token_attention(model, tokens, Settings(batch_tokens=10_000, progress=False))
     for at, doc in enumerate(by_length):
-        alone = first_token_attention(model, doc.reset_index(drop=True), QUIET)
+        alone = measures.first_token_attention(model, doc.reset_index(drop=True), QUIET)
         np.testing.assert_allclose(together[:, at], alone[:, 0], rtol=1e-4, atol=1e-6)
 
 
@@ -298,7 +279,7 @@ def test_a_layer_dropped_is_a_hugging_face_model_without_that_block(model, refer
         del shorter.transformer.h[layer]
         shorter.config.n_layer = 3
         expected.append(float((top1(shorter) == whole).double().mean()))
-    kept = top1_kept(model, mr.tokenize(model, TEXTS, prepend_bos=True), QUIET)
+    kept = measures.top1_kept(model, mr.tokenize(model, TEXTS, prepend_bos=True), QUIET)
     np.testing.assert_allclose(kept, expected, atol=1e-12)
     found = measured("layer_drop", model)
     assert found["kept_middle"] == pytest.approx((expected[1] + expected[2]) / 2)
@@ -363,7 +344,7 @@ def test_a_direction_is_not_met_by_its_bound(bound, number):
 def test_claims_in_words():
     assert claimed(1.045, 0.01, 1.035, 1.055) == "1.045 +- 0.01"
     assert claimed(447.0, 0.0, 447.0, 447.0) == "447"
-    assert claimed(None, None, 0.72, 0.95) == "0.72 to 0.95"
+    assert claimed(math.nan, math.nan, 0.72, 0.95) == "0.72 to 0.95"
     assert claimed(math.nan, math.nan, -math.inf, 0.5) == "< 0.5"
     assert claimed(math.nan, math.nan, math.nan, math.nan) == "none"
 
@@ -490,7 +471,7 @@ def test_what_cannot_be_used_is_refused(model, capsys):
     with pytest.raises(InputError, match="batch_tokens must be a whole number, 1 or more"):
         replicate("layer_drop", models="mini-s", batch_tokens=0)
     with pytest.raises(InputError, match="at least two tokens"):
-        forward.mean_loss(model, mr.tokenize(model, ["A"]), {}, QUIET)
+        measures.mean_loss(model, mr.tokenize(model, ["A"]), {}, QUIET)
     assert main(["replicate"]) == 2
     assert "replicate needs a finding: lagged_norms" in capsys.readouterr().err
 
@@ -519,11 +500,11 @@ def test_massive_activations_are_edited_where_the_massive_dimension_emerges(mode
     # Dimension 0 has the largest mean in the end, dimension 1 is massive at once: its sign differs between texts.
     mean = np.array([[0.0, 5.0], [0.0, 5.0], [900.0, 5.0]])
     magnitude = np.array([[0.0, 3000.0], [0.0, 2990.0], [900.0, 2000.0]])
-    found = first_position.FirstPosition(mean, magnitude, magnitude * 0, np.ones(3))
+    found = measures.FirstPosition(mean, magnitude, magnitude * 0, np.ones(3))
     edited = []
-    monkeypatch.setattr(massive_activations, "first_position", lambda *args: found)
-    monkeypatch.setattr(massive_activations, "mean_loss", lambda m, t, acts, s: edited.extend(acts) or 0.0)
-    assert massive_activations.measure(model, pd.DataFrame(), QUIET)["block"] == 0
+    monkeypatch.setattr(measures, "first_position", lambda *args: found)
+    monkeypatch.setattr(measures, "mean_loss", lambda m, t, acts, s: edited.extend(acts) or 0.0)
+    assert measured("massive_activations", model)["block"] == 0
     assert edited == ["blocks.0.hook_resid_post"] * 2
 
 

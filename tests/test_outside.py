@@ -12,7 +12,8 @@ from mechreg.charts.drawing import _DRAWER, drawn
 from mechreg.charts.save import VEGA_LITE, chart_files, chart_spec
 from mechreg.cli.terminal import error_sentence, say
 from mechreg.outside import for_csv, for_page, for_terminal, for_vega, from_csv
-from mechreg.report.tables import downloads, table_html
+from mechreg.report import report_html
+from mechreg.report.tables import downloads
 from mechreg.schema import InputError
 from mechreg.store import read_table, write_table
 
@@ -73,12 +74,17 @@ def test_a_spreadsheet_gets_text_and_pandas_the_same_values_back(tmp_path):
     back = read_table(tmp_path / "table.csv")
     assert back["=doc"].tolist()[:-1] == [*FORMULAS, *ORDINARY]
     assert from_csv(for_csv(table))["=doc"].tolist()[:-1] == [*FORMULAS, *ORDINARY]
-    assert "'=1" in base64.b64decode(downloads({"t": table}).split("base64,")[1].split("'")[0]).decode()
+    assert "'=1" in base64.b64decode(downloads({"t": table})[0].data).decode()
 
 
 def test_a_page_turns_no_text_round():
     assert for_page("\u202e<a href='x'>") == "⟨202E⟩&lt;a href=&#x27;x&#x27;&gt;"
-    page = table_html(pd.DataFrame({"doc\u202e": ["\u202eabc<b>", None], "n": [1.0, None]}), "t")
+    empty = pd.DataFrame({"model": [], "hook": [], "term": []})
+    frames = dict.fromkeys(("coefficients", "statistics", "results"), empty)
+    hostile = pd.DataFrame({"doc\u202e": ["\u202eabc<b>", None], "n": [1.0, None]})
+    page = report_html(
+        **frames, title="\u202e", problems=hostile, figures={}, provenance={"models": []}, summaries=""
+    )
     assert "\u202e" not in page
     assert "<b>" not in page
     assert "⟨202E⟩abc&lt;b&gt;" in page

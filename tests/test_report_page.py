@@ -10,7 +10,7 @@ from browser import needs_browser, opened
 
 import mechreg as mr
 from mechreg.report import headline, report_html, result_table
-from mechreg.report.tables import summary_entries
+from mechreg.report.tables import summaries_by_hook
 
 HOSTILE = [
     "</script><script>document.title='owned'</script>",
@@ -196,8 +196,8 @@ def test_every_summary_is_found_in_a_runs_text():
     text = "\n\n".join(
         f"model a  b  hook z  layer {n}  head 1\n   OLS Regression Results   \nbody {n}" for n in (0, 11)
     )
-    first, last = summary_entries(text)
-    assert (first["model"], first["hook"], first["layer"], first["rest"]) == ("a  b", "z", "0", "  head 1")
+    first, last = summaries_by_hook(text)["a  b", "z"]
+    assert (first["layer"], first["rest"]) == ("0", "  head 1")
     assert last["text"].endswith("body 11")
     assert "body 11" not in first["text"]
 
@@ -259,7 +259,7 @@ def test_universality_and_interventions_are_drawn_or_the_reason_is_given():
     assert "Concordance of lag1 profiles for attn_out" in page
     assert "attn_out scaled: effects by dose and layer" in page
     assert all(
-        word in page for word in ("<h2 id='s1'>Across models", "universality.csv", "interventions.csv")
+        word in page for word in ('<h2 id="s1">Across models', "universality.csv", "interventions.csv")
     )
     alone = report_html(**common, interventions=doses.head(1))
     assert "No chart of attn_out, scale: plot_dose_response" in alone

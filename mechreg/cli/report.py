@@ -16,7 +16,7 @@ def declare(verbs: Verbs) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Write the page of a run anew from what its folder holds."""
-    from mechreg.report.run_page import run_report
+    from mechreg.report import run_report
     from mechreg.store import check_place, write_text
 
     out = args.run / "report.html" if args.out is None else args.out

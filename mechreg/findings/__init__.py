@@ -1,8 +1,8 @@
-"""Findings: what others published of such models, run again; published against obtained."""
+"""Findings: what others published of such models, measured again; published against obtained."""
 
 from mechreg.findings.finding import Claim, Finding, Settings
-from mechreg.findings.gallery import FINDINGS, list_findings
 from mechreg.findings.printing import described, shown
+from mechreg.findings.published import FINDINGS, list_findings
 from mechreg.findings.replication import replicate
 
 __all__ = ["FINDINGS", "Claim", "Finding", "Settings", "described", "list_findings", "replicate", "shown"]

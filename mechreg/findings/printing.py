@@ -4,7 +4,7 @@ import textwrap
 
 import pandas as pd
 
-from mechreg.findings.finding import Claim, Finding, claimed
+from mechreg.findings.finding import Finding, claimed
 
 
 def described(finding: Finding) -> str:
@@ -16,11 +16,16 @@ def described(finding: Finding) -> str:
     >>> described(FINDINGS["norm_growth"]).splitlines()[0]
     'norm_growth: Does the norm of the residual stream grow by the same factor in every block?'
     """
-    lines = [f"{finding.name}: {finding.question}"]
+    parts = []
     for claim in finding.claims:
-        lines += _wrapped("published", _said(claim))
-    lines += _wrapped("measured", finding.measured)
-    lines += _wrapped("source", finding.source)
+        where = f", on {claim.corpus[0]}" if claim.corpus else ""
+        said = f"{claim.quantity} {claim} in {', '.join(claim.models)}{where} ({claim.because})"
+        parts.append(("published", said))
+    lines = [f"{finding.name}: {finding.question}"]
+    for label, text in [*parts, ("measured", finding.measured), ("source", finding.source)]:
+        lines += textwrap.wrap(
+            f"  {label + ':':<11}{text}", width=110, subsequent_indent=" " * 13, break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
@@ -35,27 +40,14 @@ def shown(table: pd.DataFrame) -> str:
     model quantity published obtained agrees
         m        q   2 +- 1      2.5    yes
     """
+    numbers = table[["published", "tolerance", "low", "high"]].itertuples(index=False)
     words = table["agrees"].map({True: "yes", False: "NO"}).astype("object")
-    return pd.DataFrame(
-        {
-            "model": table["model"],
-            "quantity": table["quantity"],
-            "published": [
-                claimed(*numbers)
-                for numbers in table[["published", "tolerance", "low", "high"]].itertuples(index=False)
-            ],
-            "obtained": [f"{number:.6g}" for number in table["obtained"]],
-            "agrees": words.where(table["agrees"].notna(), "-"),
-        }
-    ).to_string(index=False)
-
-
-def _said(claim: Claim) -> str:
-    where = f", on {claim.corpus[0]}" if claim.corpus else ""
-    return f"{claim.quantity} {claim} in {', '.join(claim.models)}{where} ({claim.because})"
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    return textwrap.wrap(
-        f"  {label + ':':<11}{text}", width=110, subsequent_indent=" " * 13, break_on_hyphens=False
+    return (
+        table[["model", "quantity"]]
+        .assign(
+            published=[claimed(*row) for row in numbers],
+            obtained=table["obtained"].map("{:.6g}".format),
+            agrees=words.where(table["agrees"].notna(), "-"),
+        )
+        .to_string(index=False)
     )

@@ -1,17 +1,22 @@
-"""A finding run again: models and texts in, published against obtained out."""
+"""A finding measured again: models and texts in, published against obtained out."""
 
 import gc
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mechreg.corpus import read_corpus, tokenize
-from mechreg.findings.finding import Finding, Settings
-from mechreg.findings.gallery import FINDINGS
+from mechreg.findings.finding import Claim, Finding, Settings
+from mechreg.findings.published import FINDINGS
 from mechreg.models import is_transformer_lens_model, load_model, record_of, require_loadable
 from mechreg.norms.extraction import as_models
 from mechreg.schema import Backend, InputError, ModelError, require_option, require_whole_number
+
+_NUMBERS = ("published", "tolerance", "low", "high", "obtained")
 
 
 def replicate(
@@ -35,12 +40,12 @@ def replicate(
     name : str
         One of `list_findings`.
     models : model, name, path, or a sequence of them, optional
-        Anything that `load_model` takes; by default the models that the source is about. Others, such as the
+        Anything that `load_model` takes; by default the models that the source reports. Others, such as the
         miniatures, run through the same code and have no published value. A published value is found by a model's
-        name, of a folder by the folder's.
+        name, for a folder by the folder's.
     documents : documents frame, list of str, or path, optional
-        What `read_corpus` takes or gives; the demo corpus by default. Where a number is one of a certain text
-        (the loss on OpenWebText), it is compared only on that text.
+        What `read_corpus` takes or gives; the demo corpus by default. A number that was published for a certain text
+        (the loss on OpenWebText) is compared only on that text.
     prepend_bos : bool, optional
         By default as the source did; published values are compared only with that. Random tokens have none.
     backend : {"auto", "hooked", "bridge"}
@@ -48,7 +53,7 @@ def replicate(
     batch_tokens : int
         Tokens in a batch, right padding included.
     seed : int
-        Of what is drawn: the random tokens of sink_rate.
+        For what is drawn: the random tokens of sink_rate.
     progress : bool
         A bar on standard error, where that is a terminal.
 
@@ -57,14 +62,14 @@ def replicate(
     pandas.DataFrame
         finding, model, quantity, published and tolerance (NaN where only a direction was published, or nothing),
         low and high (what lies between them agrees), obtained, agrees (missing where nothing was published), note
-        (whether the texts began as those that the model was trained on, "" where they did).
+        (how the texts should have begun, "" where they began so).
 
     Raises
     ------
     InputError
         No such finding, a model or text that cannot be used, or a loaded model of other processing.
     ModelError
-        The weights are not to be had: names the model, before any other is run.
+        Weights could not be loaded: names the model, before any other is run.
 
     Examples
     --------
@@ -84,17 +89,43 @@ def replicate(
         _require_usable(finding, entry, backend)
     settings = Settings(batch_tokens=batch_tokens, seed=seed, progress=progress)
     texts = read_corpus("demo" if documents is None else documents)
-    frames = []
+    rows: list[dict[str, Any]] = []
     for entry in entries:
-        model = _loaded(finding, entry, backend, device)
+        model = entry
+        if not is_transformer_lens_model(entry):
+            with _remedy(finding, entry):
+                model = load_model(entry, backend=backend, processing=finding.processing, device=device)
         tokens = tokenize(model, texts, prepend_bos=bos, n_ctx=finding.n_ctx)
-        obtained = finding.measure(model, tokens, settings)
-        said: Any = {"as_published": bos == finding.prepend_bos, "note": _note(finding, model, bos)}
-        frames.append(finding.compare(record_of(model).name, documents, obtained, **said))
+        quantities = finding.measure(model, tokens, settings)
+        label = {"finding": finding.name, "model": record_of(model).name, "note": _note(finding, model, bos)}
+        as_published = finding.claims if bos == finding.prepend_bos else ()
+        claims = [claim for claim in as_published if claim.holds_for(record_of(model).name, documents)]
+        rows += [label | row for row in _compared(quantities, claims)]
         del model
         if not is_transformer_lens_model(entry):
-            gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room
-    return pd.concat(frames, ignore_index=True)
+            gc.collect()  # TransformerLens' models refer to themselves; the next one needs the memory
+    columns = ["finding", "model", "quantity", *_NUMBERS, "agrees", "note"]
+    dtypes = dict.fromkeys(_NUMBERS, "float64") | {"agrees": "boolean"}
+    return pd.DataFrame(rows, columns=columns).astype(dtypes)
+
+
+def _compared(quantities: Mapping[str, float], claims: list[Claim]) -> list[dict[str, Any]]:
+    """Return a row a quantity: obtained against the claim about it, if there is one."""
+    rows = []
+    by_quantity = {claim.quantity: claim for claim in claims}
+    for quantity, number in quantities.items():
+        row = dict.fromkeys(_NUMBERS, math.nan) | {
+            "quantity": quantity,
+            "obtained": float(number),
+            "agrees": None,
+        }
+        if claim := by_quantity.get(quantity):
+            row["low"], row["high"] = claim.interval
+            row["agrees"] = claim.agrees(number)
+            if claim.value is not None:
+                row |= {"published": claim.value, "tolerance": claim.tolerance}
+        rows.append(row)
+    return rows
 
 
 def _note(finding: Finding, model: Any, bos: bool) -> str:
@@ -114,29 +145,23 @@ def _note(finding: Finding, model: Any, bos: bool) -> str:
 def _require_usable(finding: Finding, entry: Any, backend: Backend) -> None:
     """Check all that can be known of a model before its weights are read."""
     if isinstance(entry, str | Path):
-        try:
+        with _remedy(finding, entry):
             require_loadable(entry, backend=backend)
-        except ModelError as error:
-            raise _lacking(finding, entry, error) from error
     elif is_transformer_lens_model(entry) and record_of(entry).processing != finding.processing:
         raise InputError(
             f"{finding.name} is measured with processing={finding.processing!r}, and {record_of(entry).name} was "
-            f"loaded with {record_of(entry).processing!r}; give its name or folder, and it is loaded rightly."
+            f"loaded with {record_of(entry).processing!r}; give its name or folder instead of the loaded model."
         )
 
 
-def _loaded(finding: Finding, entry: Any, backend: Backend, device: str) -> Any:
-    if is_transformer_lens_model(entry):
-        return entry
+@contextmanager
+def _remedy(finding: Finding, entry: Any) -> Iterator[None]:
+    """Say, where a model cannot be loaded, which finding needs it and what to do."""
     try:
-        return load_model(entry, backend=backend, processing=finding.processing, device=device)
+        yield
     except ModelError as error:
-        raise _lacking(finding, entry, error) from error
-
-
-def _lacking(finding: Finding, entry: Any, error: ModelError) -> ModelError:
-    wanted = f"the weights of {entry}" if isinstance(entry, str | Path) else "this model"
-    return ModelError(
-        f"{finding.name} needs {wanted}: {error} Give a folder that holds them, or run the same code without a "
-        "published value: models=['mini-s', 'mini-m'] (--models mini-s,mini-m)."
-    )
+        wanted = f"the weights of {entry}" if isinstance(entry, str | Path) else "this model"
+        raise ModelError(
+            f"{finding.name} needs {wanted}: {error} Give a folder that holds them, or run the same code without a "
+            "published value: models=['mini-s', 'mini-m'] (--models mini-s,mini-m)."
+        ) from error

@@ -1,6 +1,5 @@
 """The regression table of a paper: layers as columns, terms as rows, a panel for every model and hook point."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -25,29 +24,7 @@ TableFormat = Literal["markdown", "latex", "html"]
 Show = Literal["stars", "intervals"]
 Judged = Literal["p_adjusted", "p_value"]
 STARS = (0.05, 0.01, 0.001)
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}  # fmt: skip
-
-
-class _Dialect(NamedTuple):
-    """How a format writes what is not plain."""
-
-    escape: Callable[[str], str]
-    minus: str
-    stars: Callable[[int], str]
-    r_squared: str
-
-
-class _Panel(NamedTuple):
-    """One model and hook point: a row is its label and a cell for every layer."""
-
-    title: str
-    layers: list[str]
-    terms: list[list[str]]
-    about: list[list[str]]
+_WHO = "regression_table"
 
 
 def regression_table(
@@ -71,7 +48,7 @@ def regression_table(
     show : {"stars", "intervals"}
         Below each estimate its standard error, with stars at .05, .01 and .001; or its confidence interval.
     p : {"p_adjusted", "p_value"}
-        What the stars go by; the intercept has no ``p_adjusted``, and so no stars.
+        Which p-value gives the stars; the intercept has no ``p_adjusted``, and so no stars.
     terms, layers : iterable, optional
         Those to show, in that order; by default all.
     digits : int
@@ -85,8 +62,8 @@ def regression_table(
     Raises
     ------
     SchemaError, InputError, NumericalError
-        A missing column, a bad option, a term or layer that is not there, two rows for one coefficient, an estimate
-        that is not finite.
+        A missing column, a bad option, an unknown term or layer, two rows for one coefficient, an estimate that is
+        not finite.
 
     Examples
     --------
@@ -108,39 +85,36 @@ def regression_table(
     require_option(p, get_args(Judged), name="p")
     require_whole_number(digits, name="digits", least=0, most=12)
     table = fits.coefficients if isinstance(fits, LaggedFits) else fits
-    below = ["std_error", p] if show == "stars" else ["conf_low", "conf_high"]
-    numbers = ["estimate", *(name for name in below if name != p)]
-    require(
-        table, (*GROUP_KEYS, "term", *below, "estimate", "n", "n_docs", "r_squared", "cov_type"), who=_WHO
-    )
+    numbers = ["estimate", *(["std_error"] if show == "stars" else ["conf_low", "conf_high"])]
+    judged = [p] if show == "stars" else []
+    require(table, (*GROUP_KEYS, "term", *numbers, *judged, "n", "n_docs", "r_squared", "cov_type"), who=_WHO)
     order = table[["model", "hook"]].drop_duplicates()
     table = _chosen(_chosen(table, "term", terms), "layer", layers)
-    keys = [*GROUP_KEYS, *(["head"] if "head" in table.columns else [])]
-    twice = table.duplicated([*keys, "term"])
-    if twice.any():
-        where = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in [*keys, "term"])
+    keys = [*GROUP_KEYS, *(["head"] if "head" in table else []), "term"]
+    if (twice := table.duplicated(keys)).any():
+        where = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
         raise InputError(f"{_WHO} needs one row for each coefficient; there are two for {where}.")
     if not np.isfinite(table[numbers].to_numpy("float64", na_value=np.nan)).all():
         raise NumericalError(f"{_WHO} needs finite numbers as {', '.join(numbers)}; some are not.")
-    dialect = _DIALECTS[format]
-    parts = dict(iter(table.groupby(["model", "hook"], sort=False, observed=True)))
-    panels = [
-        _panel(parts[model, hook], f"{model}, {hook}", show, p, int(digits), dialect)
+    form = _FORMATS[format]
+    panels = dict(iter(table.groupby(["model", "hook"], sort=False, observed=True)))
+    parts = [
+        (
+            form.escape(f"{model}, {hook}"),
+            _rows(panels[model, hook], p if show == "stars" else None, int(digits), form),
+        )
         for model, hook in order.itertuples(index=False)
-        if (model, hook) in parts
+        if (model, hook) in panels
     ]
-    return _WRITERS[format](panels, dialect.escape(_note(table, show, p)))
-
-
-_WHO = "regression_table"
+    return form.write(parts, form.escape(_note(table, show, p)))
 
 
 def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
     """Return the rows of the terms or layers that were asked for, in that order."""
     have = table[column].unique().tolist()
+    if not have:
+        raise InputError(f"{_WHO} needs at least one row; the table is empty.")
     if wanted is None:
-        if not have:
-            raise InputError(f"{_WHO} needs at least one row; the table is empty.")
         return table
     names = one_or_many(wanted)
     if not names:
@@ -150,46 +124,42 @@ def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
             hint = did_you_mean(name, have)
             raise InputError(f"{_WHO} finds no {column} {name!r}; the table has {have}.{hint}")
     place = {name: at for at, name in enumerate(names)}
-    kept = table[table[column].isin(names)]
-    return kept.iloc[np.argsort(kept[column].map(place).to_numpy("int64"), kind="stable")]
+    return table[table[column].isin(names)].sort_values(
+        column, key=lambda values: values.map(place).astype("int64"), kind="stable"
+    )
 
 
-def _panel(part: pd.DataFrame, title: str, show: str, p: str, digits: int, dialect: _Dialect) -> _Panel:
+def _rows(panel: pd.DataFrame, p: str | None, digits: int, form: "_Format") -> list[list[str]]:
+    """Return the rows of one model and hook: its layers, two a term (stars by ``p``, or intervals), and the fits."""
+
     def number(value: float) -> str:
         fixed = f"{value:.{digits}f}"
         text = f"{value:.1e}" if value != 0 and float(fixed) == 0 else fixed
-        return text.replace("-", dialect.minus)
+        return text.replace("-", form.minus)
 
-    names = part["layer"].astype(str)
-    if "head" in part.columns:
-        names = names + "." + part["head"].astype(str)
-    layers, rows = list(names.unique()), []
-    for term in part["term"].unique():
-        of_term = part[part["term"] == term].set_axis(names[part["term"] == term])
-        upper, lower = [dialect.escape(str(term))], [""]
-        for layer in layers:
-            if layer not in of_term.index:
-                upper.append("")
-                lower.append("")
-                continue
-            row = of_term.loc[layer]
-            if show == "stars":
-                upper.append(number(row["estimate"]) + dialect.stars(sum(row[p] < at for at in STARS)))
-                lower.append(f"({number(row['std_error'])})")
-            else:
-                upper.append(number(row["estimate"]))
-                lower.append(f"[{number(row['conf_low'])}, {number(row['conf_high'])}]")
-        rows += [upper, lower]
-    first = part.set_axis(names)[~names.duplicated().to_numpy()].loc[layers]
-    about = [
-        ["n", *(f"{n:,}" for n in first["n"])],
-        ["documents", *(f"{n:,}" for n in first["n_docs"])],
-        [
-            dialect.r_squared,
-            *(f"{value:.{digits}f}".replace("-", dialect.minus) for value in first["r_squared"]),
-        ],
-    ]
-    return _Panel(dialect.escape(title), layers, rows, about)
+    def stars(value: float) -> str:
+        earned = "*" * sum(value < level for level in STARS)
+        return form.stars.format(form.escape(earned)) if earned else ""
+
+    column = panel["layer"].astype(str)
+    if "head" in panel:
+        column = column + "." + panel["head"].astype(str)
+    upper = panel["estimate"].map(number)
+    if p is None:
+        lower = "[" + panel["conf_low"].map(number) + ", " + panel["conf_high"].map(number) + "]"
+    else:
+        upper = upper + panel[p].map(stars)
+        lower = "(" + panel["std_error"].map(number) + ")"
+    cells = panel.assign(column=column, upper=upper, lower=lower)
+    columns = list(column.unique())
+    rows = [["layer", *columns]]
+    for term, part in cells.groupby("term", sort=False, observed=True):
+        part = part.set_index("column").reindex(columns)
+        rows += [[form.escape(str(term)), *part["upper"].fillna("")], ["", *part["lower"].fillna("")]]
+    fits = cells.drop_duplicates("column")
+    r_squared = [f"{value:.{digits}f}".replace("-", form.minus) for value in fits["r_squared"]]
+    rows += [["n", *fits["n"].map("{:,}".format)], ["documents", *fits["n_docs"].map("{:,}".format)]]
+    return [*rows, [form.r_squared, *r_squared]]
 
 
 def _note(table: pd.DataFrame, show: str, p: str) -> str:
@@ -201,69 +171,62 @@ def _note(table: pd.DataFrame, show: str, p: str) -> str:
     return f"In parentheses: standard errors (cov_type {kinds}). {levels}; {judged}."
 
 
+# A panel: its title and its rows, the first of which has the layers and the last three what is said of the fits.
+_Panel = tuple[str, list[list[str]]]
+
+
 def _markdown(panels: list[_Panel], note: str) -> str:
     parts = []
-    for panel in panels:
-        rows = [["layer", *panel.layers], [":--", *["--:"] * len(panel.layers)], *panel.terms, *panel.about]
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines[1] = lines[1].replace(" ", "")
-        parts.append("\n".join([f"**{panel.title}**", "", *lines]))
+    for title, (head, *body) in panels:
+        lines = [f"| {' | '.join(row)} |" for row in (head, *body)]
+        lines.insert(1, "|:--|" + "--:|" * (len(head) - 1))
+        parts.append("\n".join([f"**{title}**", "", *lines]))
     return "\n\n".join([*parts, note])
 
 
 def _latex(panels: list[_Panel], note: str) -> str:
-    columns = max(len(panel.layers) for panel in panels)
-    lines = [f"\\begin{{tabular}}{{l{'r' * columns}}}"]
-    for at, panel in enumerate(panels):
-        lines += [
-            r"\midrule" if at else r"\toprule",
-            f"\\multicolumn{{{columns + 1}}}{{l}}{{\\textbf{{{panel.title}}}}} \\\\",
-            _latex_row(["layer", *panel.layers], columns),
-            r"\midrule",
-            *(_latex_row(row, columns) for row in panel.terms),
-            r"\midrule",
-            *(_latex_row(row, columns) for row in panel.about),
-        ]
+    columns = max(len(head) for _, (head, *_) in panels)
+    lines = [f"\\begin{{tabular}}{{l{'r' * (columns - 1)}}}"]
+    rule = r"\toprule"
+    for title, rows in panels:
+        lines += [rule, f"\\multicolumn{{{columns}}}{{l}}{{\\textbf{{{title}}}}} \\\\"]
+        head, *body = [" & ".join([*row, *[""] * (columns - len(row))]) + r" \\" for row in rows]
+        lines += [head, r"\midrule", *body[:-3], r"\midrule", *body[-3:]]
+        rule = r"\midrule"
     end = [r"\bottomrule", r"\end{tabular}", "", f"\\medskip\\noindent{{\\footnotesize {note}}}"]
     return "\n".join(lines + end)
 
 
-def _latex_row(cells: list[str], columns: int) -> str:
-    return " & ".join([*cells, *[""] * (columns + 1 - len(cells))]) + r" \\"
-
-
 def _html(panels: list[_Panel], note: str) -> str:
-    columns = max(len(panel.layers) for panel in panels)
+    columns = max(len(head) for _, (head, *_) in panels)
     lines = ["<table>"]
-    for panel in panels:
-        head = "".join(f'<th scope="col">{layer}</th>' for layer in panel.layers)
-        lines += [
-            "<tbody>",
-            f'<tr><th colspan="{columns + 1}" scope="colgroup">{panel.title}</th></tr>',
-            f'<tr><th scope="col">layer</th>{head}</tr>',
-            *(
-                f'<tr><th scope="row">{row[0]}</th>'
-                + "".join(f"<td>{cell}</td>" for cell in row[1:])
-                + "</tr>"
-                for row in [*panel.terms, *panel.about]
-            ),
-            "</tbody>",
-        ]
-    return "\n".join([*lines, f'<tfoot><tr><td colspan="{columns + 1}">{note}</td></tr></tfoot>', "</table>"])
+    for title, (head, *body) in panels:
+        lines += ["<tbody>", f'<tr><th colspan="{columns}" scope="colgroup">{title}</th></tr>']
+        lines += ["<tr>" + "".join(f'<th scope="col">{layer}</th>' for layer in head) + "</tr>"]
+        for label, *cells in body:
+            lines += [f'<tr><th scope="row">{label}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>']
+        lines += ["</tbody>"]
+    return "\n".join([*lines, f'<tfoot><tr><td colspan="{columns}">{note}</td></tr></tfoot>', "</table>"])
 
 
-def _markdown_text(text: str) -> str:
-    """Return text that Markdown shows as it is; `<` and `&` would start HTML in it."""
-    return re.sub(r"([\\`*_{}\[\]#|~$^])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+class _Format(NamedTuple):
+    """How a format writes text from outside, a minus sign, stars, R2, and the whole."""
+
+    escape: Callable[[str], str]
+    minus: str
+    stars: str
+    r_squared: str
+    write: Callable[[list[_Panel], str], str]
 
 
-def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-_DIALECTS = {
-    "markdown": _Dialect(_markdown_text, "−", lambda count: r"\*" * count, "R²"),
-    "latex": _Dialect(_latex_text, "$-$", lambda count: f"$^{{{'*' * count}}}$" if count else "", "$R^2$"),
-    "html": _Dialect(for_page, "−", lambda count: f"<sup>{'*' * count}</sup>" if count else "", "R²"),
+# In Markdown `<` and `&` would start HTML.
+_MARKDOWN = str.maketrans({**{c: "\\" + c for c in r"\`*_{}[]#|~$^"}, "&": "&amp;", "<": "&lt;"})
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", **{c: "\\" + c for c in "&%$#_{}"},
+})  # fmt: skip
+_FORMATS = {
+    "markdown": _Format(lambda text: text.translate(_MARKDOWN), "−", "{}", "R²", _markdown),
+    "latex": _Format(lambda text: text.translate(_LATEX), "$-$", "$^{{{}}}$", "$R^2$", _latex),
+    "html": _Format(for_page, "−", "<sup>{}</sup>", "R²", _html),
 }
-_WRITERS = {"markdown": _markdown, "latex": _latex, "html": _html}

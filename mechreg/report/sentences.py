@@ -41,13 +41,13 @@ def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
     sentences = []
     for (model, hook), rows in results.groupby(["model", "hook"], sort=False, observed=True):
         terms = sort_terms(rows["term"])
-        shown = _asked(terms)
-        said = ", ".join(
-            f"{term} {'differs from zero ' if at == 0 else ''}in {found} of {of} layers "
-            f"(median beta {_decimals(row['beta_median'].median())})"
-            for at, (term, row, found, of) in enumerate(_counted(rows, shown))
+        counted = _counted(rows, _asked(terms))
+        parts = [
+            f"{count} (median beta {_decimals(part['beta_median'].median())})" for count, part in counted
+        ]
+        sentences.append(
+            f"{model}, {hook}: {_without_lags(terms)}{', '.join(parts)}{_rest(terms, len(parts))}."
         )
-        sentences.append(f"{model}, {hook}: {_without_lags(terms)}{said}{_rest(terms, len(shown))}.")
     return sentences
 
 
@@ -61,15 +61,14 @@ def headline(
     results : pandas.DataFrame
         What `result_table` gives. The sentences are of the first hook in it.
     nulls : pandas.DataFrame, optional
-        What `compare_to_nulls` gives. Without it the second sentence says that nothing is known of context: shuffled
-        tokens and random weights have betas that differ from zero too.
+        What `compare_to_nulls` gives. Without it the second sentence says that nothing is known about context.
     alpha : float
 
     Examples
     --------
     >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 4}
-    >>> said, caveat = headline(pd.DataFrame([row | {"beta_min": 0.2, "beta_median": 0.25, "beta_max": 0.3}]))
-    >>> said
+    >>> answer, caveat = headline(pd.DataFrame([row | {"beta_min": 0.2, "beta_median": 0.25, "beta_max": 0.3}]))
+    >>> answer
     'Yes, as a prediction: lag1 differs from zero in 4 of 4 layers of m (median beta 0.25, all above zero).'
     >>> caveat.split(",")[0]
     'That is not yet evidence of context'
@@ -79,27 +78,22 @@ def headline(
     hook = results["hook"].iloc[0]
     shown = results[results["hook"] == hook]
     terms = sort_terms(shown["term"])
-    counted = _counted(shown, _asked(terms)[:2])
-    parts = [
-        f"{term} {'differs from zero ' if at == 0 else ''}in {found} of {of} layers"
-        f"{f' of {_models(rows)}' if at == 0 else ''} ({_betas(rows)})"
-        for at, (term, rows, found, of) in enumerate(counted)
+    asked = _asked(terms)[:2]
+    counts = [
+        f"{count}{f' of {_models(rows)}' if at == 0 else ''} ({_betas(rows)})"
+        for at, (count, rows) in enumerate(_counted(shown, asked))
     ]
-    lead = f"{_lead(counted)}: " if terms.lags or terms.interactions else _without_lags(terms)
-    of_hook = (
-        f" (of {hook}, the first of {results['hook'].nunique()} hooks)"
-        if results["hook"].nunique() > 1
-        else ""
-    )
-    said = f"{lead}{', '.join(parts)}{_rest(terms, len(counted))}{of_hook}."
-    said = said[0].upper() + said[1:]
     lags = terms.lags or terms.interactions
-    return said, _context(lags[0], hook, nulls, alpha) if lags else _ASK
+    lead = f"{_lead(shown[shown['term'].isin(asked)])}: " if lags else _without_lags(terms)
+    n_hooks = results["hook"].nunique()
+    of_hook = f" (of {hook}, the first of {n_hooks} hooks)" if n_hooks > 1 else ""
+    sentence = f"{lead}{', '.join(counts)}{_rest(terms, len(asked))}{of_hook}."
+    context = _context(lags[0], hook, nulls, alpha) if lags else _ASK
+    return sentence[0].upper() + sentence[1:], context
 
 
 _ASK = "Whether the tokens before predict the update is asked by a formula with lags, such as log_norm ~ lag1 + lag2."
 _MOST = 4  # terms of one sentence
-Counted = tuple[str, pd.DataFrame, int, int]
 
 
 def _asked(terms: Terms) -> list[str]:
@@ -107,29 +101,35 @@ def _asked(terms: Terms) -> list[str]:
     return (terms.lags or terms.interactions or terms.others)[:_MOST]
 
 
-def _counted(rows: pd.DataFrame, terms: list[str]) -> list[Counted]:
-    """Return every term, its rows, and in how many of how many layers it differs from zero."""
-    parts = [(term, rows[rows["term"] == term]) for term in terms]
-    return [(term, part, int(part["significant"].sum()), int(part["layers"].sum())) for term, part in parts]
+def _counted(rows: pd.DataFrame, terms: list[str]) -> list[tuple[str, pd.DataFrame]]:
+    """Return in words in how many of how many layers every term differs from zero, and the term's rows."""
+    counted = []
+    for term in terms:
+        part = rows[rows["term"] == term]
+        verb = " differs from zero" if term == terms[0] else ""
+        n_significant, n_layers = int(part["significant"].sum()), int(part["layers"].sum())
+        counted.append((f"{term}{verb} in {n_significant} of {n_layers} layers", part))
+    return counted
 
 
 def _without_lags(terms: Terms) -> str:
     return "" if terms.lags or terms.interactions else "without a lag in the formula, "
 
 
-def _rest(terms: Terms, told: int) -> str:
-    """Return where the lags' coefficients hold, and how many terms have not been told."""
-    meaning = terms.meaning()
-    left = sum(map(len, terms)) - told
-    crossed = len(terms.interactions) if terms.lags else 0
-    more = f"; {left} further {'term is' if left == 1 else 'terms are'} in the table" if left else ""
-    more += f", {crossed} of them a lag times another term" if crossed else ""
-    return (f", {'all ' if told > 2 else 'both ' if told == 2 else ''}{meaning}" if meaning else "") + more
+def _rest(terms: Terms, n_shown: int) -> str:
+    """Return where the lags' coefficients hold, and how many terms the sentence leaves out."""
+    meaning, all_of_them = terms.meaning(), {0: "", 1: "", 2: "both "}.get(n_shown, "all ")
+    n_left = sum(map(len, terms)) - n_shown
+    n_crossed = len(terms.interactions) if terms.lags else 0
+    where = f", {all_of_them}{meaning}" if meaning else ""
+    more = f"; {n_left} further {'term is' if n_left == 1 else 'terms are'} in the table" if n_left else ""
+    return where + more + (f", {n_crossed} of them a lag times another term" if n_crossed else "")
 
 
-def _lead(counted: list[Counted]) -> str:
-    """Return the answer that the term gives which differs from zero in most layers."""
-    share = max(found / of for _, _, found, of in counted)
+def _lead(rows: pd.DataFrame) -> str:
+    """Return the answer by the term that differs from zero in most layers."""
+    sums = rows.groupby("term", observed=True)[["significant", "layers"]].sum()
+    share = (sums["significant"] / sums["layers"]).max()
     if share == 0:
         return "No"
     return "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} layers"
@@ -147,14 +147,14 @@ def _decimals(value: Any) -> str:
 
 def _betas(rows: pd.DataFrame) -> str:
     low, high = _decimals(rows["beta_median"].min()), _decimals(rows["beta_median"].max())
-    said = f"median beta {low}" if low == high else f"median beta {low} to {high} by model"
+    median = f"median beta {low}" if low == high else f"median beta {low} to {high} by model"
     if rows["beta_min"].min() > 0:
-        return said + ", all above zero"
-    return said + (", all below zero" if rows["beta_max"].max() < 0 else "")
+        return median + ", all above zero"
+    return median + (", all below zero" if rows["beta_max"].max() < 0 else "")
 
 
 def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
-    """Return what the nulls say of a lag, or that they have not been asked."""
+    """Return in how many layers a lag exceeds the nulls, or that there are none."""
     if nulls is not None:
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
     if nulls is None or nulls.empty:
@@ -165,7 +165,7 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> 
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):
-        found = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
+        n_above = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
-        beyond.append(f"{str(null).replace('_', ' ')} in {found} of {len(rows)} layers ({excess})")
+        beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} layers ({excess})")
     return f"Only what exceeds the nulls can be context: {term} is above {'; above '.join(beyond)}."

@@ -1,58 +1,46 @@
-"""Tables of the page: as HTML, as files to download, and what is counted or taken apart for them."""
+"""Tables of the page: files to download, and what is counted or taken apart for it."""
 
 import base64
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mechreg.outside import changed, for_csv, for_page, visible
+from mechreg.outside import for_csv
 
 MODEL_COLUMNS = (
     *("name", "backend", "processing", "dtype", "prepend_bos", "blocks", "d_model", "parameters", "tokens"),
     *("windows", "seconds"),
 )
-MOST_ROWS = 400  # shown; the file to download has all
 _TESTS = {
     "breusch_godfrey_p": "serial correlation (Breusch-Godfrey)",
     "breusch_pagan_p": "unequal variance (Breusch-Pagan)",
     "jarque_bera_p": "not normal (Jarque-Bera)",
 }
-_PLACE = re.compile(r"model (?P<model>.*?)  hook (?P<hook>.*?)  layer (?P<layer>\d+)(?P<rest>.*)")
+_FIT = re.compile(
+    r"^model (?P<model>.*?)  hook (?P<hook>.*?)  layer (?P<layer>\d+)(?P<rest>.*)\n"
+    r"(?= *OLS Regression Results *$)",
+    re.MULTILINE,
+)
 
 
-def table_html(frame: pd.DataFrame, caption: str, *, number: str = "{:.4g}") -> str:
-    """Return a frame as a table that scrolls sideways; beyond 400 rows it ends, and says so."""
-    shown = changed(frame.head(MOST_ROWS), visible).to_html(
-        index=False, border=0, float_format=number.format, na_rep="", escape=True
-    )
-    shown = shown.replace("<th>", "<th scope='col'>")
-    more = (
-        f"<p class='note'>The first {MOST_ROWS} of {len(frame):,} rows; all are in the file below.</p>"
-        if len(frame) > MOST_ROWS
-        else ""
-    )
-    name = for_page(caption)
-    return f"<div class='scroll' tabindex='0' role='region' aria-label='{name}'>{shown}</div>{more}"
+class Download(NamedTuple):
+    """A table as a CSV file in base64."""
+
+    name: str
+    data: str
+    rows: int
 
 
-def downloads(tables: Mapping[str, pd.DataFrame | None]) -> str:
-    """Return links to the tables as CSV files, which are in the links themselves."""
-    links = []
+def downloads(tables: Mapping[str, pd.DataFrame | None]) -> list[Download]:
+    """Return the tables that have rows as CSV files."""
+    files = []
     for name, frame in tables.items():
-        if frame is None or frame.empty:
-            continue
-        text = for_csv(frame).to_csv(index=False).encode("utf-8", errors="replace")
-        links.append(
-            f"<li><a download='{name}.csv' href='data:text/csv;charset=utf-8;base64,{base64.b64encode(text).decode()}'>"
-            f"{name}.csv</a> ({len(frame):,} rows)</li>"
-        )
-    return (
-        f"<p class='downloads-title'>To download:</p><ul class='downloads'>{''.join(links)}</ul>"
-        if links
-        else ""
-    )
+        if frame is not None and not frame.empty:
+            text = for_csv(frame).to_csv(index=False).encode("utf-8", errors="replace")
+            files.append(Download(name, base64.b64encode(text).decode(), len(frame)))
+    return files
 
 
 def models_table(provenance: Mapping[str, Any]) -> pd.DataFrame:
@@ -91,24 +79,24 @@ def diagnostics_table(statistics: pd.DataFrame, *, alpha: float = 0.05) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def summary_entries(summaries: str) -> list[dict[str, str]]:
-    """Return the fits in a run's summaries.txt: model, hook, layer, what else tells it, and statsmodels' text.
+def summaries_by_hook(summaries: str) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Return the fits in a run's summaries.txt by model and hook: layer, rest (such as a head), statsmodels' text.
 
     Examples
     --------
     >>> text = "model m  hook attn_out  layer 3  head 1\\n      OLS Regression Results\\n====\\n"
-    >>> summary_entries(text)[0]["layer"], summary_entries(text)[0]["rest"]
+    >>> fits = summaries_by_hook(text)["m", "attn_out"]
+    >>> fits[0]["layer"], fits[0]["rest"]
     ('3', '  head 1')
     """
-    entries: list[dict[str, str]] = []
-    body: list[str] = []
-    lines = summaries.split("\n")
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        place = _PLACE.fullmatch(line) if after.strip() == "OLS Regression Results" else None
-        if place:
-            body = []
-            entries.append({**place.groupdict(), "text": ""})
-        elif entries:
-            body.append(line)
-            entries[-1]["text"] = "\n".join(body).strip("\n")
-    return entries
+    places = list(_FIT.finditer(summaries))
+    ends = [*(place.start() for place in places), len(summaries)][1:]
+    fits: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for place, end in zip(places, ends, strict=True):
+        entry = {
+            "layer": place["layer"],
+            "rest": place["rest"],
+            "text": summaries[place.end() : end].strip("\n"),
+        }
+        fits.setdefault((place["model"], place["hook"]), []).append(entry)
+    return fits

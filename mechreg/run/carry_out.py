@@ -10,7 +10,7 @@ import pandas as pd
 from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
-from mechreg.report.run_page import run_report
+from mechreg.report import run_report
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable

@@ -1,4 +1,4 @@
-"""A run folder to its page: its tables and shards are read, its linked views drawn."""
+"""A run folder to its page: its tables and shards are read, its layer explorers drawn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ from mechreg.report.page import report_html
 from mechreg.report.sentences import result_table
 from mechreg.schema import MechregError
 
-# Rows (tokens times layers) of one linked view; beyond them it shows the first documents, and says so.
+# Rows (tokens times layers) of one layer explorer; beyond them it shows the first documents, and says so.
 VIEW_ROWS = 1_000_000
 
 
 def run_report(folder: str | Path) -> str:
     """Return the page of a run from what its folder holds; no model is loaded.
 
-    Tables, summaries and provenance are needed. The linked views are made from the norms and tokens where those are
-    there. What ``mechreg compare`` leaves in the folder (``universality.csv``, ``universality_profiles.csv``, and
-    ``universality.txt``, a sentence a line), ``interventions.csv`` and ``nulls.csv`` are shown where they are there.
+    Tables and provenance are required. Layer explorers need the run's norms; what ``mechreg compare`` leaves in the
+    folder (``universality.csv``, ``universality_profiles.csv``, ``universality.txt``), ``interventions.csv`` and
+    ``nulls.csv`` are shown if they exist.
 
     Parameters
     ----------
@@ -48,17 +48,17 @@ def run_report(folder: str | Path) -> str:
     folder = Path(folder)
     facts = store.read_provenance(folder)
     run = store.open_run(folder)
-    spec, coefficients = run.spec, run.coefficients
+    coefficients, problems = run.coefficients, _table(run, "problems.csv")
     return report_html(
-        title=str(spec.get("name", folder.name)),
+        title=str(run.spec.get("name", folder.name)),
         coefficients=coefficients,
         statistics=run.statistics,
         results=result_table(coefficients),
         figures=_figures(folder, coefficients),
-        problems=pd.DataFrame() if (problems := _table(run, "problems.csv")) is None else problems,
+        problems=pd.DataFrame() if problems is None else problems,
         provenance=facts,
         summaries=_text(folder / "summaries.txt"),
-        linked=list(_linked(run, spec, facts, coefficients)),
+        linked=list(_explorers(run, facts, coefficients)),
         universality=_table(run, "universality.csv"),
         profiles=_table(run, "universality_profiles.csv"),
         verdict=_text(folder / "universality.txt").splitlines(),
@@ -104,11 +104,10 @@ def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
     return figures
 
 
-def _linked(
-    run: store.Run, spec: dict[str, Any], facts: dict[str, Any], coefficients: pd.DataFrame
-) -> Iterator[Any]:
-    """Yield a linked view of every model, at the first hook that can have one."""
-    terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in spec["lags"]}]
+def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame) -> Iterator[Any]:
+    """Yield a layer explorer for every model, at the first hook that can have one."""
+    lags, skip = run.spec["lags"], run.spec["skip"]
+    terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in lags}]
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
             rows = coefficients[(coefficients["model"] == model["name"]) & (coefficients["hook"] == hook)]
@@ -116,49 +115,41 @@ def _linked(
             if norms is None or rows.empty:
                 continue
             norms = norms[norms["layer"].isin(rows["layer"].unique())]
-            shown = len(norms) // norms["layer"].nunique()
             try:
-                lagged = add_lags(norms, lags=spec["lags"], skip=spec["skip"])
-                chart = charts.plot_layer_explorer(lagged, rows, term=terms[0])
-                if shown < model["tokens"]:
-                    said = (
-                        f"Of the first {shown:,} of {model['tokens']:,} tokens; the coefficients are of all."
-                    )
-                    chart.title = figure_title(chart.title.text, [*chart.title.subtitle, said])
-                yield chart
+                chart = charts.plot_layer_explorer(add_lags(norms, lags=lags, skip=skip), rows, term=terms[0])
             except MechregError:  # heads, or a formula whose terms stand for something else
                 continue
+            shown = len(norms) // norms["layer"].nunique()
+            if shown < model["tokens"]:
+                part = f"Of the first {shown:,} of {model['tokens']:,} tokens; the coefficients are of all."
+                chart.title = figure_title(chart.title.text, [*chart.title.subtitle, part])
+            yield chart
             break
 
 
 def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
-    """Return the norm frame of one model and hook with token strings; None where the folder holds none."""
-    parts: list[pd.DataFrame] = []
-    tokens: list[pd.DataFrame] = []
-    rows = 0
-    strings_of = {_number(path): path for path in run.shards("tokens", model)}
-    for shard in run.shards("norms", model, hook):
-        part = _first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows)
-        rows += len(part)
-        parts.append(part)
-        if _number(shard) in strings_of:
-            tokens.append(store.read_token_shard(strings_of[_number(shard)]))
+    """Return the norm frame of one model and hook, with the first document's token strings; None without norms."""
+    shards, parts, rows = run.shards("norms", model, hook), [], 0
+    for shard in shards:
+        parts.append(_first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows))
+        rows += len(parts[-1])
         if rows >= VIEW_ROWS:
             break
     if not parts:
         return None
     norms = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
-    if not tokens:
+    # Tokens and norms of a shard have one number; the explorer shows one document, which is in the first.
+    numbers = {path.stem.rsplit("-", 1)[1]: path for path in run.shards("tokens", model)}
+    path = numbers.get(shards[0].stem.rsplit("-", 1)[1])
+    if path is None:
         return norms
-    # Strings are needed of one document alone: the view shows one.
-    first = str(norms["doc"].iloc[0])
-    strings = pd.concat(tokens, ignore_index=True)
-    strings = strings[strings["doc"] == first]
-    own = (norms["doc"].astype("str") == first).to_numpy()
-    keys = pd.MultiIndex.from_frame(norms.loc[own, ["window", "position"]])
-    found = strings.set_index(["window", "position"])["token"].reindex(keys).to_numpy()
+    first = norms["doc"].iloc[0]
+    own = (norms["doc"] == first).to_numpy()
+    tokens = store.read_token_shard(path)
+    tokens = tokens[tokens["doc"].astype("str") == str(first)]
+    strings = tokens.set_index(["window", "position"])["token"]
     column = pd.Series(None, index=norms.index, dtype="object")
-    column[own] = found
+    column[own] = strings.reindex(pd.MultiIndex.from_frame(norms.loc[own, ["window", "position"]])).to_numpy()
     return norms.assign(token=column)
 
 
@@ -167,8 +158,3 @@ def _first_documents(norms: pd.DataFrame, rows: int) -> pd.DataFrame:
     sizes = norms["doc"].value_counts(sort=False)[norms["doc"].unique()]
     before = sizes.cumsum() - sizes
     return norms if sizes.sum() <= rows else norms[norms["doc"].isin(before.index[before < rows])]
-
-
-def _number(shard: Path) -> str:
-    """Return the running number of a shard, which its tokens and norms share."""
-    return shard.stem.rsplit("-", 1)[1]
