@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from oracle import by_statsmodels
 
 import mechreg as mr
 from mechreg.formulas import formula_columns, names_in, spline_width
@@ -268,8 +269,8 @@ ACCEPTED = [
 def test_both_engines_give_what_the_term_says(term, column):
     lagged = frame()
     found = [
-        mr.fit_lagged(lagged, f"log_norm ~ lag1 + {term}", cov="hc1", engine=engine).coefficients
-        for engine in ("statsmodels", "moments")
+        fit(lagged, f"log_norm ~ lag1 + {term}", cov="hc1").coefficients
+        for fit in (by_statsmodels, mr.fit_lagged)
     ]
     assert found[0]["term"].tolist() == found[1]["term"].tolist()
     for number in ("estimate", "std_error", "r_squared"):
@@ -289,14 +290,12 @@ def test_levels_that_are_whole_numbers_are_named_so():
     lagged["gaps"] = (
         lagged["whole"].astype(float).where(lagged["position"] != 5)
     )  # floats for the missing ones
-    for engine in ("statsmodels", "moments"):
-        terms = mr.fit_lagged(
-            lagged, "log_norm ~ C(whole) + x:C(gaps)", engine=engine, cov="hc1"
-        ).coefficients
+    for cov in ("hc1", "hc2"):  # from the sums, and by statsmodels
+        terms = mr.fit_lagged(lagged, "log_norm ~ C(whole) + x:C(gaps)", cov=cov).coefficients
         assert {"C(whole)[T.2]", "x:C(gaps)[3]"} <= set(terms["term"])
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
+@pytest.mark.parametrize("cov", ["hc1", "hc2"])  # from the sums, and by statsmodels
 @pytest.mark.parametrize(
     ("term", "error", "message"),
     [
@@ -311,17 +310,17 @@ def test_levels_that_are_whole_numbers_are_named_so():
         ("bs(x, df=30) * C(pos)", InputError, "at most 50"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_sentence_in_both_engines(engine, term, error, message, monkeypatch):
+def test_what_cannot_be_fitted_is_one_sentence_in_both_engines(cov, term, error, message, monkeypatch):
     monkeypatch.setattr("mechreg.regression.evaluation.MAX_COLUMNS", 50)
     lagged = frame()
     lagged["doc_and_position"] = lagged["doc"] + lagged["position"].astype(str)
     lagged["x"] = lagged["x"].abs() + 0.1
     with pytest.raises(error, match=message):
-        mr.fit_lagged(lagged, f"log_norm ~ {term}", engine=engine, cov="hc1")
+        mr.fit_lagged(lagged, f"log_norm ~ {term}", cov=cov)
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
-def test_a_wide_design_is_refused_before_it_is_made(engine):
+@pytest.mark.parametrize("cov", ["hc1", "hc2"])  # from the sums, and by statsmodels
+def test_a_wide_design_is_refused_before_it_is_made(cov):
     rows = 6_000
     lagged = pd.DataFrame(
         {
@@ -335,7 +334,7 @@ def test_a_wide_design_is_refused_before_it_is_made(engine):
     for formula in ("y ~ C(doc) * C(position)", "y ~ C(doc):C(position)", "y ~ C(y)"):
         tracemalloc.start()
         with pytest.raises(InputError, match=r"its design has up to \d,\d{3} columns, at most 2,000"):
-            mr.fit_lagged(lagged, formula, engine=engine, cov="nonrobust")
+            mr.fit_lagged(lagged, formula, cov=cov)
         assert tracemalloc.get_traced_memory()[1] < 30e6  # the design of the first has 288 MB
         tracemalloc.stop()
 

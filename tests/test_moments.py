@@ -492,7 +492,6 @@ def test_a_refused_update_adds_nothing(lagged, spoil):
         (lambda f: streamed([f]).coefficients(cov="hc1", adjust="max-t"), InputError, "resamples clusters"),
         (lambda f: streamed([f[f["doc"] == "d0"]]).coefficients(adjust="max-t"), InputError, "resamples clusters"),
         (lambda f: fit_lagged(f, adjust="max-t", cov="hc3"), InputError, "resamples clusters"),
-        (lambda f: fit_lagged(f, engine="both"), (InputError, TypeError), "engine"),
         (lambda f: streamed([f.astype({"model": str}), f.assign(model="c[folded]")[f["model"] == "a"]]), InputError,
          "'raw' .* and 'folded'"),
     ],

@@ -130,7 +130,7 @@ class ShardMaker:
         facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
         facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
         facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
-        record = {
+        record: dict[str, Any] = {
             "name": known.name,
             "spec_name": name,
             "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
@@ -139,7 +139,7 @@ class ShardMaker:
         }
         before = store.read_record(self.run, known.name)
         if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
-            record["plan"] = before["plan"]
+            record["plan"] = before.get("plan")
         store.record_model(self.run, record)
         if "plan" not in record:
             record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
