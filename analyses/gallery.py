@@ -80,7 +80,7 @@ show(
 )
 frequent = tokens["pos"].value_counts().index[:5]
 kept = mr.add_lags(annotated, lags=(1, 2), skip=1).query("pos in @frequent")
-apart = mr.fit_lagged(kept, FORMULA, by=("pos",), engine="moments")
+apart = mr.fit_lagged(kept, FORMULA, by=("pos",))
 show(
     mr.plot_betas_by(apart.coefficients),
     function="plot_betas_by",

@@ -1,4 +1,4 @@
-"""A formula is data: hostile ones are refused before anything runs, right ones give both engines the same numbers."""
+"""A formula is data: hostile ones are refused before anything runs, right ones mean what statsmodels takes them for."""
 
 import time
 import tracemalloc
@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from oracle import by_statsmodels
 
 import mechreg as mr
 from mechreg.formulas import formula_columns, names_in, spline_width
@@ -211,7 +212,7 @@ def frame() -> pd.DataFrame:
     )
 
 
-# A term, and the same column by numpy or pandas alone; None: both engines agree, and more is not asked.
+# A term, and the same column by numpy or pandas alone; None: the sums and statsmodels agree, and more is not asked.
 ACCEPTED = [
     ("I(x / x.std())", lambda f: f.x / f.x.std(ddof=1)),
     ("I(x / x.std(ddof=0))", lambda f: f.x / np.std(f.x.to_numpy())),
@@ -265,11 +266,11 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("term", "column"), ACCEPTED)
-def test_both_engines_give_what_the_term_says(term, column):
+def test_the_sums_and_statsmodels_give_what_the_term_says(term, column):
     lagged = frame()
     found = [
-        mr.fit_lagged(lagged, f"log_norm ~ lag1 + {term}", cov="hc1", engine=engine).coefficients
-        for engine in ("statsmodels", "moments")
+        fit(lagged, f"log_norm ~ lag1 + {term}", cov="hc1").coefficients
+        for fit in (by_statsmodels, mr.fit_lagged)
     ]
     assert found[0]["term"].tolist() == found[1]["term"].tolist()
     for number in ("estimate", "std_error", "r_squared"):
@@ -289,14 +290,10 @@ def test_levels_that_are_whole_numbers_are_named_so():
     lagged["gaps"] = (
         lagged["whole"].astype(float).where(lagged["position"] != 5)
     )  # floats for the missing ones
-    for engine in ("statsmodels", "moments"):
-        terms = mr.fit_lagged(
-            lagged, "log_norm ~ C(whole) + x:C(gaps)", engine=engine, cov="hc1"
-        ).coefficients
-        assert {"C(whole)[T.2]", "x:C(gaps)[3]"} <= set(terms["term"])
+    terms = mr.fit_lagged(lagged, "log_norm ~ C(whole) + x:C(gaps)", cov="hc1").coefficients
+    assert {"C(whole)[T.2]", "x:C(gaps)[3]"} <= set(terms["term"])
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
 @pytest.mark.parametrize(
     ("term", "error", "message"),
     [
@@ -311,17 +308,16 @@ def test_levels_that_are_whole_numbers_are_named_so():
         ("bs(x, df=30) * C(pos)", InputError, "at most 50"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_sentence_in_both_engines(engine, term, error, message, monkeypatch):
+def test_what_cannot_be_fitted_is_one_sentence(term, error, message, monkeypatch):
     monkeypatch.setattr("mechreg.regression.evaluation.MAX_COLUMNS", 50)
     lagged = frame()
     lagged["doc_and_position"] = lagged["doc"] + lagged["position"].astype(str)
     lagged["x"] = lagged["x"].abs() + 0.1
     with pytest.raises(error, match=message):
-        mr.fit_lagged(lagged, f"log_norm ~ {term}", engine=engine, cov="hc1")
+        mr.fit_lagged(lagged, f"log_norm ~ {term}", cov="hc1")
 
 
-@pytest.mark.parametrize("engine", ["statsmodels", "moments"])
-def test_a_wide_design_is_refused_before_it_is_made(engine):
+def test_a_wide_design_is_refused_before_it_is_made():
     rows = 6_000
     lagged = pd.DataFrame(
         {
@@ -335,7 +331,7 @@ def test_a_wide_design_is_refused_before_it_is_made(engine):
     for formula in ("y ~ C(doc) * C(position)", "y ~ C(doc):C(position)", "y ~ C(y)"):
         tracemalloc.start()
         with pytest.raises(InputError, match=r"its design has up to \d,\d{3} columns, at most 2,000"):
-            mr.fit_lagged(lagged, formula, engine=engine, cov="nonrobust")
+            mr.fit_lagged(lagged, formula, cov="nonrobust")
         assert tracemalloc.get_traced_memory()[1] < 30e6  # the design of the first has 288 MB
         tracemalloc.stop()
 
@@ -345,10 +341,10 @@ def test_sums_that_would_fill_the_memory_are_refused_first(monkeypatch):
     lagged["piece"] = lagged["doc"].astype(str) + (lagged["position"] // 8).astype(str)
     monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 80_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 clusters need"):
-        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece", engine="moments")
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="crv1", cluster="piece")
     monkeypatch.setattr("mechreg.regression.design.MAX_BYTES", 5_000)
     with pytest.raises(InputError, match="The sums of 21 terms in 20 combinations of categories need"):
-        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust", engine="moments")
+        mr.fit_lagged(lagged, "log_norm ~ x + C(piece)", cov="nonrobust")
 
 
 def test_what_a_factor_uses_and_how_wide_it_is():
