@@ -38,7 +38,7 @@ print(by_pos[by_pos["layer"] == 0].to_string(index=False, float_format="{:.3f}".
 lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
 counts = tokens["pos"].value_counts()
 frequent = lagged[lagged["pos"].isin(counts[counts >= LEAST].index)]
-apart = mr.fit_lagged(frequent, "log_norm ~ lag1 + lag2", by=("pos",), engine="moments")
+apart = mr.fit_lagged(frequent, "log_norm ~ lag1 + lag2", by=("pos",))
 mr.save_chart(mr.plot_betas(apart, by="pos"), FIGURES / "betas_by_pos")
 
 # %% In one regression: do levels differ, and do slopes?
@@ -49,7 +49,7 @@ formulas = {
     "slopes": "log_norm ~ (lag1 + lag2) * C(pos)",
 }
 for name, formula in formulas.items():
-    fits = mr.fit_lagged(frequent, formula, engine="moments")
+    fits = mr.fit_lagged(frequent, formula)
     r_squared[name] = fits.statistics.groupby("model", sort=False)["adj_r_squared"].mean()
 slopes = fits.coefficients[fits.coefficients["term"].str.startswith("lag1:")]
 print(pd.DataFrame(r_squared).to_string(float_format="{:.3f}".format))

@@ -35,7 +35,7 @@ together = mr.fit_lagged(lagged, FORMULA)
 
 def spread(frame, by):
     """Return the standard deviation of lag1 over groups, the mean over layers of each model."""
-    betas = mr.fit_lagged(frame, FORMULA, by=(by,), cov="nonrobust", engine="moments").coefficients
+    betas = mr.fit_lagged(frame, FORMULA, by=(by,), cov="nonrobust").coefficients
     lag1 = betas[betas["term"] == "lag1"]
     return lag1.groupby(["model", "layer"])["estimate"].std().groupby("model").mean()
 

@@ -269,15 +269,14 @@ def test_every_case_is_asked_for_something():
     assert set(correct_digits(engines=("moments",))["data"]) == set(ASKED)
 
 
-@pytest.mark.parametrize("engine", ENGINES.values())
-def test_filip_is_refused_and_not_answered_wrongly(engine):
+def test_filip_is_refused_and_not_answered_wrongly():
     y, x = np.array(FILIP).T
     frame = pd.DataFrame({**ONE_GROUP, "y": y, "x": x})
     formula = POLYNOMIAL + "".join(f" + I(x**{k})" for k in range(6, 11))
     with pytest.raises(
         NumericalError, match=r"model m, hook attn_out, layer 0 they are collinear \(condition"
     ):
-        engine(frame, formula, cov="nonrobust")
+        fit_lagged(frame, formula, cov="nonrobust")
     # The same parabola space, well conditioned, is answered: it is not the number of terms that is refused.
-    fits = engine(frame, "y ~ bs(x, df=10)", cov="nonrobust")
+    fits = fit_lagged(frame, "y ~ bs(x, df=10)", cov="nonrobust")
     assert fits.statistics["r_squared"].item() > 0.99

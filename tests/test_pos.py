@@ -497,9 +497,9 @@ def test_what_else_fits_by_group_give(tagged, tmp_path):
     assert lstsq_check(fits, some)["difference"].abs().max() < 1e-10
     assert fits.augment(some)["residual"].notna().sum() == fits.statistics["n"].sum()
     assert "No. Observations" in fits.summary(layer=0, pos="NOUN")
-    with pytest.raises(InputError, match="summary needs pos=, one of"):
+    with pytest.raises(InputError, match="Give pos=, one of"):
         fits.summary(layer=0)
-    with pytest.raises(InputError, match="summary knows no 'source'"):
+    with pytest.raises(InputError, match="The fits are not by 'source'"):
         fits.summary(layer=0, pos="NOUN", source="news")
     with pytest.raises(InputError, match="compare_profiles needs one fit a layer; these fits are by"):
         compare_profiles(fits, term="lag1")

@@ -73,10 +73,10 @@ WAYS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     LOOP: lambda lagged: statsmodels_loop(lagged, "cluster-crv3"),
     "statsmodels loop, crv1": lambda lagged: statsmodels_loop(lagged, "cluster"),
     "fit_lagged, moments, all statistics": lambda lagged: (
-        mr.fit_lagged(lagged, FORMULA, cov="crv3", engine="moments").coefficients
+        mr.fit_lagged(lagged, FORMULA, cov="crv3").coefficients
     ),
     "the same with max-t": lambda lagged: (
-        mr.fit_lagged(lagged, FORMULA, cov="crv3", adjust="max-t", engine="moments").coefficients
+        mr.fit_lagged(lagged, FORMULA, cov="crv3", adjust="max-t").coefficients
     ),
     "LagSums, coefficients only": lambda lagged: LagSums.from_frame(
         lagged, FORMULA, max_lag=None

@@ -101,8 +101,7 @@ def fit_lagged(
     SchemaError, InputError
         A missing column, a formula that cannot be read, too few rows, a constant column, fewer than two clusters.
     NumericalError
-        Infinite values, or columns so collinear that double precision cannot tell them apart. All groups are
-        checked before the first is fitted; the message names the group.
+        Infinite values, or columns too collinear for double precision; the message names the group.
 
     Notes
     -----
@@ -255,10 +254,7 @@ class LaggedFits:
         Contrasts (``t_test``, ``wald_test``), influence measures (``get_influence``), predictions and summaries are
         then statsmodels'. Its rows are the complete ones, sorted by document (as text), window, position.
 
-        Raises
-        ------
-        InputError
-            No such fit, or more than one.
+        No such fit, or more than one, is an `InputError`.
         """
         fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
         covariance = self._covariances[tuple(fit.keys.values())]
