@@ -33,7 +33,9 @@ def logits(model, ids=IDS):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_fused_pass_gives_the_models_own_numbers(save_gpt2, backend, config):
-    model = load_model(save_gpt2(**CONFIGS[config]), backend=backend, dtype="float64")
+    # Hugging Face's own upcast attention runs in float32 alone, so there is nothing to verify it by.
+    verify = config != "upcast"
+    model = load_model(save_gpt2(**CONFIGS[config]), backend=backend, dtype="float64", verify=verify)
     plain = logits(model)
     with fused(model):
         attentions, gelus = fused_parts(model)

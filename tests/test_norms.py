@@ -429,7 +429,7 @@ def test_a_tokenizer_that_pads_left_changes_nothing(model, make_windows):
             {"hooks": ("attn_aut",)},
             "hooks must be one of 'resid_pre'.*got 'attn_aut'.*Did you mean 'attn_out'",
         ),
-        ({"hooks": ()}, "at least one hook point"),
+        ({"hooks": ()}, "hooks must name at least 1 of"),
         ({"hooks": ("z", "z")}, "each once"),
         ({"batch_tokens": 0}, "batch_tokens must be a whole number, 1 or more"),
         ({"documents": []}, "no usable text"),

@@ -106,7 +106,7 @@ def padded_batches(
     >>> model = load_model("mini-s")
     >>> tokens = tokenize(model, ["A cat.", "Dogs ran."])
     >>> [batch.real.sum(axis=1).tolist() for batch in padded_batches(model, tokens, 64)]
-    [[5, 4]]
+    [[6, 4]]
     """
     windows = token_windows(model, tokens) if windows is None else windows
     for planned in batches(model, windows, batch_tokens):

@@ -1,6 +1,6 @@
 """Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,15 +148,10 @@ def regression_vs_cause(
     moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
     coefficient, squares = _regressions(moments, own_lag=own_lag)
 
-    sums = np.zeros((len(docs), *coefficient.shape))
-    counted = np.zeros(sums.shape, np.int64)
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
     with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
-        for batch in padded_batches(model, tokens, int(batch_tokens), rows):
-            at = np.searchsorted(docs, codes[batch.rows[:, 0]])
-            np.add.at(sums, at, elasticities(passes, batch, step=float(step)))
-            np.add.at(counted, at, 1)
-            bar.update(2 * passes.n_layers * int(batch.real.sum()))
+        batches = padded_batches(model, tokens, int(batch_tokens), rows)
+        sums, counted = _summed(passes, batches, codes, docs, step=float(step), bar=bar)
     means = DocumentMeans()
     means.add(sums, counted)
     effect = means.table(conf_level=conf_level)
@@ -185,6 +180,26 @@ def regression_vs_cause(
     )
     agreement |= _percentiles(drawn if len(docs) > 1 else drawn[:0], conf_level=conf_level)
     return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([agreement | {"n_docs": len(docs)}]))
+
+
+def _summed(
+    passes: Passes,
+    batches: Iterable[Batch],
+    doc: Int[np.ndarray, " tokens"],
+    docs: Int[np.ndarray, " docs"],
+    *,
+    step: float,
+    bar: Any,
+) -> tuple[Float[np.ndarray, "docs layer later_layer"], Int[np.ndarray, "docs layer later_layer"]]:
+    """Return the sums of elasticities by document, and the number of rows in them."""
+    sums = np.zeros((len(docs), passes.n_layers, passes.n_layers))
+    counted = np.zeros(sums.shape, np.int64)
+    for batch in batches:
+        at = np.searchsorted(docs, doc[batch.rows[:, 0]])
+        np.add.at(sums, at, elasticities(passes, batch, step=step))
+        np.add.at(counted, at, 1)
+        bar.update(2 * passes.n_layers * int(batch.real.sum()))
+    return sums, counted
 
 
 def elasticities(
