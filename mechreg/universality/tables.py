@@ -168,7 +168,7 @@ def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataF
     means = [
         pool(*place, conf_level=comparison.conf_level) for place in zip(effects.T, covariances, strict=True)
     ]
-    columns = dict(pd.DataFrame(means).items())
+    columns = {str(name): column for name, column in pd.DataFrame(means).items()}
     return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
 
 
