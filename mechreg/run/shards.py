@@ -130,7 +130,7 @@ class ShardMaker:
         facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
         facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
         facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
-        record = {
+        record: dict[str, Any] = {
             "name": known.name,
             "spec_name": name,
             "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
