@@ -17,7 +17,7 @@ from mechreg.run import (
     carry_out,
     missing_shards,
 )
-from mechreg.schema import InputError
+from mechreg.schema import InputError, require_number, require_whole_number
 from mechreg.spec import Spec
 
 DEATHS = 3  # of workers by one shard, before it is given up
@@ -62,9 +62,8 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise InputError("engine 'ray' needs the library: pip install 'mechreg[ray]'.") from error
-    for name, value in (("workers", workers), ("gpus_per_worker", gpus_per_worker)):
-        if value < (1 if name == "workers" else 0):
-            raise InputError(f"{name} must be at least {1 if name == 'workers' else 0}; got {value}.")
+    require_whole_number(workers, name="workers")
+    require_number(gpus_per_worker, name="gpus_per_worker", least=0)
 
     def make(run: Path, survey: Survey) -> dict[str, float]:
         began = _begin(ray, address, workers)
@@ -72,24 +71,11 @@ def run_on_ray(
             actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_Worker)
             hire = partial(actor.remote, str(run.resolve()), device, device_map)
             pool = [hire() for _ in range(workers)]
-            _in_turn(
-                ray,
-                pool,
-                hire,
-                [
-                    (f"The tokens of {name!r}", "prepare", (name, survey, batch_tokens, shard_tokens))
-                    for name in spec.models
-                ],
-            )
-            _in_turn(
-                ray,
-                pool,
-                hire,
-                [
-                    (f"Shard {shard.number} of {shard.model!r}", "make", (shard,))
-                    for shard in missing_shards(run)
-                ],
-            )
+            sizes = (survey, batch_tokens, shard_tokens)
+            models = [(f"The tokens of {name!r}", "prepare", (name, *sizes)) for name in spec.models]
+            _in_turn(ray, pool, hire, models)
+            missing = [(f"Shard {s.number} of {s.model!r}", "make", (s,)) for s in missing_shards(run)]
+            _in_turn(ray, pool, hire, missing)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             raise cause from error
@@ -107,7 +93,7 @@ class _Worker:
     """What runs in a Ray actor."""
 
     def __init__(self, run: str, device: str, device_map: DeviceMap | None) -> None:
-        self.maker = ShardMaker(run, device=device, device_map=device_map)
+        self.maker = ShardMaker(run, device=device, device_map=device_map, progress=False)
 
     def prepare(self, name: str, survey: Survey, batch_tokens: int, shard_tokens: int) -> None:
         self.maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
@@ -162,7 +148,7 @@ def _in_turn(
                     why = " ".join(str(error).split())
                     raise InputError(
                         f"{task[0]} killed {DEATHS} workers, one after the other ({why[:300]}); if memory was short, "
-                        "give fewer workers or --batch-tokens. What was made is kept, and the same command goes on."
+                        "give fewer workers or --batch-tokens. What was made is kept, and the same command continues."
                     ) from error
                 waiting.insert(0, task)
                 worker = hire()

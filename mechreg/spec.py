@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, no_type_check
+from typing import Any, Literal, get_args, get_origin, no_type_check
 
 from mechreg.formulas import formula_columns
 from mechreg.schema import (
@@ -26,7 +26,6 @@ from mechreg.schema import (
 )
 
 OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
-Section = TypeVar("Section")
 _IN_WORDS: dict[type, str] = {
     str: "a string",
     int: "a whole number",
@@ -73,9 +72,10 @@ class Spec:
     keep: Keep = "norms"
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # frozen to others
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name), field.type))
-        _check_kinds(type(self), vars(self))
+        for field in fields(self):
+            value = _plain(getattr(self, field.name), field.type)
+            _check_field(field.name, value, field.type)
+            object.__setattr__(self, field.name, value)  # it is frozen for others
         if not re.fullmatch(r"\w[\w .+-]{0,59}", self.name):
             raise InputError(
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
@@ -160,7 +160,16 @@ def parse_spec(text: str) -> Spec:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not TOML: {error}.") from error
-    return _section(Spec, table)
+    known = {field.name: field for field in fields(Spec)}
+    for key in table:
+        if key not in known:
+            raise InputError(
+                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
+    for key, field in known.items():
+        if field.default is MISSING and key not in table:
+            raise InputError(f"The key {key!r} is needed.")
+    return Spec(**table)
 
 
 def write_spec(spec: Spec) -> str:
@@ -174,20 +183,6 @@ def write_spec(spec: Spec) -> str:
     # JSON's strings, whole numbers, booleans and lists of them are TOML's, but for one character.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(spec).items()]
     return "".join(lines).replace("\x7f", "\\u007f")
-
-
-def _section(kind: type[Section], table: dict[str, Any]) -> Section:
-    """Return a dataclass made from a TOML table: its fields are the keys, those without a default are needed."""
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in known:
-            raise InputError(
-                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
-            )
-    for key, field in known.items():
-        if field.default is MISSING and key not in table:
-            raise InputError(f"The key {key!r} is needed.")
-    return kind(**table)
 
 
 def _plain(value: Any, kind: Any) -> Any:
@@ -205,19 +200,16 @@ def _plain(value: Any, kind: Any) -> Any:
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
-def _check_kinds(section: type, values: dict[str, Any]) -> None:
-    """Check the values of a dataclass against its annotations: a type, a Literal, or a tuple of either."""
-    kinds = {field.name: field.type for field in fields(section)}
-    for key, value in values.items():
-        if get_origin(kinds[key]) is not tuple:
-            _check_kind(value, kinds[key], name=key)
-            continue
-        element = get_args(kinds[key])[0]
-        if not isinstance(value, tuple) or not value:
-            got = list(value) if isinstance(value, tuple) else value
-            raise InputError(f"{key} must be a list of at least one entry; got {got!r}.")
+def _check_field(name: str, value: object, kind: Any) -> None:
+    """Check a value against its annotation: a type, a Literal, or a tuple of either."""
+    if get_origin(kind) is not tuple:
+        _check_kind(value, kind, name=name)
+    elif not isinstance(value, tuple) or not value:
+        got = list(value) if isinstance(value, tuple) else value
+        raise InputError(f"{name} must be a list of at least one entry; got {got!r}.")
+    else:
         for entry in value:
-            _check_kind(entry, element, name=f"every entry of {key}")
+            _check_kind(entry, get_args(kind)[0], name=f"every entry of {name}")
 
 
 def _check_kind(value: object, kind: Any, *, name: str) -> None:

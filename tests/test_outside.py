@@ -10,8 +10,7 @@ from every_chart import CHARTS
 from mechreg import plot_betas, plot_specifications
 from mechreg.charts.drawing import _DRAWER, drawn
 from mechreg.charts.save import VEGA_LITE, chart_files, chart_spec
-from mechreg.cli import _sentence
-from mechreg.cli.saying import say
+from mechreg.cli.terminal import error_sentence, say
 from mechreg.outside import for_csv, for_page, for_terminal, for_vega, from_csv
 from mechreg.report.tables import downloads, table_html
 from mechreg.schema import InputError
@@ -57,7 +56,7 @@ def test_a_terminal_without_the_characters_gets_escapes(monkeypatch):
 
 
 def test_an_error_is_one_line():
-    assert _sentence(InputError("no 'a\nb\x1b[31m'")) == r"no 'a\nb\x1b[31m'"
+    assert error_sentence(InputError("no 'a\nb\x1b[31m'")) == r"no 'a\nb\x1b[31m'"
 
 
 FORMULAS = ("=1+1", "=cmd|' /C calc'!A0", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "'=1", "''=1")

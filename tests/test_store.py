@@ -371,7 +371,7 @@ def test_a_record_plans_no_more_than_its_documents_allow(tmp_path, change):
     path = store.write_json(RECORD | {"plan": PLAN}, tmp_path / "models" / "m.json")
     assert store.read_record(tmp_path, "m")["plan"] == PLAN
     store.write_json(RECORD | {"plan": PLAN | change}, path)
-    with pytest.raises(store.DamagedError, match=r"it plans|'shards' must be there as int"):
+    with pytest.raises(store.DamagedError, match=r"it plans|'shards' must be of type int"):
         store.read_record(tmp_path, "m")
 
 

@@ -14,9 +14,9 @@ from mechreg.report.run_page import run_report
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable
-from mechreg.run.shards import SHARD_TOKENS, make_all, missing_shards, record_of_spec
+from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
 from mechreg.run.tables import tables_of
-from mechreg.schema import InputError
+from mechreg.schema import InputError, require_whole_number
 from mechreg.spec import Spec
 
 MakeShards = Callable[[Path, Survey], dict[str, float]]
@@ -37,7 +37,7 @@ def run_spec(
 
     The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
     .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
-    written as they are made; the same call after an interruption takes up those that are there, whole, and ends
+    written as they are made; after an interruption the same call makes those that are missing or damaged, and ends
     with the same bytes. Where a model has more than a million rows its tables come from sums over shards
     (`LagSums`), and the norms in its figure are those of a sample of documents.
 
@@ -71,20 +71,19 @@ def run_spec(
     >>> (folder / "report.html").exists()
     True
     """
-    for name, value in {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} must be a whole number, 1 or more; got {value!r}.")
+    require_whole_number(batch_tokens, name="batch_tokens")
+    require_whole_number(shard_tokens, name="shard_tokens")
 
     def make(run: Path, survey: Survey) -> dict[str, float]:
-        return make_all(
-            run,
-            survey,
-            device=device,
-            device_map=device_map,
-            batch_tokens=batch_tokens,
-            shard_tokens=shard_tokens,
-            progress=progress,
-        )
+        maker = ShardMaker(run, device=device, device_map=device_map, progress=progress)
+        seconds = {}
+        for name in spec.models:
+            began = time.perf_counter()
+            shards = maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
+            for shard in shards:
+                maker.make(shard)
+            seconds[shards[0].model] = round(time.perf_counter() - began, 1)
+        return seconds
 
     return carry_out(spec, make, out=out, device=device, device_map=device_map, resume=resume)
 

@@ -25,7 +25,7 @@ def begin_drawing() -> None:
     """Unpack Vega, which takes seconds, in the process that draws, while shards are made here."""
 
     def ready() -> None:
-        with contextlib.suppress(MechregError, ValueError, OSError):  # said when a figure is drawn
+        with contextlib.suppress(MechregError, ValueError, OSError):  # reported when a figure is drawn
             vega_bundle()
             drawn("svg", spec={"data": {"values": [{}]}, "mark": "point", "encoding": {}}, version=VEGA_LITE)
 
@@ -37,8 +37,8 @@ def draw_figures(
 ) -> None:
     """Draw norms and betas of every hook into a folder.
 
-    A figure that cannot be drawn (too many models for one, no memory for Vega) is told and left out, and what an
-    earlier run left in its place is removed.
+    A figure that cannot be drawn (too many models for one, no memory for Vega) is named in a warning, and the
+    file of an earlier run is removed.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def draw_figures(
     coefficients : pandas.DataFrame
     folder : Path
     notes : list of str
-        What is to be said in the caption of the norms: that they are a sample.
+        Sentences for the caption of the norms: that they are a sample.
 
     Raises
     ------

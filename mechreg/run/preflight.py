@@ -24,25 +24,19 @@ _MADE_BY_LAG = r"(lag|layer_below_lag)[0-9]+|layer_below"
 
 
 class Survey(NamedTuple):
-    """What one reading of the corpus tells."""
+    """What one reading of the corpus shows."""
 
     sha256: str
     documents: int
     left_out: int
     columns: tuple[str, ...]
-    kinds: dict[
-        str, tuple[str, ...]
-    ]  # of each column that the formula asks for: "numbers", or texts, two at most
-    tags: dict[
-        str, str
-    ]  # what made the parts of speech, and the hashes of what the corpus brings beside its texts
-    read: tuple[
-        str, ...
-    ]  # the hash of all that was read, after each part: what is tokenized is compared with it
+    kinds: dict[str, tuple[str, ...]]  # of the formula's columns: "numbers", ..., or two of their texts
+    tags: dict[str, str]  # the tagger, and the hashes of tags and annotations
+    read: tuple[str, ...]  # the hash of all that was read, after each part, for `unchanged_documents`
 
 
 def survey_corpus(spec: Spec) -> Survey:
-    """Return the hash of all documents, how many there are, their columns, and what tags them; nothing else is kept.
+    """Return the hash of all documents, their number, their columns, and what tags them; nothing else is kept.
 
     Parameters
     ----------
@@ -51,7 +45,7 @@ def survey_corpus(spec: Spec) -> Survey:
     Raises
     ------
     InputError
-        As `stream_corpus`; a tagger that is not there, or tags that are not of the text.
+        As `stream_corpus`; a tagger that is not installed, or tags that do not fit the text.
     """
     tagger = spec.tagger
     digest, tags, beside = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
@@ -68,13 +62,15 @@ def survey_corpus(spec: Spec) -> Survey:
         beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
         for name in named:
             known = kinds.setdefault(name, {})
-            here = _kinds(part.loc[part["problem"] == "", name])
-            known |= dict.fromkeys(kind for kind in here if len(known) < 3 or kind[0] not in "'\"")
+            seen = _kinds(part.loc[part["problem"] == "", name])
+            known |= dict.fromkeys(kind for kind in seen if len(known) < 3 or kind[0] not in "'\"")
         if tagger == OWN_TAGS:
             require_words(part)
             tags.update(_words_as_text(part).encode())
-            said = part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
-            made_by |= dict.fromkeys(said)
+            taggers = (
+                part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
+            )
+            made_by |= dict.fromkeys(taggers)
         elif tagger != "none" and "words" in part.columns:
             raise InputError(
                 f"The corpus {spec.corpus!r} brings tagged words of its own; set tagger = {OWN_TAGS!r}."
@@ -82,12 +78,12 @@ def survey_corpus(spec: Spec) -> Survey:
         documents += len(part)
         left_out += int((part["problem"] != "").sum())
         columns |= dict.fromkeys(part.columns)
-    told = {"tagger": "; ".join(made_by)} if made_by else {}
+    record = {"tagger": "; ".join(made_by)} if made_by else {}
     if tagger == OWN_TAGS:
-        told["tags_sha256"] = tags.hexdigest()
-    told["annotations_sha256"] = beside.hexdigest()
-    levels = {name: tuple(found) for name, found in kinds.items()}
-    return Survey(digest.hexdigest(), documents, left_out, tuple(columns), levels, told, tuple(read))
+        record["tags_sha256"] = tags.hexdigest()
+    record["annotations_sha256"] = beside.hexdigest()
+    kinds_seen = {name: tuple(seen) for name, seen in kinds.items()}
+    return Survey(digest.hexdigest(), documents, left_out, tuple(columns), kinds_seen, record, tuple(read))
 
 
 def _kinds(column: pd.Series) -> list[str]:
@@ -134,9 +130,8 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
     for column in sorted(asked):
         if column in TAG_COLUMNS and column not in have:
             raise InputError(
-                f"The formula {spec.formula!r} needs {column!r}, which comes of tagging; say what tags the tokens: "
-                f"tagger = {OWN_TAGS!r} (.conllu, the demo, documents with 'words') or a spaCy pipeline, such as "
-                "tagger = 'en_core_web_sm'."
+                f"The formula {spec.formula!r} needs {column!r}, which requires tagger = {OWN_TAGS!r} (.conllu, the "
+                "demo, documents with 'words') or a spaCy pipeline, such as tagger = 'en_core_web_sm'."
             )
         if column not in have:
             raise InputError(
@@ -153,13 +148,13 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
 def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
     """Refuse a documents' column from which no coefficient comes."""
     for name in formula_columns(formula):
-        found = kinds.get(name)
-        if found is None:
+        seen = kinds.get(name)
+        if seen is None:
             continue
-        if not found:
+        if not seen:
             raise InputError(f"The formula {formula!r} needs {name!r}, which no document of the corpus has.")
-        texts = [kind for kind in found if kind[0] in "'\""]
-        others = [kind for kind in found if kind not in texts]
+        texts = [kind for kind in seen if kind[0] in "'\""]
+        others = [kind for kind in seen if kind not in texts]
         others += ["texts"] * bool(texts and others)
         if len(others) > 1 or not {*others} <= {*_NUMBERS.values()}:
             raise InputError(

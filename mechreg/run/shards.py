@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,8 @@ SHARD_TOKENS = 100_000
 # Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
 STATSMODELS_ROWS = 1_000_000
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
+_FACTS = ("name", "source", "revision", "commit", "backend", "processing", "dtype", "device", "verified")
+_CONFIG_FACTS = ("weights_sha256", "tokenizer_sha256", "hooks", "prepend_bos")
 
 
 class Shard(NamedTuple):
@@ -49,7 +50,7 @@ def make_shard(
     Parameters
     ----------
     run : str or Path
-        A run folder whose tokens are there (`missing_shards` says so if not).
+        A run folder whose tokens are written (`missing_shards` refuses it if not).
     shard : Shard
         Of `missing_shards`.
     device, device_map : optional
@@ -64,7 +65,7 @@ def make_shard(
 
 
 def missing_shards(run: str | Path) -> list[Shard]:
-    """Return the shards of a run that are not there, in order; a shard is there when all its files are.
+    """Return the shards of a run of which a file is missing, in order.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
         record = record_of_spec(folder, name)
         if record is None or not _tokens_are_there(folder, record):
             raise InputError(
-                f"The shards of {name!r} are not known yet: its tokens are not all there. `mechreg run` makes them."
+                f"The shards of {name!r} are not known yet: some of its tokens are missing. `mechreg run` makes them."
             )
         missing += [
             Shard(record["name"], index)
@@ -96,7 +97,7 @@ class ShardMaker:
         *,
         device: str = "auto",
         device_map: DeviceMap | None = None,
-        progress: bool = False,
+        progress: bool = True,
     ) -> None:
         self.run = Path(run)
         self.spec = store.stored_spec(self.run)
@@ -106,8 +107,8 @@ class ShardMaker:
 
     def prepare(
         self, name: str, survey: Survey, *, batch_tokens: int = BATCH_TOKENS, shard_tokens: int = SHARD_TOKENS
-    ) -> str:
-        """Return the model's name in frames, after its tokens are written and its shards planned.
+    ) -> list[Shard]:
+        """Return a model's shards, planned now or earlier, after its tokens are written.
 
         Raises
         ------
@@ -115,7 +116,7 @@ class ShardMaker:
             The run was begun with another model, corpus, batch size or library.
         """
         spec, model = self.spec, self._model(name)
-        known = record_of(model)
+        known, cfg = record_of(model), model.cfg
         config = {
             **self._identity(model),
             "hooks": list(spec.hooks),
@@ -126,29 +127,15 @@ class ShardMaker:
             "shard_tokens": shard_tokens,
             "schema_version": store.SCHEMA_VERSION,
         }
-        config_hash = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-        facts = {
-            key: getattr(known, key)
-            for key in (
-                *("name", "source", "revision", "commit"),
-                *("backend", "processing", "dtype", "device", "verified"),
-            )
-        }
-        record = {
+        facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
+        facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
+        facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
+        record: dict[str, Any] = {
             "name": known.name,
             "spec_name": name,
-            "config_hash": config_hash,
+            "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
             "config": config,
-            "facts": facts
-            | {key: config[key] for key in ("weights_sha256", "tokenizer_sha256")}
-            | {
-                "hooks": list(spec.hooks),
-                "blocks": int(model.cfg.n_layers),
-                "heads": int(model.cfg.n_heads),
-                "d_model": int(model.cfg.d_model),
-                "parameters": int(describe_model(model).parameters["parameters"].iloc[-1]),
-                "prepend_bos": spec.prepend_bos,
-            },
+            "facts": facts,
         }
         before = store.read_record(self.run, known.name)
         if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
@@ -157,10 +144,10 @@ class ShardMaker:
         if "plan" not in record:
             record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
             store.record_model(self.run, record)
-        return known.name
+        return [Shard(known.name, index) for index in range(record["plan"]["shards"])]
 
     def make(self, shard: Shard) -> Path:
-        """Return the first file of a shard, after all of its files are there."""
+        """Return the first file of a shard, after all of its files are written."""
         record = store.read_record(self.run, shard.model)
         if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
@@ -181,7 +168,9 @@ class ShardMaker:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
             if self.spec.keep == "moments":
-                kept = tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"]))
+                kept = (
+                    tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"])).to_numpy()
+                )
             for hook in filter(None, missing):
                 store.write_norm_shard(
                     norms[hook][..., kept],
@@ -240,7 +229,7 @@ class ShardMaker:
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
     def _identity(self, model: Any) -> dict[str, Any]:
-        """Return what the model's numbers hang on."""
+        """Return everything that determines a model's numbers."""
         record = record_of(model)
         return {
             "backend": record.backend,
@@ -269,30 +258,6 @@ class ShardMaker:
                 store.require_same_model(self.run, expected["name"], self._identity(model))
             self._loaded = (name, model)
         return self._loaded[1]
-
-
-def make_all(
-    run: Path,
-    survey: Survey,
-    *,
-    device: str,
-    device_map: DeviceMap | None,
-    batch_tokens: int,
-    shard_tokens: int,
-    progress: bool,
-) -> dict[str, float]:
-    """Make all that is missing in this process, model after model; return each model's seconds."""
-    maker = ShardMaker(run, device=device, device_map=device_map, progress=progress)
-    seconds = {}
-    for name in maker.spec.models:
-        began = time.perf_counter()
-        label = maker.prepare(name, survey, batch_tokens=batch_tokens, shard_tokens=shard_tokens)
-        record = store.read_record(run, label)
-        assert record is not None
-        for index in range(record["plan"]["shards"]):
-            maker.make(Shard(label, index))
-        seconds[label] = round(time.perf_counter() - began, 1)
-    return seconds
 
 
 def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
@@ -331,13 +296,10 @@ def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
 
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:
-    """Return whether a model's shards are planned and the tokens of all are on the disk: a plan alone is but words."""
-    if not record.get("plan"):
-        return False
-    shards, at = record["plan"]["shards"], (run, "tokens", record["name"], None, record["config_hash"])
-    folder = store.shard_path(*at, 0).parent  # type: ignore[arg-type]
-    there = len(list(folder.glob(f"tokens-{record['config_hash']}-*")))
-    return shards <= there and all(
-        store.is_there(store.shard_path(*at, index))  # type: ignore[arg-type]
-        for index in range(shards)
+    """Return whether a model's shards are planned and the tokens of all of them are on the disk."""
+    place = record["name"], None, record["config_hash"]
+    paths = (
+        store.shard_path(run, "tokens", *place, index)
+        for index in range((record.get("plan") or {}).get("shards", 0))
     )
+    return bool(record.get("plan")) and all(map(store.is_there, paths))

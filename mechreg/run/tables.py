@@ -25,7 +25,7 @@ class Tables(NamedTuple):
 
 
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
-    """Return the tables of one model of a run whose shards are all there."""
+    """Return the tables of one model of a run whose shards are all made."""
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
         moments = kept_sums(opened, name)
@@ -45,7 +45,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
 
 
 def _sample(run: store.Run, record: dict[str, Any]) -> pd.DataFrame:
-    """Return the norms of the sample; where only moments are kept nothing else is there."""
+    """Return the norms of the sample; where only moments are kept, no others are stored."""
     shards, place = record["plan"]["shards"], (record["name"], record["config_hash"])
     parts = []
     for index in shards_of_sample(shards):

@@ -92,7 +92,7 @@ def _machine() -> str:
 
 
 def is_stale(temporary: Path) -> bool:
-    """Return whether the writer of a temporary file is dead: known on its own machine, told by age elsewhere."""
+    """Return whether the writer of a temporary file is dead: known on its own machine, by its age elsewhere."""
     owner = _OWNER.match(temporary.name)
     if owner and owner[1] == _machine():
         try:
@@ -113,7 +113,7 @@ def in_reach(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{str(path)!r} cannot be written: {error.strerror or error}. Make room or bring the drive "
-            "back, and the same command goes on from what is there; or give another --out."
+            "back, and the same command continues from what was written; or give another --out."
         ) from error
 
 
@@ -179,7 +179,7 @@ def is_there(path: Path) -> bool:
 
 def require_name(path: Path) -> None:
     """Refuse a name that no file can have, or that this process cannot write in UTF-8."""
-    if "\0" in str(path):  # for Path that is merely not there
+    if "\0" in str(path):  # Path takes it for a missing file
         raise InputError(f"{str(path)!r} holds a null character, which no name can; give another --out.")
     try:
         str(path).encode("utf-8")
@@ -243,7 +243,7 @@ def require_kinds(path: Path, part: Any, kinds: Mapping[str, type]) -> None:
     for key, kind in kinds.items():
         value = part.get(key) if isinstance(part, dict) else None
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise damaged(path, f"{key!r} must be there as {kind.__name__}")
+            raise damaged(path, f"{key!r} must be of type {kind.__name__}")
 
 
 def read_table(path: Path) -> pd.DataFrame:

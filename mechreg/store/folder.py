@@ -84,10 +84,10 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
         require_no_links(out)
         if not file.exists():
             write_text(text, file)
-        for left in _files(out, TEMPORARY):
-            with in_reach(left), contextlib.suppress(FileNotFoundError):
-                if is_stale(left):
-                    left.unlink()
+        for temporary in _files(out, TEMPORARY):
+            with in_reach(temporary), contextlib.suppress(FileNotFoundError):
+                if is_stale(temporary):
+                    temporary.unlink()
         yield out
     finally:
         lock.release()
@@ -112,10 +112,10 @@ def _locked(out: Path) -> BaseFileLock:
                 lock.acquire()
         except Timeout as error:
             # Where the system has locks, it frees those of the dead.
-            freed = isinstance(lock, FileLock)
-            dead = (
-                "" if freed else f" If that process has died, delete {str(path)!r}; this disk does not tell."
+            remedy = (
+                f" If that process has died, delete {str(path)!r}; this disk has no locks that end with it."
             )
+            dead = "" if isinstance(lock, FileLock) else remedy
             raise InputError(
                 f"Another process is working in {str(out)!r}{_owner(path)}; wait until it has ended, or give another "
                 f"--out.{dead}"
@@ -367,7 +367,7 @@ def _require_ours(out: Path, text: str) -> None:
                     f"{str(out)!r} holds a run of another spec; give another --out, or remove it."
                 )
         elif out.exists() and (not out.is_dir() or any(not _is_our_start(path) for path in out.iterdir())):
-            raise InputError(f"{str(out)!r} is there and is not a run folder; give another --out.")
+            raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
     except OSError as error:
         raise InputError(
             f"{str(out)!r} cannot be read: {error.strerror or error}; give another --out."

@@ -18,13 +18,13 @@ from mechreg.store.folder import checked_record, damaged_shards, manifest_files,
 from mechreg.store.shards import read_norm_shard, read_token_shard, require_layers, shard_path
 
 
-def open_run(path: str | Path) -> "Run":
+def open_run(run: str | Path) -> "Run":
     """Return the run in a folder; nothing is read before it is asked for.
 
     Parameters
     ----------
-    path : str or Path
-        What `run_spec` returned; a run that has not ended shows the shards that are there.
+    run : str or Path
+        The folder that `run_spec` returned; a run that has not ended shows the shards that are there.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def open_run(path: str | Path) -> "Run":
     >>> run.norms(layers=[3])["layer"].unique().tolist()
     [3]
     """
-    _spec_file(Path(path))
-    return Run(Path(path))
+    _spec_file(Path(run))
+    return Run(Path(run))
 
 
 def stored_spec(run: Path) -> Spec:
@@ -94,7 +94,7 @@ class Run:
             )
         table = pd.DataFrame(rows).to_html(index=False, border=0)
         ended = (self.path / "coefficients.parquet").exists()
-        about = "" if ended else "<p>The run has not ended: the same command again goes on.</p>"
+        about = "" if ended else "<p>The run has not ended: the same command continues it.</p>"
         return f"<p><code>{for_page(repr(self))}</code></p>{table}{about}"
 
     @cached_property
@@ -111,7 +111,7 @@ class Run:
             if record["spec_name"] not in order:
                 raise InputError(
                     f"{str(path)!r} is of the model {record['spec_name']!r}, which the run's spec does not have: "
-                    f"{order}; remove it, and the same `mechreg run` goes on."
+                    f"{order}; remove it, and the same `mechreg run` continues."
                 )
         ordered = sorted(found.values(), key=lambda record: order.index(record["spec_name"]))
         return {record["name"]: record for record in ordered}
@@ -141,7 +141,7 @@ class Run:
         path = self.path / name
         if not is_there(path):
             raise InputError(
-                f"{str(self.path)!r} has no {name}: the run has not ended. Run it again to go on."
+                f"{str(self.path)!r} has no {name}: the run has not ended. The same command continues it."
             )
         written = manifest_files(self.path).get(name)
         if written is not None:
@@ -168,13 +168,10 @@ class Run:
         InputError
             A model, hook, layer or source that the run does not have, or norms that were not kept.
         """
-        require_layers(layers)
-        parts = list(self.norm_shards(models=models, hooks=hooks, layers=layers, sources=sources))
+        asked = {"models": models, "hooks": hooks, "layers": layers, "sources": sources}
+        parts = list(self.norm_shards(**asked))  # type: ignore[arg-type]
         if not sum(map(len, parts)):
-            raise InputError(
-                f"{str(self.path)!r} has no norms of models={models}, hooks={hooks}, layers={layers}, "
-                f"sources={sources}; it has {self!r}."
-            )
+            raise InputError(f"{str(self.path)!r} has no norms of {asked}; it has {self!r}.")
         return stacked(parts)
 
     def norm_shards(
@@ -186,6 +183,7 @@ class Run:
         sources: Sequence[str] | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
+        require_layers(layers)
         for name in chosen(models, self.models, name="models"):
             for hook in chosen(hooks, self.hooks, name="hooks"):
                 for path in self.shards("norms", name, hook):

@@ -231,7 +231,7 @@ def _tidy(
     rows = values.size
     doc = tokens["doc"].astype("category").array
     columns: dict[str, Any] = {
-        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), [name])
+        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), dtype=pd.CategoricalDtype([name]))
         for key, name in (("model", model), ("hook", hook))
     }
     columns["layer"] = np.repeat([layer for layer, _ in series], len(tokens))

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.saying import say
+from mechreg.cli.options import Verbs
+from mechreg.cli.terminal import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,8 +16,9 @@ EXAMPLES = (
 )
 
 
-def options(made: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
+def declare(verbs: Verbs) -> None:
+    """Add the verb and its options."""
+    made = verbs.add(diff, example=EXAMPLES)
     made.add_argument("run_a", type=Path, metavar="RUN_A")
     made.add_argument("run_b", type=Path, metavar="RUN_B")
     made.add_argument(
@@ -29,7 +31,7 @@ def options(made: argparse.ArgumentParser) -> None:
 
 
 def diff(args: argparse.Namespace) -> int:
-    """Print what moved and what differs; return 1 if a number moved, else 0."""
+    """Show which numbers moved between two runs, and what in their provenance differs."""
     from mechreg.diff import diff_runs
     from mechreg.store import TABLES, check_place, write_table
 

@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mechreg.cli.saying import say
+from mechreg.cli.options import Verbs, add_corpus, add_model, documents_of, load
+from mechreg.cli.terminal import say
 from mechreg.schema import InputError
 
 EXAMPLES = (
@@ -14,9 +15,11 @@ EXAMPLES = (
 )
 
 
-def options(made: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    corpus_options(made)
+def declare(verbs: Verbs) -> None:
+    """Add the verb and its options."""
+    made = verbs.add(intervene, example=EXAMPLES)
+    add_model(made)
+    add_corpus(made)
     made.add_argument(
         "--edit",
         action="append",
@@ -35,28 +38,10 @@ def options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")
 
 
-def corpus_options(made: argparse.ArgumentParser) -> None:
-    """Add the options that say which texts a command reads."""
-    made.add_argument("--corpus", default="demo", help="a file, a glob, datasets:NAME (default: demo)")
-    made.add_argument("--documents", type=int, help="only so many first documents of the corpus")
-
-
-def documents_of(args: argparse.Namespace) -> Any:
-    """Return the texts that a command reads: the corpus as it is named, or its first documents."""
-    from mechreg.corpus import read_corpus
-
-    if args.documents is None:
-        return args.corpus
-    if args.documents < 1:
-        raise InputError(f"--documents must be 1 or more; got {args.documents}.")
-    return read_corpus(args.corpus).head(args.documents)
-
-
 def intervene(args: argparse.Namespace) -> int:
-    """Intervene, print the effects, save table and charts, and return the exit code."""
+    """Edit a model's updates and show what changes in its next tokens and later norms."""
     from mechreg.charts import plot_dose_response, save_chart
     from mechreg.interventions import intervene
-    from mechreg.models import load_model
     from mechreg.store import TABLES, check_place, write_table
 
     edits = [edit for text in args.edit for edit in _edits(text)]
@@ -65,7 +50,7 @@ def intervene(args: argparse.Namespace) -> int:
         check_place(args.out, endings=TABLES)
     documents = documents_of(args)
     effects = intervene(
-        load_model(args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle),
+        load(args),
         documents,
         edits,
         hook=args.hook,

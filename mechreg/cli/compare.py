@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.saying import say
+from mechreg.cli.options import Verbs
+from mechreg.cli.terminal import say
 from mechreg.schema import InputError
 
 if TYPE_CHECKING:  # the command line must start fast
@@ -16,8 +17,9 @@ EXAMPLES = (
 )
 
 
-def options(made: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
+def declare(verbs: Verbs) -> None:
+    """Add the verb and its options."""
+    made = verbs.add(compare, example=EXAMPLES)
     made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     made.add_argument("--term", default="lag1", help="the term compared (default: lag1)")
     made.add_argument("--hook", help="which hook point, where the runs have several")
@@ -33,7 +35,7 @@ def options(made: argparse.ArgumentParser) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare, print the verdict, write tables and figure, and return the exit code."""
+    """Say whether a term's profile over depth is the same in all models of one run or several."""
     from mechreg.charts import plot_profiles, save_chart
     from mechreg.store import check_place, require_no_links, write_table, write_text
     from mechreg.universality import compare_profiles

@@ -1,0 +1,87 @@
+"""How a verb is declared, and the options that several verbs have."""
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from mechreg.schema import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses like everything else does: one sentence, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise InputError(f"{message}; see {self.prog} --help.")
+
+
+class Verbs:
+    """The verbs that a parser has so far."""
+
+    def __init__(self, group: "argparse._SubParsersAction[Any]") -> None:
+        self._group = group
+
+    def add(self, verb: Callable[[argparse.Namespace], int], *, example: str) -> argparse.ArgumentParser:
+        """Return the parser of a new verb: the function's name and the first line of its docstring."""
+        text = str(verb.__doc__).partition("\n")[0]
+        made: argparse.ArgumentParser = self._group.add_parser(
+            verb.__name__,
+            help=text,
+            description=text,
+            epilog=f"Example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        made.set_defaults(verb=verb)
+        return made
+
+
+def add_device(made: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def add_backend(made: argparse.ArgumentParser) -> None:
+    """Add ``--backend``."""
+    made.add_argument("--backend", default="auto", help="auto, hooked or bridge")
+
+
+def add_model(made: argparse.ArgumentParser) -> None:
+    """Add the options that say which model `load` loads."""
+    made.add_argument("model", help="a hub name, a folder, or a miniature such as mini-s")
+    add_backend(made)
+    made.add_argument("--revision", help="branch, tag or commit on the hub")
+    made.add_argument("--allow-pickle", action="store_true", help="read weights that exist only as pickle")
+
+
+def load(args: argparse.Namespace) -> Any:
+    """Return the model that the options of `add_model` name."""
+    from mechreg.models import load_model
+
+    return load_model(
+        args.model, backend=args.backend, revision=args.revision, allow_pickle=args.allow_pickle
+    )
+
+
+def add_corpus(made: argparse.ArgumentParser) -> None:
+    """Add the options that say which texts `documents_of` reads."""
+    made.add_argument("--corpus", default="demo", help="a file, a glob, datasets:NAME (default: demo)")
+    made.add_argument("--documents", type=int, help="use only the first N documents of the corpus")
+
+
+def documents_of(args: argparse.Namespace) -> Any:
+    """Return the texts that a verb reads: the corpus as it is named, or its first documents."""
+    from mechreg.corpus import read_corpus
+
+    if args.documents is None:
+        return args.corpus
+    if args.documents < 1:
+        raise InputError(f"--documents must be 1 or more; got {args.documents}.")
+    return read_corpus(args.corpus).head(args.documents)
+
+
+def batch_tokens(text: str) -> int:
+    """Return a number of tokens; what argparse calls for the option's text."""
+    if not re.fullmatch("0*[1-9][0-9]{0,11}", text):
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
+    return int(text)

@@ -1,0 +1,48 @@
+"""``mechreg replicate``: a published finding, published against obtained."""
+
+import argparse
+
+from mechreg.cli.options import Verbs, add_backend, add_corpus, add_device, documents_of
+from mechreg.cli.terminal import say
+from mechreg.schema import InputError
+
+
+def declare(verbs: Verbs) -> None:
+    """Add the verb and its options."""
+    made = verbs.add(replicate, example="mechreg replicate norm_growth --models mini-s,mini-m")
+    made.add_argument("name", nargs="?", help="a finding; --list shows them")
+    made.add_argument("--list", action="store_true", help="show the findings and their sources")
+    made.add_argument("--models", help="names or folders, with commas (default: the source's own)")
+    add_corpus(made)
+    made.add_argument(
+        "--bos",
+        action=argparse.BooleanOptionalAction,
+        help="begin texts with BOS (default: as the source did)",
+    )
+    add_backend(made)
+    add_device(made)
+
+
+def replicate(args: argparse.Namespace) -> int:
+    """Run a published finding again: published against obtained."""
+    from mechreg.findings import FINDINGS, described, replicate, shown
+
+    if args.list:
+        say("\n\n".join(described(finding) for finding in FINDINGS.values()))
+        return 0
+    if args.name is None:
+        raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
+    table = replicate(
+        args.name,
+        models=None if args.models is None else [name.strip() for name in args.models.split(",")],
+        documents=documents_of(args),
+        prepend_bos=args.bos,
+        backend=args.backend,
+        device=args.device,
+    )
+    say(shown(table))
+    for note in filter(None, table["note"].unique()):
+        say(f"\n{note}")
+    say()
+    say(described(FINDINGS[args.name]))
+    return 1 if (~table["agrees"].fillna(True)).any() else 0
