@@ -90,7 +90,7 @@ def test_a_page_turns_no_text_round():
     assert "⟨202E⟩abc&lt;b&gt;" in page
 
 
-@pytest.mark.parametrize("name", ["plot_profiles", "plot_agreement", "plot_betas_by", "plot_betas"])
+@pytest.mark.parametrize("name", ["plot_profiles", "plot_agreement", "plot_betas"])
 @pytest.mark.parametrize("model", ["constructor", "a\u2028b", "\u202egnp"])
 def test_a_chart_draws_a_model_of_any_name(name, model):
     svg = drawn("svg", spec=chart_spec(CHARTS[name]({model: 2, "other": 2}, 94)), version=VEGA_LITE)

@@ -81,10 +81,10 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
     parts: dict[str, LagSums] = {}
     options: dict[str, object] = {}
     for folder in folders:
-        spec, run = stored_spec(folder), open_run(folder)
+        facts, spec, run = read_provenance(folder), stored_spec(folder), open_run(folder)
         run.require_all()
         of_run = {key: getattr(spec, key) for key in ("formula", "skip", "cov", "prepend_bos")}
-        of_run["corpus"] = read_provenance(folder)["corpus"]["sha256"]
+        of_run["corpus"] = facts["corpus"]["sha256"]
         options = options or of_run
         for key, value in of_run.items():
             if options[key] != value:

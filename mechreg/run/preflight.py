@@ -67,8 +67,10 @@ def survey_corpus(spec: Spec) -> Survey:
         if tagger == OWN_TAGS:
             require_words(part)
             tags.update(_words_as_text(part).encode())
-            own = part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
-            made_by |= dict.fromkeys(own)
+            taggers = (
+                part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
+            )
+            made_by |= dict.fromkeys(taggers)
         elif tagger != "none" and "words" in part.columns:
             raise InputError(
                 f"The corpus {spec.corpus!r} brings tagged words of its own; set tagger = {OWN_TAGS!r}."

@@ -75,7 +75,9 @@ def run_moments(
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
         shards = opened.shards("norms", model, hook)
         if len(shards) != opened.records[model].get("plan", {}).get("shards"):
-            raise InputError(f"Shards of {model!r} are missing in {str(run)!r}; run it again to go on.")
+            raise InputError(
+                f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
+            )
         for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
             sums = LagSums(formula, cluster=cluster, max_lag=max_lag)
             sums.update(

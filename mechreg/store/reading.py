@@ -18,13 +18,13 @@ from mechreg.store.folder import checked_record, damaged_shards, manifest_files,
 from mechreg.store.shards import read_norm_shard, read_token_shard, require_layers, shard_path
 
 
-def open_run(path: str | Path) -> "Run":
+def open_run(run: str | Path) -> "Run":
     """Return the run in a folder; nothing is read before it is asked for.
 
     Parameters
     ----------
-    path : str or Path
-        What `run_spec` returned; a run that has not ended shows the shards that are there.
+    run : str or Path
+        The folder that `run_spec` returned; a run that has not ended shows the shards that are there.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def open_run(path: str | Path) -> "Run":
     >>> run.norms(layers=[3])["layer"].unique().tolist()
     [3]
     """
-    _spec_file(Path(path))
-    return Run(Path(path))
+    _spec_file(Path(run))
+    return Run(Path(run))
 
 
 def stored_spec(run: Path) -> Spec:

@@ -113,7 +113,7 @@ def _pooled(meta: pd.DataFrame, conf_level: float) -> str:
 def _yardstick(yardstick: pd.DataFrame, profiles: pd.DataFrame, conf_level: float) -> str:
     groups = _groups(profiles)
     if not groups:
-        return "Without groups=, seeds of one size are not known as such, and differences have no yardstick."
+        return "Without groups=, seeds of one size look like sizes of their own, and differences have no yardstick."
     if yardstick.empty and len(groups) == 1:
         return "All models are of one group, so there are no differences between groups to measure."
     if yardstick.empty:
