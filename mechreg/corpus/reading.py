@@ -107,7 +107,7 @@ def require_tags(documents: pd.DataFrame) -> None:
     """Check that documents have tagged words."""
     if "words" not in documents.columns:
         raise InputError(
-            "The documents have no tagged words; read .conllu, or the demo with tags=True, or make them with "
+            "This corpus has no tagged words; read .conllu, or the demo with tags=True, or make them with "
             "tag_words(documents, tagger=...), in a run with tagger = 'en_core_web_sm' or another spaCy pipeline."
         )
 
