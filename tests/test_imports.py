@@ -175,7 +175,7 @@ def test_a_public_name_is_defined_where_the_package_says(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="attribute '?fit_lag"):
+    with pytest.raises(AttributeError, match=r"attribute '?fit_lag"):
         _ = mechreg.fit_lag
     assert {*dir(mechreg), "__version__"} == set(mechreg.__all__)
 

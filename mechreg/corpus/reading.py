@@ -15,7 +15,7 @@ import pyarrow as pa
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
 from mechreg.corpus.formats import SUFFIXES, from_arrow, reason, tables_of
-from mechreg.schema import InputError, did_you_mean
+from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
 
 
 def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
@@ -90,6 +90,12 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     if tags:
         require_tags(documents)
     return documents
+
+
+def as_documents(documents: Any) -> pd.DataFrame:
+    """Return a documents frame as it is, and `read_corpus` of anything else."""
+    is_read = isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)
+    return documents if is_read else read_corpus(documents)
 
 
 def _named_texts(corpus: Any) -> Any:
