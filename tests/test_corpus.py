@@ -1145,5 +1145,5 @@ def test_a_tokenizer_that_draws_is_refused(tokenizer):
 
 def test_texts_and_ids_together_are_refused(model):
     both = pd.DataFrame({"doc": ["a"], "text": ["A cat."], "token_ids": [[1, 2]]})
-    with pytest.raises(InputError, match="both 'text' and 'token_ids'; drop the one"):
+    with pytest.raises(InputError, match="both 'text' and 'token_ids'; drop or rename"):
         tokenize(model, both)

@@ -457,7 +457,7 @@ def test_what_cannot_be_compared_is_refused():
         compare_to_nulls(one, {"mine": [one]})
     with pytest.raises(InputError, match="draws must be a whole number from 99 to 1000000; got 9"):
         compare_to_nulls(norms, {"mine": [norms]}, draws=9)
-    with pytest.raises(InputError, match="conf_level must be between 0 and 1"):
+    with pytest.raises(InputError, match="conf_level must be a number between 0 and 1"):
         compare_to_nulls(norms, {"mine": [norms]}, conf_level=95.0)
     with pytest.raises(InputError, match="needs a mapping of null names"):
         compare_to_nulls(norms, {})

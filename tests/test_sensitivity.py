@@ -393,7 +393,7 @@ def test_every_head_has_rows_of_its_own():
         ({"extra_lags": 0}, "extra_lags must be a whole number from 1 to 256; got 0"),
         ({"folds": 7}, "the frame has 6 documents. Use folds=2 to 6"),
         ({"folds": 1}, "folds must be a whole number, 2 or more; got 1"),
-        ({"conf_level": 95.0}, "conf_level must be between 0 and 1"),
+        ({"conf_level": 95.0}, "conf_level must be a number between 0 and 1"),
         (
             {"extra_lags": 70, "specifications": ["more_lags"]},
             "specification 'more_lags', needs complete rows",

@@ -709,7 +709,7 @@ TWO = {"a": [0.1, 0.3], "b": [0.2, 0.5]}
         ({"margin": float("nan")}, "margin must be above 0"),
         ({"draws": 10}, "draws must be a whole number from 199 to 1000000"),
         ({"draws": 200.5}, "draws must be a whole number"),
-        ({"conf_level": 95}, "conf_level must be between 0.5 and 1"),
+        ({"conf_level": 95}, "conf_level must be a number between 0.5 and 1"),
         ({"bins": 3}, "bins must be a whole number from 2 to 2, the layers of a; got 3"),
         ({"bins": 1}, "bins must be a whole number"),
         ({"groups": {"a": "s"}}, "no group for the model 'b'"),
