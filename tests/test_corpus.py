@@ -681,6 +681,7 @@ def test_conllu_an_id_that_comes_again_goes_on_and_what_is_said_is_kept(tmp_path
         ["b", "Three", "a", "news", 1849],
     ]
     assert documents["year"].dtype == np.int64
+    assert [*documents] == ["doc", "text", "source", "problem", "words", "genre", "year"]
     with pytest.raises(
         InputError, match="line 7 says 'meta::genre' of document 'a' again, and something else"
     ):
