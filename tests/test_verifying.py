@@ -102,7 +102,7 @@ def test_what_the_bridge_computes_as_another_model_is_refused(make_model, family
     if family != "Falcon" and hooked_transformer_class() is None:
         assert record_of(load_model(original)).verified < 2e-6  # right since TransformerLens 4
         return
-    said = r"TransformerBridge computes something else .* differs by 0\.\d+ of its size, where rounding makes"
+    said = r"TransformerBridge computes .* differently from .* differs by 0\.\d+ of its size, where rounding makes"
     with pytest.raises(ModelError, match=said):
         load_model(original, dtype=dtype)
     assert record_of(load_model(original, dtype=dtype, verify=False)).verified is None
@@ -142,7 +142,7 @@ def test_a_broken_conversion_is_seen(backend, tiny, monkeypatch):
 
     monkeypatch.setattr(loading, made, scaled)
     with pytest.raises(
-        ModelError, match=r"computes something else .* the residual stream after block 2 differs"
+        ModelError, match=r"computes .* differently from .* the residual stream after block 2 differs"
     ):
         load_model(tiny, backend=backend)
 
