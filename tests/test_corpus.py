@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mechreg import miniatures
@@ -316,6 +316,7 @@ def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):
 
 
 @quick
+@example("\ud800")
 @given(
     st.text(st.characters(exclude_characters="/*"), max_size=20).filter(lambda path: path not in {".", ".."})
 )

@@ -1,5 +1,6 @@
 """Where texts come from: files, globs, lists, frames, the hub's data sets, the demo."""
 
+import contextlib
 import glob
 import itertools
 import json
@@ -142,7 +143,8 @@ def require_usable(problems: Mapping[str, int]) -> None:
 def files_of(pattern: str) -> list[tuple[str, str]]:
     """Return the path and the stem of ids of a file, or of all files that a glob matches."""
     # A path is UTF-8 text here, and what the system makes of it there: without UTF-8 mode these differ.
-    pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
+    with contextlib.suppress(UnicodeEncodeError):  # half characters, which no path has
+        pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
     if os.path.isdir(pattern):
         raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
     try:
