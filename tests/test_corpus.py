@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mechreg import miniatures
@@ -316,6 +316,7 @@ def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):
 
 
 @quick
+@example("\ud800")
 @given(
     st.text(st.characters(exclude_characters="/*"), max_size=20).filter(lambda path: path not in {".", ".."})
 )
@@ -681,6 +682,7 @@ def test_conllu_an_id_that_comes_again_goes_on_and_what_is_said_is_kept(tmp_path
         ["b", "Three", "a", "news", 1849],
     ]
     assert documents["year"].dtype == np.int64
+    assert [*documents] == ["doc", "text", "source", "problem", "words", "genre", "year"]
     with pytest.raises(
         InputError, match="line 7 says 'meta::genre' of document 'a' again, and something else"
     ):
@@ -1145,5 +1147,5 @@ def test_a_tokenizer_that_draws_is_refused(tokenizer):
 
 def test_texts_and_ids_together_are_refused(model):
     both = pd.DataFrame({"doc": ["a"], "text": ["A cat."], "token_ids": [[1, 2]]})
-    with pytest.raises(InputError, match="both 'text' and 'token_ids'; drop the one"):
+    with pytest.raises(InputError, match="both 'text' and 'token_ids'; drop or rename"):
         tokenize(model, both)

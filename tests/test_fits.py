@@ -732,8 +732,8 @@ def test_frames_that_would_give_wrong_numbers_are_refused(spoil, options, error,
     [
         ({"cov": "crv2"}, "cov"),
         ({"adjust": "fdr"}, "adjust"),
-        ({"conf_level": 95.0}, "conf_level must be between 0 and 1"),
-        ({"conf_level": 0.0}, "conf_level must be between 0 and 1"),
+        ({"conf_level": 95.0}, "conf_level must be a number between 0 and 1"),
+        ({"conf_level": 0.0}, "conf_level must be a number between 0 and 1"),
         (
             {"hac_lags": 3},
             "hac_lags=3 needs cov='hac'; got cov='auto'",

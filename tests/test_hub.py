@@ -239,7 +239,7 @@ def test_a_second_start_needs_no_network(online, offline):
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
         (
             "gpt3",
@@ -250,8 +250,8 @@ def test_a_second_start_needs_no_network(online, offline):
         ("harmful", r"^'someone/harmful'"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(answers, question, said):
-    assert re.search(said, answers[question])
+def test_what_cannot_be_had_is_one_line(answers, question, message):
+    assert re.search(message, answers[question])
     assert "\n" not in answers[question]
 
 
@@ -269,20 +269,19 @@ def test_another_architecture_by_a_name_that_transformer_lens_lists(answers, fir
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "message"),
     [
-        ("windows", "has 2 blocks that look back 32 tokens only, which HookedTransformer does not hold"),
-        ("biases", "HookedTransformer computes something else than Hugging Face of Qwen/Qwen3-0.6B"),
-        (
-            "part of the rotary",
-            "HookedTransformer computes something else than Hugging Face of microsoft/Phi-3",
-        ),
+        ("windows", "has 2 blocks that look back only 32 tokens, which HookedTransformer does not represent"),
+        ("biases", "HookedTransformer computes Qwen/Qwen3-0.6B differently"),
+        ("part of the rotary", "HookedTransformer computes microsoft/Phi-3-mini-4k-instruct differently"),
     ],
 )
-def test_a_listed_name_that_hooked_computes_as_another_model_is_refused(answers, first_class, question, said):
+def test_a_listed_name_that_hooked_computes_as_another_model_is_refused(
+    answers, first_class, question, message
+):
     assert answers["windows, on the bridge"]["failed"] == []
     if first_class == "HookedTransformer":
-        assert said in answers[question]
+        assert message in answers[question]
         assert answers[question].endswith("se backend='bridge'.")
     else:
         assert answers[question]["failed"] == []
@@ -313,9 +312,9 @@ def test_the_hub_is_not_asked_to_convert_a_repository(online):
 @pytest.mark.parametrize("name", [name for name in FAULTS if name != "begun"])
 def test_a_hub_that_fails_is_one_sentence_with_the_remedy(answers, name):
     _, _, names, remedy = FAULTS[name]
-    code, out, (said,) = answers["commands"][f"inspect faulty/{name}"]
+    code, out, (message,) = answers["commands"][f"inspect faulty/{name}"]
     assert (code, out) == (2, "")
-    refused(said, names, remedy)
+    refused(message, names, remedy)
 
 
 @pytest.mark.parametrize("name", BRIEF)
@@ -333,9 +332,9 @@ def test_a_broken_download_goes_on_where_it_broke(answers):
 
 
 def test_a_run_whose_download_broke_goes_on_with_the_same_command(answers, home):
-    code, out, (said,) = answers["commands"]["run begun.toml"]
+    code, out, (message,) = answers["commands"]["run begun.toml"]
     assert (code, out) == (2, "")
-    refused(said, *FAULTS["begun"][2:])
+    refused(message, *FAULTS["begun"][2:])
     code, out, _ = answers["commands"]["run --resume begun.toml"]
     assert code == 0
     assert "Report:" in out
@@ -350,15 +349,15 @@ def test_without_the_network_the_cache_is_enough_and_half_of_it_is_refused(offli
         code, out, _ = commands[f"inspect faulty/{name}"]
         assert (code, f"faulty/{name}" in out) == (0, True)
     for name in ("down", "gone", "cut-config", "cut-weights"):
-        code, out, (said,) = commands[f"inspect faulty/{name}"]
+        code, out, (message,) = commands[f"inspect faulty/{name}"]
         assert (code, out) == (2, "")
-        refused(said, f"'faulty/{name}'", "unset that")
+        refused(message, f"'faulty/{name}'", "unset that")
 
 
-def refused(said, names, remedy):
-    assert said.startswith("mechreg: ")
-    assert said.endswith((".", "?"))
-    assert "Traceback" not in said
-    assert len(said) < 600
-    assert names in said
-    assert remedy in said
+def refused(message, names, remedy):
+    assert message.startswith("mechreg: ")
+    assert message.endswith((".", "?"))
+    assert "Traceback" not in message
+    assert len(message) < 600
+    assert names in message
+    assert remedy in message

@@ -337,7 +337,7 @@ def spoil(folder, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("truncated", "could not be loaded"),
         ("gone", "could not be loaded"),
@@ -353,17 +353,17 @@ def spoil(folder, how):
         ("tokenizer broken", "could not be loaded"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_one_line(save_gpt2, how, said):
+def test_what_is_wrong_with_a_folder_is_one_line(save_gpt2, how, message):
     folder = save_gpt2("spoiled")
     spoil(folder, how)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         load_model(folder)
     assert "\n" not in str(caught.value)
     assert "spoiled" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "said"),
+    ("given", "options", "message"),
     [
         ("./nowhere", {}, "There is no model folder 'nowhere'"),
         ("/nowhere/at/all", {}, "There is no model folder"),
@@ -378,9 +378,9 @@ def test_what_is_wrong_with_a_folder_is_one_line(save_gpt2, how, said):
         ("tiny", {"revision": "v2"}, "revision= is for hub names"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(tiny, given, options, said):
+def test_what_cannot_be_meant_is_refused(tiny, given, options, message):
     # TypeError: under jaxtyping's checks the signature refuses a wrong Literal first.
-    with pytest.raises((InputError, TypeError), match=f"{said}|violates type hint|[Tt]ype-check"):
+    with pytest.raises((InputError, TypeError), match=f"{message}|violates type hint|[Tt]ype-check"):
         load_model(tiny if given == "tiny" else given, **options)
 
 
@@ -441,8 +441,10 @@ def test_described_parameters_sum_to_hugging_faces_count(save_gpt2, save_llama, 
 
 def test_the_description_of_a_gpt2(backend, tiny):
     description = describe_model(load_model(tiny, backend=backend))
-    told = {key: description.architecture[key] for key in ("blocks", "d_model", "heads", "d_head", "context")}
-    assert told == {"blocks": 3, "d_model": 32, "heads": 4, "d_head": 8, "context": 64}
+    shown = {
+        key: description.architecture[key] for key in ("blocks", "d_model", "heads", "d_head", "context")
+    }
+    assert shown == {"blocks": 3, "d_model": 32, "heads": 4, "d_head": 8, "context": 64}
     assert description.architecture["vocabulary"] == 320
     parts = description.parameters.set_index("component")["parameters"]
     assert parts["token embedding"] == 320 * 32

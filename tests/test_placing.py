@@ -46,7 +46,7 @@ def test_a_model_placed_by_a_map_is_checked_against_one_placed_the_same_way(tiny
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "said"),
+    ("options", "kind", "message"),
     [
         ({"device_map": "auto", "backend": "hooked"}, ModelError, "use backend='bridge'"),
         ({"device_map": "auto", "device": "cpu"}, InputError, "give one"),
@@ -60,8 +60,8 @@ def test_a_model_placed_by_a_map_is_checked_against_one_placed_the_same_way(tiny
         ({"device_map": {"": "cpu", "transfomer.h.0": "cpu"}}, ModelError, "has no such module; keys are"),
     ],
 )
-def test_what_cannot_be_split_is_refused(tiny, options, kind, said):
-    with pytest.raises(kind, match=said):
+def test_what_cannot_be_split_is_refused(tiny, options, kind, message):
+    with pytest.raises(kind, match=message):
         mr.load_model(str(tiny), **options)
 
 
@@ -128,7 +128,7 @@ def test_a_run_hands_the_map_on_and_the_command_line_too(tiny, tmp_path, monkeyp
     file.write_text(write_spec(mr.Spec(models=(str(tiny),), corpus="demo")))
     with pytest.raises(InputError, match="seen"):
         mr.run_spec(mr.read_spec(file), out=tmp_path / "run", device_map=WHOLE, progress=False)
-    assert main(["run", str(file), "--out", str(tmp_path / "said"), "--device-map", "balanced"]) == 2
+    assert main(["run", str(file), "--out", str(tmp_path / "message"), "--device-map", "balanced"]) == 2
     assert asked == [WHOLE, "balanced"]
 
 

@@ -215,7 +215,7 @@ def test_every_token_has_one_tag_and_words_partition_tokens(mini_reader, parts, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.drop(columns="words"), "no tagged words; read them from .conllu"),
+        (lambda d: d.drop(columns="words"), "no tagged words; read .conllu"),
         (lambda d: d.assign(text="The bat sat."), "The tokens of document 'd' are not those of its text: characters"),
         (lambda d: d.assign(text="The cat sat. And ran."), "' And ran.' at character 12 is in no token"),
         (lambda d: d.assign(text="The cat"), "they end at character 12, the text at 7"),

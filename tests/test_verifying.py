@@ -102,8 +102,8 @@ def test_what_the_bridge_computes_as_another_model_is_refused(make_model, family
     if family != "Falcon" and hooked_transformer_class() is None:
         assert record_of(load_model(original)).verified < 2e-6  # right since TransformerLens 4
         return
-    said = r"TransformerBridge computes something else .* differs by 0\.\d+ of its size, where rounding makes"
-    with pytest.raises(ModelError, match=said):
+    message = r"TransformerBridge computes .* differently from .* differs by 0\.\d+ of its size, where rounding makes"
+    with pytest.raises(ModelError, match=message):
         load_model(original, dtype=dtype)
     assert record_of(load_model(original, dtype=dtype, verify=False)).verified is None
 
@@ -142,7 +142,7 @@ def test_a_broken_conversion_is_seen(backend, tiny, monkeypatch):
 
     monkeypatch.setattr(loading, made, scaled)
     with pytest.raises(
-        ModelError, match=r"computes something else .* the residual stream after block 2 differs"
+        ModelError, match=r"computes .* differently from .* the residual stream after block 2 differs"
     ):
         load_model(tiny, backend=backend)
 
@@ -195,13 +195,13 @@ def small_gemma3():
 def test_a_model_with_a_vision_part_is_refused_before_transformer_lens_sees_it(no_process, tmp_path):
     from transformers import Gemma3ForConditionalGeneration
 
-    said = "is a Gemma3ForConditionalGeneration with parts beside its text \\(vision_config\\)"
+    message = "is a Gemma3ForConditionalGeneration with parts beside its text \\(vision_config\\)"
     small_gemma3().save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load_model(tmp_path)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         require_loadable(tmp_path)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         load_model(Gemma3ForConditionalGeneration(small_gemma3()), verify=False)
 
 
@@ -235,8 +235,8 @@ def folder(make_model, tmp_path):
     def save(family="Llama", *, config=(), weights=None, drop="", **settings):
         made = tmp_path / family
         make_model(family, **settings).save_pretrained(made)
-        said = json.loads((made / "config.json").read_text())
-        (made / "config.json").write_text(json.dumps(said | dict(config)))
+        message = json.loads((made / "config.json").read_text())
+        (made / "config.json").write_text(json.dumps(message | dict(config)))
         kept = load_file(made / "model.safetensors")
         save_file({**kept, **(weights or {})}, made / "model.safetensors", metadata={"format": "pt"})
         return made
@@ -245,7 +245,7 @@ def folder(make_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "config", "said"),
+    ("family", "settings", "config", "message"),
     [
         ("Llama", {}, {"num_hidden_layers": 2}, "model.layers.2.input_layernorm.weight"),
         ("GPT2", {}, {"n_layer": 2}, "transformer.h.2.attn.c_attn.weight"),
@@ -253,11 +253,11 @@ def folder(make_model, tmp_path):
         ("OPT", {}, {"enable_bias": False}, "fc1.bias"),
     ],
 )
-def test_weights_that_the_config_has_no_place_for_are_refused(folder, family, settings, config, said):
+def test_weights_that_the_config_has_no_place_for_are_refused(folder, family, settings, config, message):
     made = folder(family, config=config, **settings)
     with pytest.raises(ModelError, match=r"hold more than its config says: .*would be ignored") as error:
         load_model(made)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ GPT-2's byte-level BPE first splits a text into words by the matches of
     's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
 
 one behind the other (every character begins one), and merges bytes within a word alone. Cut a text before a space or
-line feed that follows a character which is no white space. Then:
+line feed that follows a character other than white space. Then:
 
 1. No word reaches over the cut. Words of the first six kinds and of ``" ?..."`` have white space at their begin alone,
    words of the last two are nothing but white space: in none does white space follow another character.

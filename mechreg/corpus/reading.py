@@ -1,5 +1,6 @@
 """Where texts come from: files, globs, lists, frames, the hub's data sets, the demo."""
 
+import contextlib
 import glob
 import itertools
 import json
@@ -15,7 +16,7 @@ import pyarrow as pa
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
 from mechreg.corpus.formats import SUFFIXES, from_arrow, reason, tables_of
-from mechreg.schema import InputError, did_you_mean
+from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
 
 
 def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
@@ -92,6 +93,12 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     return documents
 
 
+def as_documents(documents: Any) -> pd.DataFrame:
+    """Return a documents frame as it is, and `read_corpus` of anything else."""
+    is_read = isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)
+    return documents if is_read else read_corpus(documents)
+
+
 def _named_texts(corpus: Any) -> Any:
     """Return texts with names (a dict, or a Series whose index is not just numbers in order) as a frame."""
     if isinstance(corpus, pd.Series) and isinstance(corpus.index, pd.RangeIndex):
@@ -107,7 +114,7 @@ def require_tags(documents: pd.DataFrame) -> None:
     """Check that documents have tagged words."""
     if "words" not in documents.columns:
         raise InputError(
-            "The documents have no tagged words; read .conllu, or the demo with tags=True, or make them with "
+            "This corpus has no tagged words; read .conllu, or the demo with tags=True, or make them with "
             "tag_words(documents, tagger=...), in a run with tagger = 'en_core_web_sm' or another spaCy pipeline."
         )
 
@@ -136,7 +143,8 @@ def require_usable(problems: Mapping[str, int]) -> None:
 def files_of(pattern: str) -> list[tuple[str, str]]:
     """Return the path and the stem of ids of a file, or of all files that a glob matches."""
     # A path is UTF-8 text here, and what the system makes of it there: without UTF-8 mode these differ.
-    pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
+    with contextlib.suppress(UnicodeEncodeError):  # half characters, which no path has
+        pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
     if os.path.isdir(pattern):
         raise InputError(f"{pattern!r} is a folder; give its files: {os.path.join(pattern, '*.txt')!r}.")
     try:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from mechreg.corpus.reading import read_corpus
-from mechreg.schema import DOCUMENT_COLUMNS, InputError
+from mechreg.corpus.reading import as_documents
+from mechreg.schema import InputError
 
 TAGGER = "en_core_web_sm"
 
@@ -43,8 +43,7 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     Traceback (most recent call last):
     mechreg.schema.InputError: ...
     """
-    if not (isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)):
-        documents = read_corpus(documents)
+    documents = as_documents(documents)
     if "words" in documents.columns:
         raise InputError(
             "tag_words would replace the tags that the documents have; leave it out, or give it "

@@ -12,9 +12,8 @@ from jaxtyping import Int
 
 from mechreg.corpus.documents import require_unique
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
-from mechreg.corpus.reading import read_corpus
+from mechreg.corpus.reading import as_documents
 from mechreg.schema import (
-    DOCUMENT_COLUMNS,
     TOKEN_COLUMNS,
     InputError,
     document_ids,
@@ -146,8 +145,7 @@ def _encode(tokenizer: Any, documents: Any, *, spans: bool) -> tuple[pd.Series, 
             "doc and token_ids."
         )
     _require_one_way(tokenizer)
-    if not (isinstance(documents, pd.DataFrame) and set(DOCUMENT_COLUMNS) <= set(documents.columns)):
-        documents = read_corpus(documents)
+    documents = as_documents(documents)
     _warn(documents.loc[documents["problem"] != "", "doc"], "cannot be read and are left out")
     usable = documents[documents["problem"] == ""]
     docs = document_ids(usable["doc"])

@@ -95,7 +95,7 @@ def load_model(
         An option has no such value or does not apply, or a folder is not there.
     ModelError
         The model could not be loaded, its weights and its config do not match, it is pickled, needs remote code, has
-        parts beside its text, reads in both directions, or TransformerLens computes something else of it.
+        parts beside its text, reads in both directions, or TransformerLens computes it differently.
 
     Examples
     --------

@@ -78,7 +78,7 @@ def read_config(source: str, commit: str | None) -> Any:
         if attention not in (None, "eager", "sdpa"):  # others come from the hub, as code of anyone's
             raise ModelError(
                 f"The config.json of {source!r} asks for the attention {attention!r}, which may be code from the hub, "
-                "and mechreg does not execute that; remove the key, or write 'eager' or 'sdpa'."
+                "which mechreg does not execute; remove the key, or write 'eager' or 'sdpa'."
             )
     if getattr(config, "auto_map", None):
         # transformers would quietly take its own class of that type, which may compute something else.

@@ -107,7 +107,7 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
     wrong = [what for what, difference in differences.items() if not difference <= most]
     if wrong:
         raise ModelError(
-            f"{name} computes something else than Hugging Face of {source}: on {raw.ids.shape[1]} tokens the "
+            f"{name} computes {source} differently from Hugging Face: on {raw.ids.shape[1]} tokens the "
             f"{wrong[-1]} differs by {differences[wrong[-1]]:.1g} of its size, where rounding makes {most:.1g}. "
             f"{_remedy(model, torch.float32)}"
         )
