@@ -3,10 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV4 ?= .venv-tl4
+VENV_LOWEST ?= .venv-lowest
 # One thread a test worker: two workers on two cores are faster than one with two threads.
 PYTEST = -m pytest -n 2 --jaxtyping-packages=mechreg,beartype.beartype
 
-.PHONY: demo test test-slow test-tl4 fuzz lint format figures docs bench clean
+.PHONY: demo test test-slow test-tl4 test-lowest coverage fuzz lint format figures docs bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -25,6 +26,13 @@ fuzz: $(VENV)/.ready
 # The model layer against the newest TransformerLens 4, which has no HookedTransformer.
 test-tl4: $(VENV4)/.ready
 	OMP_NUM_THREADS=1 $(VENV4)/bin/python $(PYTEST) -m "models and not slow"
+
+# The lowest versions that pyproject.toml states, but for torch: its oldest CPU builds are not on every index.
+test-lowest: $(VENV_LOWEST)/.ready
+	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/python $(PYTEST) -m "not slow"
+
+coverage: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow" --cov=mechreg --cov-report=term:skip-covered
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
@@ -68,5 +76,11 @@ $(VENV4)/.ready: pyproject.toml constraints.txt
 	$(VENV4)/bin/python -m pip install --quiet --editable ".[test]" "transformer-lens>=4,<5"
 	touch $@
 
+$(VENV_LOWEST)/.ready: pyproject.toml constraints.txt constraints-lowest.txt
+	$(PYTHON) -m venv $(VENV_LOWEST)
+	$(VENV_LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt torch
+	$(VENV_LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[test]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV4) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV4) $(VENV_LOWEST) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
