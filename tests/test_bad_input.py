@@ -441,7 +441,7 @@ RUNS = [
     Case("coefficients cut short", lambda g: kept(g, "coefficients.parquet", half, "report", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("statistics of zero bytes", lambda g: kept(g, "statistics.csv", lambda d: b"", "report", "runs/kept"), "statistics.csv", "makes it again"),
     Case("a run's spec is no spec", lambda g: kept(g, "spec.toml", half, "report", "runs/kept"), "spec.toml", "in its place"),
-    Case("a run to be compared is not there", lambda g: ["diff", "runs/kept", "runs/lost"], "'runs/lost'", "mechreg run makes one"),
+    Case("a run to be compared is not there", lambda g: ["diff", "runs/kept", "runs/lost"], "'runs/lost'", "Run `mechreg run` first"),
     Case("tables to be compared are damaged", lambda g: kept(g, "coefficients.parquet", half, "diff", "runs/kept", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("a report of a folder of texts", lambda g: ["report", "texts"], "'texts'", "finished run"),
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def test_the_page_is_made_anew_from_the_folder_alone(folder, tmp_path, monkeypat
     linked = [spec for spec in specs if "usermeta" in spec]
     assert [spec["usermeta"]["model"] for spec in linked] == ["mini-s", "mini-m"]
     assert all(spec["datasets"]["tokens"][0]["shown"] for spec in linked)
-    assert page.count("class='fit'") == 4 + 6
+    assert page.count('class="fit"') == 4 + 6
     assert str(out) in capsys.readouterr().out
     assert main(["report", str(tmp_path)]) == 2
     assert "not the folder of a finished run" in capsys.readouterr().err

@@ -130,6 +130,7 @@ def compare_profiles(
 
     Examples
     --------
+    >>> import numpy as np, pandas as pd
     >>> from mechreg.regression import LagSums
     >>> rng, rows = np.random.default_rng(0), []
     >>> for model, n_layers in {"small": 2, "large": 4}.items():
