@@ -382,3 +382,31 @@ def test_endless_lags_are_refused(lags):
 def test_a_spec_of_ten_thousand_lags_is_refused():
     with pytest.raises(InputError, match=r"lags must be at most 256.*10,000"):
         Spec(models=("m",), corpus="demo", lags=tuple(range(1, 10_001)))
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (lambda x: x * (1 + 1j), "holds complex numbers"),
+        (lambda x: x * 1e-160, "whose squares are not 0.*scale them up"),
+    ],
+)
+def test_numbers_that_lose_digits_without_a_word_are_refused(column, message):
+    lagged = frame()
+    for formula in ("log_norm ~ z", "z ~ lag1"):
+        with pytest.raises((InputError, NumericalError), match=message):
+            mr.fit_lagged(lagged.assign(z=column(lagged["x"])), formula, cov="hc1")
+
+
+def test_documents_that_widen_a_design_are_refused_in_a_whole_sentence(monkeypatch):
+    monkeypatch.setattr("mechreg.regression.evaluation.MAX_COLUMNS", 50)
+    lagged = frame()
+    lagged["place"] = lagged["doc"].astype(str) + lagged["position"].astype(str)
+    sums = mr.LagSums("log_norm ~ C(place)")
+
+    def update() -> None:
+        for _, document in lagged.groupby("doc"):
+            sums.update(document)
+
+    with pytest.raises(InputError, match=r"^The formula 'log_norm ~ C\(place\)' .*columns, at most 50"):
+        update()

@@ -14,6 +14,7 @@ import mechreg as mr
 from mechreg import store
 from mechreg.cli import main
 from mechreg.run import shards as run_module
+from mechreg.run.preflight import is_summable
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import Spec
 
@@ -253,3 +254,10 @@ def test_sums_of_a_run_are_of_one_model_or_of_several(folder):
     pd.testing.assert_frame_equal(one.coefficients(), same.coefficients())
     with pytest.raises(InputError, match="models must be one of 'mini-s', 'mini-m'; got 'mini'"):
         mr.run.run_moments(folder, models="mini")
+
+
+@pytest.mark.parametrize(
+    "formula", ["log_norm ~ lag1 + np.log(position)", "log_norm ~ lag1 + I(1 / (lag1 - 2))"]
+)
+def test_whether_shards_can_be_summed_does_not_depend_on_values_made_up_for_it(formula):
+    assert is_summable(mr.Spec(models="mini-s", corpus="demo", formula=formula))

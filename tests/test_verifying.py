@@ -216,6 +216,12 @@ def test_other_parts_beside_the_text_are_refused(no_process, tmp_path, name):
         require_loadable(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["vision_config", "audio_config"])
+def test_a_part_that_a_text_models_config_names_is_refused(folder, key):
+    with pytest.raises(ModelError, match=f"with parts beside its text \\({key}\\)"):
+        require_loadable(folder(config={key: {"hidden_size": 3}}))
+
+
 def test_a_nested_config_of_both_directions_is_seen(tmp_path):
     from transformers import AutoConfig
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mechreg.schema import InputError, ModelError
 MOST_LAYERS = 10_000  # transformers would build blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_OTHER_PART = re.compile(r"(vision|audio|image|video|speech)\w*_config")
 OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # what a model of text alone nests in its config
 OLD_BUFFERS = {"masked_bias", "causal_mask", "inv_freq", "position_ids"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
@@ -102,7 +104,8 @@ def require_readable(config: Any, source: str) -> None:
 
     architecture = (getattr(config, "architectures", None) or [""])[0]
     nested = {key: part for key, part in vars(config).items() if isinstance(part, PretrainedConfig)}
-    other = sorted({*getattr(config, "sub_configs", ()), *nested} - OWN_PARTS)
+    plain = {key for key, part in vars(config).items() if part and _OTHER_PART.fullmatch(key)}  # a dict, say
+    other = sorted({*getattr(config, "sub_configs", ()), *nested, *plain} - OWN_PARTS)
     if other:
         raise ModelError(
             f"{source!r} is a {architecture or config.model_type} with parts beside its text ({', '.join(other)}); "

@@ -122,6 +122,10 @@ def plain_column(column: pd.Series) -> pd.Series:
         return column.astype(np.float64)
     if kinds.is_bool_dtype(column.dtype):
         return column.astype(bool)
+    if kinds.is_complex_dtype(column.dtype):
+        raise InputError(
+            f"The column {column.name!r} holds complex numbers; make one of real numbers, such as abs(x)."
+        )
     if kinds.is_numeric_dtype(column.dtype):
         return column.astype(np.float64)  # powers of int32 overflow, logarithms of float32 are rounded
     return column.astype("category" if kinds.infer_dtype(column) == "string" else object)
@@ -131,6 +135,11 @@ def require_finite(columns: Iterable[tuple[Any, Any]], *, where: str) -> None:
     """Refuse values that are infinite, or of which sums of squares would be."""
     for name, values in columns:
         largest = np.abs(np.asarray(values)).max(initial=0)
+        if 0 < largest < 1 / _LARGEST:
+            raise NumericalError(
+                f"The regression needs numbers whose squares are not 0; {name!r} has values up to {largest:.1e} in "
+                f"{where}; scale them up."
+            )
         if not largest < _LARGEST:
             came = f"values up to {largest:.1e}, whose squares have no finite sum; scale them down"
             raise NumericalError(

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from errno import EINVAL
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -21,7 +22,7 @@ from mechreg.regression.blocks import (
 )
 from mechreg.regression.design import Terms, take_apart, terms_of, united_cells
 from mechreg.regression.document_sums import DocumentSums, sums_of
-from mechreg.regression.evaluation import require_finite
+from mechreg.regression.evaluation import evaluate, require_finite
 from mechreg.regression.residuals import Residuals, residual_statistics, summed_products
 from mechreg.regression.results import Adjust, Fit, coefficient_frame, covariance_of, statistics_frame
 from mechreg.regression.rows import Rows, read_groups, words
@@ -326,7 +327,8 @@ class LagSums:
             raise InputError(
                 f"LagSums needs every document whole and once; document {again[0]} of {where} came before."
             )
-        seen, cell_of_second = united_cells(self.formula, first.seen, second.seen)
+        united = partial(united_cells, self.formula, first.seen, second.seen)
+        seen, cell_of_second = evaluate(united, self.formula, where=where)
         blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
         return first._replace(n_dropped=dropped, seen=seen, blocks=blocks)
 

@@ -12,7 +12,7 @@ from mechreg.lags import lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
-from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, did_you_mean
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, NumericalError, did_you_mean
 from mechreg.spec import OWN_TAGS, Spec
 
 _MADE = {*NORM_COLUMNS, *TOKEN_COLUMNS, *COVARIATES, "log_norm", "head"}
@@ -186,6 +186,6 @@ def is_summable(spec: Spec) -> bool:
         LagSums(spec.formula, max_lag=None).update(rows)
     except NeedsAllRows:
         return False
-    except InputError:  # of these rows
+    except (InputError, NumericalError):  # of these rows, not of the corpus
         pass
     return True
