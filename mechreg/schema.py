@@ -5,6 +5,8 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # the command line reads the error types from here and must start fast
@@ -323,6 +325,25 @@ def require_whole_number(value: object, *, name: str, least: int = 1, most: int 
     mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
     """
     require_number(value, name=name, least=least, most=most, whole=True)
+
+
+def require_path(value: object, *, name: str) -> Path:
+    """Return an option that names a file or folder as a path.
+
+    Raises
+    ------
+    InputError
+        Neither text nor a path.
+
+    Examples
+    --------
+    >>> require_path(3, name="run")
+    Traceback (most recent call last):
+    mechreg.schema.InputError: run must be a path, such as 'runs/demo'; got 3.
+    """
+    if not isinstance(value, str | PathLike):
+        raise InputError(f"{name} must be a path, such as 'runs/demo'; got {value!r}.")
+    return Path(value)
 
 
 def require_conf_level(value: object, *, above: int | float = 0) -> None:

@@ -23,6 +23,7 @@ from mechreg.schema import (
     Processing,
     did_you_mean,
     require_option,
+    require_path,
 )
 
 OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
@@ -119,6 +120,7 @@ def read_spec(path: str | Path) -> Spec:
     >>> read_spec(file).models
     ('mini-s',)
     """
+    require_path(path, name="read_spec's file")
     try:
         if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # it may never end
             raise InputError(f"The spec {str(path)!r} is a pipe or a device; give a TOML file.")

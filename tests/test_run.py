@@ -261,3 +261,19 @@ def test_sums_of_a_run_are_of_one_model_or_of_several(folder):
 )
 def test_whether_shards_can_be_summed_does_not_depend_on_values_made_up_for_it(formula):
     assert is_summable(mr.Spec(models="mini-s", corpus="demo", formula=formula))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: mr.open_run(3),
+        lambda: mr.run_report(3),
+        lambda: mr.read_spec(3),
+        lambda: mr.run_spec("spec.toml"),
+        lambda: mr.run_spec(Spec(models="mini-s", corpus="demo"), out=3),
+    ],
+)
+def test_what_is_no_path_or_spec_is_refused(call):
+    # TypeError: where types are checked, as in these tests, the checker answers first.
+    with pytest.raises((InputError, TypeError), match=r"must be a path|needs a Spec|type"):
+        call()

@@ -74,9 +74,10 @@ def _say_results(folder: Path) -> None:
 
     opened = open_run(folder)
     results = result_table(opened.coefficients)
-    say(results.to_string(index=False, float_format="{:.3f}".format))
-    say()
-    say("\n".join(answer(results)))
+    if len(results):  # a formula of an intercept alone has no term to speak of
+        say(results.to_string(index=False, float_format="{:.3f}".format))
+        say()
+        say("\n".join(answer(results)))
     say(headline(results)[1])
     problems = opened.table("problems.csv")
     if len(problems):

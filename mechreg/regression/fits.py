@@ -11,7 +11,7 @@ import pandas as pd
 from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import for_page
+from mechreg.outside import for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
 from mechreg.regression.design import matrices
 from mechreg.regression.evaluation import evaluate
@@ -350,7 +350,7 @@ class LaggedFits:
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
         models = ", ".join(dict.fromkeys(self.coefficients["model"]))
-        return f"LaggedFits({self.formula!r}: {len(self.statistics)} fits of {models}; {kinds})"
+        return for_terminal(f"LaggedFits({self.formula!r}: {len(self.statistics)} fits of {models}; {kinds})")
 
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)

@@ -11,7 +11,7 @@ from mechreg.charts.theme import figure_title
 from mechreg.lags import add_lags
 from mechreg.report.page import report_html
 from mechreg.report.sentences import result_table
-from mechreg.schema import MechregError
+from mechreg.schema import MechregError, require_path
 
 # Rows (tokens times layers) of one layer explorer; beyond them it shows the first documents, and says so.
 VIEW_ROWS = 1_000_000
@@ -45,7 +45,7 @@ def run_report(folder: str | Path) -> str:
     Traceback (most recent call last):
     mechreg.schema.InputError: 'no-such-folder' is not the folder of a finished run; mechreg run makes one.
     """
-    folder = Path(folder)
+    folder = require_path(folder, name="folder")
     facts = store.read_provenance(folder)
     run = store.open_run(folder)
     coefficients, problems = run.coefficients, _table(run, "problems.csv")

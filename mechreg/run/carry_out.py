@@ -10,13 +10,14 @@ import pandas as pd
 from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
+from mechreg.outside import for_terminal
 from mechreg.report import run_report
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
 from mechreg.run.tables import tables_of
-from mechreg.schema import InputError, require_whole_number
+from mechreg.schema import InputError, require_path, require_whole_number
 from mechreg.spec import Spec
 
 MakeShards = Callable[[Path, Survey], dict[str, float]]
@@ -109,6 +110,9 @@ def carry_out(
         As for `run_spec`; a device that is not here is refused before any work.
     """
     began = time.perf_counter()
+    if not isinstance(spec, Spec):
+        raise InputError(f"A run needs a Spec, which read_spec(path) makes of a file; got {spec!r}.")
+    folder = Path("runs") / spec.name if out is None else require_path(out, name="out")
     survey = survey_corpus(spec)
     check_formula(spec, survey.columns)
     require_fittable(spec, survey.documents - survey.left_out)
@@ -121,7 +125,6 @@ def carry_out(
         device_map=device_map,
         allow_pickle=spec.allow_pickle,
     )
-    folder = Path("runs") / spec.name if out is None else Path(out)
     # Not Path's exists, which raises where a name is too long.
     if resume and not os.path.exists(folder / "spec.toml"):
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
@@ -169,7 +172,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     store.write_table(coefficients, folder / "coefficients.csv")
     store.write_table(statistics, folder / "statistics.csv")
     store.write_table(trouble, folder / "problems.csv")
-    store.write_text(summaries + "\n", folder / "summaries.txt")
+    store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
     store.write_json(facts, folder / "provenance.json")
     notes = [
         f"{record['name']}: {tables.drawn}"

@@ -140,8 +140,8 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
             )
     if spec.keep == "moments" and not is_summable(spec):
         raise InputError(
-            f"keep = 'moments' cannot give cov = {spec.cov!r} of {spec.formula!r}, which needs all rows at once "
-            "(hc2, hc3, splines and centring do); use keep = 'norms', or cov = 'crv3'."
+            f"keep = 'moments' cannot give cov = {spec.cov!r} of {spec.formula!r}, which needs all rows: hc2 and "
+            "hc3 do, and functions of a whole column, such as splines, center(x) and x.rank(). Use keep = 'norms'."
         )
 
 

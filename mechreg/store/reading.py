@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, one_or_many, require_option
+from mechreg.schema import InputError, one_or_many, require_option, require_path
 from mechreg.spec import Spec, parse_spec, write_spec
 from mechreg.store.files import is_there, read_table, readable
 from mechreg.store.folder import checked_record, damaged_shards, manifest_files, require_hash
@@ -42,8 +42,9 @@ def open_run(run: str | Path) -> "Run":
     >>> run.norms(layers=[3])["layer"].unique().tolist()
     [3]
     """
-    _spec_file(Path(run))
-    return Run(Path(run))
+    folder = require_path(run, name="run")
+    _spec_file(folder)
+    return Run(folder)
 
 
 def stored_spec(run: Path) -> Spec:
