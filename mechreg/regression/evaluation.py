@@ -151,7 +151,7 @@ def require_finite(columns: Iterable[tuple[Any, Any]], *, where: str) -> None:
 def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
     """Return what ``build`` gives, or say in which group the formula fails."""
     try:
-        with np.errstate(all="ignore"):  # what comes of it is refused
+        with np.errstate(all="ignore"):  # infinite and missing values are refused later
             return build()
     except NumericalError:
         raise

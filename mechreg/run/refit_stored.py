@@ -155,7 +155,7 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
     norms, tokens : pandas.DataFrame
     spec : Spec
     longest : int
-        The tokens of the longest window of the whole corpus: Newey-West's lags hang on it.
+        The tokens of the longest window of the whole corpus, which sets the number of Newey-West lags.
     """
     sums = LagSums(
         spec.formula,
