@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import GROUP_KEYS, InputError, require
+from mechreg.schema import GROUP_KEYS, InputError, require, require_number
 from mechreg.store import Run, open_run, read_provenance
 
 _KEYS = (*GROUP_KEYS, "head", "term")
@@ -75,11 +75,10 @@ def diff_runs(run_a: Run | str | Path, run_b: Run | str | Path, *, within: float
     a, b = (dict(_leaves(read_provenance(run.path) | {"spec": run.spec})) for run in runs)
     differ = [key for key in dict.fromkeys([*a, *b]) if key not in a or key not in b or a[key] != b[key]]
     rows = [(key, a.get(key), b.get(key)) for key in differ]
-    tables = {
-        "coefficients": [run.coefficients for run in runs],
-        "statistics": [run.statistics for run in runs],
-    }
-    moved = [diff_tables(*pair, within=within).assign(table=name) for name, pair in tables.items()]
+    moved = [
+        diff_tables(*(getattr(run, name) for run in runs), within=within).assign(table=name)
+        for name in ("coefficients", "statistics")
+    ]
     return RunDifferences(
         numbers=pd.concat(moved, ignore_index=True),
         provenance=pd.DataFrame(rows, columns=["key", "a", "b"], dtype=object),
@@ -104,11 +103,6 @@ def diff_tables(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: float =
         (the difference in standard errors of ``table_a``; NaN for other numbers), relative (the difference
         divided by the larger of the two), present ("both", "only a", "only b": rows that the other lacks).
 
-    Raises
-    ------
-    SchemaError, InputError
-        No model, hook or layer; a coefficient frame and one of statistics; two rows for one place.
-
     Examples
     --------
     >>> a = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
@@ -117,8 +111,7 @@ def diff_tables(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: float =
     >>> moved[["layer", "number", "difference", "std_errors"]].values.tolist()
     [[1, 'estimate', 0.25, 2.0]]
     """
-    if isinstance(within, bool) or not isinstance(within, int | float) or not 0 <= within < np.inf:
-        raise InputError(f"within must be 0 or more; got {within!r}.")
+    require_number(within, name="within", least=0)
     keys, numbers = _shared_columns(table_a, table_b)
     tall_a, tall_b = (_tall(table, keys, numbers) for table in (table_a, table_b))
     both = tall_a.rename(columns={"value": "a"}).merge(

@@ -120,11 +120,6 @@ def among(value: object, known: Iterable[object]) -> bool:
 def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
     """Check that a frame has the columns that a step needs; ``who``, the public function, opens the message.
 
-    Raises
-    ------
-    SchemaError
-        Names the first missing column, the columns of the frame, and the nearest name.
-
     Examples
     --------
     >>> import pandas as pd
@@ -163,11 +158,6 @@ def _listed(options: Sequence[Any]) -> str:
 
 def document_id(entry: object) -> str:
     """Return a document's id as text: a whole number (7, ``Decimal(7)``, pandas' 7.0) by its digits, missing as "".
-
-    Raises
-    ------
-    InputError
-        A number with a fraction, or beyond what a float holds exactly; a truth value, a list.
 
     Examples
     --------
@@ -329,11 +319,6 @@ def require_whole_number(value: object, *, name: str, least: int = 1, most: int 
 
 def require_path(value: object, *, name: str) -> Path:
     """Return an option that names a file or folder as a path.
-
-    Raises
-    ------
-    InputError
-        Neither text nor a path.
 
     Examples
     --------

@@ -148,11 +148,6 @@ def read_spec(path: str | Path) -> Spec:
 def parse_spec(text: str) -> Spec:
     """Return the spec that a TOML text is, its paths as they stand.
 
-    Raises
-    ------
-    InputError
-        As `read_spec`.
-
     Examples
     --------
     >>> parse_spec(write_spec(Spec(models=("mini-s",), corpus="demo"))).corpus

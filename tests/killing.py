@@ -9,6 +9,7 @@ line a kill and a last one with the sums; exits with 1 at the first broken promi
 """
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -90,7 +91,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--keep", default="norms")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-pictures", action="store_true", help="in a fraction of the time")
     args = parser.parse_args()
+    if args.without_pictures:
+        carry_out = importlib.import_module("mechreg.run.carry_out")
+        carry_out.begin_drawing = lambda: None
+        carry_out.draw_figures = lambda *args, **options: None
+        carry_out.run_report = lambda folder: ""
     logging.basicConfig(level=logging.ERROR)
     spec = Spec(models=(args.model,), corpus=args.corpus, keep=args.keep)
     rng = np.random.default_rng(args.seed)

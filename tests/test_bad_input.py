@@ -33,6 +33,8 @@ from mechreg.cli import main
 from mechreg.schema import MechregError
 from mechreg.store import read_norm_shard, read_token_shard
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 SHIP = "The old ship lay in the harbour and nobody knew when it would sail again. " * 3
 WAVES = "Waves came and went; the captain counted them, as he had done for years. " * 3
 
@@ -548,14 +550,13 @@ def said_in_one_sentence(message: str, case: Case) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A finished run of the command line's; its figures are left out, which are large."""
+    """A finished run of the command line's."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "texts").mkdir()
     (folder / "texts/a.txt").write_text(SHIP)
     (folder / "texts/b.txt").write_text(WAVES)
     (folder / "spec.toml").write_text('models = ["mini-s"]\ncorpus = "texts/*.txt"\nname = "kept"\n')
     assert main(["run", str(folder / "spec.toml"), "--out", str(folder / "runs/kept")]) == 0
-    shutil.rmtree(folder / "runs/kept/figures")
     (folder / "spec.toml").unlink()
     return folder
 

@@ -140,11 +140,10 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(capsys, arguments, said):
     assert captured.out == ""
 
 
-def test_an_option_that_does_not_exist_is_refused_with_those_that_do():
-    # In a process of its own, without the tests' type checks, which would speak first.
-    done = mechreg("inspect", "mini-s", "--backend", "hoked")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "backend must be one of 'auto', 'hooked', 'bridge'; got 'hoked'" in done.stderr
+def test_an_option_that_does_not_exist_is_refused_with_those_that_do(capsys, tmp_path):
+    (tmp_path / "spec.toml").write_text('models = ["mini-s"]\ncorpus = "demo"\n')
+    assert main(["run", str(tmp_path / "spec.toml"), "--engine", "rai"]) == 2
+    assert "--engine must be one of 'local', 'ray'; got 'rai'. Did you mean 'ray'?" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback():
@@ -275,7 +274,7 @@ def test_intervene_prints_a_table_and_saves_what_the_function_gives(texts, tmp_p
         (["--edit", "double=2"], "--edit must be scale=0.5"),
         (["--edit", "scale=half"], "--edit must be scale=0.5"),
         (["--edit", "scale=2", "--layers", "last"], "--layers must be whole numbers"),
-        (["--edit", "scale=2", "--documents", "0"], "--documents must be 1 or more"),
+        (["--edit", "scale=2", "--documents", "0"], "--documents must be a whole number, 1 or more"),
         (["--edit", "scale=2", "--out", "effects.xlsx"], "--out must end in .csv or .parquet"),
     ],
 )

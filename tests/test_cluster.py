@@ -20,6 +20,8 @@ from mechreg.cluster import _in_turn, _Worker, run_on_ray
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 try:
     import ray
 except ImportError:

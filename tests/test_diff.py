@@ -114,7 +114,7 @@ def test_tables_that_are_not_comparable_are_refused():
             diff_tables(a, other)
     with pytest.raises(InputError, match="needs numbers as 'layer'; got '0'"):
         diff_tables(a, a.assign(layer=a["layer"].astype(str)))
-    with pytest.raises(InputError, match="within must be 0 or more"):
+    with pytest.raises(InputError, match="within must be a number, 0 or more"):
         diff_tables(a, a, within=-1.0)
 
 

@@ -19,6 +19,8 @@ from mechreg import store
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "moon"]
 
 

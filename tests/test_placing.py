@@ -17,6 +17,8 @@ from mechreg.norms.reduction import window_norms
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import write_spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 WHOLE = {"": "cpu"}
 BY_MODULE = {
     "transformer.wte": "cpu",

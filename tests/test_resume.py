@@ -4,6 +4,7 @@ No tolerances: shards, tables and the manifest are compared byte for byte. `kill
 rest is here.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -23,9 +24,14 @@ from mechreg import store
 from mechreg.charts import drawing
 from mechreg.charts.save import vega_bundle
 from mechreg.cli import main
+from mechreg.report import run_report
 from mechreg.run import shards as run_module
+from mechreg.run.figures import draw_figures
 from mechreg.schema import InputError
 from mechreg.spec import Spec
+
+carry_out = importlib.import_module("mechreg.run.carry_out")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 KILLING = Path(__file__).with_name("killing.py")
 SMALL = {"shard_tokens": 40, "progress": False}
@@ -64,7 +70,7 @@ def kill(tiny, corpus, folder, *options) -> dict:
 
 
 def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(tiny, corpus, tmp_path):
-    assert kill(tiny, corpus, tmp_path / "runs", "--kills", "1")["kills"] == 1
+    assert kill(tiny, corpus, tmp_path / "runs", "--kills", "1", "--without-pictures")["kills"] == 1
 
 
 @pytest.mark.slow
@@ -148,20 +154,18 @@ def test_a_second_process_is_told_and_a_killed_one_leaves_no_lock(copy, spec, tm
         "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
         "print('held', flush=True); time.sleep(600)"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(copy / ".lock")], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout.readline() == "held\n"
-    try:
-        with pytest.raises(InputError, match="Another process is working in"):
-            mr.run_spec(spec, out=copy, **SMALL)
-        file = tmp_path / "spec.toml"
-        file.write_text((copy / "spec.toml").read_text())
-        assert main(["run", str(file), "--resume", "--out", str(copy)]) == 2
-        assert "Another process" in capsys.readouterr().err
-    finally:
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait()
+    command = [sys.executable, "-c", code, str(copy / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        try:
+            with pytest.raises(InputError, match="Another process is working in"):
+                mr.run_spec(spec, out=copy, **SMALL)
+            file = tmp_path / "spec.toml"
+            file.write_text((copy / "spec.toml").read_text())
+            assert main(["run", str(file), "--resume", "--out", str(copy)]) == 2
+            assert "Another process" in capsys.readouterr().err
+        finally:
+            os.kill(holder.pid, signal.SIGKILL)
     with store.open_run_folder(copy, spec):
         pass
 
@@ -296,11 +300,13 @@ def test_a_run_without_pictures_is_whole(copy, whole, spec, monkeypatch, caplog)
         raise InputError("The process that draws charts ended early.")
 
     vega_bundle.cache_clear()
+    monkeypatch.setattr(carry_out, "draw_figures", draw_figures)
+    monkeypatch.setattr(carry_out, "run_report", run_report)
     monkeypatch.setattr(drawing._DRAWER, "ask", dead)
     with caplog.at_level(logging.WARNING, logger="mechreg"):
         mr.run_spec(spec, out=copy, **SMALL)
     assert contents(copy) == contents(whole)
-    assert not list((copy / "figures").iterdir())
+    assert not list((copy / "figures").rglob("*"))
     said = " ".join(record.getMessage() for record in caplog.records)
     assert "norms is missing: The process that draws charts ended early" in said
     assert "betas is missing" in said

@@ -7,7 +7,6 @@ compared byte for byte. Figures and reports are left out: nothing here is about 
 """
 
 import functools
-import importlib
 import json
 from types import SimpleNamespace
 
@@ -24,7 +23,8 @@ from mechreg.run import tokens as tokens_module
 from mechreg.schema import InputError
 from mechreg.spec import Spec, read_spec
 
-carry_out_module = importlib.import_module("mechreg.run.carry_out")  # the package has a function of that name
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 SMALL = {"shard_tokens": 60, "progress": False}
 TAGS = {
@@ -56,14 +56,6 @@ def write_conllu(path, documents=8, *, tags=TAGS):
         lines.append("")
     path.write_text("\n".join(lines) + "\n")
     return str(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_figures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(carry_out_module, "draw_figures", lambda *args, **options: None)
-        patch.setattr(carry_out_module, "run_report", lambda folder: "")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -421,8 +413,8 @@ def test_a_corpus_that_changes_while_a_run_is_made_is_refused(
 
     def make():
         for _ in range(2):
-            for number, part in enumerate(stream(model, spec, survey.columns, survey.read)):
-                made.extend(part.tokens["doc"].unique().tolist())
+            for number, (tokens, _) in enumerate(stream(model, spec, survey.columns, survey.read)):
+                made.extend(tokens["doc"].unique().tolist())
                 if moment == "between shards" and number == 0:
                     path.unlink()  # the open file stays what it was: the next reading finds the new one
                     write_rows(path, changed)

@@ -24,6 +24,8 @@ from mechreg import store
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
 from mechreg.spec import Spec
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 SPEC = Spec(models=("mini-s",), corpus="demo")
 
 
@@ -129,13 +131,11 @@ def test_a_killed_writer_never_leaves_a_part_under_the_real_name(tmp_path):
     """
     path = tmp_path / "big.txt"
     for delay in (0.0, 0.013, 0.031, 0.057):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), str(path)], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout.readline() == "go\n"
-        time.sleep(delay)
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.wait()
+        command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout.readline() == "go\n"
+            time.sleep(delay)
+            os.kill(writer.pid, signal.SIGKILL)
         text = path.read_text()
         assert len(text) == 2_000_000
         assert len(set(text)) == 1
@@ -254,9 +254,8 @@ def test_a_bit_that_flipped_in_a_shard_is_found(tmp_path, ended):
 
 
 def dead_process() -> int:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        return child.pid
 
 
 def test_two_writers_of_one_file_have_two_names(tmp_path):

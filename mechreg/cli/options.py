@@ -1,11 +1,10 @@
 """How a verb is declared, and the options that several verbs have."""
 
 import argparse
-import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from mechreg.schema import InputError
+from mechreg.schema import InputError, require_whole_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,13 +74,5 @@ def documents_of(args: argparse.Namespace) -> Any:
 
     if args.documents is None:
         return args.corpus
-    if args.documents < 1:
-        raise InputError(f"--documents must be 1 or more; got {args.documents}.")
+    require_whole_number(args.documents, name="--documents")
     return read_corpus(args.corpus).head(args.documents)
-
-
-def batch_tokens(text: str) -> int:
-    """Return a number of tokens; what argparse calls for the option's text."""
-    if not re.fullmatch("0*[1-9][0-9]{0,11}", text):
-        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
-    return int(text)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mechreg.cli.options import Verbs, add_device, batch_tokens
+from mechreg.cli.options import Verbs, add_device
 from mechreg.cli.terminal import say
 from mechreg.schema import require_option
 
@@ -23,7 +23,7 @@ def declare(verbs: Verbs) -> None:
         one.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
         add_device(one)
         one.add_argument("--device-map", help="split a model over GPUs: auto, balanced, sequential, ...")
-        one.add_argument("--batch-tokens", type=batch_tokens, help="tokens in a batch")
+        one.add_argument("--batch-tokens", type=int, help="tokens in a batch")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,30 +39,21 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def _carry_out(args: argparse.Namespace, file: Path) -> int:
-    from mechreg.run import run_spec
     from mechreg.spec import read_spec
 
-    spec = read_spec(file)
+    spec = read_spec(file)  # before all that carries it out is imported, which takes seconds
     require_option(args.engine, ("local", "ray"), name="--engine")
-    options = {
-        "out": args.out,
-        "device": args.device,
-        "device_map": args.device_map,
-        "resume": args.resume,
-    }
+    options = {key: getattr(args, key) for key in ("out", "device", "device_map", "resume")}
     if args.batch_tokens is not None:
         options["batch_tokens"] = args.batch_tokens
     if args.engine == "ray":
         from mechreg.cluster import run_on_ray
 
-        folder = run_on_ray(
-            spec,
-            workers=args.workers,
-            gpus_per_worker=args.gpus_per_worker,
-            address=args.address,
-            **options,
-        )
+        options |= {key: getattr(args, key) for key in ("workers", "gpus_per_worker", "address")}
+        folder = run_on_ray(spec, **options)
     else:
+        from mechreg.run import run_spec
+
         folder = run_spec(spec, **options)
     _say_results(folder)
     return 0

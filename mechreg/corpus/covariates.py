@@ -29,11 +29,6 @@ def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS
     pandas.DataFrame
         The columns that were asked for: float64, float64, int64.
 
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, an unknown covariate, or a token that comes twice.
-
     Examples
     --------
     >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": [7, 8, 7]})

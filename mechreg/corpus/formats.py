@@ -6,8 +6,8 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,7 @@ LONGEST_LINE = 2**28  # bytes of a line of .jsonl, which is one document
 LARGEST = 2**31  # bytes of a file that is read whole
 # A small file that unpacks to gigabytes is an attack or an accident: text packs 3 to 20 times.
 UNPACKED, MOST_TIMES = 2**26, 100
+Item = TypeVar("Item")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)([.][0-9]+)?")
 
 
@@ -29,11 +30,6 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
     """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
     Bytes of a text that are not UTF-8 become half characters, which mark its document.
-
-    Raises
-    ------
-    ValueError, OSError, pyarrow.ArrowException
-        The file is not of its kind, or larger than can be read; the message says where.
 
     Examples
     --------
@@ -168,7 +164,7 @@ def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
     columns: dict[str, None] = {}
     number = 1
     with _opened(path) as file:
-        for lines in _some_lines(file):
+        for lines in filled(_lines(file), len, most=LINES):
             _require_modest(path, file.tell())
             if number == 1:
                 _require_8_bits(lines[0])
@@ -183,20 +179,31 @@ def _json_tables(path: str, text: str) -> Iterator[pd.DataFrame]:
             yield pd.DataFrame(columns=[text], dtype=object)
 
 
-def _some_lines(file: io.BufferedIOBase) -> Iterator[list[bytes]]:
-    """Yield whole lines, of about 64 kB (`LINES`) together."""
-    held: list[bytes] = []
-    size = 0
+def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
     while line := file.readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
             raise ValueError(
                 f"a line has more than {LONGEST_LINE:,} bytes; a line is one document in .jsonl: split it"
             )
-        held.append(line)
-        size += len(line)
-        if size >= LINES:
+        yield line
+
+
+def filled(items: Iterable[Item], size: Callable[[Item], int], *, most: int) -> Iterator[list[Item]]:
+    """Yield consecutive items together: as many as reach a size of ``most``, and the rest.
+
+    Examples
+    --------
+    >>> list(filled(["ab", "c", "d"], len, most=3))
+    [['ab', 'c'], ['d']]
+    """
+    held: list[Item] = []
+    total = 0
+    for item in items:
+        held.append(item)
+        total += size(item)
+        if total >= most:
             yield held
-            held, size = [], 0
+            held, total = [], 0
     if held:
         yield held
 

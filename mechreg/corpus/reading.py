@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import itertools
 import json
 import os
 import zlib
@@ -62,35 +61,36 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         raise InputError(f"text must be the name of the column that holds the text; got {text!r}.")
     if not isinstance(tags, bool):
         raise InputError(f"tags must be True or False; got {tags!r}.")
-    if isinstance(corpus, Mapping | pd.Series):
-        corpus, text = _named_texts(corpus), "text"
-    if isinstance(corpus, pd.DataFrame):
-        documents = documents_frame(corpus, text=text, stem="row", where="The frame")
-    elif isinstance(corpus, list | tuple):
-        table = pd.DataFrame({"text": list(corpus)}, dtype=object)
-        documents = documents_frame(table, text="text", stem="text", where="The list")
-    elif isinstance(corpus, str) and corpus == "demo":
-        documents = pd.concat(
-            read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text"), ignore_index=True
-        )
-        if tags:
-            documents = _with_demo_tags(documents)
-    elif isinstance(corpus, str) and corpus.startswith("datasets:"):
-        documents = _read_data_set(corpus, text=text)
-    elif isinstance(corpus, str | os.PathLike):
-        files = files_of(os.fspath(corpus))
-        parts = itertools.chain.from_iterable(read_file(path, stem=stem, text=text) for path, stem in files)
-        documents = pd.concat(parts, ignore_index=True)
-    else:
-        raise InputError(
-            "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list or dict of str, or a frame; "
-            f"got {type(corpus).__name__}."
-        )
+    documents = pd.concat(tables_of_corpus(corpus, text=text, tags=tags), ignore_index=True)
     require_unique(documents["doc"])
     require_usable(Counter(documents["problem"]))
     if tags:
         require_tags(documents)
     return documents
+
+
+def tables_of_corpus(corpus: Any, *, text: str, tags: bool) -> Iterator[pd.DataFrame]:
+    """Yield the documents of a corpus: of files some at a time, where their kind allows, of anything else all."""
+    if isinstance(corpus, Mapping | pd.Series):
+        corpus, text = _named_texts(corpus), "text"
+    if isinstance(corpus, pd.DataFrame):
+        yield documents_frame(corpus, text=text, stem="row", where="The frame")
+    elif isinstance(corpus, list | tuple):
+        table = pd.DataFrame({"text": list(corpus)}, dtype=object)
+        yield documents_frame(table, text="text", stem="text", where="The list")
+    elif isinstance(corpus, str) and corpus == "demo":
+        for documents in read_file(str(miniatures.DEMO_CORPUS), stem="demo", text="text"):
+            yield _with_demo_tags(documents) if tags else documents
+    elif isinstance(corpus, str) and corpus.startswith("datasets:"):
+        yield _read_data_set(corpus, text=text)
+    elif isinstance(corpus, str | os.PathLike):
+        for path, stem in files_of(os.fspath(corpus)):
+            yield from read_file(path, stem=stem, text=text)
+    else:
+        raise InputError(
+            "read_corpus needs a path, a glob, 'demo', 'datasets:NAME', a list or dict of str, or a frame; "
+            f"got {type(corpus).__name__}."
+        )
 
 
 def as_documents(documents: Any) -> pd.DataFrame:
@@ -103,11 +103,8 @@ def _named_texts(corpus: Any) -> Any:
     """Return texts with names (a dict, or a Series whose index is not just numbers in order) as a frame."""
     if isinstance(corpus, pd.Series) and isinstance(corpus.index, pd.RangeIndex):
         return corpus.tolist()
-    named = {
-        "doc": list(corpus.keys()),
-        "text": list(corpus.values() if isinstance(corpus, Mapping) else corpus),
-    }
-    return pd.DataFrame(named, dtype=object)
+    texts = list(corpus.values() if isinstance(corpus, Mapping) else corpus)
+    return pd.DataFrame({"doc": list(corpus.keys()), "text": texts}, dtype=object)
 
 
 def require_tags(documents: pd.DataFrame) -> None:
@@ -192,7 +189,11 @@ def _matches(pattern: str) -> Iterator[str]:
 
 def read_file(path: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
     """Yield the documents of one file, some at a time where its kind allows."""
-    kind = kind_of(path)
+    kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
+    if kind not in SUFFIXES:
+        raise InputError(f"{path} is of another kind than {', '.join(SUFFIXES)}, or .gz of one.")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} cannot be read: it does not exist, or is a pipe or a device.")
     if kind in (".txt", ".conllu"):
         text = "text"
     first = 0
@@ -206,16 +207,6 @@ def read_file(path: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
         raise
     except (OSError, EOFError, zlib.error, ValueError, RecursionError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-
-
-def kind_of(path: str) -> str:
-    """Return a file's kind, as in ".jsonl"; refuse what cannot be read."""
-    kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
-    if kind not in SUFFIXES:
-        raise InputError(f"{path} is of another kind than {', '.join(SUFFIXES)}, or .gz of one.")
-    if not os.path.isfile(path):
-        raise InputError(f"{path} cannot be read: it does not exist, or is a pipe or a device.")
-    return kind
 
 
 def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:

@@ -74,13 +74,7 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
 
 
 def load_tagger(tagger: Any) -> Any:
-    """Return a spaCy pipeline, loaded unless it is one.
-
-    Raises
-    ------
-    InputError
-        spaCy or the pipeline is not installed.
-    """
+    """Return a spaCy pipeline, loaded unless it is one."""
     try:
         import spacy
     except ImportError as error:

@@ -11,15 +11,10 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.corpus.documents import require_unique
+from mechreg.corpus.formats import filled
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import as_documents
-from mechreg.schema import (
-    TOKEN_COLUMNS,
-    InputError,
-    document_ids,
-    require,
-    require_whole_number,
-)
+from mechreg.schema import TOKEN_COLUMNS, InputError, document_ids, require, require_whole_number
 
 log = logging.getLogger("mechreg")
 BATCH_CHARACTERS = 1_000_000  # given to the tokenizer at a time; it returns 140 bytes for each
@@ -67,7 +62,8 @@ def tokenize(
     """
     if not hasattr(model, "cfg"):
         raise InputError(f"tokenize needs a model; got {type(model).__name__}. Use load_model(...) first.")
-    size = _window_size(model.cfg.n_ctx, n_ctx)
+    size = model.cfg.n_ctx if n_ctx is None else n_ctx
+    require_whole_number(size, name="n_ctx", most=model.cfg.n_ctx)
     tokenizer = getattr(model, "tokenizer", None)
     bos = _bos_id(tokenizer, size) if prepend_bos else None
     docs, encoded = _encode(tokenizer, documents, spans=spans)
@@ -111,13 +107,6 @@ def _empty_prefixes(frame: pd.DataFrame) -> None:
     shares = np.r_[(start[1:] < end[:-1]) & (doc[1:] == doc[:-1]), False]
     blank = (frame["token"].str.strip() == "").to_numpy()
     frame["char_end"] = np.where(shares & blank & (start >= 0), start, end)
-
-
-def _window_size(context: int, n_ctx: int | None) -> int:
-    if n_ctx is None:
-        return context
-    require_whole_number(n_ctx, name="n_ctx", most=context)
-    return int(n_ctx)
 
 
 def _bos_id(tokenizer: Any, size: int) -> int:
@@ -168,7 +157,7 @@ def _encode_texts(
     encode = plain.encode_batch if spans else plain.encode_batch_fast  # the fast one finds no spans
     cut = any(len(text) > PIECE for text in texts) and cuts_anyway(plain)
     lines_of: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]
-    for batch in _batches(docs, texts, cut=cut):
+    for batch in filled(_pieces(docs, texts, cut=cut), lambda piece: len(piece[2]), most=BATCH_CHARACTERS):
         encodings = encode([piece for _, _, piece in batch], add_special_tokens=False)
         for (number, start, _), each in zip(batch, encodings, strict=True):
             line = np.array(each.ids, np.int32).reshape(-1, 1)
@@ -194,10 +183,8 @@ def _require_one_way(tokenizer: Any) -> None:
         )
 
 
-def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[tuple[int, int, str]]]:
-    """Yield batches of (number of the text, start of the piece, piece); short texts are one piece."""
-    held: list[tuple[int, int, str]] = []
-    size = 0
+def _pieces(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[tuple[int, int, str]]:
+    """Yield the number of the text, the start of the piece, and the piece; short texts are one piece."""
     for number, (doc, text) in enumerate(zip(docs, texts, strict=True)):
         for start, piece in pieces_of(text) if cut else [(0, text)]:
             if cut and len(piece) > LONGEST_PIECE:
@@ -206,13 +193,7 @@ def _batches(docs: list[str], texts: list[str], *, cut: bool) -> Iterator[list[t
                     f"or line end after a letter; more than {LONGEST_PIECE:,} are too many for the tokenizer's memory. "
                     "Split it, or leave it out."
                 )
-            held.append((number, start, piece))
-            size += len(piece)
-            if size >= BATCH_CHARACTERS:
-                yield held
-                held, size = [], 0
-    if held:
-        yield held
+            yield number, start, piece
 
 
 def _given_ids(doc: str, line: Any) -> Int[np.ndarray, "_ 1"]:

@@ -47,11 +47,6 @@ def formula_columns(formula: str) -> tuple[str, ...]:
     A formula holds columns, numbers, arithmetic, comparisons, ``& | ~``, ``Q('a name')`` and calls of the functions
     and methods listed in this module, with the arguments listed there. It is checked, never evaluated, here.
 
-    Raises
-    ------
-    InputError
-        The formula cannot be parsed, has not exactly one outcome, holds anything else, or has too many terms.
-
     Examples
     --------
     >>> formula_columns("log_norm ~ lag1 * C(source, Sum) + bs(position, df=4) + np.log(surprisal)")

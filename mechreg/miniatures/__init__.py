@@ -17,11 +17,6 @@ def folder(name: str) -> Path:
     name : str
         One of `NAMES`.
 
-    Raises
-    ------
-    ValueError
-        There is no such miniature; the message lists those there are.
-
     Examples
     --------
     >>> folder("mini-s").name

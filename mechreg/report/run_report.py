@@ -77,7 +77,7 @@ def _table(run: store.Run, name: str) -> pd.DataFrame | None:
             return None
     frame = run.table(name)
     if "group" in frame:
-        frame["group"] = frame["group"].fillna("")  # as a comparison without groups has it
+        frame["group"] = frame["group"].astype("object").fillna("")  # as a comparison without groups has it
     return frame
 
 

@@ -100,14 +100,8 @@ def carry_out(
 ) -> Path:
     """Return the run folder of a spec whose shards something else makes, here or on other machines.
 
-    Parameters
-    ----------
-    spec : Spec
-    make_shards : callable
-        Given the folder and the survey of the corpus, returns when no shard is missing; the seconds that each
-        model took, where they are known.
-    out, device, device_map, resume
-        As for `run_spec`; a device that is not here is refused before any work.
+    ``make_shards``, given the folder and the survey of the corpus, returns when no shard is missing: the seconds that
+    each model took, where they are known. The other options are `run_spec`'s.
     """
     began = time.perf_counter()
     if not isinstance(spec, Spec):
@@ -155,32 +149,23 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         | {"seconds": seconds.get(record["name"])}
         for record in records
     ]
-    facts = store.provenance(
-        spec,
-        entries,
-        corpus={
-            "corpus": spec.corpus,
-            "sha256": survey.sha256,
-            "documents": survey.documents,
-            "left_out": survey.left_out,
-            **survey.tags,
-        },
-        seconds=round(time.perf_counter() - began, 1),
-    )
+    corpus = {"corpus": spec.corpus, "sha256": survey.sha256, "documents": survey.documents}
+    corpus |= {"left_out": survey.left_out, **survey.tags}
+    facts = store.provenance(spec, entries, corpus=corpus, seconds=round(time.perf_counter() - began, 1))
     store.remove(folder / "_manifest.json")  # of an earlier end: its checksums are not those of what follows
-    store.write_table(coefficients, folder / "coefficients.parquet")
-    store.write_table(coefficients, folder / "coefficients.csv")
-    store.write_table(statistics, folder / "statistics.csv")
-    store.write_table(trouble, folder / "problems.csv")
+    written = {
+        "coefficients.parquet": coefficients,
+        "coefficients.csv": coefficients,
+        "statistics.csv": statistics,
+        "problems.csv": trouble,
+    }
+    for name, table in written.items():
+        store.write_table(table, folder / name)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
     store.write_json(facts, folder / "provenance.json")
-    notes = [
-        f"{record['name']}: {tables.drawn}"
-        for record, tables in zip(records, results, strict=True)
-        if tables.drawn
-    ]
+    both = zip(records, results, strict=True)
+    notes = [f"{record['name']}: {tables.drawn}" for record, tables in both if tables.drawn]
     norms = [tables.norms for tables in results]
     draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
     store.write_text(run_report(folder), folder / "report.html")
-    tables_written = ["coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv"]
-    store.write_manifest(folder, spec, tables_written)
+    store.write_manifest(folder, spec, list(written))

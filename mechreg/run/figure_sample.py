@@ -24,12 +24,7 @@ def shards_of_sample(shards: int) -> list[int]:
 def sampled_documents(docs: pd.Series, shards: int) -> pd.Index:
     """Return a shard's part of the sample: whole documents in the order of the hash of their ids.
 
-    Parameters
-    ----------
-    docs : pandas.Series
-        The document of every token of the shard.
-    shards : int
-        How many shards the model has: 50,000 tokens are shared out over those that are drawn from.
+    ``docs`` is the document of every token of the shard; 50,000 tokens are shared out over the shards drawn from.
     """
     wanted = math.ceil(SAMPLE_TOKENS / len(shards_of_sample(shards)))
     sizes = docs.astype("str").value_counts()

@@ -35,25 +35,10 @@ def begin_drawing() -> None:
 def draw_figures(
     spec: Spec, per_model: list[pd.DataFrame], coefficients: pd.DataFrame, folder: Path, *, notes: list[str]
 ) -> None:
-    """Draw norms and betas of every hook into a folder.
+    """Draw norms and betas of every hook into a folder; ``notes`` go into the caption of the norms.
 
     A figure that cannot be drawn (too many models for one, no memory for Vega) is named in a warning, and the
     file of an earlier run is removed.
-
-    Parameters
-    ----------
-    spec : Spec
-    per_model : list of pandas.DataFrame
-        A norm frame each.
-    coefficients : pandas.DataFrame
-    folder : Path
-    notes : list of str
-        Sentences for the caption of the norms: that they are a sample.
-
-    Raises
-    ------
-    InputError
-        The folder cannot be written to.
     """
     for name, plot in _plots(spec, store.stacked(per_model), coefficients, notes):
         try:

@@ -36,17 +36,7 @@ class Survey(NamedTuple):
 
 
 def survey_corpus(spec: Spec) -> Survey:
-    """Return the hash of all documents, their number, their columns, and what tags them; nothing else is kept.
-
-    Parameters
-    ----------
-    spec : Spec
-
-    Raises
-    ------
-    InputError
-        As `stream_corpus`; a tagger that is not installed, or tags that do not fit the text.
-    """
+    """Return the hash of all documents, their number, their columns, and what tags them; nothing else is kept."""
     tagger = spec.tagger
     digest, tags, beside = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     documents, left_out, columns, read = 0, 0, dict[str, None](), list[str]()
@@ -67,10 +57,8 @@ def survey_corpus(spec: Spec) -> Survey:
         if tagger == OWN_TAGS:
             require_words(part)
             tags.update(_words_as_text(part).encode())
-            taggers = (
-                part["tagger"].fillna(OWN_TAGS).astype("str") if "tagger" in part.columns else [OWN_TAGS]
-            )
-            made_by |= dict.fromkeys(taggers)
+            taggers = part["tagger"].fillna(OWN_TAGS) if "tagger" in part.columns else [OWN_TAGS]
+            made_by |= dict.fromkeys(map(str, taggers))
         elif tagger != "none" and "words" in part.columns:
             raise InputError(
                 f"The corpus {spec.corpus!r} brings tagged words of its own; set tagger = {OWN_TAGS!r}."

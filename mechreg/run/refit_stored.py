@@ -80,11 +80,8 @@ def run_moments(
             )
         for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
             sums = LagSums(formula, cluster=cluster, max_lag=max_lag)
-            sums.update(
-                lagged_norms(
-                    store.read_norm_shard(norms), formula, skip, partial(store.read_token_shard, tokens)
-                )
-            )
+            frame = store.read_norm_shard(norms)
+            sums.update(lagged_norms(frame, formula, skip, partial(store.read_token_shard, tokens)))
             yield sums
 
     def of_hook(model: str, hook: str) -> LagSums:
@@ -150,12 +147,7 @@ def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
 def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, longest: int) -> LagSums:
     """Return the sums of a spec's regression over the norms of one shard.
 
-    Parameters
-    ----------
-    norms, tokens : pandas.DataFrame
-    spec : Spec
-    longest : int
-        The tokens of the longest window of the whole corpus, which sets the number of Newey-West lags.
+    ``longest``, the tokens of the longest window of the whole corpus, sets the number of Newey-West lags.
     """
     sums = LagSums(
         spec.formula,

@@ -108,13 +108,7 @@ class ShardMaker:
     def prepare(
         self, name: str, survey: Survey, *, batch_tokens: int = BATCH_TOKENS, shard_tokens: int = SHARD_TOKENS
     ) -> list[Shard]:
-        """Return a model's shards, planned now or earlier, after its tokens are written.
-
-        Raises
-        ------
-        InputError
-            The run was begun with another model, corpus, batch size or library.
-        """
+        """Return a model's shards, planned now or earlier, after its tokens are written."""
         spec, model = self.spec, self._model(name)
         known, cfg = record_of(model), model.cfg
         config = {
@@ -130,13 +124,9 @@ class ShardMaker:
         facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
         facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
         facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
-        record: dict[str, Any] = {
-            "name": known.name,
-            "spec_name": name,
-            "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16],
-            "config": config,
-            "facts": facts,
-        }
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+        record: dict[str, Any] = {"name": known.name, "spec_name": name, "config_hash": digest}
+        record |= {"config": config, "facts": facts}
         before = store.read_record(self.run, known.name)
         if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
             record["plan"] = before.get("plan")
@@ -156,30 +146,20 @@ class ShardMaker:
         missing = [hook for hook, path in files.items() if not store.is_there(path)]
         if missing:
             tokens, norms, covariates = self._passes(record, shard.number)
+            about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
             if None in missing:
-                frames = [
-                    store.norm_frame(values, tokens, model=shard.model, hook=hook, covariates=covariates)
-                    for hook, values in norms.items()
-                ]
-                sums = moments_of_shard(
-                    store.stacked(frames), tokens, self.spec, longest=record["plan"]["longest"]
+                frame = store.stacked(
+                    [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
                 )
+                sums = moments_of_shard(frame, tokens, self.spec, longest=record["plan"]["longest"])
                 with store.committed(files[None]) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
             if self.spec.keep == "moments":
-                kept = (
-                    tokens["doc"].isin(sampled_documents(tokens["doc"], record["plan"]["shards"])).to_numpy()
-                )
+                sample = sampled_documents(tokens["doc"], record["plan"]["shards"])
+                kept = tokens["doc"].isin(sample).to_numpy()
             for hook in filter(None, missing):
-                store.write_norm_shard(
-                    norms[hook][..., kept],
-                    tokens[kept],
-                    files[hook],
-                    model=shard.model,
-                    hook=hook,
-                    covariates=covariates,
-                )
+                store.write_norm_shard(norms[hook][..., kept], tokens[kept], files[hook], hook=hook, **about)
         return next(iter(files.values()))
 
     def _passes(

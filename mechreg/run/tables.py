@@ -31,13 +31,8 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         moments = kept_sums(opened, name)
         coefficients = moments.coefficients(cov=spec.cov)
         norms = _sample(opened, record)
-        return Tables(
-            coefficients,
-            moments.statistics(),
-            _short_summaries(coefficients),
-            norms,
-            _drawn(norms, record["plan"]),
-        )
+        text, drawn = _short_summaries(coefficients), _drawn(norms, record["plan"])
+        return Tables(coefficients, moments.statistics(), text, norms, drawn)
     norms = opened.norms(models=[name])
     frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
     fits = fit_lagged(frame, spec.formula, cov=spec.cov)
@@ -75,14 +70,11 @@ def _short_summaries(coefficients: pd.DataFrame) -> str:
     shown = ["term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
     parts = ["Too many rows for statsmodels' own text: these are the tables, from sums of products."]
     for place in _places(coefficients):
-        here = (coefficients[list(place)] == pd.Series(place)).all(axis=1)
-        rows = coefficients[here]
+        rows = coefficients[(coefficients[list(place)] == pd.Series(place)).all(axis=1)]
         first = rows.iloc[0]
-        about = (
-            f"n {first['n']}, documents {first['n_docs']}, R2 {first['r_squared']:.4f}, {first['cov_type']}\n"
-        )
         parts.append(
-            _heading(place) + about + rows[shown].to_string(index=False, float_format="{:.4g}".format)
+            f"{_heading(place)}n {first['n']}, documents {first['n_docs']}, R2 {first['r_squared']:.4f}, "
+            f"{first['cov_type']}\n" + rows[shown].to_string(index=False, float_format="{:.4g}".format)
         )
     return "\n\n".join(parts)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,6 @@ from mechreg.spec import OWN_TAGS, Spec
 TAG_COLUMNS = ("pos", "piece", "word", "n_words")
 
 
-class Part(NamedTuple):
-    """The tokens of some whole documents, and what is wrong with documents: doc and problem."""
-
-    tokens: pd.DataFrame | None  # where none of the documents can be used
-    problems: pd.DataFrame
-
-
 def covariates_of(formula: str) -> list[str]:
     """Return the token covariates that a formula asks for.
 
@@ -44,14 +37,11 @@ def covariates_of(formula: str) -> list[str]:
     return [name for name in COVARIATES if name in asked]
 
 
-def annotations_of(formula: str, columns: tuple[str, ...]) -> list[str]:
-    """Return the documents' columns that the formula asks for."""
-    return [c for c in formula_columns(formula) if c in columns and c not in (*NORM_COLUMNS, *TOKEN_COLUMNS)]
-
-
 def recorded_columns(spec: Spec, columns: tuple[str, ...]) -> list[str]:
     """Return the documents' columns that stand beside the tokens: the source, and what the formula asks for."""
-    return ["source", *(name for name in annotations_of(spec.formula, columns) if name != "source")]
+    others = {*NORM_COLUMNS, *TOKEN_COLUMNS, "source"}
+    asked = formula_columns(spec.formula)
+    return ["source", *(name for name in asked if name in columns and name not in others)]
 
 
 def stream_documents(spec: Spec) -> Iterator[tuple[pd.DataFrame, str]]:
@@ -63,19 +53,7 @@ def stream_documents(spec: Spec) -> Iterator[tuple[pd.DataFrame, str]]:
 
 
 def unchanged_documents(spec: Spec, read: tuple[str, ...]) -> Iterator[pd.DataFrame]:
-    """Yield the documents of a spec's corpus in parts, each only if it is what the survey read.
-
-    Parameters
-    ----------
-    spec : Spec
-    read : tuple of str
-        The hashes that `stream_documents` gave the survey.
-
-    Raises
-    ------
-    InputError
-        The corpus has changed since; no token of what changed has been made.
-    """
+    """Yield the documents of a spec's corpus in parts, each only if its hash is what the survey ``read``."""
     count = 0
     for count, (part, digest) in enumerate(stream_documents(spec), start=1):
         if count > len(read) or digest != read[count - 1]:
@@ -90,17 +68,13 @@ def unchanged_documents(spec: Spec, read: tuple[str, ...]) -> Iterator[pd.DataFr
     )
 
 
-def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[str, ...]) -> Iterator[Part]:
-    """Yield the token frame of a spec's corpus: the source, what the formula asks for, and tags if there is a tagger.
+def stream_tokens(
+    model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[str, ...]
+) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
+    """Yield the tokens of some documents (None where none can be used), and what is wrong with documents.
 
-    Parameters
-    ----------
-    model : TransformerLens model
-    spec : Spec
-    columns : tuple of str
-        The documents' columns.
-    read : tuple of str
-        As for `unchanged_documents`.
+    Beside the tokens stand the source, what the formula asks for, and tags if there is a tagger; ``columns`` are the
+    documents', ``read`` is as for `unchanged_documents`.
     """
     wanted = recorded_columns(spec, columns)
     counted = [name for name in covariates_of(spec.formula) if name != "surprisal"]
@@ -108,7 +82,7 @@ def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[
     nlp = None if spec.tagger in ("none", OWN_TAGS) else load_tagger(spec.tagger)
     for documents in unchanged_documents(spec, read):
         if not (documents["problem"] == "").any():
-            yield Part(None, corpus_problems(documents))
+            yield None, corpus_problems(documents)
             continue
         tokens = tokenize(model, documents, prepend_bos=spec.prepend_bos, spans=spec.tagger != "none")
         if spec.tagger != "none":
@@ -121,7 +95,7 @@ def stream_tokens(model: Any, spec: Spec, columns: tuple[str, ...], read: tuple[
         problems = corpus_problems(documents, tokens, prepend_bos=spec.prepend_bos)
         about = documents.reindex(columns=["doc", *wanted])
         known = pd.concat([tokens.astype({"doc": "str"}), counts], axis="columns")
-        yield Part(known.merge(about, on="doc", how="left", validate="m:1"), problems)
+        yield known.merge(about, on="doc", how="left", validate="m:1"), problems
 
 
 def _log_shares(model: Any, spec: Spec, read: tuple[str, ...]) -> np.ndarray:

@@ -44,11 +44,6 @@ def committed(path: Path) -> Iterator[Path]:
 
     A kill at any moment leaves the old file or the new one, never a part: the rename is the commit.
 
-    Raises
-    ------
-    InputError
-        The disk is full, gone, or not to be written to.
-
     Examples
     --------
     >>> import tempfile
@@ -123,13 +118,6 @@ def readable(path: Path) -> Iterator[None]:
 
     What the system says (a stale handle, no permission) is not damage, and an error that no content explains is
     raised as it is.
-
-    Raises
-    ------
-    InputError
-        The system did not give the file.
-    DamagedError
-        It holds something else than was written.
     """
     try:
         yield
@@ -191,13 +179,7 @@ def require_name(path: Path) -> None:
 
 
 def check_place(path: Path, *, endings: tuple[str, ...] = ()) -> None:
-    """Refuse a place for a file where none can be written, before the work whose result it is for.
-
-    Raises
-    ------
-    InputError
-        Another ending, a name that no file can have, a folder, or a place whose folder cannot be made or written to.
-    """
+    """Refuse a place for a file where none can be written, before the work whose result it is for."""
     if endings and path.suffix not in endings:
         raise InputError(f"--out must end in {' or '.join(endings)}; got {str(path)!r}.")
     require_name(path)
@@ -218,13 +200,7 @@ def digest_of(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a run.
-
-    Raises
-    ------
-    InputError
-        None, a damaged file, or one that could not be read.
-    """
+    """Return the object in a JSON file of a run."""
     with readable(path):
         value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -233,13 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_kinds(path: Path, part: Any, kinds: Mapping[str, type]) -> None:
-    """Refuse a part of a JSON file that is no object with these keys, each of its kind.
-
-    Raises
-    ------
-    DamagedError
-        Names the first key.
-    """
+    """Refuse a part of a JSON file that is no object with these keys, each of its kind."""
     for key, kind in kinds.items():
         value = part.get(key) if isinstance(part, dict) else None
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -247,13 +217,7 @@ def require_kinds(path: Path, part: Any, kinds: Mapping[str, type]) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return a table of a run, .csv or .parquet.
-
-    Raises
-    ------
-    InputError
-        None, a damaged file, or one that could not be read.
-    """
+    """Return a table of a run, .csv or .parquet."""
     with readable(path):
         return from_csv(pd.read_csv(path)) if path.suffix == ".csv" else pd.read_parquet(path)
 
@@ -271,13 +235,7 @@ def write_json(value: Any, path: Path) -> Path:
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a frame as .csv or .parquet, by the path's ending, and return the path.
-
-    Raises
-    ------
-    InputError
-        Another ending.
-    """
+    """Write a frame as .csv or .parquet, by the path's ending, and return the path."""
     if path.suffix not in TABLES:
         raise InputError(f"write_table writes .csv or .parquet; got {path.name!r}.")
     with committed(path) as temporary:

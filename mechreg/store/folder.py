@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib.metadata
 import json
 import logging
@@ -42,14 +43,9 @@ _LOCK = ".lock"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _RECORD: dict[str, type] = {"name": str, "spec_name": str, "config_hash": str, "config": dict, "facts": dict}
-_CONFIG: dict[str, type] = {"batch_tokens": int}
 # A shard holds a document at least, a document a window, a window a token.
 _COUNTS = ("shards", "documents", "windows", "tokens")
-_PLAN: dict[str, type] = {
-    **dict.fromkeys((*_COUNTS, "longest"), int),
-    "streamed": bool,
-    "problems": list,
-}
+_PLAN: dict[str, type] = dict.fromkeys((*_COUNTS, "longest"), int) | {"streamed": bool, "problems": list}
 _IN_WORDS = {
     "weights_sha256": "The hash of the weights",
     "tokenizer_sha256": "The hash of the tokenizer",
@@ -67,12 +63,6 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
     """Make the run folder, or take up one of the same spec, and keep other processes out of it meanwhile.
 
     What a killed process left half written is removed; what another is writing is left alone.
-
-    Raises
-    ------
-    InputError
-        The folder holds a run of another spec, or something that is not a run, a link that leads out of it, cannot
-        be written, or another process is working in it.
     """
     file, text = out / "spec.toml", write_spec(spec)
     _require_ours(out, text)
@@ -111,15 +101,13 @@ def _locked(out: Path) -> BaseFileLock:
                 lock = SoftFileLock(path, timeout=0)
                 lock.acquire()
         except Timeout as error:
-            # Where the system has locks, it frees those of the dead.
-            remedy = (
-                f" If that process has died, delete {str(path)!r}; this disk has no locks that end with it."
-            )
-            dead = "" if isinstance(lock, FileLock) else remedy
-            raise InputError(
+            message = (
                 f"Another process is working in {str(out)!r}{_owner(path)}; wait until it has ended, or give another "
-                f"--out.{dead}"
-            ) from error
+                "--out."
+            )
+            if not isinstance(lock, FileLock):  # where the system has locks, it frees those of the dead
+                message += f" If that process has died, delete {str(path)!r}; this disk has no locks that end with it."
+            raise InputError(message) from error
     if isinstance(lock, FileLock):  # the other kind has its owner in it
         with contextlib.suppress(OSError):
             path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
@@ -138,13 +126,7 @@ def _owner(lock: Path) -> str:
 
 
 def require_no_links(run: Path) -> None:
-    """Refuse a run folder in which a folder is a link: what is written below it would be outside.
-
-    Raises
-    ------
-    InputError
-        Names the link and where it leads.
-    """
+    """Refuse a run folder in which a folder is a link: what is written below it would be outside."""
     with readable(run):
         for place, folders, _ in os.walk(run, onerror=_raise):
             for path in (Path(place) / name for name in folders):
@@ -176,11 +158,9 @@ def damaged_shards(run: Path) -> dict[Path, str]:
 
     Those in the manifest of a finished run are held to its hashes, the others to the checksums inside of them.
     """
-    try:
+    hashes, found = {}, {}
+    with contextlib.suppress(DamagedError):
         hashes = manifest_files(run)
-    except DamagedError:
-        hashes = {}
-    found = {}
     for path in shards_of_run(run):
         written = hashes.get(path.relative_to(run).as_posix())
         try:
@@ -207,25 +187,13 @@ def set_aside_damaged(run: Path) -> None:
 
 
 def record_model(run: Path, record: Mapping[str, Any]) -> None:
-    """Write what is known of a model of the run: its name, its ``config``, and later its plan.
-
-    Raises
-    ------
-    InputError
-        As `require_same_model`.
-    """
+    """Write what is known of a model of the run: its name, its ``config``, and later its plan."""
     require_same_model(run, record["name"], record["config"])
     write_json(dict(record), _record_path(run, record["name"]))
 
 
 def require_same_model(run: Path, model: str, config: Mapping[str, Any]) -> None:
-    """Check that everything that determines a model's numbers is as it was when the run was begun.
-
-    Raises
-    ------
-    InputError
-        Names what differs: weights, corpus, batch size, ...
-    """
+    """Check that everything that determines a model's numbers is as it was when the run was begun."""
     known = read_record(run, model)
     if known is None:
         return
@@ -239,13 +207,7 @@ def require_same_model(run: Path, model: str, config: Mapping[str, Any]) -> None
 
 
 def read_record(run: Path, model: str) -> dict[str, Any] | None:
-    """Return what `record_model` wrote of a model, or None.
-
-    Raises
-    ------
-    InputError
-        A damaged record.
-    """
+    """Return what `record_model` wrote of a model, or None."""
     path = _record_path(run, model)
     return checked_record(path) if is_there(path) else None
 
@@ -254,7 +216,7 @@ def checked_record(path: Path) -> dict[str, Any]:
     """Return the record in a file; one that lacks what every record has, or plans what cannot be, is refused."""
     record = read_json(path)
     require_kinds(path, record, _RECORD)
-    require_kinds(path, record["config"], _CONFIG)
+    require_kinds(path, record["config"], {"batch_tokens": int})
     if not re.fullmatch("[0-9a-f]{16}", record["config_hash"]):  # a part of file names
         raise damaged(path, "its config_hash is none")
     if "plan" in record:
@@ -266,13 +228,7 @@ def checked_record(path: Path) -> dict[str, Any]:
 
 
 def read_provenance(run: Path) -> dict[str, Any]:
-    """Return what provenance.json of a finished run holds; one without what every run records is refused.
-
-    Raises
-    ------
-    InputError
-        None, or a damaged one.
-    """
+    """Return what provenance.json of a finished run holds; one without what every run records is refused."""
     path = run / "provenance.json"
     if not is_there(path):
         raise InputError(f"{str(run)!r} is not the folder of a finished run; mechreg run makes one.")
@@ -305,13 +261,7 @@ def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
 
 
 def manifest_files(run: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in the manifest; none where the run has not ended.
-
-    Raises
-    ------
-    DamagedError
-        The manifest lists no files.
-    """
+    """Return the SHA-256 of every file in the manifest; none where the run has not ended."""
     path = run / "_manifest.json"
     files = read_json(path).get("files") if is_there(path) else {}
     if not isinstance(files, dict):
@@ -322,12 +272,7 @@ def manifest_files(run: Path) -> dict[str, str]:
 
 
 def require_hash(path: Path, written: str) -> None:
-    """Refuse a file whose SHA-256 is not the one in the manifest.
-
-    Raises
-    ------
-    DamagedError
-    """
+    """Refuse a file whose SHA-256 is not the one in the manifest."""
     with readable(path):
         if digest_of(path) != written:
             raise damaged(path, "its checksum is not that of what was written")
@@ -335,21 +280,20 @@ def require_hash(path: Path, written: str) -> None:
 
 def provenance(spec: Spec, models: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
     """Return what a run was made from: spec, models, all packages' versions, git commit, the given facts."""
-    packages = sorted(
-        {
-            (dist.metadata["Name"].lower(), dist.version)
-            for dist in importlib.metadata.distributions()
-            if dist.metadata["Name"]
-        }
-    )
     return {
         "schema_version": SCHEMA_VERSION,
         "spec_hash": spec.digest(),
         "models": models,
         **facts,
         "git_commit": _git_commit(),
-        "packages": dict(packages),
+        "packages": _packages(),
     }
+
+
+@functools.cache  # half a second
+def _packages() -> dict[str, str]:
+    found = [(dist.metadata, dist.version) for dist in importlib.metadata.distributions()]
+    return dict(sorted((about["Name"].lower(), version) for about, version in found if about["Name"]))
 
 
 def _record_path(run: Path, model: str) -> Path:

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, one_or_many, require_option, require_path
+from mechreg.schema import InputError, require_names, require_option, require_path
 from mechreg.spec import Spec, parse_spec, write_spec
 from mechreg.store.files import is_there, read_table, readable
 from mechreg.store.folder import checked_record, damaged_shards, manifest_files, require_hash
-from mechreg.store.shards import read_norm_shard, read_token_shard, require_layers, shard_path
+from mechreg.store.shards import read_norm_shard, read_token_shard, shard_path
 
 
 def open_run(run: str | Path) -> "Run":
@@ -48,13 +48,7 @@ def open_run(run: str | Path) -> "Run":
 
 
 def stored_spec(run: Path) -> Spec:
-    """Return the spec of a run folder; a key that its file does not have has its default.
-
-    Raises
-    ------
-    InputError
-        Not a run folder, or its spec.toml is damaged or cannot be read.
-    """
+    """Return the spec of a run folder; a key that its file does not have has its default."""
     file = _spec_file(run)
     with readable(file):
         data = file.read_bytes()
@@ -184,7 +178,6 @@ class Run:
         sources: Sequence[str] | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
-        require_layers(layers)
         for name in chosen(models, self.models, name="models"):
             for hook in chosen(hooks, self.hooks, name="hooks"):
                 for path in self.shards("norms", name, hook):
@@ -214,13 +207,7 @@ class Run:
         return list(damaged_shards(self.path))
 
     def require_all(self) -> None:
-        """Check that every model's record is there, and every shard that the manifest of a finished run lists.
-
-        Raises
-        ------
-        InputError
-            Names the first that is gone.
-        """
+        """Check that every model's record is there, and every shard that the manifest of a finished run lists."""
         known = {record["spec_name"] for record in self.records.values()}
         gone = [f"The record of {name!r}" for name in self.spec["models"] if name not in known]
         gone += [
@@ -236,20 +223,12 @@ class Run:
 def chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
     """Return those of a run's models or hooks that were asked for, all by default.
 
-    Raises
-    ------
-    InputError
-        Lists what the run has.
-
     Examples
     --------
     >>> chosen("one", ["one", "two"], name="models"), chosen(None, ["one", "two"], name="models")
     (['one'], ['one', 'two'])
     """
-    names = list(have) if asked is None else one_or_many(asked)
-    for entry in names:
-        require_option(entry, have, name=name)
-    return names
+    return list(have) if asked is None else require_names(asked, have, name=name, least=0)
 
 
 def stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:

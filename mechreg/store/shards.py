@@ -76,11 +76,6 @@ def write_norm_shard(
     model, hook : str
     covariates : sequence of str
         Columns of the token frame that are kept as float64, such as ``surprisal``.
-
-    Raises
-    ------
-    InputError
-        Not as many values as tokens, or a disk that cannot be written.
     """
     require(tokens, (*_TOKEN_PLACE, *covariates), who="write_norm_shard")
     if values.shape[-1] != len(tokens):
@@ -110,13 +105,6 @@ def read_norm_shard(
     layers : collection of int, optional
     sources : str or collection of str, optional
         Documents of these sources only.
-
-    Raises
-    ------
-    InputError
-        Options of the wrong kind, a shard without the layers or sources asked for, or one that could not be read.
-    DamagedError
-        Not a norm shard of this schema version, or not as it was written.
     """
     require_layers(layers)
     with readable(path):
@@ -159,13 +147,7 @@ def require_layers(layers: object) -> None:
 
 
 def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
-    """Write a token frame with whatever annotations it has.
-
-    Raises
-    ------
-    InputError
-        A column of values of several kinds, which Parquet cannot hold.
-    """
+    """Write a token frame with whatever annotations it has."""
     require(tokens, TOKEN_COLUMNS, who="write_token_shard")
     try:
         table = pa.Table.from_pandas(tokens.astype({"doc": "str", "token": "str"}), preserve_index=False)
@@ -175,13 +157,7 @@ def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
 
 
 def read_token_shard(path: Path) -> pd.DataFrame:
-    """Return the token frame of a shard, with its annotations.
-
-    Raises
-    ------
-    InputError
-        Not a token shard, a damaged one, or one that could not be read.
-    """
+    """Return the token frame of a shard, with its annotations."""
     with readable(path):
         frame = _table(path, _described(path, "tokens")).to_pandas()
         docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
@@ -189,12 +165,7 @@ def read_token_shard(path: Path) -> pd.DataFrame:
 
 
 def require_whole(path: Path) -> None:
-    """Refuse a shard that its own checksums find damaged: those of Parquet's pages, or of the zip file of sums.
-
-    Raises
-    ------
-    DamagedError
-    """
+    """Refuse a shard that its own checksums find damaged: those of Parquet's pages, or of the zip file of sums."""
     with readable(path):
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
@@ -270,10 +241,9 @@ def _described(path: Path, kind: str) -> dict[str, Any]:
     """Return what the footer of a shard says of it; a ValueError where that is not what was written."""
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
-    if (
-        not isinstance(about, dict)
-        or about.get("schema_version") != SCHEMA_VERSION
-        or about.get("kind") != kind
+    if not isinstance(about, dict) or (about.get("schema_version"), about.get("kind")) != (
+        SCHEMA_VERSION,
+        kind,
     ):
         raise ValueError(
             f"it is not a {kind.removesuffix('s')} shard of schema version {SCHEMA_VERSION}: another version of "
