@@ -5,7 +5,8 @@ VENV ?= .venv
 VENV4 ?= .venv-tl4
 VENV_LOWEST ?= .venv-lowest
 # One thread a test worker: two workers on two cores are faster than one with two threads.
-PYTEST = -m pytest -n 2
+# worksteal keeps the tests of a file together, so that its fixtures are made once.
+PYTEST = -m pytest -n 2 --dist worksteal
 
 .PHONY: demo test test-slow test-tl4 test-lowest coverage fuzz lint format figures docs bench clean
 .DEFAULT_GOAL := demo

@@ -17,6 +17,8 @@ import mechreg as mr
 from mechreg import cli, store
 from mechreg.cli import START, main, parser
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 
 def mechreg(*arguments, cwd=None):
     return subprocess.run(

@@ -310,7 +310,7 @@ def _require_ours(out: Path, text: str) -> None:
                 raise InputError(
                     f"{str(out)!r} holds a run of another spec; give another --out, or remove it."
                 )
-        elif out.exists() and (not out.is_dir() or any(not _is_our_start(path) for path in out.iterdir())):
+        elif out.exists() and not (out.is_dir() and all(map(_is_our_start, os.listdir(out)))):
             raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
     except OSError as error:
         raise InputError(
@@ -318,9 +318,9 @@ def _require_ours(out: Path, text: str) -> None:
         ) from error
 
 
-def _is_our_start(path: Path) -> bool:
+def _is_our_start(name: str) -> bool:
     """Return whether a file may be all that there is of a run that was killed as it began."""
-    return path.name == _LOCK or path.name.startswith(TEMPORARY)
+    return name == _LOCK or name.startswith(TEMPORARY)
 
 
 def _short(value: Any) -> str:

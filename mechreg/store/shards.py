@@ -56,13 +56,7 @@ def norm_frame(
 
 
 def write_norm_shard(
-    values: Norms,
-    tokens: pd.DataFrame,
-    path: Path,
-    *,
-    model: str,
-    hook: str,
-    covariates: Sequence[str] = (),
+    values: Norms, tokens: pd.DataFrame, path: Path, *, model: str, hook: str, covariates: Sequence[str] = ()
 ) -> Path:
     """Write the norms of one model and hook, wide: a row a token, a float32 column a layer (and head).
 
