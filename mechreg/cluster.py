@@ -106,13 +106,10 @@ def _begin(ray: Any, address: str | None, workers: int) -> bool:
     """Connect to Ray; return whether it is ours to end."""
     if ray.is_initialized():
         return False
-    options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
-    if address is None:
-        options["num_cpus"] = workers  # also where there are fewer: a worker is a process, not a core
-    else:
-        options = {"address": address, "log_to_driver": False}
+    # As many CPUs as workers also where there are fewer: a worker is a process, not a core.
+    own = {"num_cpus": workers, "include_dashboard": False}
     try:
-        ray.init(**options)
+        ray.init(log_to_driver=False, **(own if address is None else {"address": address}))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"Ray {importlib.metadata.version('ray')} does not answer at address={address!r}: {error}"
@@ -123,13 +120,7 @@ def _begin(ray: Any, address: str | None, workers: int) -> bool:
 def _in_turn(
     ray: Any, pool: list[Any], hire: Callable[[], Any], tasks: list[tuple[str, str, tuple[Any, ...]]]
 ) -> None:
-    """Give every worker a task, and the next one to whichever is done; the pool is in place for more, whoever died.
-
-    Raises
-    ------
-    InputError
-        Names the task that killed as many workers as one may.
-    """
+    """Give every worker a task, and the next one to whichever is done; the pool is in place for more, whoever died."""
     waiting = list(reversed(tasks))
     busy: dict[Any, tuple[Any, tuple[str, str, tuple[Any, ...]]]] = {}
     idle, deaths = list(pool), Counter[str]()

@@ -22,13 +22,9 @@ _TIMES = ("seconds",)
 class RunDifferences:
     """What differs between two runs. Made by `diff_runs`.
 
-    Attributes
-    ----------
-    numbers : pandas.DataFrame
-        As `diff_tables` returns them, with a further column ``table``: "coefficients" or "statistics".
-    provenance : pandas.DataFrame
-        key, a, b: one row an entry that differs, None where one run lacks it. Wall times are left out; models and
-        packages are matched by name, so that an upgrade is the row ``packages.transformer-lens``.
+    ``numbers`` are as `diff_tables` returns them, with the column ``table``: "coefficients" or "statistics".
+    ``provenance`` has key, a, b: a row an entry that differs, None where one run lacks it. Wall times are left out;
+    models and packages are matched by name, so that an upgrade is the row ``packages.transformer-lens``.
     """
 
     numbers: pd.DataFrame

@@ -27,12 +27,7 @@ from mechreg.schema import (
 )
 
 OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
-_IN_WORDS: dict[type, str] = {
-    str: "a string",
-    int: "a whole number",
-    bool: "true or false",
-    float: "a number",
-}
+_IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "true or false"}
 
 
 @no_type_check  # it takes more than its fields hold, and checks all of it itself
@@ -187,11 +182,8 @@ def _plain(value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         if isinstance(value, str | os.PathLike | Integral) and not isinstance(value, bool):
             value = (value,)
-        return (
-            tuple(_plain(entry, None) for entry in value)
-            if isinstance(value, list | tuple | range)
-            else value
-        )
+        listed = isinstance(value, list | tuple | range)
+        return tuple(_plain(entry, None) for entry in value) if listed else value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

@@ -66,10 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mechreg: {error_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "mechreg: interrupted; what was written is kept, and the same command continues from there.",
-            file=sys.stderr,
-        )
+        said = "mechreg: interrupted; what was written is kept, and the same command continues from there."
+        print(said, file=sys.stderr)
         return 130
     finally:
         log.removeHandler(notes)

@@ -23,11 +23,8 @@ def declare(verbs: Verbs) -> None:
     made.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     made.add_argument("--term", default="lag1", help="the term compared (default: lag1)")
     made.add_argument("--hook", help="which hook point, where the runs have several")
-    made.add_argument(
-        "--margin",
-        type=float,
-        help="coefficients closer than this count as equal; without it, no equivalence",
-    )
+    margin = "coefficients closer than this count as equal; without it, no equivalence"
+    made.add_argument("--margin", type=float, help=margin)
     made.add_argument("--groups", help="MODEL=GROUP,... for every model: models of one group are seeds")
     made.add_argument("--draws", type=int, default=1999, help="of the bootstrap (default: 1999)")
     made.add_argument("--seed", type=int, default=0)
@@ -48,15 +45,8 @@ def compare(args: argparse.Namespace) -> int:
     if (out / "spec.toml").is_file():
         require_no_links(out)
     groups = None if args.groups is None else _pairs(args.groups)
-    compared = compare_profiles(
-        _sums_of_runs(args.runs),
-        term=args.term,
-        hook=args.hook,
-        groups=groups,
-        margin=args.margin,
-        draws=args.draws,
-        seed=args.seed,
-    )
+    options = {key: getattr(args, key) for key in ("term", "hook", "margin", "draws", "seed")}
+    compared = compare_profiles(_sums_of_runs(args.runs), groups=groups, **options)
     # The agreement of pairs is the table that is asked for first; the others carry their name.
     write_table(compared.agreement, out / "universality.csv")
     for name in ("profiles", "binned", "differences", "equivalence", "meta", "yardstick", "leave_one_out"):

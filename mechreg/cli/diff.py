@@ -21,12 +21,10 @@ def declare(verbs: Verbs) -> None:
     made = verbs.add(diff, example=EXAMPLES)
     made.add_argument("run_a", type=Path, metavar="RUN_A")
     made.add_argument("run_b", type=Path, metavar="RUN_B")
-    made.add_argument(
-        "--within",
-        type=float,
-        default=0.0,
-        help="smaller moves count as equal: in standard errors for estimates, relative for others (default: 0)",
+    within = (
+        "smaller moves count as equal: in standard errors for estimates, relative for others (default: 0)"
     )
+    made.add_argument("--within", type=float, default=0.0, help=within)
     made.add_argument("--out", type=Path, help="a .csv or .parquet table of every number that moved")
 
 

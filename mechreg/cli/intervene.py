@@ -20,19 +20,14 @@ def declare(verbs: Verbs) -> None:
     made = verbs.add(intervene, example=EXAMPLES)
     add_model(made)
     add_corpus(made)
-    made.add_argument(
-        "--edit",
-        action="append",
-        required=True,
-        help="scale=FACTOR,... rotate=DEGREES,... or ablate=zero|mean|resample; may be given again",
-    )
+    edit = "scale=FACTOR,... rotate=DEGREES,... or ablate=zero|mean|resample; may be given again"
+    made.add_argument("--edit", action="append", required=True, help=edit)
     made.add_argument("--hook", default="attn_out", help="where the edit is made (default: attn_out)")
     made.add_argument("--layers", help="such as 0,3 or 0-5, edited one at a time (default: all)")
-    made.add_argument(
-        "--positions",
-        default="1",
-        help="all, first, or K for positions K, 2K, ... (default: 1, all but position 0, the attention sink)",
+    positions = (
+        "all, first, or K for positions K, 2K, ... (default: 1, all but position 0, the attention sink)"
     )
+    made.add_argument("--positions", default="1", help=positions)
     made.add_argument("--controls", help="random_direction,other_position,other_layer")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")

@@ -14,11 +14,8 @@ def declare(verbs: Verbs) -> None:
     made.add_argument("--list", action="store_true", help="show the findings and their sources")
     made.add_argument("--models", help="names or folders, with commas (default: the source's own)")
     add_corpus(made)
-    made.add_argument(
-        "--bos",
-        action=argparse.BooleanOptionalAction,
-        help="begin texts with BOS (default: as the source did)",
-    )
+    bos = "begin texts with BOS (default: as the source did)"
+    made.add_argument("--bos", action=argparse.BooleanOptionalAction, help=bos)
     add_backend(made)
     add_device(made)
 

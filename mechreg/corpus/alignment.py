@@ -18,7 +18,6 @@ NO_TAG = "none"
 PIECES = ("first", "continuation", NO_TAG)
 # Tokens that do not spell their text: bytes, unknown and control tokens.
 _NOT_LETTERS = re.compile(r".*\\x[0-9a-f]{2}.*|.*�.*|<.*>|\[.*\]", re.DOTALL)
-_WORD_KEYS = ("start", "end")
 
 
 def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "upos") -> pd.DataFrame:
@@ -125,15 +124,14 @@ def require_words(documents: pd.DataFrame, *, tag: Tag = "upos") -> None:
 
 def _word_spans(text: str, words: Any, tag: str, doc: str) -> Int[np.ndarray, "words 2"]:
     """Return start and end of a document's words, checked against its text."""
-    if not isinstance(words, list | tuple | np.ndarray) or not all(
-        isinstance(entry, dict) for entry in words
-    ):
+    listed = isinstance(words, list | tuple | np.ndarray)
+    if not listed or not all(isinstance(entry, dict) for entry in words):
         raise InputError(
             f"Document {doc!r} has no tagged words: 'words' must be a list of objects with start, end and {tag}; it is "
             f"{str(words)[:40]!r}. Tag it, or leave it out."
         )
     for entry in words:
-        for key in (*_WORD_KEYS, tag):
+        for key in ("start", "end", tag):
             if key not in entry:
                 raise InputError(f"Every word needs {key!r}; one of document {doc!r} has {sorted(entry)}.")
             kind, in_words = (str, "text") if key == tag else (Integral, "a whole number")

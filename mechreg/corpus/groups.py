@@ -83,12 +83,8 @@ def group_norms(
     table["df"] = np.where(table["n_docs"] > 1, table["n_docs"] - 1.0, np.nan)
     half = stats.t.ppf((1 + conf_level) / 2, table["df"]) * table["std_error"]
     table = table.assign(conf_low=table["estimate"] - half, conf_high=table["estimate"] + half)
-    return table[
-        [
-            *keys, *names, "depth", "n", "share", "n_docs", "estimate", "std_error", "df", "conf_low", "conf_high",
-            "q25", "median", "q75",
-        ]
-    ]  # fmt: skip
+    numbers = ["n", "share", "n_docs", "estimate", "std_error", "df", "conf_low", "conf_high"]
+    return table[[*keys, *names, "depth", *numbers, "q25", "median", "q75"]]
 
 
 def _errors(of_docs: pd.DataFrame, means: pd.DataFrame, levels: list[str]) -> tuple[pd.Series, pd.Series]:

@@ -55,13 +55,8 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     tagged = nlp.pipe(documents.loc[usable, "text"])
     for row, doc in zip(usable.to_numpy().nonzero()[0], tagged, strict=True):
         words[row] = [
-            {
-                "form": token.text,
-                "start": token.idx,
-                "end": token.idx + len(token.text),
-                "upos": token.pos_,
-                "xpos": token.tag_,
-            }
+            {"form": token.text, "start": token.idx, "end": token.idx + len(token.text)}
+            | {"upos": token.pos_, "xpos": token.tag_}
             for token in doc
             if not token.is_space
         ]

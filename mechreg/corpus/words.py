@@ -53,12 +53,10 @@ def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "m
         raise InputError(
             "word_norms needs the norm frame; add lags to what it gives: add_lags(word_norms(...))."
         )
-    groups = group_columns(norms)
-    keep = [*groups, "depth", *TOKEN_KEYS, "token_id", "norm"]
+    groups, added = group_columns(norms), ["word", "pos"]
     checked = [name for name in ("model", "token_id") if name in tokens.columns]
-    frame = join_annotations(
-        norms[keep], tokens[[*TOKEN_KEYS, "word", "pos", *checked]], columns=["word", "pos"]
-    )
+    frame = norms[[*groups, "depth", *TOKEN_KEYS, "token_id", "norm"]]
+    frame = join_annotations(frame, tokens[[*TOKEN_KEYS, *added, *checked]], columns=added)
     frame = frame.sort_values([*groups, *TOKEN_KEYS], ignore_index=True)
     windows = [*groups, "doc", "window"]
     new_window = frame.groupby(windows, observed=True, sort=False).ngroup().diff().ne(0).to_numpy()

@@ -12,32 +12,16 @@ from mechreg.schema import FOLDED_SUFFIX, Processing
 
 @dataclass(frozen=True)
 class Claim:
-    """One published number, or a bound where only a direction was published.
+    """One published number, or a bound where only a direction was published."""
 
-    Attributes
-    ----------
-    quantity : str
-        One of those that the finding's function returns.
-    models : tuple of str
-        Hub names without their owner.
-    value, tolerance : float, optional
-        The published number, and how far from it still agrees.
-    low, high : float
-        Where a range or a direction was published instead: what lies between them agrees.
-    because : str
-        Why this tolerance, or which words of the source the bound stands for.
-    corpus : tuple of str
-        The claim is compared where ``documents`` begins with one of these; empty: on any text.
-    """
-
-    quantity: str
-    models: tuple[str, ...]
-    value: float | None = None
-    tolerance: float = 0.0
-    low: float = -math.inf
+    quantity: str  # one of those that the finding's function returns
+    models: tuple[str, ...]  # hub names without their owner
+    value: float | None = None  # the published number
+    tolerance: float = 0.0  # how far from it still agrees
+    low: float = -math.inf  # where a range or a direction was published instead: what lies between agrees
     high: float = math.inf
-    because: str = ""
-    corpus: tuple[str, ...] = ()
+    because: str = ""  # why this tolerance, or which words of the source the bound stands for
+    corpus: tuple[str, ...] = ()  # compared where ``documents`` begins with one of these; empty: on any text
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -76,34 +60,18 @@ Measure = Callable[[Any, pd.DataFrame, Settings], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A published analysis of language models that can be run again.
-
-    Attributes
-    ----------
-    name, question, source : str
-    measured : str
-        How the source measured it, as far as it says.
-    models : tuple of str
-        Those that the source reports; run by default.
-    claims : tuple of Claim
-    measure : function
-        One of `mechreg.findings.measures`.
-    processing : {"raw", "folded"}
-    prepend_bos : bool
-    n_ctx : int, optional
-        Tokens of a window, where the source says how many.
-    """
+    """A published analysis of language models that can be run again."""
 
     name: str
     question: str
     source: str
-    measured: str
-    models: tuple[str, ...]
+    measured: str  # how the source measured it, as far as it says
+    models: tuple[str, ...]  # those that the source reports; run by default
     claims: tuple[Claim, ...]
-    measure: Measure
+    measure: Measure  # one of `mechreg.findings.measures`
     processing: Processing = "raw"
     prepend_bos: bool = False
-    n_ctx: int | None = None
+    n_ctx: int | None = None  # tokens of a window, where the source says how many
 
 
 def published_name(model: str) -> str:

@@ -122,16 +122,12 @@ def massive_activations(model: Any, tokens: pd.DataFrame, settings: Settings) ->
 
 @dataclass(frozen=True)
 class FirstPosition:
-    """Statistics of resid_post after every block, over windows: ``mean`` and ``magnitude`` are those of position 0.
+    """Statistics of resid_post after every block, over windows."""
 
-    ``elsewhere`` is the largest magnitude at any other position; ``median`` the mean over windows of the median
-    magnitude over all of a window's positions and dimensions.
-    """
-
-    mean: Float[np.ndarray, "layer d_model"]
-    magnitude: Float[np.ndarray, "layer d_model"]
-    elsewhere: Float[np.ndarray, "layer d_model"]
-    median: Float[np.ndarray, " layer"]
+    mean: Float[np.ndarray, "layer d_model"]  # of position 0
+    magnitude: Float[np.ndarray, "layer d_model"]  # of position 0
+    elsewhere: Float[np.ndarray, "layer d_model"]  # the largest magnitude at any other position
+    median: Float[np.ndarray, " layer"]  # mean over windows of the median magnitude in a window
 
     @property
     def dimension(self) -> int:
@@ -254,10 +250,9 @@ def layer_drop(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str
         )
     kept = top1_kept(model, tokens, settings)
     middle = float(kept[1:-1].mean())
-    return {
-        "kept_middle": middle,
-        "kept_first_minus_middle": float(kept[0]) - middle,
-        "kept_last_minus_middle": float(kept[-1]) - middle,
+    ends = {"first": float(kept[0]), "last": float(kept[-1])}
+    return {"kept_middle": middle} | {
+        f"kept_{end}_minus_middle": share - middle for end, share in ends.items()
     }
 
 

@@ -114,11 +114,7 @@ def _compared(quantities: Mapping[str, float], claims: list[Claim]) -> list[dict
     rows = []
     by_quantity = {claim.quantity: claim for claim in claims}
     for quantity, number in quantities.items():
-        row = dict.fromkeys(_NUMBERS, math.nan) | {
-            "quantity": quantity,
-            "obtained": float(number),
-            "agrees": None,
-        }
+        row = dict.fromkeys(_NUMBERS, math.nan) | {"quantity": quantity, "obtained": number, "agrees": None}
         if claim := by_quantity.get(quantity):
             row["low"], row["high"] = claim.interval
             row["agrees"] = claim.agrees(number)

@@ -345,14 +345,12 @@ def _is_by_row(node: ast.AST) -> bool:
         return True
     if not isinstance(node, ast.Call):
         return any(map(_is_by_row, ast.iter_child_nodes(node)))
-    method = node.func.attr if isinstance(node.func, ast.Attribute) else called(node)
-    of = (
-        [node.func.value]
-        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) != "np"
-        else []
-    )
-    given = [word.value for word in node.keywords]
-    return method == "Q" or (method not in ONE_NUMBER and any(map(_is_by_row, [*of, *node.args, *given])))
+    method, given = called(node), [*node.args, *(word.value for word in node.keywords)]
+    if isinstance(node.func, ast.Attribute):
+        method = node.func.attr
+        if ast.unparse(node.func.value) != "np":
+            given.append(node.func.value)
+    return method == "Q" or (method not in ONE_NUMBER and any(map(_is_by_row, given)))
 
 
 def _is(node: ast.expr, *kinds: type) -> bool:

@@ -12,11 +12,6 @@ DEMO_SPEC = Path(__file__).parent / "demo.toml"
 def folder(name: str) -> Path:
     """Return the Hugging Face folder of a miniature: config, float16 safetensors and tokenizer.
 
-    Parameters
-    ----------
-    name : str
-        One of `NAMES`.
-
     Examples
     --------
     >>> folder("mini-s").name
