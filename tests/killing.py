@@ -21,18 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from run_files import contents, shards_of
 
 import mechreg.check  # noqa: F401  (torch, TransformerLens and all else are imported here, once)
 from mechreg import store
 from mechreg.run import run_spec
 from mechreg.spec import Spec
-
-TABLES = ("coefficients.parquet", "coefficients.csv", "statistics.csv", "problems.csv", "_manifest.json")
-SHARDS = ("tokens", "norms", "moments")
-
-
-def shards_of(folder: Path) -> list[Path]:
-    return sorted(path for kind in SHARDS for path in (folder / kind).rglob(f"{kind}-*"))
 
 
 def flip_a_bit(path: Path) -> None:
@@ -47,12 +41,6 @@ def flip_a_bit(path: Path) -> None:
 def marks(folder: Path) -> dict[str, tuple[int, int]]:
     """Return what changes when a shard is written again."""
     return {str(path): ((stat := path.stat()).st_ino, stat.st_mtime_ns) for path in shards_of(folder)}
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Return the checksum of every shard and table."""
-    paths = [*shards_of(folder), *(folder / name for name in TABLES)]
-    return {path.relative_to(folder).as_posix(): store.digest_of(path) for path in paths}
 
 
 def where(folder: Path, whole: int) -> str:

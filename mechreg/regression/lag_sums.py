@@ -241,7 +241,8 @@ class LagSums:
     def load(cls, path: str | Path) -> "LagSums":
         """Return what `save` wrote; refuse another file, a damaged one, and one of another version."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here: of a damaged file numpy would leave it open.
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
             if about["version"] == FILE_VERSION:
