@@ -121,6 +121,7 @@ def test_tables_and_names(folder):
     [
         ({"models": ["ona"]}, "Did you mean 'one'"),
         ({"hooks": ["mlp_out"]}, "hooks must be one of"),
+        ({"hooks": ["attn_out", "attn_out"]}, "each once"),
         ({"layers": [7]}, "has none of layers"),
         ({"sources": ["nowhere"]}, "has no norms of"),
     ],
