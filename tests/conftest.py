@@ -218,3 +218,12 @@ def without_pictures():
         patch.setattr(carry_out, "draw_figures", lambda *args, **options: None)
         patch.setattr(carry_out, "run_report", lambda folder: "")
         yield
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> Path:
+    """The folder of SmolLM2-135M-Instruct, which make pretrained converts; its GGUF file is beside it."""
+    folder = Path(os.environ.get("PRETRAINED", Path(__file__).parents[1] / "build" / "pretrained"))
+    if not (folder / "SmolLM2-135M" / "config.json").exists():
+        pytest.skip("no pretrained model is here; run make pretrained")
+    return folder.resolve() / "SmolLM2-135M"

@@ -8,7 +8,7 @@ import torch
 from mechreg import check
 from mechreg.check import check_model, hugging_face_norms
 from mechreg.corpus import tokenize
-from mechreg.models import HOOK_POINTS, load_model, load_reference
+from mechreg.models import HOOK_POINTS, hooked_transformer_class, load_model, load_reference
 from mechreg.schema import InputError, ModelError
 
 pytestmark = pytest.mark.models
@@ -21,6 +21,8 @@ CHECKS = [
     "same again on repeat",
     "a changed token leaves those before alone",
     "a changed token moves its own norms",
+    "resid_pre + attn_out + mlp_out = resid_post",
+    "logits equal Hugging Face's",
     "lengths that the config names",
     "BOS only when asked",
 ]
@@ -76,9 +78,17 @@ def test_the_yardstick_is_what_a_part_adds_to_the_residual_stream(make_model, fa
     assert 0 < table["value"][2] < 2e-6
 
 
-@pytest.mark.parametrize("family", ["GPTJ", "OPT", "Mpt", "OpenAIGPT", "Qwen3Moe"])
+@pytest.mark.parametrize(
+    "family", ["GPTNeoX", "Phi", "GPTJ", "Falcon", "OPT", "Mpt", "OpenAIGPT", "Qwen3Moe"]
+)
 def test_more_families_pass(make_model, family):
     assert failed(check_model(load_model(make_model(family)))) == set()
+
+
+def test_a_block_that_ends_in_a_norm_is_no_sum(make_model):
+    table = check_model(load_model(make_model("OPT", do_layer_norm_before=False, word_embed_proj_dim=16)))
+    assert failed(table) == set()
+    assert "a norm ends each block" in table.set_index("check")["detail"][CHECKS[7]]
 
 
 @pytest.mark.parametrize("family", ["Rwkv", "Mamba"])
@@ -114,7 +124,9 @@ def test_a_changed_weight_is_seen_where_it_shows(model, scale):
     with torch.no_grad():
         model.blocks[1].attn.W_O.mul_(scale) if scale > 0 else model.blocks[1].attn.b_O.mul_(scale)
     table = check_model(model, hooks=("attn_out",))
-    assert failed(table) == {"Hugging Face parity"}
+    assert failed(table) == {"Hugging Face parity"} | (
+        {"logits equal Hugging Face's"} if scale < 0 else set()
+    )
     assert "attn_out, layer" in table["detail"][2]
 
 
@@ -132,7 +144,9 @@ def test_padding_on_the_left_is_seen(model, monkeypatch):
 def test_a_dead_hook_is_seen(model):
     point = model.hook_dict["blocks.1.hook_mlp_out"]
     point.__class__ = type("Dead", (type(point),), {"__call__": lambda self, value: value})
-    assert failed(check_model(model)) == set()  # it was not asked for
+    table = check_model(model).set_index("check")  # it was not asked for, though the sum of a block needs it
+    assert table["passed"].all()
+    assert table["detail"][CHECKS[7]].startswith("not tried: ")
     table = check_model(model, hooks=("mlp_out",))
     assert failed(table) == {"every hook fires once a layer"}
     assert "'blocks.1.hook_mlp_out' fired not at all" in table["detail"].iloc[-1]
@@ -236,7 +250,8 @@ def test_a_reference_is_given_and_copied(model, make_gpt2):
     assert failed(check_model(model, reference=original)) == set()
     assert original.training
     assert original.dtype == torch.float64
-    assert failed(check_model(model, reference=make_gpt2(seed=5))) == {"Hugging Face parity"}
+    other = failed(check_model(model, reference=make_gpt2(seed=5)))
+    assert other == {"Hugging Face parity", "logits equal Hugging Face's"}
 
 
 def test_a_model_of_unknown_origin_needs_a_reference(make_gpt2):
@@ -253,12 +268,56 @@ def test_parts_that_have_no_known_name_are_named(model, make_gpt2):
     for block in reference.transformer.h:
         block.feed, block._modules["mlp"] = block.mlp, None
         del block._modules["mlp"]
-    with pytest.raises(
-        ModelError, match=r"GPT2Block has no mlp called mlp, ffn, fc2; give check_model hooks"
-    ):
+    with pytest.raises(ModelError, match=r"GPT2Block has no mlp called mlp, ffn, fc2; name it with parts="):
         check_model(model, reference=reference, hooks=("mlp_out",))
     with pytest.raises(ModelError, match="no list of blocks with an attention"):
         check_model(model, reference=torch.nn.Sequential())
+
+
+def test_logits_that_are_not_hugging_faces_are_seen(make_model):
+    if hooked_transformer_class() is None:
+        pytest.skip("right since TransformerLens 4")
+    cohere = make_model("Cohere")
+    assert "logits equal Hugging Face's" in failed(check_model(load_model(cohere, verify=False)))
+
+
+def test_an_update_that_is_not_what_is_added_is_seen(make_model):
+    model = load_model(make_model("Granite"))
+    point = model.hook_dict["blocks.1.hook_attn_out"]
+    doubled = type(
+        "Doubled", (type(point),), {"forward": lambda self, value: point_forward(self, 2 * value) / 2}
+    )
+    point_forward, point.__class__ = type(point).forward, doubled
+    assert failed(check_model(model)) >= {
+        "Hugging Face parity",
+        "resid_pre + attn_out + mlp_out = resid_post",
+    }
+
+
+def test_a_family_that_is_not_known_takes_a_mapping(make_model, monkeypatch):
+    original = make_model("Gemma2")
+    model = load_model(original)
+    for part in check.PARTS:
+        monkeypatch.setitem(check.PARTS, part, ())
+    with pytest.raises(ModelError, match=r"no list of blocks with an attention.*parts=\{'blocks'"):
+        check_model(model)
+    parts = {"blocks": "model.layers", "attention": "self_attn", "mlp": "mlp"}
+    with pytest.raises(
+        ModelError, match=r"does not know where .* adds its attention .*name them with parts="
+    ):
+        check_model(model, parts=parts)
+    parts |= {
+        "norm_after_attention": "post_attention_layernorm",
+        "norm_after_mlp": "post_feedforward_layernorm",
+    }
+    parts |= {"norm_before_mlp": "pre_feedforward_layernorm"}
+    assert failed(check_model(model, parts=parts, hooks=("mlp_out", "resid_mid"))) == set()
+    with pytest.raises(
+        ModelError, match=r"names 'layers', and Gemma2ForCausalLM has no such part; it has model"
+    ):
+        check_model(model, parts=parts | {"blocks": "layers"})
+    with pytest.raises(InputError, match=r"A key of parts= must be one of .*'norms'"):
+        check_model(model, parts=parts | {"norms": "after"})
 
 
 def test_unknown_hooks_are_refused(model):

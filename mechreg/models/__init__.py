@@ -22,7 +22,7 @@ from mechreg.models.loading import (
 )
 from mechreg.models.placing import DeviceMap
 from mechreg.models.protocol import Model
-from mechreg.models.verifying import load_tolerance
+from mechreg.models.verifying import load_tolerance, relative_difference
 
 __all__ = [
     "HOOK_POINTS",
@@ -42,6 +42,7 @@ __all__ = [
     "load_tolerance",
     "model_label",
     "record_of",
+    "relative_difference",
     "require_loadable",
     "tokenizer_hash",
     "weight_hash",

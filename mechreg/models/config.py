@@ -38,4 +38,4 @@ def config_of(model: Any) -> Any:
             "or use backend='bridge'."
         )
     with quiet():
-        return read_config(record.source, record.commit)
+        return read_config(resolve(record.source), record.commit)

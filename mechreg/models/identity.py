@@ -34,6 +34,8 @@ class LoadRecord:
     dtype: str
     device: str  # all of them, where a device map splits the model
     device_map: Any = None
+    quantization: str | None = None  # of a GGUF file, such as "Q4_1"; its weights are then dequantized
+    file_hash: str | None = None  # the GGUF file's SHA-256
     verified: float | None = None  # largest relative difference to Hugging Face on a few tokens
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
+from mechreg.models.gguf import facts_of, is_gguf
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
 from mechreg.models.protocol import Model
@@ -24,7 +25,7 @@ from mechreg.models.sources import (
     require_safe_weights,
     resolve,
 )
-from mechreg.models.verifying import raw_pass, verified
+from mechreg.models.verifying import context_of, raw_pass, verified
 from mechreg.schema import (
     AUTOCAST,
     FOLDED_SUFFIX,
@@ -56,8 +57,9 @@ def load_model(
     Parameters
     ----------
     model : str, Path, Hugging Face model or TransformerLens model
-        A hub name ("gpt2"), a folder, a miniature ("mini-s"), or a model object. A Hugging Face object is
-        copied, never altered; a TransformerLens object is returned as it is, and takes no options.
+        A hub name ("gpt2"), a folder, a .gguf file (extra ``mechreg[gguf]``; dequantized to float32, and the
+        conversion kept in a cache), a miniature ("mini-s"), or a model object. A Hugging Face object is copied, never
+        altered; a TransformerLens object is returned as it is, and takes no options.
     backend : {"auto", "hooked", "bridge"}
         HookedTransformer (TransformerLens 3 only) or TransformerBridge. "auto" takes hooked where it can hold
         the model and bridge elsewhere.
@@ -131,7 +133,7 @@ def load_model(
         else:
             source, commit = f"a {type(model).__name__} in memory", None
             backend, hf_model = _copied_model(model, source, backend, torch_dtype, revision, device_map)
-        raw = raw_pass(hf_model, source) if verify else None
+        config, raw = hf_model.config.get_text_config(), raw_pass(hf_model, source) if verify else None
         lens = _wrapped(hf_model, source, commit, backend, torch_dtype, folded=folded)
         del hf_model  # folded weights are copies
         difference = None if raw is None else verified(lens, raw, source, folded=folded)
@@ -141,15 +143,20 @@ def load_model(
         else:
             device = devices_of(lens)
             lens.cfg.device = str(input_device(lens))
+    lens.cfg.n_ctx = min(
+        lens.cfg.n_ctx, context_of(config) or lens.cfg.n_ctx
+    )  # an MPT's is not known to the bridge
     lens.cfg.model_name = label
     lens.cfg.default_prepend_bos = False
     _give_tokenizer(lens, tokenizer)
     lens.requires_grad_(False)
     if dtype == AUTOCAST:
         _autocast(lens, device.split(":")[0])
+    of_file = facts_of(source)  # of a GGUF file
     lens._mechreg_record = LoadRecord(
-        name=label, source=source, revision=revision, commit=commit, backend=backend, processing=processing,
-        dtype=dtype, device=device, device_map=device_map, verified=difference,
+        name=label, source=str(Path(model).expanduser().resolve()) if of_file else source, revision=revision,
+        commit=commit, backend=backend, processing=processing, dtype=dtype, device=device, device_map=device_map,
+        quantization=of_file.get("quantization"), file_hash=of_file.get("sha256"), verified=difference,
     )  # fmt: skip
     if not isinstance(model, str | Path):
         lens._mechreg_original = weakref.ref(model)  # so that a user can free the original's memory
@@ -211,6 +218,8 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     if is_transformer_lens_model(model):
         return record_of(model).name
     if isinstance(model, str | Path):
+        if is_gguf(model):
+            return name or Path(model).stem
         source = resolve(model)
         return name or (Path(source).name if Path(source).is_dir() else source)
     from transformers import PreTrainedModel

@@ -14,6 +14,7 @@ import torch
 
 from mechreg import miniatures
 from mechreg.models.explaining import explained
+from mechreg.models.gguf import converted, is_gguf
 from mechreg.schema import InputError, ModelError
 
 MOST_LAYERS = 10_000  # transformers would build blocks for days
@@ -26,13 +27,15 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model
 
 
 def resolve(source: str | Path) -> str:
-    """Return a folder's absolute path, or a hub name in full where TransformerLens has a short one for it."""
+    """Return a folder's absolute path, of a .gguf file that of its conversion, or a hub name in full."""
     text = str(source)
     if not 0 < len(text.strip()) <= 1000:
         length = f"{len(text)} characters long" if text.strip() else "empty"
         raise InputError(
             f"The name of a model is {length}; give a hub name, a folder or a miniature such as 'mini-s'."
         )
+    if is_gguf(text):
+        return str(converted(text))
     is_miniature = text in miniatures.NAMES
     path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
     if os.path.isdir(path):  # not path.is_dir(), which raises where a name is too long for the file system
@@ -42,13 +45,17 @@ def resolve(source: str | Path) -> str:
                 "save_pretrained wrote."
             )
         return str(path.resolve())
-    looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
+    is_file = text.endswith(".gguf")
+    looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or is_file
     if is_miniature or isinstance(source, Path) or looks_like_a_path:
         raise InputError(
-            f"There is no model folder {str(path)!r}; check the path, or give a hub name such as 'gpt2' or 'org/model'."
+            f"There is no model {'file' if is_file else 'folder'} {str(path)!r}; check the path, or give a hub name "
+            "such as 'gpt2' or 'org/model'."
         )
     if os.path.exists(path):
-        raise InputError(f"{text!r} is a file; load_model needs the folder that holds config.json.")
+        raise InputError(
+            f"{text!r} is a file; load_model needs the folder that holds config.json, or a .gguf file."
+        )
     from transformer_lens.supported_models import MODEL_ALIASES
 
     return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)

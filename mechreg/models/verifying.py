@@ -41,8 +41,7 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
         A token changes the logits before it, or the model cannot run.
     """
     embedding, config = hf_model.get_input_embeddings().weight, hf_model.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    n_pos = min(N_TOKENS, context or N_TOKENS)
+    n_pos = min(N_TOKENS, context_of(config) or N_TOKENS)
     ids = torch.randint(len(embedding), (2, n_pos), generator=torch.Generator().manual_seed(0))
     half = n_pos // 2
     ids[1, :half] = ids[0, :half]
@@ -70,6 +69,11 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
             "models."
         )
     return raw
+
+
+def context_of(config: Any) -> int | None:
+    """Return how many tokens a Hugging Face config says that a window holds, None where it does not."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
 
 def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:

@@ -25,7 +25,10 @@ SHARD_TOKENS = 100_000
 # Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
 STATSMODELS_ROWS = 1_000_000
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
-_FACTS = ("name", "source", "revision", "commit", "backend", "processing", "dtype", "device", "verified")
+_FACTS = (
+    *("name", "source", "revision", "commit", "backend", "processing", "dtype", "device"),
+    *("quantization", "file_hash", "verified"),
+)
 _CONFIG_FACTS = ("weights_sha256", "tokenizer_sha256", "hooks", "prepend_bos")
 
 
