@@ -132,7 +132,7 @@ def careful_loop(folder: str, dtype: torch.dtype) -> Run:
     kept = hook_all(model, lambda vectors: torch.linalg.vector_norm(vectors.float(), dim=-1))
 
     def norms(tokens: pd.DataFrame) -> np.ndarray:
-        ids, values = torch.from_numpy(tokens["token_id"].to_numpy()).to(DEVICE), None
+        ids, values = torch.tensor(tokens["token_id"].to_numpy(), device=DEVICE), None
         for rows in sorted_batches(tokens):
             padded = torch.nn.utils.rnn.pad_sequence([ids[part] for part in rows], batch_first=True)
             with torch.inference_mode():

@@ -63,7 +63,7 @@ def _fuse_gelu(model: Model, undo: ExitStack) -> None:
 
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is NewGELUActivation and not child._forward_hooks and not child._forward_pre_hooks:
+            if type(child) is NewGELUActivation and not _is_hooked(child):
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
                 undo.callback(setattr, module, name, child)
 
@@ -71,15 +71,16 @@ def _fuse_gelu(model: Model, undo: ExitStack) -> None:
 def _fuse_bridge(model: Model, undo: ExitStack) -> None:
     """Let all attentions be Hugging Face's own, or none: they share one mask."""
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
     hf_model = model.original_model
     attentions = [module for module in model.modules() if isinstance(module, AttentionBridge)]
-    can_change = hf_model._can_set_attn_implementation() and not hf_model.config.to_dict().get(
-        "attn_logit_softcapping"
-    )
+    can_change = getattr(hf_model, "_can_set_attn_implementation", bool)()
     if not attentions or not can_change or not all(map(_may_be_native, attentions)):
         return
     before = hf_model.config._attn_implementation
+    if getattr(hf_model.config, "attn_logit_softcapping", None):  # which the kernel may leave out unsaid
+        return
     try:
         hf_model.set_attn_implementation("sdpa")
     except ValueError:  # Hugging Face has no kernel for this model
@@ -91,24 +92,13 @@ def _fuse_bridge(model: Model, undo: ExitStack) -> None:
             undo.callback(setattr, native, name, getattr(native, name))
             setattr(native, name, part)
         # Not by setattr, which a bridge hands on to the module that it wraps.
-        vars(attention)["forward"] = functools.partial(_native, attention)
+        vars(attention)["forward"] = functools.partial(GeneralizedComponent.forward, attention)
         undo.callback(vars(attention).pop, "forward")
-
-
-def _native(attention: Any, *args: Any, **options: Any) -> Any:
-    """Return what Hugging Face's attention does, between the bridge's first and last hook."""
-    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-
-    return GeneralizedComponent.forward(attention, *args, **options)
 
 
 def _wrappers(attention: Any) -> dict[str, Any]:
     """Return the bridge's parts that wrap a part of Hugging Face's attention but are not in its place, by its name."""
-    wrapping = {
-        id(part.original_component): part
-        for part in attention.children()
-        if hasattr(part, "original_component")
-    }
+    wrapping = {id(getattr(part, "original_component", None)): part for part in attention.children()}
     native = attention.original_component.named_children()
     return {name: wrapping[id(part)] for name, part in native if id(part) in wrapping}
 
@@ -121,11 +111,8 @@ def _may_be_native(attention: Any) -> bool:
         kinds.AttentionBridge.forward,
         kinds.JointQKVAttentionBridge.forward,
     )
-    if (
-        not is_known
-        or _is_replaced(attention)
-        or any(getattr(attention.config, name, False) for name in _SWITCHES)
-    ):
+    is_more = any(getattr(attention.config, name, False) for name in _SWITCHES)
+    if not is_known or is_more or _is_replaced(attention):
         return False
     native = attention.original_component
     fired = {id(module) for part in (native, *_wrappers(attention).values()) for module in part.modules()}
@@ -154,18 +141,13 @@ def _fuse_hooked(attention: Any, undo: ExitStack) -> None:
         from transformer_lens.components import Attention, GroupedQueryAttention
     except ImportError:  # TransformerLens 4
         return
-    cfg = attention.cfg
-    if type(attention) not in (Attention, GroupedQueryAttention) or _is_replaced(attention):
+    cfg, kind = attention.cfg, type(attention)
+    is_plain = cfg.positional_embedding_type in ("standard", "rotary") and attention.attn_type == "global"
+    is_causal = (attention._attention_dir_override or cfg.attention_dir) == "causal"
+    is_plain &= is_causal and not cfg.use_attention_sinks and not cfg.attn_scores_soft_cap > 0
+    if not is_plain or kind not in (Attention, GroupedQueryAttention) or _is_replaced(attention):
         return
     if _is_hooked(attention.hook_attn_scores) or _is_hooked(attention.hook_pattern):
-        return
-    if (
-        cfg.use_attention_sinks
-        or cfg.attn_scores_soft_cap > 0
-        or (attention._attention_dir_override or cfg.attention_dir) != "causal"
-    ):
-        return
-    if cfg.positional_embedding_type not in ("standard", "rotary") or attention.attn_type != "global":
         return
     held: list[Tensor] = []
 
@@ -174,18 +156,12 @@ def _fuse_hooked(attention: Any, undo: ExitStack) -> None:
         return q.new_zeros(1, 1, 1, 1)
 
     def mix(v: Tensor, pattern: Tensor) -> Tensor:
-        q, k, v = (
+        heads = (
             einops.rearrange(part, "batch pos head d_head -> batch head pos d_head") for part in (*held, v)
         )
+        scale, is_grouped = 1 / float(attention.attn_scale), held[0].shape[2] != v.shape[2]
+        z = scaled_dot_product_attention(*heads, is_causal=True, scale=scale, enable_gqa=is_grouped)
         held.clear()
-        z = scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            is_causal=True,
-            scale=1 / float(attention.attn_scale),
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
         return attention.hook_z(einops.rearrange(z, "batch head pos d_head -> batch pos head d_head"))
 
     steps = {"calculate_attention_scores": hold, "calculate_z_scores": mix}
