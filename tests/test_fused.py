@@ -81,8 +81,9 @@ def test_where_there_is_no_kernel_attention_stays_as_it_is(make_model, family):
     with fused(model):
         assert fused_parts(model)[0] == 0
         assert model.original_model.config._attn_implementation == "eager"
-        if family != "GPTNeo":  # its GELU is fused
-            assert torch.equal(logits(model), plain)
+        assert_equal_by_rounding(
+            logits(model), plain, 1e-5
+        )  # its norms and GELU are Hugging Face's and torch's
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -47,6 +47,7 @@ def fused(model: Model) -> Iterator[None]:
     with ExitStack() as undo:
         if is_bridge(model):
             _fuse_bridge(model, undo)
+            _fuse_norms(model, undo)
         else:
             for block in model.blocks:
                 _fuse_hooked(block.attn, undo)
@@ -68,10 +69,29 @@ def _fuse_gelu(model: Model, undo: ExitStack) -> None:
                 undo.callback(setattr, module, name, child)
 
 
+def _fuse_norms(model: Model, undo: ExitStack) -> None:
+    """Leave out what a bridge's norms compute beside Hugging Face's own result, for hooks that nobody uses."""
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    norms = (module for module in model.modules() if isinstance(module, NormalizationBridge))
+    for norm in norms:
+        is_known = type(norm).forward is NormalizationBridge.forward and not _is_replaced(norm)
+        if is_known and not _is_hooked(norm.hook_scale) and not _is_hooked(norm.hook_normalized):
+            _make_native(norm, undo)
+
+
+def _make_native(part: Any, undo: ExitStack) -> None:
+    """Let a part of a bridge be Hugging Face's module between the bridge's first and last hook."""
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    # Not by setattr, which a bridge hands on to the module that it wraps.
+    vars(part)["forward"] = functools.partial(GeneralizedComponent.forward, part)
+    undo.callback(vars(part).pop, "forward")
+
+
 def _fuse_bridge(model: Model, undo: ExitStack) -> None:
     """Let all attentions be Hugging Face's own, or none: they share one mask."""
     from transformer_lens.model_bridge.generalized_components import AttentionBridge
-    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
     hf_model = model.original_model
     attentions = [module for module in model.modules() if isinstance(module, AttentionBridge)]
@@ -91,9 +111,7 @@ def _fuse_bridge(model: Model, undo: ExitStack) -> None:
         for name, part in _wrappers(attention).items():
             undo.callback(setattr, native, name, getattr(native, name))
             setattr(native, name, part)
-        # Not by setattr, which a bridge hands on to the module that it wraps.
-        vars(attention)["forward"] = functools.partial(GeneralizedComponent.forward, attention)
-        undo.callback(vars(attention).pop, "forward")
+        _make_native(attention, undo)
 
 
 def _wrappers(attention: Any) -> dict[str, Any]:
