@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from public import ROOM_OF
 
+from mechreg import miniatures
+
 ROOT = Path(__file__).parents[1]
 # Those that take longer on three models; make figures runs them on all.
 ON_ONE_MODEL = ("01_lagged_norms", "03_part_of_speech", "04_causal_scaling", "05_sources")
@@ -59,12 +61,22 @@ def test_the_gallery_draws_every_chart_and_its_page(tmp_path):
     assert page.count("](figures/gallery/") == len(drawn)
 
 
-def test_the_extraction_benchmark_runs(tmp_path):
-    script = ROOT / "analyses" / "benchmarks" / "extraction.py"
-    small = ["--documents", "2", "--tokens", "8", "--rounds", "1", "--blocks", "1", "--speed-only"]
-    done = subprocess.run([sys.executable, str(script), *small], capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize(
+    ("script", "options", "says"),
+    [
+        ("extraction.py", ["--tokens", "300", "--rounds", "1"], "mechreg bridge"),
+        ("latency.py", ["--rounds", "1"], "extract_norms takes"),
+    ],
+)
+def test_a_benchmark_of_speed_runs(script, options, says):
+    command = [
+        sys.executable,
+        str(ROOT / "analyses" / "benchmarks" / script),
+        str(miniatures.folder("mini-s")),
+    ]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "mechreg bridge" in done.stdout
+    assert says in done.stdout
 
 
 @pytest.mark.slow

@@ -262,9 +262,9 @@ def test_a_head_gives_the_models_own_logits(name, options, end, make_windows, mo
         losses = next_token_losses(run(ids), ids, at, head=head)
     with Forward(model, end="logits") as whole:
         np.testing.assert_allclose(losses, next_token_losses(whole(ids), ids, at), rtol=1e-5)
-    np.testing.assert_allclose(
-        losses, window_norms(model, tokens, surprisal=True)["surprisal"][1:], rtol=1e-5
-    )
+    if name != "Cohere":  # there norms are read through Hugging Face's own attention, which is another
+        surprisal = window_norms(model, tokens, surprisal=True)["surprisal"]
+        np.testing.assert_allclose(losses, surprisal[1:], rtol=1e-5)
 
 
 def test_only_what_is_asked_for_is_computed_and_it_is_the_same(model, make_windows, monkeypatch):

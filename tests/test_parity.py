@@ -145,3 +145,36 @@ def test_every_document_of_a_corpus_is_the_single_document(backend, tiny):
         part = together[together["doc"] == f"text-{i}"]
         np.testing.assert_allclose(part["norm"], alone["norm"], rtol=2e-6)
         assert part["token_id"].tolist() == alone["token_id"].tolist()
+
+
+def at_the_attention(hf_model):
+    """Return the modules whose output is what attention adds to the residual stream."""
+    for block in hf_model.base_model.layers:
+        normed = hasattr(block, "post_feedforward_layernorm")
+        yield (
+            block.post_attention_layernorm if normed else getattr(block, "self_attn", None) or block.attention
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "family", ["Llama", "Mistral", "Qwen3", "Gemma2", "Gemma3Text", "GPTNeoX", "GptOss", "SmolLM3"]
+)
+def test_other_architectures_give_what_hooks_on_hugging_face_give(make_model, make_windows, family, dtype):
+    # Windows of 4 tokens in Mistral and Gemma, softcapping in Gemma 2, sinks in gpt-oss: some without a fast kernel.
+    made, kept = make_model(family, **({"sliding_window": 4} if family == "Mistral" else {})), {}
+    model, hf_model = load_model(made, dtype=dtype), made.to(getattr(torch, dtype))
+    for layer, module in enumerate(at_the_attention(hf_model)):
+        module.register_forward_hook(
+            lambda module, inputs, output, layer=layer: kept.update(
+                {layer: output[0][0] if isinstance(output, tuple) else output[0]}
+            )
+        )
+    tokens, expected = make_windows([40, 3, 17]), []
+    for _, window in tokens.groupby("doc", observed=True, sort=False):
+        with torch.no_grad():
+            hf_model(torch.tensor([window["token_id"].tolist()]))
+        expected.append([np.linalg.norm(kept[layer].double().numpy(), axis=-1) for layer in sorted(kept)])
+    difference = np.abs(window_norms(model, tokens)["attn_out"] / np.concatenate(expected, axis=1) - 1)
+    print(family, dtype, float(difference.max()))
+    assert difference.max() < (2e-6 if dtype == "float32" else 5e-3)

@@ -1,333 +1,279 @@
-"""How fast are norms extracted, and in how much memory, against what a user would write instead?
+"""How fast are norms extracted from a model, against what a user would write instead?
 
-Ways are timed in turn, round after round in shuffled order, in one process each way loaded once; a figure is
-the median over rounds of another way's time over this one's in the same round, so that a machine whose speed
-drifts hurts all alike. "floor" is no way to extract anything: it is the matrix products that the norms need, of the
-same shapes, and nothing else. "ragged" is the time per real token of as many tokens in documents of 10 to 1,000, over
-that of equal documents: of their mean length, and of the length at which attention has as much to do for each token
-(the mean length over tokens, not documents), which leaves what padding and small batches cost. Peak memory is measured
-in a process of its own for each way.
+For any causal model whose blocks Hugging Face names in a usual way: folders, miniatures, or random weights of a few
+architectures. Documents are of mixed lengths (10 to 1,000 tokens), or of one with --equal. Ways are timed in turn,
+round after round in shuffled order, in one process; a figure is the median over rounds of another way's time over
+mechreg's in the same round, so that a machine whose speed drifts hurts all alike.
 
-    python analyses/benchmarks/extraction.py [--documents 24] [--tokens 256] [--rounds 7] [--threads 2]
+"article": Hugging Face, document by document, logits and all, vectors copied out by hooks. "careful": what a careful
+person writes by hand: documents sorted into batches of 2,048 tokens, sdpa, no unembedding, norms taken in the hook.
+"floor" is no way to extract anything: the bare matrix products that the norms of these tokens need, up to the last
+attention and without any padding.
 
-On a machine that does other things too, ``--threads 1 --clock cpu`` counts the
-processor's time in place of the wall's. Where there is a GPU all ways run on it, and memory is the GPU's.
+    python analyses/benchmarks/extraction.py [MODEL ...] [--tokens 16000] [--rounds 5] [--threads 1] [--clock cpu]
+
+On a machine that does other things too, one thread and the processor's clock are fair; on an idle one give
+``--threads 2 --clock wall``. Where there is a GPU all ways run on it.
 """
 
 import argparse
-import importlib.util
-import json
-import os
+import itertools
 import random
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import einops
 import numpy as np
 import pandas as pd
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 import mechreg as mr
 from mechreg.models import hooked_transformer_class
 from mechreg.norms import BATCH_TOKENS, window_norms
 
-WAYS = ("seed", "tl full cache", "careful loop", "nnsight", "floor", "mechreg hooked", "mechreg bridge")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+SMALL = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1408}
+RANDOM = {
+    "gpt2": {"n_layer": 6},
+    "gpt_neox": SMALL | {"intermediate_size": 2048},
+    "qwen3": SMALL | {"num_key_value_heads": 4, "head_dim": 64},
+    "gemma3_text": SMALL | {"num_key_value_heads": 2, "head_dim": 64, "sliding_window": 256},
+}
+Run = Callable[[pd.DataFrame], np.ndarray]
 
 
-def windows(documents: int, tokens: int) -> pd.DataFrame:
-    """Return a token frame of random GPT-2 ids, of documents of one length."""
-    return of_lengths(np.full(documents, tokens))
-
-
-def of_lengths(lengths: np.ndarray) -> pd.DataFrame:
-    """Return a token frame of random GPT-2 ids, of documents of these lengths."""
+def of_lengths(lengths: Any, vocabulary: int = 50257) -> pd.DataFrame:
+    """Return a token frame of random ids, of documents of these lengths."""
     return pd.DataFrame(
         {
             "doc": np.repeat([f"d{i}" for i in range(len(lengths))], lengths),
             "window": 0,
             "position": np.concatenate([np.arange(length) for length in lengths]),
-            "token_id": np.random.default_rng(0).integers(0, 50257, lengths.sum()),
+            "token_id": np.random.default_rng(0).integers(0, vocabulary, np.sum(lengths)),
         }
     )
 
 
-def ragged(total: int) -> pd.DataFrame:
-    """Return about as many tokens in documents of 10 to 1,000, whose mean length is near that of equal ones."""
-    rng, lengths = np.random.default_rng(1), [1000, 10]
+def windows(documents: int, tokens: int) -> pd.DataFrame:
+    """Return a token frame of random ids, of documents of one length."""
+    return of_lengths(np.full(documents, tokens))
+
+
+def mixed(total: int, longest: int) -> list[int]:
+    """Return lengths of 10 to 1,000 tokens, evenly spread in their logarithm, that sum up to about so many."""
+    rng, lengths = np.random.default_rng(1), []
     while sum(lengths) < total:
-        lengths.append(int(np.exp(rng.uniform(np.log(10), np.log(1000)))))
-    return of_lengths(np.array(lengths))
+        lengths.append(min(longest, int(np.exp(rng.uniform(np.log(10), np.log(1000))))))
+    return lengths
 
 
-def seeds_way(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
+def attentions_of(model: Any) -> list[Any]:
+    """Return the modules whose output is what attention adds to the residual stream."""
+    found = []
+    for block in (module for module in model.modules() if hasattr(module, "mlp")):
+        name = next(name for name in ("self_attn", "attention", "attn") if hasattr(block, name))
+        is_normed = hasattr(block, "post_feedforward_layernorm")  # Gemma 2 and 3
+        found.append(block.post_attention_layernorm if is_normed else getattr(block, name))
+    return found
+
+
+def hook_all(model: Any, keep: Callable[[torch.Tensor], Any]) -> dict[int, Any]:
+    """Return a dict that each pass fills, by layer, with what ``keep`` makes of the attention's vectors."""
+    kept: dict[int, Any] = {}
+
+    def hook(layer: int) -> Callable[..., None]:
+        def store(module: Any, inputs: Any, output: Any) -> None:
+            kept[layer] = keep(output[0] if isinstance(output, tuple) else output)
+
+        return store
+
+    for layer, module in enumerate(attentions_of(model)):
+        module.register_forward_hook(hook(layer))
+    return kept
+
+
+def articles_way(folder: str, dtype: torch.dtype) -> Run:
     """Hugging Face, document by document, logits and all, activations copied out by forward hooks."""
-    model = GPT2LMHeadModel.from_pretrained(folder).to(DEVICE).eval()
-    kept: dict[int, torch.Tensor] = {}
-    for layer, block in enumerate(model.transformer.h):
-        block.attn.register_forward_hook(
-            lambda module, inputs, output, layer=layer: kept.update({layer: output[0].detach()})
-        )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE).eval()
+    kept = hook_all(model, lambda vectors: vectors.detach())
 
     def norms(tokens: pd.DataFrame) -> np.ndarray:
         parts = []
         for _, document in tokens.groupby("doc", sort=False):
             with torch.no_grad():
                 model(torch.tensor(document["token_id"].to_numpy(), device=DEVICE)[None])
-            parts.append([np.linalg.norm(kept[layer][0].cpu().numpy(), axis=-1) for layer in sorted(kept)])
+            vectors = (kept[layer][0].float().cpu().numpy() for layer in sorted(kept))
+            parts.append([np.linalg.norm(each, axis=-1) for each in vectors])
         return np.concatenate(parts, axis=1)
 
     return norms
 
 
-def full_cache(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
-    """TransformerLens' run_with_cache with everything in it, document by document."""
-    model = mr.load_model(folder, device=DEVICE)
+def sorted_batches(tokens: pd.DataFrame) -> Iterator[list[np.ndarray]]:
+    """Yield the rows of documents, longest first, as many as fit a batch with their padding."""
+    documents = sorted(tokens.groupby("doc", sort=False).indices.values(), key=len, reverse=True)
+    while documents:
+        n = max(1, BATCH_TOKENS // len(documents[0]))
+        yield documents[:n]
+        documents = documents[n:]
+
+
+def careful_loop(folder: str, dtype: torch.dtype) -> Run:
+    """What a careful person writes by hand."""
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model = whole.base_model.to(DEVICE).eval()
+    kept = hook_all(model, lambda vectors: torch.linalg.vector_norm(vectors.float(), dim=-1))
 
     def norms(tokens: pd.DataFrame) -> np.ndarray:
-        parts = []
-        for _, document in tokens.groupby("doc", sort=False):
-            with torch.no_grad():
-                ids = torch.tensor(document["token_id"].to_numpy(), device=DEVICE)[None]
-                _, cache = model.run_with_cache(ids)
-            layers = range(model.cfg.n_layers)
-            parts.append(
-                [
-                    np.linalg.norm(cache[f"blocks.{layer}.hook_attn_out"][0].cpu().numpy(), axis=-1)
-                    for layer in layers
-                ]
-            )
-        return np.concatenate(parts, axis=1)
-
-    return norms
-
-
-def careful_loop(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
-    """What a careful person writes by hand: batches, sdpa, no unembedding, norms taken in the hook."""
-    model = GPT2Model.from_pretrained(folder, attn_implementation="sdpa").to(DEVICE).eval()
-    kept: dict[int, torch.Tensor] = {}
-    for layer, block in enumerate(model.h):
-        block.attn.register_forward_hook(
-            lambda module, inputs, output, layer=layer: kept.update(
-                {layer: torch.linalg.vector_norm(output[0], dim=-1)}
-            )
-        )
-
-    def norms(tokens: pd.DataFrame) -> np.ndarray:
-        parts = []
-        for ids in equal_batches(tokens):
+        ids, values = torch.tensor(tokens["token_id"].to_numpy(), device=DEVICE), None
+        for rows in sorted_batches(tokens):
+            padded = torch.nn.utils.rnn.pad_sequence([ids[part] for part in rows], batch_first=True)
             with torch.inference_mode():
-                model(ids, use_cache=False)
-            parts.append(torch.stack([kept[layer].flatten() for layer in sorted(kept)]).cpu().numpy())
-        return np.concatenate(parts, axis=1)
+                model(padded, use_cache=False)
+            batch = torch.stack([kept[layer] for layer in sorted(kept)]).cpu().numpy()
+            values = np.empty((len(batch), len(tokens)), np.float32) if values is None else values
+            for i, part in enumerate(rows):
+                values[:, part] = batch[:, i, : len(part)]
+        return values
 
     return norms
 
 
-def with_nnsight(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
-    """nnsight, batched, stopped after the last attention."""
-    from nnsight import NNsight, save
-
-    model = NNsight(GPT2Model.from_pretrained(folder, attn_implementation="sdpa").to(DEVICE).eval())
-
-    def norms(tokens: pd.DataFrame) -> np.ndarray:
-        parts = []
-        for ids in equal_batches(tokens):
-            with torch.inference_mode(), model.trace(ids, use_cache=False) as tracer:
-                kept = save([])
-                for block in model.h:
-                    kept.append(block.attn.output[0].norm(dim=-1))
-                tracer.stop()
-            parts.append(torch.stack([layer.flatten() for layer in kept]).cpu().numpy())
-        return np.concatenate(parts, axis=1)
-
-    return norms
-
-
-def floor(folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
-    """The bare matrix products up to the last layer's attention; what comes out are no norms."""
-    config = GPT2Config.from_pretrained(folder)
-    d, heads = config.n_embd, config.n_head
-    shapes = ((d, 3 * d), (d, d), (d, 4 * d), (4 * d, d))
-    layers = [
-        [torch.randn(shape, device=DEVICE) / shape[0] ** 0.5 for shape in shapes]
-        for _ in range(config.n_layer)
+def products(block: Any, *, attention_only: bool) -> list[torch.Tensor]:
+    """Return the matrices that a block multiplies by, "in out"."""
+    parts = [
+        (name, part) for name, part in block.named_modules() if isinstance(part, torch.nn.Linear | Conv1D)
+    ]
+    return [
+        part.weight.detach() if isinstance(part, Conv1D) else part.weight.detach().t()
+        for name, part in parts
+        if "att" in name or not attention_only
     ]
 
-    def products(tokens: pd.DataFrame) -> np.ndarray:
-        for ids in equal_batches(tokens):
-            rows, length = ids.shape
-            stream = torch.randn(rows * length, d, device=DEVICE)
-            with torch.inference_mode():
-                for at, (qkv, out, up, down) in enumerate(layers):
-                    q, k, v = (
-                        einops.rearrange(part, "(b p) (h d) -> b h p d", b=rows, h=heads)
-                        for part in (stream @ qkv).split(d, dim=1)
-                    )
-                    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-                    einops.rearrange(mixed, "b h p d -> (b p) (h d)") @ out
-                    if at + 1 < len(layers):
-                        stream @ up @ down
+
+def floor(folder: str, dtype: torch.dtype) -> Run:
+    """The bare matrix products up to the last layer's attention; what comes out are no norms."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).base_model.to(DEVICE)
+    blocks, config = [module for module in model.modules() if hasattr(module, "mlp")], model.config
+    matrices = [products(block, attention_only=block is blocks[-1]) for block in blocks]
+    n_heads = config.num_attention_heads
+    n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=DEVICE, dtype=dtype)
+
+    def multiply(tokens: pd.DataFrame) -> np.ndarray:
+        lengths = tokens.groupby("doc", sort=False).size().to_numpy()
+        with torch.inference_mode():
+            for n in (lengths.sum() * np.diff(np.linspace(0, 1, 1 + -(-len(tokens) // BATCH_TOKENS)))).astype(
+                int
+            ):
+                inputs = {
+                    width: drawn(n, width) for width in {len(each) for part in matrices for each in part}
+                }
+                for part in matrices:
+                    for each in part:
+                        inputs[len(each)] @ each
+            for length in lengths:
+                q, k, v = (drawn(1, heads, length, d_head) for heads in (n_heads, n_kv_heads, n_kv_heads))
+                for _ in blocks:
+                    scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=n_heads != n_kv_heads)
         if DEVICE == "cuda":
             torch.cuda.synchronize()
         return np.empty(0)
 
-    return products
+    return multiply
 
 
-def equal_batches(tokens: pd.DataFrame) -> list[torch.Tensor]:
-    """Return the ids of documents that are all of one length, in batches as large as mechreg's."""
-    length = int(tokens["position"].max()) + 1
-    ids = torch.from_numpy(
-        einops.rearrange(tokens["token_id"].to_numpy(), "(doc pos) -> doc pos", pos=length)
-    )
-    return list(ids.to(DEVICE).split(max(1, BATCH_TOKENS // length)))
-
-
-def ours(folder: Path, backend: str) -> Callable[[pd.DataFrame], np.ndarray]:
+def ours(folder: str, dtype: torch.dtype, backend: str) -> Run:
     """mechreg's extraction."""
-    model = mr.load_model(folder, backend=backend, device=DEVICE)
+    model = mr.load_model(folder, backend=backend, device=DEVICE, dtype=str(dtype).removeprefix("torch."))
     return lambda tokens: window_norms(model, tokens)["attn_out"]
 
 
-def way(name: str, folder: Path) -> Callable[[pd.DataFrame], np.ndarray]:
-    """Return a way of extracting norms, its model loaded."""
-    if name == "seed":
-        return seeds_way(folder)
-    if name == "tl full cache":
-        return full_cache(folder)
-    if name == "careful loop":
-        return careful_loop(folder)
-    if name == "nnsight":
-        return with_nnsight(folder)
-    if name == "floor":
-        return floor(folder)
-    return ours(folder, name.removeprefix("mechreg "))
+def ways_of(folder: str, dtype: torch.dtype) -> dict[str, Run]:
+    """Return the ways of extracting norms by name, their models loaded."""
+    ways = {
+        "article": articles_way(folder, dtype),
+        "careful": careful_loop(folder, dtype),
+        "floor": floor(folder, dtype),
+    }
+    backends = ["bridge"]
+    if hooked_transformer_class() is not None and AutoConfig.from_pretrained(folder).model_type == "gpt2":
+        backends.append("hooked")
+    return ways | {f"mechreg {backend}": ours(folder, dtype, backend) for backend in backends}
 
 
-def peak_above_weights(name: str, folder: Path, documents: int, tokens: int) -> float:
-    """Return the megabytes by which a way's peak exceeds its memory with the model loaded and warm."""
-    code = (
-        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-        "import extraction as e; run = e.way(sys.argv[2], Path(sys.argv[3]));"
-        "run(e.windows(2, int(sys.argv[5]))); e.reset_peak(); before = e.peak();"
-        "run(e.windows(int(sys.argv[4]), int(sys.argv[5]))); print(e.peak() - before)"
-    )
-    arguments = [str(Path(__file__).parent), name, str(folder), str(documents), str(tokens)]
-    # Else glibc keeps freed memory in an arena for each thread, and its high-water mark is no one's need.
-    tidy = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    out = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=tidy
-    )
-    return float(out.stdout.splitlines()[-1])
+def compare(folder: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row for each of mechreg's backends: how many times as fast as each other way it is."""
+    clock, dtype, config = CLOCKS[args.clock], getattr(torch, args.dtype), AutoConfig.from_pretrained(folder)
+    longest = config.max_position_embeddings
+    lengths = [args.equal] * (args.tokens // args.equal) if args.equal else mixed(args.tokens, longest)
+    tokens = of_lengths(lengths, config.vocab_size)
+    ways = ways_of(folder, dtype)
+    few = tokens[tokens["doc"].isin([f"d{i}" for i in range(3)])]
+    truth = ways["article"](few)
+    for name, run in ways.items():
+        if name != "floor":
+            np.testing.assert_allclose(run(few), truth, rtol=1e-4 if args.dtype == "float32" else 0.1)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    shuffle = random.Random(0)
+    for _ in range(args.rounds):
+        for name in shuffle.sample(list(ways), len(ways)):
+            began = clock()
+            ways[name](tokens)
+            times[name].append(clock() - began)
+    others = [name for name in ways if "mechreg" not in name]
+    return [
+        {"model": Path(folder).name, "way": name}
+        | {f"over {other}": float(np.median(np.divide(times[other], times[name]))) for other in others}
+        | {"tokens/s": round(len(tokens) / float(np.median(times[name])))}
+        for name in ways
+        if name not in others
+    ]
 
 
-def reset_peak() -> None:
-    """Set the high-water mark of this process's memory, or its GPU's, to what it holds now (Linux)."""
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> float:
-    """Return this process's high-water mark in megabytes, the GPU's where there is one."""
-    if DEVICE == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def random_models(folder: Path, names: list[str]) -> Iterator[str]:
+    """Yield folders of models with random weights."""
+    for name in names:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(name, vocab_size=8192, **RANDOM[name])
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+        yield str(folder / name)
 
 
 def main() -> None:
-    """Print the table: speed as ratios and tokens per second, memory above the weights."""
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=24)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--blocks", type=int, default=12, help="fewer only to try the script")
     parser.add_argument(
-        "--speed-only", action="store_true", help="leave the memory out, which takes most of the time"
+        "models", nargs="*", help=f"folders, or of {', '.join(RANDOM)}: random weights (all by default)"
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
-    parser.add_argument("--out", type=Path, help="also write the table as json")
+    parser.add_argument("--tokens", type=int, default=16_000)
+    parser.add_argument("--equal", type=int, help="documents of so many tokens each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    clock = CLOCKS[args.clock]
+    transformers_logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "gpt2-random"
-        torch.manual_seed(0)
-        GPT2LMHeadModel(GPT2Config(n_layer=args.blocks)).save_pretrained(folder)
-        names = [name for name in WAYS if "hooked" not in name or hooked_transformer_class() is not None]
-        if importlib.util.find_spec("nnsight") is None:
-            names.remove("nnsight")
-        runs = {name: way(name, folder) for name in names}
-        tokens = windows(args.documents, args.tokens)
-        uneven = ragged(len(tokens))
-        lengths = uneven.groupby("doc").size()
-        typical = round(float((lengths**2).sum() / lengths.sum()))
-        longer = windows(max(1, round(len(tokens) / typical)), typical)
-        truth = runs["seed"](tokens)
-        for name in names[1:]:
-            if name != "floor":
-                np.testing.assert_allclose(runs[name](tokens), truth, rtol=1e-5)
-        corpora = {"": tokens, "ragged": uneven, "longer": longer}
-        timed = [(name, "") for name in names] + [("floor", "longer")]
-        timed += [(name, kind) for name in names for kind in ("ragged", "longer") if "mechreg" in name]
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in timed}
-        shuffle = random.Random(0)
-        for _ in range(args.rounds):
-            for name, kind in shuffle.sample(timed, len(timed)):
-                began = clock()
-                runs[name](corpora[kind])
-                times[name, kind].append(clock() - began)
-        del runs
-
-        def ratio(one: tuple[str, str], other: tuple[str, str]) -> float:
-            """Return how many times as fast the first is."""
-            return round(float(np.median(np.array(times[other]) / np.array(times[one]))), 2)
-
-        def cost(name: str, kind: str, base: str) -> float:
-            """Return a way's time per token on one corpus over that on another."""
-            per_token = np.array(times[name, kind]) / np.array(times[name, base])
-            return round(float(np.median(per_token)) * len(corpora[base]) / len(corpora[kind]), 2)
-
-        rows = []
-        for name in names:
-            own = (name, "")
-            row = {
-                "way": name,
-                "over_seed": ratio(own, ("seed", "")),
-                "over_careful_loop": ratio(own, ("careful loop", "")),
-                "over_floor": ratio(own, ("floor", "")),
-                "tokens_per_second": round(len(tokens) / float(np.median(times[own]))),
-            }
-            if (name, "longer") in timed:
-                row[f"cost_of_{typical}"] = cost(name, "longer", "")
-            if (name, "ragged") in timed:
-                row[f"ragged_over_{args.tokens}"] = cost(name, "ragged", "")
-                row[f"ragged_over_{typical}"] = cost(name, "ragged", "longer")
-            for documents in (
-                () if args.speed_only or name == "floor" else (args.documents, 4 * args.documents)
-            ):
-                peak_mb = peak_above_weights(name, folder, documents, args.tokens)
-                row[f"peak_mb_{documents}_documents"] = round(peak_mb)
-            rows.append(row)
-    table = pd.DataFrame(rows)
-    print(f"on {DEVICE}, {args.threads} threads\n{table.to_string(index=False)}")
-    if args.out:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        asked = args.models or list(RANDOM)
+        drawn = random_models(Path(temporary), [name for name in asked if name in RANDOM])
+        folders = itertools.chain(drawn, (name for name in asked if name not in RANDOM))
+        rows = [row for folder in folders for row in compare(folder, args)]
+    print(f"{args.tokens} tokens, {args.dtype} on {DEVICE}, {args.threads} threads, {args.clock} clock")
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
 
 
 if __name__ == "__main__":

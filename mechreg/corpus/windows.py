@@ -149,11 +149,13 @@ def _encode_texts(
             raise InputError("spans=True needs a fast tokenizer (transformers' Rust ones).")
         off = {"add_special_tokens": False, "padding": False, "truncation": False, "verbose": False}
         return [np.array(ids, np.int64).reshape(-1, 1) for ids in tokenizer(texts, **off)["input_ids"]]
-    # A copy without what it was set to add, cut, pad or trim; the user's own stays as it was.
-    plain = copy.deepcopy(tokenizer.backend_tokenizer)
-    plain.no_padding()
-    plain.no_truncation()
-    plain.post_processor = None
+    plain = tokenizer.backend_tokenizer
+    if spans or plain.padding is not None or plain.truncation is not None:
+        # A copy without what it was set to add, cut, pad or trim; the user's own stays as it was.
+        plain = copy.deepcopy(plain)
+        plain.no_padding()
+        plain.no_truncation()
+        plain.post_processor = None
     encode = plain.encode_batch if spans else plain.encode_batch_fast  # the fast one finds no spans
     cut = any(len(text) > PIECE for text in texts) and cuts_anyway(plain)
     lines_of: list[list[Int[np.ndarray, "_ _"]]] = [[] for _ in texts]

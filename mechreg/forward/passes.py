@@ -22,6 +22,7 @@ End = Literal["acts", "unembed", "logits"]
 
 _guard = threading.Lock()
 _locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
+_points: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
 class Forward:
@@ -36,10 +37,10 @@ class Forward:
         Names of hook points, such as "blocks.0.hook_resid_post", and the functions called there, in this order. Where
         a function returns a tensor, the model goes on with that.
     end : {"acts", "unembed", "logits"}
-        "unembed" gives what the unembedding would have read. "acts" ends after the last function; before the first
-        pass two tokens go through all blocks, so that a block that runs twice is noticed.
+        "unembed" gives what the unembedding would have read. "acts" ends after the last function, but the first pass
+        goes through all blocks, so that one that runs twice is noticed.
     quick : bool
-        By torch's fused kernels where they are the same to rounding (`mechreg.models.fused`).
+        Attention by torch's kernel wherever nothing reads its scores (`mechreg.models.fused`).
 
     Raises
     ------
@@ -62,7 +63,7 @@ class Forward:
         self, model: Model, acts: Iterable[tuple[str, Act]] = (), *, end: End = "unembed", quick: bool = False
     ) -> None:
         self.model, self.name, self.acts = model, record_of(model).name, list(acts)
-        self.end, self.quick, self.seen_whole, self.running = end, quick, False, False
+        self.end, self.quick, self.is_first, self.running = end, quick, True, False
         dropouts = active_dropouts(model)
         if dropouts:
             raise ModelError(
@@ -71,7 +72,8 @@ class Forward:
             )
         if getattr(model.cfg, "attention_dir", "causal") != "causal":
             raise ModelError(f"{self.name} reads in both directions; mechreg reads causal language models.")
-        missing = [place for place, _ in self.acts if place not in model.hook_dict]
+        self.points = _hook_points(model)
+        missing = [place for place, _ in self.acts if place not in self.points]
         if missing:
             raise ModelError(
                 f"{self.name} has no hook point {missing[0]!r} ({len(missing)} of {len(self.acts)} are missing); "
@@ -89,10 +91,12 @@ class Forward:
                 except NotImplementedError as error:  # of attention that it cannot split
                     raise ModelError(f"{self.name} has no hook 'result': {error}") from error
                 undo.callback(self.model.set_use_attn_result, False)
+            for i, (place, act) in enumerate(self.acts):
+                point = self.points[place]
+                point.add_hook(self._counted(i, act), level=self)
+                undo.callback(point.remove_hooks, level=self)
             if self.quick:
                 undo.enter_context(fused(self.model))
-            hooks = [(place, self._counted(i, act)) for i, (place, act) in enumerate(self.acts)]
-            undo.enter_context(self.model.hooks(fwd_hooks=hooks))
             if self.end != "logits":
                 undo.callback(self.model.unembed.register_forward_pre_hook(self._stop).remove)
             self.undo = undo.pop_all()
@@ -107,13 +111,9 @@ class Forward:
         ``restart`` is a block, and the residual stream before it, from which a HookedTransformer goes on. A ModelError
         says that a function was not called exactly once, or with other positions.
         """
-        if self.end == "acts" and not self.seen_whole:
-            self._run(ids[:1, :2], None, whole=True)
-            self.seen_whole = True
-        return self._run(ids, restart, whole=self.end != "acts")
-
-    def _run(self, ids: Tensor, restart: tuple[int, Tensor] | None, *, whole: bool) -> Tensor:
-        self.fired, self.shape, self.whole = [0] * len(self.acts), ids.shape, whole
+        self.fired, self.shape = [0] * len(self.acts), ids.shape
+        self.whole = self.end != "acts" or self.is_first
+        self.is_first = False
         options: dict[str, Any] = {} if restart is None else {"start_at_layer": restart[0]}
         if is_bridge(self.model):
             options["use_cache"] = False
@@ -157,6 +157,14 @@ class Forward:
     def _stop(self, module: Any, inputs: Any) -> None:
         if self.running:  # not where a `Head` asks for logits between two passes
             raise _Stop(inputs[0])
+
+
+def _hook_points(model: Model) -> dict[str, Any]:
+    """Return a model's hook points by name; a bridge looks its thousand aliases up anew each time it is asked."""
+    with _guard:
+        if model not in _points:
+            _points[model] = dict(model.hook_dict)
+        return _points[model]
 
 
 def active_dropouts(model: Model) -> list[str]:

@@ -1,29 +1,33 @@
-"""The forward pass of a GPT-2 by torch's fused kernels, for as long as norms are read."""
+"""Attention by one kernel, for as long as nobody reads its scores."""
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import einops
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
-from mechreg.models.identity import record_of
+from mechreg.models.identity import is_bridge, record_of
 from mechreg.models.protocol import Model
 from mechreg.schema import AUTOCAST
+
+# Settings of a bridge by which it computes more than Hugging Face's module does.
+_SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 
 
 @contextmanager
 def fused(model: Model) -> Iterator[None]:
-    """Compute a GPT-2's GELU and attention by one kernel each, within the ``with`` block only.
+    """Compute attention by torch's ``scaled_dot_product_attention``, within the ``with`` block only.
 
-    Both are what the model computes, rounded elsewhere: torch's GELU in its tanh form is GPT-2's ``gelu_new``
-    (Hendrycks and Gimpel 2016, section 2), and ``scaled_dot_product_attention`` is the attention that Hugging Face
-    itself takes by default. TransformerLens computes scores, mask and softmax one by one, so that they can be hooked;
-    where one of them is hooked or a method of the attention replaced, in half precision, where rounding is not small,
-    and in any other architecture, the model's own way is left as it is.
+    That is what Hugging Face itself takes by default. TransformerLens computes scores, mask and softmax one by one, so
+    that they can be hooked. In the block a bridge's attention is Hugging Face's own module, whose parts are the
+    bridge's, so that hook_z and hook_attn_out fire; a HookedTransformer's gives queries and keys to the kernel in place
+    of its scores. A model's own way is left as it is where scores, patterns or anything else that the kernel skips is
+    hooked, where a method was replaced or projections changed, and where Hugging Face has no such kernel (softcapping,
+    attention sinks). In float32 and float64 a GPT-2's GELU is torch's too, which is the same to rounding.
 
     Parameters
     ----------
@@ -41,96 +45,153 @@ def fused(model: Model) -> Iterator[None]:
     True
     """
     with ExitStack() as undo:
-        names = (getattr(model.cfg, key, None) for key in ("original_architecture", "architecture"))
+        if is_bridge(model):
+            _fuse_bridge(model, undo)
+            _fuse_norms(model, undo)
+        else:
+            for block in model.blocks:
+                _fuse_hooked(block.attn, undo)
         # The weights' own dtype: a model may have been cast after it was loaded.
         is_wide = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
-        if "GPT2LMHeadModel" in names and is_wide and record_of(model).dtype != AUTOCAST:
-            for module in list(model.modules()):
-                _fuse_gelu(module, undo)
-            for block in model.blocks:
-                _fuse_attention(block.attn, undo)
+        if is_wide and record_of(model).dtype != AUTOCAST:
+            _fuse_gelu(model, undo)
         yield
 
 
-def _fuse_gelu(module: Any, undo: ExitStack) -> None:
+def _fuse_gelu(model: Model, undo: ExitStack) -> None:
+    """Put torch's GELU in its tanh form in the place of ``gelu_new`` (Hendrycks and Gimpel 2016, section 2)."""
     from transformers.activations import NewGELUActivation
 
-    for name, child in list(module.named_children()):
-        if type(child) is NewGELUActivation and not child._forward_hooks and not child._forward_pre_hooks:
-            setattr(module, name, torch.nn.GELU(approximate="tanh"))
-            undo.callback(setattr, module, name, child)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is NewGELUActivation and not _is_hooked(child):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+                undo.callback(setattr, module, name, child)
 
 
-def _fuse_attention(attention: Any, undo: ExitStack) -> None:
-    points = (attention.hook_attn_scores, attention.hook_pattern)
-    if any(point._forward_hooks or point._forward_pre_hooks for point in points):
+def _fuse_norms(model: Model, undo: ExitStack) -> None:
+    """Leave out what a bridge's norms compute beside Hugging Face's own result, for hooks that nobody uses."""
+    from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+
+    norms = (module for module in model.modules() if isinstance(module, NormalizationBridge))
+    for norm in norms:
+        is_known = type(norm).forward is NormalizationBridge.forward and not _is_replaced(norm)
+        if is_known and not _is_hooked(norm.hook_scale) and not _is_hooked(norm.hook_normalized):
+            _make_native(norm, undo)
+
+
+def _make_native(part: Any, undo: ExitStack) -> None:
+    """Let a part of a bridge be Hugging Face's module between the bridge's first and last hook."""
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    # Not by setattr, which a bridge hands on to the module that it wraps.
+    vars(part)["forward"] = functools.partial(GeneralizedComponent.forward, part)
+    undo.callback(vars(part).pop, "forward")
+
+
+def _fuse_bridge(model: Model, undo: ExitStack) -> None:
+    """Let all attentions be Hugging Face's own, or none: they share one mask."""
+    from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+    hf_model = model.original_model
+    attentions = [module for module in model.modules() if isinstance(module, AttentionBridge)]
+    can_change = getattr(hf_model, "_can_set_attn_implementation", bool)()
+    if not attentions or not can_change or not all(map(_may_be_native, attentions)):
         return
-    if any(callable(value) and hasattr(type(attention), name) for name, value in vars(attention).items()):
-        return  # someone has put a method of their own, such as another mask, in the place of the class's
-    method, function = _hooked_attention(attention) or _bridge_attention(attention) or (None, None)
-    if method is not None:
-        setattr(attention, method, function)
-        undo.callback(delattr, attention, method)
-
-
-def _hooked_attention(attention: Any) -> tuple[str, Callable[..., Tensor]] | None:
-    """Return what takes the place of forward in a HookedTransformer's attention, None where nothing may."""
+    before = hf_model.config._attn_implementation
+    if getattr(hf_model.config, "attn_logit_softcapping", None):  # which the kernel may leave out unsaid
+        return
     try:
-        from transformer_lens.components import Attention
+        hf_model.set_attn_implementation("sdpa")
+    except ValueError:  # Hugging Face has no kernel for this model
+        return
+    undo.callback(hf_model.set_attn_implementation, before)
+    for attention in attentions:
+        native = attention.original_component
+        for name, part in _wrappers(attention).items():
+            undo.callback(setattr, native, name, getattr(native, name))
+            setattr(native, name, part)
+        _make_native(attention, undo)
+
+
+def _wrappers(attention: Any) -> dict[str, Any]:
+    """Return the bridge's parts that wrap a part of Hugging Face's attention but are not in its place, by its name."""
+    wrapping = {id(getattr(part, "original_component", None)): part for part in attention.children()}
+    native = attention.original_component.named_children()
+    return {name: wrapping[id(part)] for name, part in native if id(part) in wrapping}
+
+
+def _may_be_native(attention: Any) -> bool:
+    """Return whether Hugging Face's module computes what a bridge's does, and fires all that is hooked."""
+    from transformer_lens.model_bridge import generalized_components as kinds
+
+    is_known = isinstance(attention, kinds.PositionEmbeddingsAttentionBridge) or type(attention).forward in (
+        kinds.AttentionBridge.forward,
+        kinds.JointQKVAttentionBridge.forward,
+    )
+    is_more = any(getattr(attention.config, name, False) for name in _SWITCHES)
+    if not is_known or is_more or _is_replaced(attention):
+        return False
+    native = attention.original_component
+    fired = {id(module) for part in (native, *_wrappers(attention).values()) for module in part.modules()}
+    fired |= {id(attention), id(attention.hook_in), id(attention.hook_out)}
+    unheard = (module for module in attention.modules() if id(module) not in fired)
+    return not any(map(_is_hooked, unheard)) and _has_native_projections(attention)
+
+
+def _has_native_projections(attention: Any) -> bool:
+    """Return whether the queries, keys and values that a bridge split from one matrix are still that matrix's."""
+    native = {weight.untyped_storage().data_ptr() for weight in attention.original_component.parameters()}
+    if all(weight.untyped_storage().data_ptr() in native for weight in attention.parameters()):
+        return True
+    with torch.device("meta"):  # no random numbers for weights that are replaced at once
+        again = attention.split_qkv_matrix(attention.original_component)
+    return all(
+        torch.equal(ours, theirs)
+        for part, split in zip((attention.q, attention.k, attention.v), again, strict=True)
+        for ours, theirs in zip(part.parameters(), split.parameters(), strict=True)
+    )
+
+
+def _fuse_hooked(attention: Any, undo: ExitStack) -> None:
+    """Keep queries and keys where a HookedTransformer's attention makes scores of them, for where it mixes values."""
+    try:
+        from transformer_lens.components import Attention, GroupedQueryAttention
     except ImportError:  # TransformerLens 4
-        return None
-    if type(attention) is not Attention:
-        return None
-    cfg: Any = attention.cfg
-    if cfg.use_attn_result or cfg.load_in_4bit or cfg.use_attention_sinks or cfg.use_logn_attn:
-        return None
-    if cfg.positional_embedding_type != "standard" or cfg.attn_scores_soft_cap > 0:
-        return None
-    if cfg.clip_qkv is not None or attention._attention_dir_override is not None:
-        return None
+        return
+    cfg, kind = attention.cfg, type(attention)
+    is_plain = cfg.positional_embedding_type in ("standard", "rotary") and attention.attn_type == "global"
+    is_causal = (attention._attention_dir_override or cfg.attention_dir) == "causal"
+    is_plain &= is_causal and not cfg.use_attention_sinks and not cfg.attn_scores_soft_cap > 0
+    if not is_plain or kind not in (Attention, GroupedQueryAttention) or _is_replaced(attention):
+        return
+    if _is_hooked(attention.hook_attn_scores) or _is_hooked(attention.hook_pattern):
+        return
+    held: list[Tensor] = []
 
-    def forward(
-        query_input: Float[Tensor, "batch pos *head d_model"],
-        key_input: Float[Tensor, "batch pos *head d_model"],
-        value_input: Float[Tensor, "batch pos *head d_model"],
-        **options: Any,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        q, k, v = (
-            einops.rearrange(part, "batch pos head d_head -> batch head pos d_head")
-            for part in attention.calculate_qkv_matrices(query_input, key_input, value_input)
+    def hold(q: Tensor, k: Tensor) -> Tensor:
+        held[:] = q, k
+        return q.new_zeros(1, 1, 1, 1)
+
+    def mix(v: Tensor, pattern: Tensor) -> Tensor:
+        heads = (
+            einops.rearrange(part, "batch pos head d_head -> batch head pos d_head") for part in (*held, v)
         )
-        z = scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / float(attention.attn_scale))
-        z = attention.hook_z(einops.rearrange(z, "batch head pos d_head -> batch pos head d_head"))
-        return linear(
-            einops.rearrange(z, "batch pos head d_head -> batch pos (head d_head)"),
-            einops.rearrange(attention.W_O, "head d_head d_model -> d_model (head d_head)"),
-            attention.b_O,
-        )
+        scale, is_grouped = 1 / float(attention.attn_scale), held[0].shape[2] != v.shape[2]
+        z = scaled_dot_product_attention(*heads, is_causal=True, scale=scale, enable_gqa=is_grouped)
+        held.clear()
+        return attention.hook_z(einops.rearrange(z, "batch head pos d_head -> batch pos head d_head"))
 
-    return "forward", forward
+    steps = {"calculate_attention_scores": hold, "calculate_z_scores": mix}
+    for name, step in (steps | {"apply_causal_mask": lambda scores, *rest: scores}).items():
+        setattr(attention, name, step)
+        undo.callback(delattr, attention, name)
 
 
-def _bridge_attention(attention: Any) -> tuple[str, Callable[..., tuple[Tensor, None]]] | None:
-    """Return what takes the place of a bridge's reconstruction of attention, None where nothing may."""
-    from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
+def _is_hooked(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
-    if type(attention) is not JointQKVAttentionBridge or getattr(attention.config, "use_attn_result", False):
-        return None
-    if getattr(attention, "_reorder_and_upcast_attn", False):
-        return None
-    n_heads, layer = attention.config.n_heads, attention._layer_idx
-    by_layer = getattr(attention.config, "scale_attn_by_inverse_layer_idx", False) and layer is not None
 
-    def reconstruct(
-        q: Float[Tensor, "batch pos *width"],
-        k: Float[Tensor, "batch pos *width"],
-        v: Float[Tensor, "batch pos *width"],
-        **options: Any,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], None]:
-        q, k, v, n_batch, n_pos, d_head = attention._reshape_qkv_to_heads(q, k, v, n_heads, n_heads)
-        scale = d_head**-0.5 / (layer + 1 if by_layer else 1)
-        z = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-        z = attention._reshape_attn_output(z, n_batch, n_pos, n_heads, d_head)
-        return attention._apply_output_projection(z), None
-
-    return "_reconstruct_attention", reconstruct
+def _is_replaced(attention: Any) -> bool:
+    """Return whether someone has put a method of their own, such as another mask, in the place of the class's."""
+    return any(callable(value) and hasattr(type(attention), name) for name, value in vars(attention).items())

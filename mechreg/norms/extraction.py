@@ -28,8 +28,8 @@ def extract_norms(
     """Return the L2 norm of one vector per token at every layer of the hook points, for one or several models.
 
     The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens, and a pass
-    ends after the last hook point, before the logits. A GPT-2's attention and GELU are computed by torch's fused
-    kernels (`mechreg.models.fused`), which are the same to rounding.
+    ends after the last hook point, before the logits. Attention is torch's kernel, as in Hugging Face's own default,
+    wherever there is one and nothing reads its scores (`mechreg.models.fused`).
 
     Parameters
     ----------
