@@ -77,14 +77,17 @@ def signature(node: Definition) -> str:
             if isinstance(argument, ast.arg):
                 argument.annotation = None
         return f"{node.name}({re.sub(r'^(self|cls)(, )?', '', ast.unparse(node.args))})"
-    fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and _is_given(part)]
     if not node.decorator_list or any(ast.unparse(field.target).startswith("_") for field in fields):
         return node.name
-    values = (
-        f"{ast.unparse(f.target)}={ast.unparse(f.value)}" if f.value else ast.unparse(f.target)
-        for f in fields
-    )
+    values = (ast.unparse(f.target) + (f"={ast.unparse(f.value)}" if f.value else "") for f in fields)
     return f"{node.name}({', '.join(values)})"
+
+
+def _is_given(field: ast.AnnAssign) -> bool:
+    """Return whether a dataclass takes a field as an argument."""
+    value = ast.unparse(field.value) if field.value else ""
+    return "ClassVar" not in ast.unparse(field.annotation) and "init=False" not in value
 
 
 def methods(node: Definition) -> list[ast.FunctionDef]:

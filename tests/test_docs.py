@@ -23,6 +23,7 @@ import index_of_names
 import pytest
 from public import ROOM_OF
 
+import mechreg
 from mechreg.cli import main
 from mechreg.schema import MechregError
 
@@ -137,6 +138,14 @@ def test_the_installation_page_names_the_extras_and_pythons_of_the_package():
     )
     pythons = [name.rsplit(" ", 1)[1] for name in project["classifiers"] if "Python :: 3." in name]
     assert f"Python {', '.join(pythons[:-1])} or {pythons[-1]}" in page
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert mechreg.__version__ == project["version"]
+    assert f"\nversion: {mechreg.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert newest.group(1) == mechreg.__version__
 
 
 class Loads(HTMLParser):
