@@ -2,8 +2,8 @@
 
 Blocks of a page run one after the other in one namespace and one empty folder: python, toml (written to the file
 that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the
-code prints; if it begins with the name of an error, the code is refused with that sentence, in which ... stands for
-any words. A call of mechreg within the text, such as `mr.plot_betas(fits)`, runs too, at its place.
+code prints, a pytb block the error with which it is refused (... stands for any words). A call of mechreg within the
+text, such as `mr.plot_betas(fits)`, runs too, at its place.
 """
 
 import contextlib
@@ -37,7 +37,6 @@ SLOW = {
     "how-to/large-corpora.md",
     "how-to/parts-of-speech.md",
 }
-REFUSED = re.compile(r"\w+Error: ")
 CODE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$|`(mr\.\w+\([^`]*\))`", flags=re.MULTILINE | re.DOTALL)
 
 
@@ -63,11 +62,15 @@ def printed_by(code: str, page: Path, names: dict) -> str:
     return out.getvalue()
 
 
-def assert_refused(code: str, page: Path, names: dict, shown: str) -> None:
+def refusal_of(code: str, page: Path, names: dict) -> str:
     with pytest.raises(MechregError) as refused:
         printed_by(code, page, names)
-    pattern = ".*".join(re.escape(" ".join(part.split())) for part in shown.split("..."))
-    assert re.fullmatch(pattern.replace(r"\ .*", ".*"), f"{refused.typename}: {refused.value}"), code
+    return f"{refused.typename}: {refused.value}"
+
+
+def pattern_of(shown: str) -> str:
+    """Return the pattern of an error as a page shows it: its lines are one, and ... is any words."""
+    return ".*".join(re.escape(" ".join(part.split())) for part in shown.split("..."))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +82,16 @@ def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     printed = None
+    refusal = ""
     found = blocks(page)
-    for (language, code), (following, shown) in zip(found, [*found[1:], ("", "")], strict=False):
+    for (language, code), (following, _) in zip(found, [*found[1:], ("", "")], strict=False):
         if language == "call":
             eval(code, names)
-        elif language == "python" and following == "text" and REFUSED.match(shown):
-            assert_refused(code, page, names, shown)
-            printed = shown
+        elif language == "python" and following == "pytb":
+            refusal = refusal_of(code, page, names)
+        elif language == "pytb":
+            assert re.fullmatch(pattern_of(code), refusal), refusal
+            refusal = ""
         elif language == "python":
             printed = printed_by(code, page, names)
         elif language == "text":
