@@ -123,6 +123,14 @@ def test_every_public_name_is_in_the_reference():
         assert hasattr(importlib.import_module(f"mechreg.{room}"), name), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_to_names_lead_to_their_pages(page):
+    pages = {(DOCS / name).resolve(): places for name, places in index_of_names.pages_of_names().items()}
+    links = re.findall(r"\]\(([\w./-]+)#mechreg\.([\w.]+)\)", page.read_text(encoding="utf-8"))
+    for target, place in links:
+        assert place in pages.get((page.parent / target).resolve(), []), f"{target}#mechreg.{place}"
+
+
 def test_the_page_for_language_models_is_in_step():
     """The command `python docs/index_of_names.py` writes it anew."""
     assert index_of_names.LLMS.read_text(encoding="utf-8") == index_of_names.llms_text()
