@@ -25,7 +25,7 @@ def show(chart: Any, *, function: str, says: str, option: str = "") -> None:
     mr.save_chart(chart, ROOT / "figures" / "gallery" / name, formats=("svg", "png"), ppi=SCREEN_PPI)
     words = chart.to_dict()["description"].replace("[", "(").replace("]", ")")
     sections.append(
-        f"## {function}{option}\n\n{says} [Reference](reference.md#mechreg.charts.{function}).\n\n"
+        f"## {function}{option}\n\n{says} [Reference](reference/charts.md#mechreg.charts.{function}).\n\n"
         f"![{words}](figures/gallery/{name}.svg)\n"
     )
 

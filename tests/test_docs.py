@@ -2,7 +2,8 @@
 
 Blocks of a page run one after the other in one namespace and one empty folder: python, toml (written to the file
 that its first line names), and the lines of sh that begin with mechreg. A text block that follows code is what the
-code prints. A call of mechreg within the text, such as `mr.plot_betas(fits)`, runs too, at its place.
+code prints, a pytb block the error with which it is refused (... stands for any words). A call of mechreg within the
+text, such as `mr.plot_betas(fits)`, runs too, at its place.
 """
 
 import contextlib
@@ -14,13 +15,17 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import index_of_names
 import pytest
 from public import ROOM_OF
 
+import mechreg
 from mechreg.cli import main
+from mechreg.schema import MechregError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -57,6 +62,17 @@ def printed_by(code: str, page: Path, names: dict) -> str:
     return out.getvalue()
 
 
+def refusal_of(code: str, page: Path, names: dict) -> str:
+    with pytest.raises(MechregError) as refused:
+        printed_by(code, page, names)
+    return f"{refused.typename}: {refused.value}"
+
+
+def pattern_of(shown: str) -> str:
+    """Return the pattern of an error as a page shows it: its lines are one, and ... is any words."""
+    return ".*".join(re.escape(" ".join(part.split())) for part in shown.split("..."))
+
+
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=pytest.mark.slow) if name_of(p) in SLOW else p for p in PAGES],
@@ -66,9 +82,16 @@ def test_a_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     printed = None
-    for language, code in blocks(page):
+    refusal = ""
+    found = blocks(page)
+    for (language, code), (following, _) in zip(found, [*found[1:], ("", "")], strict=False):
         if language == "call":
             eval(code, names)
+        elif language == "python" and following == "pytb":
+            refusal = refusal_of(code, page, names)
+        elif language == "pytb":
+            assert re.fullmatch(pattern_of(code), refusal), refusal
+            refusal = ""
         elif language == "python":
             printed = printed_by(code, page, names)
         elif language == "text":
@@ -92,13 +115,51 @@ def test_there_are_pages_with_code():
 
 
 def test_every_public_name_is_in_the_reference():
-    text = (DOCS / "reference.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^::: mechreg\.([\w.]+)$", text, flags=re.MULTILINE)
-    assert {f"{module}.{name}" for name, module in ROOM_OF.items()} <= set(listed)
+    listed = [place for places in index_of_names.pages_of_names().values() for place in places]
     assert len(set(listed)) == len(listed)
-    for place in listed:  # those of a room too
-        module, name = place.rsplit(".", 1)
-        assert hasattr(importlib.import_module(f"mechreg.{module}"), name), place
+    places = {index_of_names.room_and_name(place) for place in listed}
+    assert {(room.split(".")[0], name) for name, room in ROOM_OF.items()} <= places
+    for room, name in places:  # those of a room too
+        assert hasattr(importlib.import_module(f"mechreg.{room}"), name), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_to_names_lead_to_their_pages(page):
+    pages = {(DOCS / name).resolve(): places for name, places in index_of_names.pages_of_names().items()}
+    links = re.findall(r"\]\(([\w./-]+)#mechreg\.([\w.]+)\)", page.read_text(encoding="utf-8"))
+    for target, place in links:
+        assert place in pages.get((page.parent / target).resolve(), []), f"{target}#mechreg.{place}"
+
+
+def test_the_page_for_language_models_is_in_step():
+    """The command `python docs/index_of_names.py` writes it anew."""
+    assert index_of_names.LLMS.read_text(encoding="utf-8") == index_of_names.llms_text()
+
+
+def test_the_index_links_to_every_name_and_says_what_it_is():
+    index = index_of_names.index_of_names()
+    assert (
+        "[`mr.fit_lagged`](reference/regression.md#mechreg.regression.fit_lagged): Return the least-" in index
+    )
+    assert re.findall(r"^- .*: ?$", index, flags=re.MULTILINE) == []
+
+
+def test_the_installation_page_names_the_extras_and_pythons_of_the_package():
+    page = (DOCS / "installation.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)[:-2] == list(
+        project["optional-dependencies"]
+    )
+    pythons = [name.rsplit(" ", 1)[1] for name in project["classifiers"] if "Python :: 3." in name]
+    assert f"Python {', '.join(pythons[:-1])} or {pythons[-1]}" in page
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert mechreg.__version__ == project["version"]
+    assert f"\nversion: {mechreg.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert newest.group(1) == mechreg.__version__
 
 
 class Loads(HTMLParser):
