@@ -174,11 +174,11 @@ def _fuse_hooked(attention: Any, undo: ExitStack) -> None:
         return q.new_zeros(1, 1, 1, 1)
 
     def mix(v: Tensor, pattern: Tensor) -> Tensor:
-        heads = (
+        q, k, v = (
             einops.rearrange(part, "batch pos head d_head -> batch head pos d_head") for part in (*held, v)
         )
-        scale, is_grouped = 1 / float(attention.attn_scale), held[0].shape[2] != v.shape[2]
-        z = scaled_dot_product_attention(*heads, is_causal=True, scale=scale, enable_gqa=is_grouped)
+        scale, is_grouped = 1 / float(attention.attn_scale), q.shape[1] != v.shape[1]
+        z = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=is_grouped)
         held.clear()
         return attention.hook_z(einops.rearrange(z, "batch head pos d_head -> batch pos head d_head"))
 
