@@ -14,7 +14,8 @@ from mechreg.schema import InputError, NumericalError, require
 
 _ENDS = tuple(f"{name}_{end}" for name in ("model", "layer", "depth") for end in "ab")
 _NUMBERS = ("estimate", "conf_low", "conf_high", "p_adjusted")
-_COMMON = ("hook", "column", "conf_level", "n", "n_docs", "matched")
+_COMMON = ("hook", "column", "unit", "effects", "match", "conf_level", "n", "n_docs", "matched")
+_MATCH = {"depth": "nearest in depth", "best": "best match"}
 
 
 def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
@@ -44,8 +45,9 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
 
     Examples
     --------
-    >>> row = {"model_a": "a", "model_b": "b", "hook": "attn_out", "column": "norm", "conf_level": 0.95, "n": 900,
-    ...        "n_docs": 12, "estimate": 0.4, "conf_low": 0.3, "conf_high": 0.5, "p_adjusted": 0.01}
+    >>> row = {"model_a": "a", "model_b": "b", "hook": "attn_out", "column": "norm", "unit": "token",
+    ...        "effects": "doc", "match": "depth", "conf_level": 0.95, "n": 900, "n_docs": 12, "estimate": 0.4,
+    ...        "conf_low": 0.3, "conf_high": 0.5, "p_adjusted": 0.01}
     >>> rows = [row | {"layer_a": a, "layer_b": b, "depth_a": (a + 0.5) / 2, "depth_b": (b + 0.5) / 2,
     ...                "matched": a == b} for a in (0, 1) for b in (0, 1)]
     >>> plot_token_agreement(pd.DataFrame(rows)).to_dict()["title"]["text"]
@@ -59,6 +61,8 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     cells, hook = one_value(cells, "hook", hook, who=who)
     cells, column = one_value(cells, "column", None, who=who)
     few([*cells["model_a"], *cells["model_b"]], who=who)
+    for name in _COMMON[2:-1]:
+        cells, _ = one_value(cells, name, None, who=who)
     _require_cells(cells, who=who)
     pairs = list(cells.groupby(["model_a", "model_b"], sort=False, observed=True))
     columns = min(3, len(pairs))
@@ -66,17 +70,19 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     most = float(np.ceil(20 * cells["estimate"].abs().max()) / 20) or 0.05
     panels = [_panel(part, side, most) for _, part in pairs]
     first = cells.iloc[0]
-    caption = (
-        f"Colour: rank correlation over {first['n']:,} shared pieces of text in {count(int(first['n_docs']), 'document')}. "
-        f"× no more than unrelated series that are as smooth (p ≥ {1 - first['conf_level']:.2g} over all cells of a "
-        "pair). Framed: matched layers. Dashed: equal depth."
-    )
+    after = f"after effects of {first['effects']}" if first["effects"] else "no effects taken out"
+    docs, alpha = count(int(first["n_docs"]), "document"), 1 - first["conf_level"]
+    caption = [
+        f"Colour: rank correlation over {count(int(first['n']), str(first['unit']))} of {docs}, {after}. "
+        f"Framed: matched layers ({_MATCH[first['match']]}). Dashed: equal depth. × no more than unrelated series that "
+        f"are as smooth (p ≥ {alpha:.2g} over all cells of a pair)."
+    ]
     title = f"Do models update the same tokens? {column} of {hook}, layer by layer"
     return alt.concat(
         *panels,
         columns=columns,
         spacing=24,
-        title=figure_title(title, [caption]),
+        title=figure_title(title, caption),
         description=_description(pairs, str(column), str(hook)),
     ).resolve_scale(color="shared")
 

@@ -14,6 +14,7 @@ from mechreg.universality.bands import Estimates, bands, mean_of
 from mechreg.universality.token_units import WHO, Effects, ModelTokens, Units, unit_ranks
 
 Match = Literal["depth", "best"]
+CHUNK_NUMBERS = 2**22  # of surrogates made at a time
 Residuals = Float[np.ndarray, "units layers"]
 Draws = Float[np.ndarray, "draws a b"]
 
@@ -55,7 +56,7 @@ def all_pairs(
     models: list[ModelTokens],
     units: Units,
     effects: list[Effects],
-    random: list[list[Float[np.ndarray, "tokens layers"]]],
+    random: list[list[Float[np.ndarray, "_ _"]]],
     *,
     match: Match,
     draws: int,
@@ -90,8 +91,8 @@ def all_pairs(
 
 
 def correlations(
-    first: Residuals,
-    second: Residuals,
+    first: Float[np.ndarray, "units a"],
+    second: Float[np.ndarray, "units b"],
     doc: Int[np.ndarray, " units"],
     weights: Float[np.ndarray, "draws docs"],
 ) -> Estimates:
@@ -120,7 +121,7 @@ def correlations(
 
 
 def null_draws(
-    series: list[Residuals],
+    series: list[Float[np.ndarray, "units _"]],
     effects: list[Effects],
     lengths: Int[np.ndarray, " docs"],
     pairs: list[tuple[int, int]],
@@ -129,26 +130,31 @@ def null_draws(
     rng: np.random.Generator,
 ) -> dict[tuple[int, int], Draws]:
     """Return each pair's correlations where the waves of every model's series in a document have random signs."""
-    ends = np.cumsum(lengths)[:-1]
-    waves = [[dct(part, axis=0, norm="ortho") for part in np.split(own, ends)] for own in series]
     null = {(a, b): np.empty((draws, series[a].shape[1], series[b].shape[1])) for a, b in pairs}
-    for draw in range(draws):
+    step = max(1, CHUNK_NUMBERS // sum(own.size for own in series))
+    for begin in range(0, draws, step):
+        count = min(step, draws - begin)
         moved = []
-        for own, absorbed in zip(waves, effects, strict=True):
-            surrogate = np.concatenate([_signed(part, rng) for part in own])
-            moved.append(unit_length(absorbed.residuals(surrogate)))
+        for own, absorbed in zip(series, effects, strict=True):
+            surrogates = absorbed.residuals(_surrogates(own, lengths, count, rng))
+            pattern = "units (draws layers) -> draws units layers"
+            moved.append(einops.rearrange(unit_length(surrogates), pattern, draws=count))
         for (a, b), held in null.items():
-            held[draw] = moved[a].T @ moved[b]
+            held[begin : begin + count] = moved[a].mT @ moved[b]
     return null
 
 
-def _signed(
-    waves: Float[np.ndarray, "waves layers"], rng: np.random.Generator
-) -> Float[np.ndarray, "units layers"]:
-    """Return a document's series from its waves with random signs, one for all layers; its level stays."""
-    signs = rng.integers(0, 2, (len(waves), 1)) * 2.0 - 1.0
-    signs[0] = 1.0
-    return idct(signs * waves, axis=0, norm="ortho")
+def _surrogates(
+    series: Residuals, lengths: Int[np.ndarray, " docs"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "units columns"]:
+    """Return so many copies, each document's waves with random signs, one for all layers; its level stays."""
+    parts = []
+    for part in np.split(series, np.cumsum(lengths)[:-1]):
+        signs = rng.integers(0, 2, (len(part), count, 1)) * 2.0 - 1.0
+        signs[0] = 1.0
+        waves = einops.rearrange(dct(part, axis=0, norm="ortho"), "waves layers -> waves 1 layers")
+        parts.append(idct(signs * waves, axis=0, norm="ortho"))
+    return einops.rearrange(np.concatenate(parts), "units draws layers -> units (draws layers)")
 
 
 def unit_length(columns: Residuals) -> Residuals:
@@ -168,8 +174,8 @@ def matches(
 
 
 def across_frames(
-    first: list[Residuals],
-    second: list[Residuals],
+    first: list[Float[np.ndarray, "units a"]],
+    second: list[Float[np.ndarray, "units b"]],
     doc: Int[np.ndarray, " units"],
     weights: Float[np.ndarray, "draws docs"],
 ) -> Estimates:

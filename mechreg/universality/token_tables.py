@@ -1,6 +1,6 @@
 """The tables of a comparison token by token, and what they say in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,15 +90,7 @@ def yardstick(pairs: list[Pair], common: dict[str, Any], groups: Mapping[str, st
     return pd.concat(tables, ignore_index=True)[columns].assign(**common)
 
 
-def verdict(
-    found: list[Pair],
-    pairs: pd.DataFrame,
-    yardstick: pd.DataFrame,
-    *,
-    effects: Sequence[str],
-    unit: str,
-    match: str,
-) -> tuple[str, ...]:
+def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> tuple[str, ...]:
     """Return what was compared and how; what is shared, against chance, random weights and seeds."""
     first: Any = pairs.iloc[0]
     layers = {
@@ -108,13 +100,13 @@ def verdict(
         for name in one.layers["model"][:1]
     }
     listed = ", ".join(f"{name} ({n} layers)" for name, n in layers.items())
-    after = f"after effects of {', '.join(effects)}" if effects else "with no effects taken out"
+    after = f"after effects of {first['effects']}" if first["effects"] else "with no effects taken out"
     sentences = [
-        f"{first['column']} of {first['hook']} in {len(layers)} models: {listed}; {first['n']:,} shared {unit}s of "
-        f"{first['n_docs']} documents, {after}."
+        f"{first['column']} of {first['hook']} in {len(layers)} models: {listed}; {first['n']:,} shared "
+        f"{first['unit']}s of {first['n_docs']} documents, {after}."
     ]
     alpha = 1 - first["conf_level"]
-    how = "nearest in depth" if match == "depth" else "with the best match, chosen in the null too"
+    how = "nearest in depth" if first["match"] == "depth" else "with the best match, chosen in the null too"
     n_above, n_pairs = int((pairs["p_value"] <= alpha + 1e-12).sum()), _count(len(pairs), "pair")
     sentences.append(
         f"Rank correlation of layers {how}, mean over layers: {_range(pairs['estimate'])}; by chance "

@@ -49,7 +49,8 @@ class TokenComparison:
     All frames but ``yardstick`` have ``model_a`` (of a pair, the one with fewer layers) and ``model_b``. ``estimate``
     is a rank correlation after effects; ``null_mean`` and ``null_high`` are the mean and the ``conf_level`` quantile of
     the same number in unrelated series that are as smooth; ``p_value`` is one-sided, against that null;
-    ``random_weights`` is the same number in models with random weights, NaN without them.
+    ``random_weights`` is the same number in models with random weights, NaN without them. ``hook``, ``column``,
+    ``unit``, ``effects``, ``match``, ``conf_level``, ``n`` (units) and ``n_docs`` say what was compared.
 
     Attributes
     ----------
@@ -176,6 +177,7 @@ def compare_tokens(
     found = all_pairs(models, units, absorbed, random, match=match, draws=int(draws), seed=seed)
     common = {"hook": str(norms["hook"].iloc[0]), "column": column, "conf_level": float(conf_level)}
     common |= {"n": len(units.doc), "n_docs": len(units.docs)}
+    common |= {"unit": unit, "effects": ", ".join(chosen), "match": match}
     table, yardstick = (
         token_tables.pairs(found, common, groups or {}),
         token_tables.yardstick(found, common, groups or {}),
@@ -185,7 +187,7 @@ def compare_tokens(
         matched=token_tables.matched(found, common),
         pairs=table,
         yardstick=yardstick,
-        verdict=token_tables.verdict(found, table, yardstick, effects=chosen, unit=unit, match=match),
+        verdict=token_tables.verdict(found, table, yardstick),
     )
 
 
@@ -248,7 +250,7 @@ def _require_df(units: Units, effects: list[Effects]) -> None:
 
 def _random_values(
     frames: Any, models: list[ModelTokens], hook: str, column: str
-) -> list[list[Float[np.ndarray, "tokens layers"]]]:
+) -> list[list[Float[np.ndarray, "_ _"]]]:
     """Return each model's values in each frame of random weights, at the same tokens."""
     frames = [frames] if hasattr(frames, "columns") else list(frames)
     if not frames:
