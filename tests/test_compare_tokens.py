@@ -319,7 +319,8 @@ def test_the_map_draws_every_cell_and_frames_the_matched_ones():
     np.testing.assert_allclose(cells["estimate"], found.cells["estimate"], atol=5e-5)
     expected = found.cells.query("matched")[["layer_a", "layer_b"]]
     assert framed[["layer_a", "layer_b"]].values.tolist() == expected.values.tolist()
-    assert len(crosses) == (found.cells["p_adjusted"] > 0.05).sum()
+    assert crosses["unsure"].tolist() == (found.cells["p_adjusted"] > 0.05).tolist()
+    assert panel["layer"][2]["transform"][-1] == {"filter": "datum.unsure"}
     assert "8 documents, after effects of doc, position, token" in " ".join(spec["title"]["subtitle"])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import ALL_DEPTHS, QUARTERS, layers_of_depth, tooltips
+from mechreg.charts.depth import ALL_DEPTHS, QUARTERS, Tooltip, tooltips
 from mechreg.charts.rows import count, few, frame_of, one_value
 from mechreg.charts.theme import INK, PALE_INK, WIDTH, figure_title, panel_title
 from mechreg.schema import InputError, NumericalError, require
@@ -15,6 +15,7 @@ from mechreg.schema import InputError, NumericalError, require
 _ENDS = tuple(f"{name}_{end}" for name in ("model", "layer", "depth") for end in "ab")
 _NUMBERS = ("estimate", "conf_low", "conf_high", "p_adjusted")
 _COMMON = ("hook", "column", "unit", "effects", "match", "conf_level", "n", "n_docs", "matched")
+MAX_CELLS = 12_000  # of all pairs; of more, neighbouring layers are drawn as one
 _MATCH = {"depth": "nearest in depth", "best": "best match"}
 
 
@@ -22,7 +23,8 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     """Return a heat map for every pair of models: rank correlation, token by token, of every pair of their layers.
 
     Both sides go from the input to the output in relative depth, so the dashed diagonal is equal depth. Matched layers
-    are framed; a small cross marks a cell that is not above chance (p_adjusted). All maps have one colour scale.
+    are framed; a small cross marks a cell that is not above chance (p_adjusted). All maps have one colour scale. Above
+    12,000 cells, neighbouring layers are drawn as one.
 
     Parameters
     ----------
@@ -68,7 +70,8 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     columns = min(3, len(pairs))
     side = {1: 400, 2: 270, 3: 165}[columns]
     most = float(np.ceil(20 * cells["estimate"].abs().max()) / 20) or 0.05
-    panels = [_panel(part, side, most) for _, part in pairs]
+    block = int(np.ceil(np.sqrt(len(cells) / MAX_CELLS)))
+    panels = [_panel(part, side, most, block) for _, part in pairs]
     first = cells.iloc[0]
     after = f"after effects of {first['effects']}" if first["effects"] else "no effects taken out"
     docs, alpha = count(int(first["n_docs"]), "document"), 1 - first["conf_level"]
@@ -76,6 +79,7 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
         f"Colour: rank correlation over {count(int(first['n']), str(first['unit']))} of {docs}, {after}. "
         f"Framed: matched layers ({_MATCH[first['match']]}). Dashed: equal depth. × no more than unrelated series that "
         f"are as smooth (p ≥ {alpha:.2g} over all cells of a pair)."
+        + (f" Cells are means over {block} x {block} layers." if block > 1 else "")
     ]
     title = f"Do models update the same tokens? {column} of {hook}, layer by layer"
     return alt.concat(
@@ -105,39 +109,50 @@ def _require_cells(cells: pd.DataFrame, *, who: str) -> None:
         )
 
 
-def _panel(part: pd.DataFrame, side: int, most: float) -> ChartType:
-    """Return the map of one pair: cells as wide as their layers, in relative depth."""
-    n_layers = {
-        end: int(
-            layers_of_depth(part.rename(columns={f"layer_{end}": "layer", f"depth_{end}": "depth"})).iloc[0]
-        )
-        for end in "ab"
-    }
-    places = {}
-    for end, names in (("b", ("x", "x2", "xm")), ("a", ("y", "y2", "ym"))):
-        for name, moved in zip(names, (0, 1, 0.5), strict=True):
-            places[name] = f"(datum.layer_{end} + {moved}) / {n_layers[end]}"
-    rows = part[["layer_a", "layer_b", "matched"]].assign(
-        estimate=part["estimate"].round(4),
+def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
+    """Return the cells of one pair; with blocks, the means of so many layers, unsure where all of them are."""
+    cells = part[["layer_a", "layer_b", "estimate"]].assign(
         low=part["conf_low"].round(3),
         high=part["conf_high"].round(3),
         unsure=part["p_adjusted"] > 1 - part["conf_level"] + 1e-9,
     )
-    cells, framed = (
-        rows.drop(columns="matched"),
-        rows.loc[rows["matched"].astype(bool), ["layer_a", "layer_b"]],
-    )
-    models = {end: str(part[f"model_{end}"].iloc[0]) for end in "ab"}
-
-    def axis(channel: Any, end: str, field: str) -> Any:
-        ends = alt.Axis(
-            values=list(QUARTERS), format=".2~f", grid=False, title=f"relative depth in {models[end]}"
+    if block > 1:
+        cells = cells.assign(
+            layer_a=cells["layer_a"] // block * block, layer_b=cells["layer_b"] // block * block
         )
-        return channel(f"{field}:Q", scale=ALL_DEPTHS, axis=ends)
+        of_block = cells.groupby(["layer_a", "layer_b"], as_index=False, sort=False)
+        cells = of_block.agg(estimate=("estimate", "mean"), unsure=("unsure", "all"))
+    return cells.assign(estimate=cells["estimate"].round(4))
 
-    def placed(frame: pd.DataFrame) -> alt.Chart:
-        chart = alt.Chart(frame).transform_calculate(**places)
-        return chart.encode(x=axis(alt.X, "b", "x"), x2="x2:Q", y=axis(alt.Y, "a", "y"), y2="y2:Q")
+
+def _edges(n_layers: dict[str, int], block: int) -> dict[str, str]:
+    """Return where a cell begins, ends and has its middle, in relative depth, as Vega's expressions."""
+    edges = {}
+    for end, axis in (("b", "x"), ("a", "y")):
+        layer, n = f"datum.layer_{end}", n_layers[end]
+        edges |= {f"{axis}1": f"{layer} / {n}", f"{axis}2": f"min({layer} + {block}, {n}) / {n}"}
+        edges[f"{axis}_middle"] = f"({layer} + min({layer} + {block}, {n})) / {2 * n}"
+    return edges
+
+
+def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
+    """Return the map of one pair: cells as wide as their layers, in relative depth."""
+    models = {end: str(part[f"model_{end}"].iloc[0]) for end in "ab"}
+    n_layers = {
+        end: round((part[f"layer_{end}"].iloc[0] + 0.5) / part[f"depth_{end}"].iloc[0]) for end in "ab"
+    }
+
+    def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
+        depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
+        titles = {end: f"relative depth in {models[end]}" for end in "ab"}
+        return (
+            alt.Chart(frame)
+            .transform_calculate(**_edges(n_layers, of))
+            .encode(
+                x=alt.X(f"{x}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["b"], **depth_axis)),
+                y=alt.Y(f"{y}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["a"], **depth_axis)),
+            )
+        )
 
     color = alt.Color(
         "estimate:Q",
@@ -145,38 +160,28 @@ def _panel(part: pd.DataFrame, side: int, most: float) -> ChartType:
         scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
         legend=alt.Legend(gradientLength=140, gradientThickness=10, format=".2~f", tickCount=5),
     )
-    shown = tooltips(
-        *((f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"),
-        *(
-            ("estimate:Q", "rank correlation", ".3f"),
-            ("low:Q", "interval from", ".3f"),
-            ("high:Q", "to", ".3f"),
-        ),
+    shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]
+    shown.append(("estimate:Q", "rank correlation", ".3f"))
+    if block == 1:
+        shown += [("low:Q", "interval from", ".3f"), ("high:Q", "to", ".3f")]
+    cells, matched = _shown_cells(part, block), part[part["matched"].astype(bool)]
+    size = max(5.0, min(12.0, 0.8 * side * block / max(n_layers.values())))
+    ends = pd.DataFrame({"at": [0, 1]})
+    rectangles = placed(cells, "x1", "y1", of=block).mark_rect()
+    frames = placed(matched[["layer_a", "layer_b"]], "x1", "y1", of=1)
+    unsure = placed(cells, "x_middle", "y_middle", of=block).transform_filter("datum.unsure")
+    layers = [
+        rectangles.encode(x2="x2:Q", y2="y2:Q", color=color, tooltip=tooltips(*shown)),
+        placed(ends, "at", "at", of=1).mark_line(color=INK, strokeDash=[4, 3], strokeWidth=1, opacity=0.6),
+        unsure.mark_text(text="×", fontSize=size, color=PALE_INK),
+        frames.mark_rect(filled=False, stroke=INK, strokeWidth=1.4).encode(x2="x2:Q", y2="y2:Q"),
+    ]
+    heading = panel_title(
+        f"{models['a']} and {models['b']}",
+        f"matched layers: mean {_number(matched['estimate'].mean())}",
+        width=max(side, WIDTH // 4),
     )
-    cell = side / max(n_layers.values())
-    crosses = (
-        alt.Chart(cells[cells["unsure"]])
-        .transform_calculate(**places)
-        .mark_text(text="×", fontSize=max(5, min(12, 0.8 * cell)), color=PALE_INK)
-    )
-    equal = alt.Chart(alt.Data(values=[{"at": 0}, {"at": 1}])).mark_line(
-        color=INK, strokeDash=[4, 3], strokeWidth=1, opacity=0.6
-    )
-    mean = part.loc[part["matched"].astype(bool), "estimate"].mean()
-    return alt.layer(
-        placed(cells).mark_rect().encode(color=color, tooltip=shown),
-        equal.encode(x=axis(alt.X, "b", "at"), y=axis(alt.Y, "a", "at")),
-        crosses.encode(x=axis(alt.X, "b", "xm"), y=axis(alt.Y, "a", "ym")),
-        placed(framed).mark_rect(filled=False, stroke=INK, strokeWidth=1.4),
-    ).properties(
-        width=side,
-        height=side,
-        title=panel_title(
-            f"{models['a']} and {models['b']}",
-            f"matched layers: mean {_number(mean)}",
-            width=max(side, WIDTH // 4),
-        ),
-    )
+    return alt.layer(*layers).properties(width=side, height=side, title=heading)
 
 
 def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) -> str:
