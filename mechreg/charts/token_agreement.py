@@ -127,7 +127,7 @@ def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
 
 def _edges(n_layers: dict[str, int], block: int) -> dict[str, str]:
     """Return where a cell begins, ends and has its middle, in relative depth, as Vega's expressions."""
-    edges = {}
+    edges: dict[str, str] = {}
     for end, axis in (("b", "x"), ("a", "y")):
         layer, n = f"datum.layer_{end}", n_layers[end]
         edges |= {f"{axis}1": f"{layer} / {n}", f"{axis}2": f"min({layer} + {block}, {n}) / {n}"}
