@@ -165,7 +165,8 @@ def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
     if block == 1:
         shown += [("low:Q", "interval from", ".3f"), ("high:Q", "to", ".3f")]
     cells, matched = _shown_cells(part, block), part[part["matched"].astype(bool)]
-    size = max(5.0, min(12.0, 0.8 * side * block / max(n_layers.values())))
+    thinnest = side / max(n_layers.values())
+    size = max(5.0, min(12.0, 0.8 * thinnest * block))
     ends = pd.DataFrame({"at": [0, 1]})
     rectangles = placed(cells, "x1", "y1", of=block).mark_rect()
     frames = placed(matched[["layer_a", "layer_b"]], "x1", "y1", of=1)
@@ -174,7 +175,9 @@ def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
         rectangles.encode(x2="x2:Q", y2="y2:Q", color=color, tooltip=tooltips(*shown)),
         placed(ends, "at", "at", of=1).mark_line(color=INK, strokeDash=[4, 3], strokeWidth=1, opacity=0.6),
         unsure.mark_text(text="×", fontSize=size, color=PALE_INK),
-        frames.mark_rect(filled=False, stroke=INK, strokeWidth=1.4).encode(x2="x2:Q", y2="y2:Q"),
+        frames.mark_rect(filled=False, stroke=INK, strokeWidth=min(1.4, 0.2 * thinnest)).encode(
+            x2="x2:Q", y2="y2:Q"
+        ),
     ]
     heading = panel_title(
         f"{models['a']} and {models['b']}",
