@@ -150,7 +150,7 @@ def compare_tokens(
     all layers of a model alike; effects are then projected out again. So series are as smooth as they were, documents
     keep their levels, and a draw has the degrees of freedom of the data. A 5% test of unrelated series rejected in 3 to
     6% of 200 simulations for a pair, in 5 to 8% for a cell, in 5 to 12% for the adjusted p of all cells (12 or 20
-    documents of 75 tokens, autocorrelation 0 to .97); with shifts round the document's end in 7, 8 to 11 and up to 17%.
+    documents of 75 tokens, autocorrelation 0 to .97); circular shifts in 7 to 12% and 6 to 11%.
     Standard errors are the jackknife's over documents with t(G - 1), as in `compare_profiles`; effects, and the best
     match, are not found again without each document. A unit that an effect takes whole (the only one of its token
     ids) is left out.
