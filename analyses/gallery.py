@@ -125,6 +125,13 @@ show(
     says="Whether pairs of models are the same within a margin that was declared before.",
 )
 
+token_by_token = mr.compare_tokens(norms[norms["model"].isin(MODELS[:3])])
+show(
+    mr.plot_token_agreement(token_by_token),
+    function="plot_token_agreement",
+    says="Whether models update the same tokens strongly: all layers of one against all layers of another.",
+)
+
 # %% Is it a cause?
 doses = [mr.Scale(factor) for factor in (0.0, 0.5, 1.0, 2.0)]
 effects = mr.intervene(first, few, doses, controls=("random_direction",), positions=1, progress=False)

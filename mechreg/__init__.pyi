@@ -23,6 +23,7 @@ from .charts import plot_norms as plot_norms
 from .charts import plot_nulls as plot_nulls
 from .charts import plot_profiles as plot_profiles
 from .charts import plot_specifications as plot_specifications
+from .charts import plot_token_agreement as plot_token_agreement
 from .charts import plot_tokens as plot_tokens
 from .charts import save_chart as save_chart
 from .check import check_model as check_model
@@ -62,5 +63,6 @@ from .spec import Spec as Spec
 from .spec import read_spec as read_spec
 from .store import open_run as open_run
 from .universality import compare_profiles as compare_profiles
+from .universality import compare_tokens as compare_tokens
 
 __version__: str

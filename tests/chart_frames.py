@@ -198,6 +198,28 @@ def plot_equivalence(models: Models, tokens: int) -> Any:
     return mr.plot_equivalence(profiles(models).equivalence)
 
 
+def plot_token_agreement(models: Models, tokens: int) -> Any:
+    rng, rows = np.random.default_rng(0), []
+    several = models if len(models) > 1 else models | {f"{name}-b": n for name, n in models.items()}
+    for (a, n_a), (b, n_b) in itertools.combinations(several.items(), 2):
+        for i, j in itertools.product(range(n_a), range(n_b)):
+            estimate = 0.5 - abs(i / n_a - j / n_b) + rng.normal(0, 0.1)
+            rows.append(
+                {"model_a": a, "model_b": b, "layer_a": i, "layer_b": j, "depth_a": (i + 0.5) / n_a}
+                | {"depth_b": (j + 0.5) / n_b, "estimate": estimate, "conf_low": estimate - 0.1}
+                | {"conf_high": estimate + 0.1, "p_adjusted": 0.01 if estimate > 0.1 else 0.6}
+                | {"matched": j == i * n_b // n_a, "hook": "attn_out", "column": "norm", "unit": "token"}
+                | {
+                    "effects": "doc, position, token",
+                    "match": "depth",
+                    "conf_level": 0.95,
+                    "n": 900,
+                    "n_docs": 12,
+                }
+            )
+    return mr.plot_token_agreement(pd.DataFrame(rows))
+
+
 def plot_dose_response(models: Models, tokens: int) -> Any:
     rng, rows = np.random.default_rng(0), []
     kinds = itertools.product((0.0, 0.5, 1.0, 2.0), ("none", "random_direction"), ("loss", "kl", "norms"))
@@ -237,6 +259,7 @@ CHARTS: dict[str, Callable[[Models, int], Any]] = {
     for chart in (
         *(plot_norms, plot_betas, plot_layer_explorer, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
         *(plot_specifications, plot_profiles, plot_agreement, plot_equivalence, plot_dose_response),
+        plot_token_agreement,
         plot_cause_maps,
     )
 }

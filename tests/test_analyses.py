@@ -23,6 +23,7 @@ SLOW = (
     "06_coverage",
     "07_nulls",
     "08_specifications",
+    "12_tokens",
 )
 ANALYSES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])

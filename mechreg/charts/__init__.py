@@ -9,6 +9,7 @@ from mechreg.charts.norms import plot_norms
 from mechreg.charts.nulls import plot_nulls
 from mechreg.charts.save import save_chart
 from mechreg.charts.specifications import plot_specifications
+from mechreg.charts.token_agreement import plot_token_agreement
 from mechreg.charts.tokens import plot_tokens
 from mechreg.charts.universality import plot_agreement, plot_profiles
 
@@ -23,6 +24,7 @@ __all__ = [
     "plot_nulls",
     "plot_profiles",
     "plot_specifications",
+    "plot_token_agreement",
     "plot_tokens",
     "save_chart",
 ]
