@@ -11,7 +11,7 @@ import torch
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.gguf import facts_of, is_gguf
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
-from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
+from mechreg.models.placing import DeviceMap, devices_of, require_device_map, usable_device
 from mechreg.models.protocol import Model
 from mechreg.models.sources import (
     copied,
@@ -108,14 +108,20 @@ def load_model(
     require_option(backend, get_args(Backend), name="backend")
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
-    given = (backend, processing, dtype, device, device_map, revision, tokenizer, name, allow_pickle, verify)
     if is_transformer_lens_model(model):
-        if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
-            raise InputError(
-                "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
-                "folder or Hugging Face model that it was made from."
-            )
-        return model
+        given = (
+            backend,
+            processing,
+            dtype,
+            device,
+            device_map,
+            revision,
+            tokenizer,
+            name,
+            allow_pickle,
+            verify,
+        )
+        return _as_it_is(model, *given)
 
     device, backend = _placed(device, device_map, backend, processing)
     torch_dtype, folded = _torch_dtype(dtype), processing == "folded"
@@ -127,8 +133,6 @@ def load_model(
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
-            if device_map is not None:
-                require_placed(hf_model, source, device_map)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
         else:
             source, commit = f"a {type(model).__name__} in memory", None
@@ -139,10 +143,9 @@ def load_model(
         difference = None if raw is None else verified(lens, raw, source, folded=folded)
         if device_map is None:
             torch.nn.Module.to(lens, device)  # HookedTransformer's own .to() prints
-            lens.cfg.device = device
         else:
             device = devices_of(lens)
-            lens.cfg.device = str(input_device(lens))
+        lens.cfg.device = device if device_map is None else str(input_device(lens))
     lens.cfg.n_ctx = min(
         lens.cfg.n_ctx, context_of(config) or lens.cfg.n_ctx
     )  # an MPT's is not known to the bridge
@@ -152,7 +155,7 @@ def load_model(
     lens.requires_grad_(False)
     if dtype == AUTOCAST:
         _autocast(lens, device.split(":")[0])
-    of_file = facts_of(source)  # of a GGUF file
+    of_file = facts_of(source)
     lens._mechreg_record = LoadRecord(
         name=label, source=str(Path(model).expanduser().resolve()) if of_file else source, revision=revision,
         commit=commit, backend=backend, processing=processing, dtype=dtype, device=device, device_map=device_map,
@@ -161,6 +164,16 @@ def load_model(
     if not isinstance(model, str | Path):
         lens._mechreg_original = weakref.ref(model)  # so that a user can free the original's memory
     return lens
+
+
+def _as_it_is(model: Any, *given: Any) -> Any:
+    """Return a TransformerLens model, for which no option may be given."""
+    if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
+        raise InputError(
+            "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
+            "folder or Hugging Face model that it was made from."
+        )
+    return model
 
 
 def _placed(
