@@ -111,6 +111,13 @@ def test_other_architectures_and_models_without_tokenizer(save_llama, make_neox,
     assert table["detail"].iloc[-1] == "no tokenizer"
 
 
+def test_a_context_too_long_to_be_tried_is_said(make_model):
+    original = make_model("Llama", max_position_embeddings=8192)
+    table = check_model(load_model(original)).set_index("check")
+    assert table["passed"].all()
+    assert table["detail"]["lengths that the config names"] == "context 8192 (not tried)"
+
+
 def test_the_same_seed_gives_the_same_table(model):
     pd.testing.assert_frame_equal(check_model(model, seed=1), check_model(model, seed=1))
 
