@@ -7,7 +7,7 @@ Every family has a process of its own. Results are kept by the version of Transf
 docs/architectures.md is written from those of all versions:
 
     python analyses/architectures.py            # in each environment
-    python analyses/architectures.py llama opt  # some families, printed
+    python analyses/architectures.py llama opt  # some families anew
 """
 
 import argparse
@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ OWN: dict[str, dict[str, Any]] = {
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba"]},
 }
 # Properties, or sizes that follow from others.
-WITHOUT = {"falcon": {"head_dim"}, "zamba2": {"head_dim"}}
+WITHOUT = {"falcon": {"head_dim"}, "zamba2": {"head_dim", "attention_hidden_size"}}
 COLUMNS = {
     "loads": "logits of 16 tokens",
     "sum": "sum of a block",
@@ -212,7 +211,7 @@ def half_update_moves(model: Any, original: Any) -> float:
 def judge(family: str) -> dict[str, Any]:
     """Return the verdicts on one family; what ends them early is under "reason"."""
     verdicts: dict[str, Any] = {"family": family, "reason": ""}
-    step = "transformers cannot build it small"
+    step = "not built"
     try:
         original = tiny(family)
         verdicts["class"] = type(original).__name__
@@ -235,11 +234,9 @@ def judge(family: str) -> dict[str, Any]:
             verdicts["reason"] += (
                 f"Scale moves later norms by {verdicts['scale']:.1g} of the change otherwise"
             )
-    except mr.schema.MechregError as error:
-        verdicts["reason"] = f"{step}: {error}"
-    except Exception as error:
+    except Exception as error:  # each architecture fails in a way of its own
         traceback.print_exc()
-        verdicts["reason"] = f"{step}: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        verdicts["reason"] = f"{step}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
     return verdicts
 
 
@@ -269,7 +266,9 @@ def judged_apart(family: str, out: Path) -> dict[str, Any]:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Return "right", "refused", or "alarm" where `check_model` says that the numbers are not what they should be."""
+    """Return "right", "not built", "refused", or "alarm" where `check_model` says that the numbers are others."""
+    if row["reason"].startswith("not built"):
+        return "not built"
     if row.get("parity") is None:
         return "refused"
     return "alarm" if row["reason"] else "right"
@@ -292,8 +291,9 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
         "- a ragged batch gives the numbers of each text alone;",
         "- `Scale(0.5)` of one layer's attn_out moves the later norms as a hook on the Hugging Face model does.",
         "",
-        "Numbers are the largest relative differences. A dash in the sum is a family whose blocks lack a hook point",
-        "for it. Refused families are refused in a sentence, by `load_model` or `check_model`.",
+        "Numbers are the largest relative differences. A dash is a sum that could not be tried, since the bridge",
+        "lacks a hook point for it or does not call it. Refused families are refused in a sentence, by `load_model`",
+        "or `check_model`.",
         "",
     ]
     for version, rows in sorted(results.items()):
@@ -302,7 +302,8 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
             f"## TransformerLens {version}",
             "",
             f"{len(rows)} families: {kinds.count('right')} right, {kinds.count('refused')} refused, "
-            f"{kinds.count('alarm')} on which `check_model` raises the alarm.",
+            f"{kinds.count('alarm')} on which `check_model` raises the alarm, {kinds.count('not built')} that "
+            "transformers does not build small and without further packages.",
             "",
             "| family | class | attn_out's place | " + " | ".join(COLUMNS.values()) + " |",
             "|---" * (3 + len(COLUMNS)) + "|",
@@ -312,31 +313,31 @@ def page(results: dict[str, list[dict[str, Any]]]) -> str:
                 numbers = (row.get(key) for key in COLUMNS)
                 cells = ["—" if number is None else f"{number:.0e}" for number in numbers]
                 words.append(f"| {row['family']} | {row['class']} | `{row['place']}` | {' | '.join(cells)} |")
-        for kind in ("refused", "alarm"):
+        for kind in ("refused", "alarm", "not built"):
             told = [row for row, other in zip(rows, kinds, strict=True) if other == kind]
             words += ["", f"| {kind} | reason |", "|---|---|"] if told else []
-            words += [f"| {row['family']} | {row['reason'].replace('|', '/')} |" for row in told]
+            words += [f"| {row['family']} | {row['reason'].removeprefix(f'{kind}: ')} |" for row in told]
         words.append("")
     return "\n".join(words)
 
 
 def main() -> None:
-    """Judge the families, and write the page where all were."""
+    """Judge the families, keep the verdicts, and write the page where all families have one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help="all by default")
     args = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for family in args.families or families():
-        rows.append(judged_apart(family, RESULTS / f"one-{VERSION}.json"))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    if args.families:
-        print(pd.DataFrame(rows).to_string(index=False))
-        return
-    (RESULTS / f"{VERSION}.json").write_text(json.dumps(rows, indent=1))
-    results = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("[0-9]*.json")}
-    PAGE.write_text(page(results), encoding="utf-8")
-    print(pd.Series([verdict(row) for row in rows]).value_counts().to_string())
+    file = RESULTS / f"{VERSION}.json"
+    kept = {row["family"]: row for row in json.loads(file.read_text())} if file.exists() else {}
+    known = families()
+    for family in args.families or known:
+        kept[family] = judged_apart(family, RESULTS / f"one-{VERSION}.json")
+        print(family, verdict(kept[family]), kept[family]["reason"], flush=True)
+    file.write_text(json.dumps([kept[family] for family in known if family in kept], indent=1))
+    if set(known) <= set(kept):
+        results = {file.stem: json.loads(file.read_text()) for file in RESULTS.glob("[0-9]*.json")}
+        PAGE.write_text(page(results), encoding="utf-8")
+        print(pd.Series([verdict(kept[family]) for family in known]).value_counts().to_string())
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ def make_model():
             "intermediate_size": 48,
             "num_key_value_heads": 2,
             "head_dim": 8,
+            "max_seq_len": 64,
         }
         sizes |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
         own = {

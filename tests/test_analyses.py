@@ -1,6 +1,7 @@
 """Every analysis runs on the miniatures, ends with an answer, and leaves its figures where it says."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -78,6 +79,29 @@ def test_a_benchmark_of_speed_runs(script, options, says):
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+
+
+def test_the_matrix_of_architectures_judges_one_and_keeps_the_verdict(tmp_path):
+    copy = tmp_path / "analyses" / "architectures.py"
+    copy.parent.mkdir()
+    copy.write_text((ROOT / "analyses" / "architectures.py").read_text(encoding="utf-8"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(copy), "granite", "gemma4"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "build" / "architectures").glob("[0-9]*.json")
+    granite, gemma4 = json.loads(file.read_text())[::-1]
+    assert granite["place"] == "self_attn x 0.5"
+    assert max(granite[key] for key in ("loads", "sum", "parity", "batch", "scale")) < 1e-5
+    assert "with parts beside its text (audio_config, vision_config)" in gemma4["reason"]
+    assert not (tmp_path / "docs").exists()
+
+
+def test_the_page_of_architectures_has_enough_of_them():
+    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    counts = re.findall(r"^(\d+) families: (\d+) right", page, flags=re.MULTILINE)
+    assert len(counts) == 2
+    assert all(int(tried) >= 50 and int(right) >= 50 for tried, right in counts)
 
 
 @pytest.mark.slow

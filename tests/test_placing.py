@@ -12,7 +12,7 @@ import torch
 import mechreg as mr
 from mechreg.check import check_model
 from mechreg.cli import main
-from mechreg.models import input_device, placing, record_of, require_loadable
+from mechreg.models import input_device, placing, record_of
 from mechreg.norms.reduction import window_norms
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import write_spec
@@ -53,12 +53,16 @@ def test_a_model_placed_by_a_map_is_checked_against_one_placed_the_same_way(tiny
         ({"device_map": "auto", "backend": "hooked"}, ModelError, "use backend='bridge'"),
         ({"device_map": "auto", "device": "cpu"}, InputError, "give one"),
         ({"device_map": "auto", "processing": "folded"}, InputError, "processing='raw'"),
-        ({"device_map": "evenly"}, InputError, "balanced_low_0"),
-        ({"device_map": {}}, InputError, "a dict of module names"),
-        ({"device_map": {"": True}}, InputError, "a dict of module names"),
-        ({"device_map": {"": "auto"}}, InputError, "a dict of module names"),
-        ({"device_map": {"transformer": "cpu", "lm_head": "disk"}}, InputError, "a dict of module names"),
-        ({"device_map": {"": "meta"}}, InputError, "'meta' holds no numbers"),
+        (
+            {"device_map": "evenly"},
+            ModelError,
+            "could not be loaded with device_map='evenly': .*balanced_low_0",
+        ),
+        ({"device_map": {}}, ModelError, "could not be loaded with device_map={}: .*a dict of module names"),
+        ({"device_map": {"": True}}, ModelError, "could not be loaded with device_map="),
+        ({"device_map": {"": "auto"}}, ModelError, "could not be loaded with device_map="),
+        ({"device_map": {"transformer": "cpu", "lm_head": "disk"}}, ModelError, "are on cpu, disk, and"),
+        ({"device_map": {"": "meta"}}, ModelError, "are on meta, and"),
         ({"device_map": {"": "cpu", "transfomer.h.0": "cpu"}}, ModelError, "has no such module; keys are"),
     ],
 )
@@ -71,12 +75,9 @@ def test_what_cannot_be_split_is_refused(tiny, options, kind, message):
 @pytest.mark.parametrize(
     "device_map", ["cuda:0", {"": 0}, {"transformer": 0, "lm_head": "cpu"}, {"": "cuda:1"}]
 )
-def test_gpus_that_are_not_here_are_refused_before_anything_is_loaded(device_map, monkeypatch):
-    monkeypatch.setattr("mechreg.models.loading.read_weights", None)
-    with pytest.raises(InputError, match="cannot be used here"):
+def test_gpus_that_are_not_here_are_refused(device_map):
+    with pytest.raises(ModelError, match=r"could not be loaded with device_map=.*that are here"):
         mr.load_model("mini-s", device_map=device_map)
-    with pytest.raises(InputError, match="cannot be used here"):
-        require_loadable("mini-s", device_map=device_map)
 
 
 @pytest.mark.parametrize(

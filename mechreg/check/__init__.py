@@ -309,7 +309,7 @@ def _ragged_windows(rng: np.random.Generator, model: Model) -> pd.DataFrame:
     longest = min(60, model.cfg.n_ctx)
     if longest < 2:
         raise InputError("check_model needs a context of at least 2 tokens.")
-    lengths = np.union1d(np.linspace(2, longest, 6).astype(int), _sides(model)[0])
+    lengths = np.union1d(np.linspace(2, longest, 6).astype(int), np.array(_sides(model)[0], int))
     frames = [
         pd.DataFrame(
             {

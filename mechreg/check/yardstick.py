@@ -86,7 +86,7 @@ def blocks_of(reference: Any, parts: Parts | None = None) -> torch.nn.ModuleList
     4
     """
     for part in parts or ():
-        require_option(part, PARTS, name="A key of parts=")
+        require_option(part, tuple(PARTS), name="A key of parts=")
     if parts and "blocks" in parts:
         return _at(reference, parts["blocks"])
     for module in reference.modules():

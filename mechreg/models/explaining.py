@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mechreg import miniatures
 from mechreg.schema import MechregError, ModelError, did_you_mean
@@ -15,13 +16,18 @@ _NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 
 
 @contextlib.contextmanager
-def explained(source: str) -> Iterator[None]:
+def explained(source: str, device_map: Any = None) -> Iterator[None]:
     """Turn what the libraries raise while loading ``source`` into a ModelError."""
     try:
         yield
     except MechregError:
         raise
     except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
+        if device_map is not None:
+            raise ModelError(
+                f"{source!r} could not be loaded with device_map={device_map!r}: {first_line(error).rstrip('.')}; give "
+                "'auto', 'balanced', a device, or a dict of module names and devices that are here, such as {'': 0}."
+            ) from error
         raise ModelError(_sentence(error, source)) from error
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ import torch
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.gguf import facts_of, is_gguf
 from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
-from mechreg.models.placing import DeviceMap, devices_of, require_device_map, require_placed, usable_device
+from mechreg.models.placing import DeviceMap, devices_of, require_device_map, usable_device
 from mechreg.models.protocol import Model
 from mechreg.models.sources import (
     copied,
@@ -108,14 +109,9 @@ def load_model(
     require_option(backend, get_args(Backend), name="backend")
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
-    given = (backend, processing, dtype, device, device_map, revision, tokenizer, name, allow_pickle, verify)
     if is_transformer_lens_model(model):
-        if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
-            raise InputError(
-                "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
-                "folder or Hugging Face model that it was made from."
-            )
-        return model
+        given = (backend, processing, dtype, device, device_map, revision)
+        return _as_it_is(model, *given, tokenizer, name, allow_pickle, verify)
 
     device, backend = _placed(device, device_map, backend, processing)
     torch_dtype, folded = _torch_dtype(dtype), processing == "folded"
@@ -127,8 +123,6 @@ def load_model(
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
-            if device_map is not None:
-                require_placed(hf_model, source, device_map)
             tokenizer = read_tokenizer(source, commit) if tokenizer is None else tokenizer
         else:
             source, commit = f"a {type(model).__name__} in memory", None
@@ -137,30 +131,29 @@ def load_model(
         lens = _wrapped(hf_model, source, commit, backend, torch_dtype, folded=folded)
         del hf_model  # folded weights are copies
         difference = None if raw is None else verified(lens, raw, source, folded=folded)
-        if device_map is None:
-            torch.nn.Module.to(lens, device)  # HookedTransformer's own .to() prints
-            lens.cfg.device = device
-        else:
-            device = devices_of(lens)
-            lens.cfg.device = str(input_device(lens))
-    lens.cfg.n_ctx = min(
-        lens.cfg.n_ctx, context_of(config) or lens.cfg.n_ctx
-    )  # an MPT's is not known to the bridge
-    lens.cfg.model_name = label
-    lens.cfg.default_prepend_bos = False
-    _give_tokenizer(lens, tokenizer)
-    lens.requires_grad_(False)
+        device = _settled(lens, device, device_map)
+    _made_ready(lens, label, config, tokenizer)
     if dtype == AUTOCAST:
         _autocast(lens, device.split(":")[0])
-    of_file = facts_of(source)  # of a GGUF file
     lens._mechreg_record = LoadRecord(
-        name=label, source=str(Path(model).expanduser().resolve()) if of_file else source, revision=revision,
-        commit=commit, backend=backend, processing=processing, dtype=dtype, device=device, device_map=device_map,
-        quantization=of_file.get("quantization"), file_hash=of_file.get("sha256"), verified=difference,
+        name=label, source=source, revision=revision, commit=commit, backend=backend, processing=processing,
+        dtype=dtype, device=device, device_map=device_map, verified=difference,
     )  # fmt: skip
+    if of_file := facts_of(source):
+        lens._mechreg_record = _of_file(lens._mechreg_record, model, of_file)
     if not isinstance(model, str | Path):
         lens._mechreg_original = weakref.ref(model)  # so that a user can free the original's memory
     return lens
+
+
+def _as_it_is(model: Any, *given: Any) -> Any:
+    """Return a TransformerLens model, for which no option may be given."""
+    if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
+        raise InputError(
+            "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
+            "folder or Hugging Face model that it was made from."
+        )
+    return model
 
 
 def _placed(
@@ -171,6 +164,34 @@ def _placed(
         return usable_device(device), backend
     require_device_map(device_map, device=device, backend=backend, processing=processing)
     return device, "bridge"
+
+
+def _made_ready(model: Any, label: str, config: Any, tokenizer: Any) -> None:
+    """Give a model its name, context and tokenizer; no BOS is prepended, and no gradients are kept."""
+    # An MPT's context is not known to the bridge.
+    model.cfg.n_ctx = min(model.cfg.n_ctx, context_of(config) or model.cfg.n_ctx)
+    model.cfg.model_name = label
+    model.cfg.default_prepend_bos = False
+    _give_tokenizer(model, tokenizer)
+    model.requires_grad_(False)
+
+
+def _of_file(record: LoadRecord, file: str | Path, facts: dict[str, Any]) -> LoadRecord:
+    """Return the record of a converted GGUF file, which was given itself or as the folder of its conversion."""
+    source = str(Path(file).expanduser().resolve())
+    return replace(
+        record, source=source, quantization=facts.get("quantization"), file_hash=facts.get("sha256")
+    )
+
+
+def _settled(model: Any, device: str, device_map: DeviceMap | None) -> str:
+    """Return the devices that a model is on, after it was moved where no map did that."""
+    if device_map is None:
+        torch.nn.Module.to(model, device)  # HookedTransformer's own .to() prints
+        model.cfg.device = device
+        return device
+    model.cfg.device = str(input_device(model))
+    return devices_of(model)
 
 
 def _copied_model(

@@ -10,7 +10,6 @@ from mechreg.schema import Backend, InputError, ModelError, Processing
 
 # A name that accelerate knows, a device for everything, or Hugging Face's module names with their devices.
 DeviceMap = str | Mapping[str, str | int]
-SPLITS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def usable_device(device: str) -> str:
@@ -37,14 +36,7 @@ def usable_device(device: str) -> str:
 def require_device_map(
     device_map: DeviceMap, *, device: str = "auto", backend: Backend = "auto", processing: Processing = "raw"
 ) -> None:
-    """Check what transformers does not say of a device map before it loads a model.
-
-    Raises
-    ------
-    InputError
-        A device that is not here, or an option that does not go with a device map.
-    ModelError
-        A backend that cannot split a model.
+    """Check that the other options go with a device map, which transformers itself checks.
 
     Examples
     --------
@@ -62,31 +54,10 @@ def require_device_map(
         raise InputError(
             "device_map goes with processing='raw': weights are folded where all are on one device."
         )
-    if isinstance(device_map, str) and device_map in SPLITS:
-        return
-    targets = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
-    for target in targets or [None]:
-        name = f"cuda:{target}" if type(target) is int else target
-        if not isinstance(name, str) or name in ("auto", "disk"):
-            raise InputError(
-                f"device_map must be one of {', '.join(SPLITS)}, a device, or a dict of module names and devices, "
-                f"such as {{'': 0}}; got {device_map!r}."
-            )
-        try:
-            usable_device(name)
-        except InputError as error:
-            known = f", or one of {', '.join(SPLITS)}" if isinstance(device_map, str) else ""
-            raise InputError(f"device_map={device_map!r}: {str(error).rstrip('.')}{known}.") from error
 
 
 def require_placed(hf_model: Any, source: str, device_map: DeviceMap) -> None:
-    """Check where the weights are: what a map leaves out, or has no room for, is on the CPU or the disk.
-
-    Raises
-    ------
-    ModelError
-        Weights on devices of two kinds, or a key of the map that is no module of the model.
-    """
+    """Check where the weights are: what a map leaves out, or has no room for, is on the CPU or the disk."""
     modules = {name for name, _ in hf_model.named_modules()}
     for key in device_map if isinstance(device_map, Mapping) else ():
         if key not in modules:

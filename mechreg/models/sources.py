@@ -15,6 +15,7 @@ import torch
 from mechreg import miniatures
 from mechreg.models.explaining import explained
 from mechreg.models.gguf import converted, is_gguf
+from mechreg.models.placing import require_placed
 from mechreg.schema import InputError, ModelError
 
 MOST_LAYERS = 10_000  # transformers would build blocks for days
@@ -188,7 +189,7 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_
     """
     from transformers import AutoModelForCausalLM
 
-    with explained(source), _no_conversion_request():
+    with explained(source, device_map), _no_conversion_request():
         hf_model, report = AutoModelForCausalLM.from_pretrained(
             source,
             revision=commit,
@@ -198,6 +199,8 @@ def read_weights(source: str, commit: str | None, dtype: torch.dtype, *, device_
             ignore_mismatched_sizes=True,  # refused just below, by name
             device_map=device_map,
         )
+    if device_map is not None:
+        require_placed(hf_model, source, device_map)
     wrong = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
     if wrong:  # transformers fills them with random numbers
         raise ModelError(
