@@ -71,9 +71,53 @@ def test_a_plot_leaves_its_frames_alone(arguments, name):
         pd.testing.assert_frame_equal(frame, copy)
 
 
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
+    plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
+    chart = plot(*frames, **options, width=400, height=111, title="Mine")
+    assert chart["title"]["text"] == "Mine"
+    widths, heights = sizes_of(chart.to_dict())
+    assert max(widths) <= 400
+    # A token chart's height is that of a line, and a heat map of pairs is as high as was asked for.
+    assert set(heights) & {111} or max(heights) % 111 == 0
+    narrow, page = (
+        sizes_of(plot(*frames, **options, width=size).to_dict())[0] for size in ("column", "page")
+    )
+    assert max(narrow) <= 240 < max(page) <= 560 or name == "plot_agreement"
+
+
+def sizes_of(part):
+    """Return the widths and the heights of all units of a chart."""
+    parts = part.get("vconcat") or part.get("hconcat") or part.get("concat")
+    if parts is None:
+        return [part["width"]], [part["height"]]
+    sizes = [sizes_of(entry) for entry in parts]
+    rows = "hconcat" in part
+    widths = [width for one, _ in sizes for width in one]
+    return [sum(widths)] if rows else widths, [height for _, two in sizes for height in two]
+
+
+def test_two_charts_stand_side_by_side():
+    betas = make_coefficients()
+    left, right = (
+        mechreg.plot_betas(betas, width=300, title="a"),
+        mechreg.plot_betas(betas, width=300, title="b"),
+    )
+    both = (left | right).resolve_scale(y="shared").to_dict()
+    assert [part["title"]["text"] for part in both["hconcat"]] == ["a", "b"]
+    tokens = mechreg.plot_norms(make_norms(), width=300) | right
+    assert [part["title"]["text"] for part in tokens.to_dict()["hconcat"]] == [
+        "Log norms of attn_out by layer",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"width": "colum"}, "width must be one of 'column', 'page'; got 'colum'. Did you mean 'column'?"),
+        ({"height": 3}, "height must be a whole number from 40 to 10000; got 3"),
+        ({"title": 3}, "title must be a string; got 3"),
         ({"terms": 1}, "terms must be one name or several, each once; got 1"),
         ({"terms": []}, "terms must be one name or several"),
         ({"by": "cov_type", "terms": ["lag1", "lag2"]}, "at most 1 term with by=; got 2"),
@@ -91,9 +135,9 @@ def test_a_model_without_the_terms_is_left_out_and_named():
     frame = make_coefficients({"a": 2, "b": 2})
     frame = frame[(frame["model"] == "a") | (frame["term"] != "lag2")]
     chart = mechreg.plot_betas(frame, terms=["lag2"]).to_dict()
-    assert len(chart["concat"]) == 1
+    assert len(chart["vconcat"][0]["concat"]) == 1
     assert "Without b, which has no such term." in chart["title"]["subtitle"]
-    assert len(mechreg.plot_betas(frame).to_dict()["concat"]) == 2
+    assert len(mechreg.plot_betas(frame).to_dict()["vconcat"][0]["concat"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -107,7 +151,7 @@ def test_a_model_without_the_terms_is_left_out_and_named():
 def test_betas_are_of_the_lags_and_else_of_what_there_is(terms, title, said):
     frame = make_coefficients(lags=(1,)).query("term == 'lag1'")
     chart = mechreg.plot_betas(pd.concat([frame.assign(term=term) for term in terms])).to_dict()
-    assert chart["title"]["text"] == f"Coefficients of {title} for attn_out, by depth"
+    assert chart["title"]["text"] == f"Coefficients of {title} for attn_out, by layer"
     assert (said or "") in " ".join(chart["title"]["subtitle"])
     assert ("interactions" in " ".join(chart["title"]["subtitle"])) == (said is not None)
 
