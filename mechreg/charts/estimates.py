@@ -213,13 +213,17 @@ def estimate_panel(
     for name, width in ({} if len(rows) > CROWDED else bars or {}).items():
         bar = base.mark_rule(strokeWidth=width, opacity=0.75).encode(y=y(f"{name}_low"), y2=f"{name}_high")
         layers.append(bar)
-    size = float(np.clip(round(1.1 * place.width / rows["depth"].nunique()), 8, 46))
+    size = float(np.clip(round(1.1 * place.width / rows["depth"].nunique()), 16, 46))
     points = base.encode(y=y("estimate"), tooltip=tooltips(*tooltip))
     for label, mark in (kinds or {"": DISC}).items():
         of_kind = (
             points.transform_filter(alt.FieldEqualPredicate(field="judged", equal=label)) if kinds else points
         )
-        filling = {"filled": True} if mark.filled else {"filled": False, "fill": "white", "strokeWidth": 1.3}
+        filling = (
+            {"filled": True}
+            if mark.filled
+            else {"filled": False, "fill": "white", "strokeWidth": 1.3 if size > 24 else 1}
+        )
         bulk = size if mark.filled else 1.5 * size
         layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
     layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []

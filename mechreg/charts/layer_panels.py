@@ -31,8 +31,8 @@ def layer_choice(layers: list[int], first: int) -> alt.Parameter:
         name="chosen",
         fields=["layer"],
         bind=by,
-        # A click beside the layers chooses nothing else, where an empty selection would be all of them.
-        on="click[datum && isValid(datum.layer)]",
+        # A click on nothing would choose all layers, and one on a line the layer where it begins.
+        on="click[event.item && isValid(event.item.datum.layer) && event.item.mark.marktype !== 'line']",
         clear=False,
         toggle=False,
         empty=False,

@@ -64,7 +64,7 @@ def plot_nulls(
     kinds = {
         f"above the null, {below}": Mark("triangle-up", True),
         f"below it, {below}": Mark("triangle-down", True),
-        "no difference seen": Mark("cross", False),
+        "no difference seen": Mark("circle", False),
     }
     comparison = frame_of(comparison, "comparison", who=who)
     columns = ("term", "null", *_ESTIMATES, "repeats", "draws", "n", "n_docs")
