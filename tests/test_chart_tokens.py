@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from browser import needs_browser, opened
 
 import mechreg as mr
-from mechreg.charts.save import chart_spec
+from mechreg.charts.save import chart_spec, save_chart
 from mechreg.charts.tokens import shown_token, token_cells
 from mechreg.schema import InputError, NumericalError, SchemaError
 
@@ -153,6 +154,26 @@ def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(
     shades = [float(number) for number in said[0]]
     np.testing.assert_allclose(shades, [of_norms.abs().quantile(0.97), residuals.quantile(0.97)], rtol=0.05)
     assert shades[0] > 5 * shades[1]
+
+
+@needs_browser
+def test_the_linked_view_keeps_its_layer_when_nothing_is_clicked(lagged, fits, tmp_path):
+    some = lagged[lagged["layer"] != 1]
+    chart = mr.plot_layer_explorer(some.drop(columns="token"), fits, layer=2)
+    (page,) = save_chart(chart, tmp_path / "view", formats=("html",))
+    texts = "[...document.querySelectorAll('svg.marks text')].map(t => t.textContent)"
+    chosen = f"{texts}.filter(t => t.includes('beta ')).map(t => t.split(':')[0]).join()"
+    at = (
+        "(part => {{ const b = document.querySelector('svg.marks path[fill=\"#E69F00\"]').getBoundingClientRect();"
+        "return [b.left + b.width * part, b.top + 3]; }})({})"
+    )
+    with opened(page) as tab:
+        tab.wait_for(f"({chosen}) === 'layer 2'")
+        tab.click(*tab.evaluate(at.format(1.5)))  # where layer 1 would be
+        tab.evaluate("new Promise(r => setTimeout(r, 300))")
+        assert tab.evaluate(chosen) == "layer 2"
+        tab.click(*tab.evaluate(at.format(0.5)))
+        tab.wait_for(f"({chosen}) === 'layer 0'")
 
 
 def test_the_linked_view_stays_small_and_refuses_what_it_cannot_link(lagged, fits):

@@ -185,14 +185,6 @@ def test_a_layer_is_chosen_by_key_and_by_click_and_all_panels_follow(page):
         tab.click(*place)
         tab.wait_for(f"({TOLD}).startsWith('layer 3:')")
         assert tab.evaluate(f"{SLIDER}.value") == "3"
-        # A click where there is no layer, such as on the line at 0, changes nothing.
-        zero = tab.evaluate(
-            "(() => { const line = document.querySelector('.chart svg.marks line[stroke-dasharray]');"
-            "const b = line.getBoundingClientRect(); return [b.left + 20, b.top]; })()"
-        )
-        tab.click(*zero)
-        tab.evaluate("new Promise(r => setTimeout(r, 200))")
-        assert tab.evaluate(TOLD).startswith("layer 3:")
         shaded = tab.evaluate(FILLS)
         tab.evaluate("document.querySelector('.vega-bindings input[type=radio]').click()")
         tab.evaluate("new Promise(r => setTimeout(r, 200))")
