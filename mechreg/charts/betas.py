@@ -148,7 +148,7 @@ def _units(terms: list[str]) -> str:
 
 def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
     p = labels[0].split(" <")[0]
-    names = [f"{name}:N" for name in ("term", *groups)]
+    names = ["term:N", *(["group:N"] if groups else [])]
     return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 

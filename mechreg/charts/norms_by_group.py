@@ -49,7 +49,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
             bars={"conf": 1.2},
             behind=lambda base, y: [_arrows(base, y, end, shape) for end, shape in _ARROWS.items()],
             tooltip=(
-                *("model:N", f"{by}:N", "layer:Q", ("mean:Q", "mean log norm", ".3f")),
+                *("model:N", "group:N", "layer:Q", ("mean:Q", "mean log norm", ".3f")),
                 *(
                     ("estimate:Q", "less the layer's", "+.3f"),
                     ("n:Q", "", ","),

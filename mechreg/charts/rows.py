@@ -129,7 +129,8 @@ def by_group(rows: pd.DataFrame, by: str, *, who: str) -> dict[str, pd.DataFrame
     few(rows[by], "group", most=MAX_GROUPS, who=who)
     groups = rows[by].astype("str")
     order = rows.groupby(groups)["n"].max().sort_values(ascending=False).index
-    return {str(group): rows[groups == group] for group in order}
+    rows = rows.drop(columns=by)  # whose name could be an expression to Vega
+    return {str(group): rows[groups == group].assign(group=str(group)) for group in order}
 
 
 def in_words(column: str) -> str:
