@@ -76,25 +76,26 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     chart = plot(*frames, **options, width=400, height=111, title="Mine")
     assert chart["title"]["text"] == "Mine"
-    widths, heights = sizes_of(chart.to_dict())
-    assert max(widths) <= 400
-    # A token chart's height is that of a line, and a heat map of pairs is as high as was asked for.
+    marks, heights = sizes_of(chart.to_dict())
+    assert marks <= 400
+    # A token chart's height is that of a line.
     assert set(heights) & {111} or max(heights) % 111 == 0
-    narrow, page = (
+    column, page = (
         sizes_of(plot(*frames, **options, width=size).to_dict())[0] for size in ("column", "page")
     )
-    assert max(narrow) <= 240 < max(page) <= 560 or name == "plot_agreement"
+    assert column <= 240
+    assert column < page <= 560 or name == "plot_agreement"  # whose cells grow no larger
 
 
 def sizes_of(part):
-    """Return the widths and the heights of all units of a chart."""
+    """Return the width of all marks of a chart beside each other, and the heights of its units."""
     parts = part.get("vconcat") or part.get("hconcat") or part.get("concat")
     if parts is None:
-        return [part["width"]], [part["height"]]
+        return part["width"], [part["height"]]
     sizes = [sizes_of(entry) for entry in parts]
-    rows = "hconcat" in part
-    widths = [width for one, _ in sizes for width in one]
-    return [sum(widths)] if rows else widths, [height for _, two in sizes for height in two]
+    widths, heights = [one for one, _ in sizes], [height for _, some in sizes for height in some]
+    beside = len(parts) if "hconcat" in part else part.get("columns", 1)
+    return sum(widths[:beside]) if beside > 1 else max(widths), heights
 
 
 def test_two_charts_stand_side_by_side():

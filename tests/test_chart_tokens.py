@@ -108,7 +108,7 @@ def test_the_linked_view_counts_every_token_of_its_range(lagged, fits):
     views = pd.DataFrame(spec["datasets"]["layers"]).set_index("layer")
     augmented = fits.augment(lagged)
     for layer, view in views.iterrows():
-        part = augmented[(augmented["layer"] == layer) & augmented["lag1"].notna()]
+        part = augmented[(augmented["layer"] == layer) & augmented["lag2"].notna()]  # the fit's rows
         inside = part[part["log_norm"].between(view["low"], view["high"])]
         assert sum(view["bars"]) == pytest.approx(len(inside), abs=2)  # ends are rounded to 1e-4
         assert len(part) - 8 <= sum(view["tokens"]) <= len(part)  # of the middle 99.8% in both directions
