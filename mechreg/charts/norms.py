@@ -345,6 +345,6 @@ def _words(table: pd.DataFrame, hook: str) -> list[str]:
         return "; ".join(parts) + "."
 
     return [
-        f"Log norms of {hook} by layer, as columns of marks and as histograms.",
+        f"Log norms of {hook} by layer, as columns of marks and as ridges.",
         *named(table, ["model"], sentence),
     ]
