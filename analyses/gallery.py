@@ -44,7 +44,7 @@ two, of_first = norms["model"].isin(MODELS[:2]), norms["model"] == MODELS[0]
 show(
     mr.plot_norms(norms[two]),
     function="plot_norms",
-    says="How large the updates are: log norm by layer, and a histogram of every layer. Above 5,000 tokens, quantiles.",
+    says="How large the updates are: log norm by layer, and a ridge of every layer. Above 5,000 tokens, quantiles.",
 )
 betas = fits.coefficients
 show(

@@ -71,9 +71,55 @@ def test_a_plot_leaves_its_frames_alone(arguments, name):
         pd.testing.assert_frame_equal(frame, copy)
 
 
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
+    plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
+    chart = plot(*frames, **options, width=400, height=111, title="Mine")
+    assert chart["title"]["text"] == "Mine"
+    marks, heights = sizes_of(chart.to_dict())
+    assert marks <= 400
+    # A token chart's height is that of a line.
+    assert set(heights) & {111} or max(heights) % 111 == 0
+
+
+def test_paper_has_a_column_and_a_page():
+    betas = make_coefficients()
+    for size, pixels in (("column", 240), ("page", 560)):
+        assert sizes_of(mechreg.plot_betas(betas, width=size).to_dict())[0] == pixels
+
+
+def sizes_of(part):
+    """Return the width of all marks of a chart beside each other, and the heights of its units."""
+    parts = part.get("vconcat") or part.get("hconcat") or part.get("concat")
+    if parts is None:
+        return part["width"], [part["height"]]
+    sizes = [sizes_of(entry) for entry in parts]
+    widths, heights = [one for one, _ in sizes], [height for _, some in sizes for height in some]
+    beside = len(parts) if "hconcat" in part else part.get("columns", 1)
+    return sum(widths[:beside]) if beside > 1 else max(widths), heights
+
+
+def test_two_charts_stand_side_by_side():
+    betas = make_coefficients()
+    left, right = (
+        mechreg.plot_betas(betas, width=300, title="a"),
+        mechreg.plot_betas(betas, width=300, title="b"),
+    )
+    both = (left | right).resolve_scale(y="shared").to_dict()
+    assert [part["title"]["text"] for part in both["hconcat"]] == ["a", "b"]
+    tokens = mechreg.plot_norms(make_norms(), width=300) | right
+    assert [part["title"]["text"] for part in tokens.to_dict()["hconcat"]] == [
+        "Log norms of attn_out by layer",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"width": "colum"}, "width must be one of 'column', 'page'; got 'colum'. Did you mean 'column'?"),
+        ({"height": 3}, "height must be a whole number from 40 to 10000; got 3"),
+        ({"title": 3}, "title must be a string; got 3"),
         ({"terms": 1}, "terms must be one name or several, each once; got 1"),
         ({"terms": []}, "terms must be one name or several"),
         ({"by": "cov_type", "terms": ["lag1", "lag2"]}, "at most 1 term with by=; got 2"),
@@ -91,9 +137,9 @@ def test_a_model_without_the_terms_is_left_out_and_named():
     frame = make_coefficients({"a": 2, "b": 2})
     frame = frame[(frame["model"] == "a") | (frame["term"] != "lag2")]
     chart = mechreg.plot_betas(frame, terms=["lag2"]).to_dict()
-    assert len(chart["concat"]) == 1
+    assert len(chart["vconcat"][0]["concat"]) == 1
     assert "Without b, which has no such term." in chart["title"]["subtitle"]
-    assert len(mechreg.plot_betas(frame).to_dict()["concat"]) == 2
+    assert len(mechreg.plot_betas(frame).to_dict()["vconcat"][0]["concat"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -107,7 +153,7 @@ def test_a_model_without_the_terms_is_left_out_and_named():
 def test_betas_are_of_the_lags_and_else_of_what_there_is(terms, title, said):
     frame = make_coefficients(lags=(1,)).query("term == 'lag1'")
     chart = mechreg.plot_betas(pd.concat([frame.assign(term=term) for term in terms])).to_dict()
-    assert chart["title"]["text"] == f"Coefficients of {title} for attn_out, by depth"
+    assert chart["title"]["text"] == f"Coefficients of {title} for attn_out, by layer"
     assert (said or "") in " ".join(chart["title"]["subtitle"])
     assert ("interactions" in " ".join(chart["title"]["subtitle"])) == (said is not None)
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from browser import needs_browser, opened
 
 import mechreg as mr
-from mechreg.charts.save import chart_spec
+from mechreg.charts.save import chart_spec, save_chart
 from mechreg.charts.tokens import shown_token, token_cells
 from mechreg.schema import InputError, NumericalError, SchemaError
 
@@ -107,16 +108,34 @@ def test_the_linked_view_counts_every_token_of_its_range(lagged, fits):
     views = pd.DataFrame(spec["datasets"]["layers"]).set_index("layer")
     augmented = fits.augment(lagged)
     for layer, view in views.iterrows():
-        part = augmented[(augmented["layer"] == layer) & augmented["lag1"].notna()]
+        part = augmented[(augmented["layer"] == layer) & augmented["lag2"].notna()]  # the fit's rows
         inside = part[part["log_norm"].between(view["low"], view["high"])]
         assert sum(view["bars"]) == pytest.approx(len(inside), abs=2)  # ends are rounded to 1e-4
-        both = inside[inside["lag1"].between(view["low"], view["high"])]
-        assert sum(view["tokens"]) == pytest.approx(len(both), abs=4)
+        assert len(part) - 8 <= sum(view["tokens"]) <= len(part)  # of the middle 99.8% in both directions
         assert view["n"] == len(part)
         own = augmented[(augmented["layer"] == layer) & (augmented["doc"] == "d3")]
         # Computed from the coefficients, equal to statsmodels' residuals but for the rounding of what is shown.
         np.testing.assert_allclose(np.array(view["residual"], float), own["residual"], atol=6e-4)
     assert len(spec["datasets"]["tokens"]) == 80
+
+
+def test_the_line_of_the_linked_view_fits_its_cloud_where_lags_are_alike():
+    rng = np.random.default_rng(3)
+    lag1 = rng.normal(size=4_000)
+    lag2 = 0.8 * lag1 + 0.6 * rng.normal(size=4_000)
+    log_norm = 0.2 * lag1 + 0.6 * lag2 + 0.3 * rng.normal(size=4_000)  # by itself the slope of lag1 is .68
+    keys = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "doc": "d", "window": 0}
+    frame = pd.DataFrame(
+        keys | {"position": range(4_000), "log_norm": log_norm, "lag1": lag1, "lag2": lag2, "norm": 1.0}
+    )
+    (view,) = chart_spec(mr.plot_layer_explorer(frame, mr.fit_lagged(frame)))["datasets"]["layers"]
+    x = view["x_low"] + (np.array(view["at_x"]) + 0.5) * view["cell_x"]
+    y = view["y_low"] + (np.array(view["at_y"]) + 0.5) * view["cell_y"]
+    slope = np.polyfit(x, y, 1, w=np.sqrt(view["tokens"]))[0]
+    drawn = (view["line_high"] - view["line_low"]) / (view["x_high"] - view["x_low"])
+    assert drawn == pytest.approx(view["beta"], abs=1e-3)
+    assert slope == pytest.approx(view["beta"], abs=0.02)  # bins of a twentieth of the range
+    assert view["beta"] == pytest.approx(0.2, abs=0.03)
 
 
 def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(lagged, fits):
@@ -135,6 +154,26 @@ def test_the_linked_view_shades_norms_and_residuals_each_by_what_they_differ_by(
     shades = [float(number) for number in said[0]]
     np.testing.assert_allclose(shades, [of_norms.abs().quantile(0.97), residuals.quantile(0.97)], rtol=0.05)
     assert shades[0] > 5 * shades[1]
+
+
+@needs_browser
+def test_the_linked_view_keeps_its_layer_when_nothing_is_clicked(lagged, fits, tmp_path):
+    some = lagged[lagged["layer"] != 1]
+    chart = mr.plot_layer_explorer(some.drop(columns="token"), fits, layer=2)
+    (page,) = save_chart(chart, tmp_path / "view", formats=("html",))
+    texts = "[...document.querySelectorAll('svg.marks text')].map(t => t.textContent)"
+    chosen = f"{texts}.filter(t => t.includes('beta ')).map(t => t.split(':')[0]).join()"
+    at = (
+        "(part => {{ const b = document.querySelector('svg.marks path[fill=\"#E69F00\"]').getBoundingClientRect();"
+        "return [b.left + b.width * part, b.top + 3]; }})({})"
+    )
+    with opened(page) as tab:
+        tab.wait_for(f"({chosen}) === 'layer 2'")
+        tab.click(*tab.evaluate(at.format(1.5)))  # where layer 1 would be
+        tab.evaluate("new Promise(r => setTimeout(r, 300))")
+        assert tab.evaluate(chosen) == "layer 2"
+        tab.click(*tab.evaluate(at.format(0.5)))
+        tab.wait_for(f"({chosen}) === 'layer 0'")
 
 
 def test_the_linked_view_stays_small_and_refuses_what_it_cannot_link(lagged, fits):

@@ -56,9 +56,14 @@ def every_row(spec) -> int:
 
 
 def panels_of(chart):
-    """Return the json of a norm figure and, a model, its left layers and its right panel."""
+    """Return the json of a norm figure and, a model, its left layers and its right panel of ridges."""
     spec = chart.to_dict()
     return spec, [(row["hconcat"][0]["layer"], row["hconcat"][1]) for row in spec["vconcat"]]
+
+
+def beta_panels(spec):
+    """Return the panels of a figure of betas."""
+    return spec["vconcat"][0]["concat"]
 
 
 def caption(spec) -> str:
@@ -105,25 +110,41 @@ def test_bins_are_finite_ascending_and_few_whatever_the_values(values, most):
     assert values.max() <= edges[-1]
 
 
-@pytest.mark.parametrize(("n_layers", "interpolate"), [(3, "step-after"), (20, "linear")])
-def test_outlines_are_the_histograms_of_every_layer_without_position_0(n_layers, interpolate):
+@pytest.mark.parametrize("n_layers", [3, 20])
+def test_ridges_are_the_histograms_of_every_layer_each_as_high_without_position_0(n_layers):
     norms = make_norms({"m": n_layers}, n_tokens=200, docs=2)
     spec, [(_, right)] = panels_of(plot_norms(norms))
-    assert right["mark"]["interpolate"] == interpolate
-    assert right["encoding"]["stroke"]["field"] == "depth"
+    assert right["encoding"]["fill"]["field"] == "depth"
     corners = rows_of(spec, right)
-    assert sorted(corners["layer"].unique()) == list(range(n_layers))
+    # Last layer first, so that the ridges below stand in front of those above.
+    assert corners["layer"].unique().tolist() == list(range(n_layers))[::-1]
+    highest = corners["top"].max() - (n_layers - 1)
     for layer, outline in corners.groupby("layer"):
         values = np.log(
             norms[(norms["layer"] == layer) & (norms["position"] > 0)]["norm"].to_numpy("float64")
         )
-        density, edges = np.histogram(values, bins="fd", density=True)
-        outline = outline.sort_values("corner")
+        counts, edges = np.histogram(values, bins="fd")
         middles = [edges[0], *(edges[1:] + edges[:-1]) / 2, edges[-1]]
-        places = [edges[0], *edges] if interpolate == "step-after" else middles
-        np.testing.assert_allclose(outline["log_norm"], places, rtol=0, atol=6e-6)
-        np.testing.assert_allclose(outline["density"], [0, *density, 0], rtol=0, atol=1e-6)
-        assert (outline["density"].iloc[1:-1] * np.diff(edges)).sum() == pytest.approx(1, abs=1e-3)
+        np.testing.assert_allclose(outline["log_norm"], middles, rtol=0, atol=6e-6)
+        np.testing.assert_allclose(outline["share"], [0, *counts / counts.max(), 0], rtol=0, atol=6e-6)
+        np.testing.assert_allclose(outline["top"], layer + highest * outline["share"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [100, 2_000])
+def test_a_later_sink_is_drawn_apart_and_a_layer_of_nearly_one_norm_has_none(tokens):
+    norms = make_norms({"m": 4}, n_tokens=tokens, docs=1)
+    rng = np.random.default_rng(0)
+    flat = np.exp(5 + 0.02 * rng.standard_t(3, len(norms)))  # heavy tails, but of next to nothing
+    norms["norm"] = np.where(norms["layer"] == 2, flat, norms["norm"])
+    is_sink = (norms["layer"] == 1) & norms["position"].isin([7, 30])
+    norms["norm"] = np.where(is_sink, 4_000.0, norms["norm"])
+    spec, [(left, right)] = panels_of(plot_norms(norms))
+    apart = rows_of(spec, left[-1]).query("place == 'later sinks'")
+    assert apart["layer"].tolist() == [1, 1]
+    np.testing.assert_allclose(apart["log_norm"], np.log(4_000), atol=1e-4)
+    assert rows_of(spec, right)["log_norm"].max() < np.log(4_000)
+    assert "6 robust deviations" in caption(spec)
+    assert "2 norms at later positions are sinks" in spec["description"]
 
 
 # Norms
@@ -268,7 +289,7 @@ def test_marks_are_the_frames_numbers_and_filled_where_significant(adjusted, alp
     spec = plot_betas(coefficients, alpha=alpha, adjusted=adjusted).to_dict()
     p = "p_adjusted" if adjusted else "p_value"
     assert ((coefficients["p_adjusted"] < alpha) != (coefficients["p_value"] < alpha)).any()
-    for model, panel in zip("ab", spec["concat"], strict=True):
+    for model, panel in zip("ab", beta_panels(spec), strict=True):
         layers, rows = layers_of(panel), beta_rows(spec, panel)
         of = coefficients.query(f"model == {model!r} and term != 'Intercept'")
         merged = rows.merge(of, on=["model", "layer", "term"], suffixes=("", "_came"), validate="one_to_one")
@@ -301,17 +322,19 @@ def test_marks_are_the_frames_numbers_and_filled_where_significant(adjusted, alp
 )
 def test_terms_stand_side_by_side_within_their_layers_share_of_relative_depth(models, lags):
     spec = plot_betas(make_coefficients(models, lags=lags)).to_dict()
-    assert len(spec["concat"]) == len(models)
+    assert len(beta_panels(spec)) == len(models)
     scales = set()
-    for (model, n_layers), panel in zip(models.items(), spec["concat"], strict=True):
+    for (model, n_layers), panel in zip(models.items(), beta_panels(spec), strict=True):
         rows = beta_rows(spec, panel)
         assert set(rows["model"]) == {model}
         np.testing.assert_allclose(rows["depth"], (rows["layer"] + 0.5) / n_layers)
-        assert ((rows["x"] - rows["depth"]).abs() < 0.35 / n_layers).all()
+        place, share = (rows["layer"], 1) if len(models) == 1 else (rows["depth"], 1 / n_layers)
+        assert ((rows["x"] - place).abs() < 0.35 * share).all()
         assert (rows.groupby("layer")["x"].nunique() == len(lags)).all()
         assert rows.sort_values(["layer", "term"])["x"].is_monotonic_increasing
         layers = layers_of(panel)
-        assert layers["line"]["encoding"]["x"]["scale"]["domain"] == [0, 1]
+        domain = [-0.5, n_layers - 0.5] if len(models) == 1 else [0, 1]
+        assert layers["line"]["encoding"]["x"]["scale"]["domain"] == domain
         assert (rows["conf_low"] >= layers["line"]["encoding"]["y"]["scale"]["domain"][0]).all()
         assert (rows["conf_high"] <= layers["line"]["encoding"]["y"]["scale"]["domain"][1]).all()
         scales.add(
@@ -321,24 +344,28 @@ def test_terms_stand_side_by_side_within_their_layers_share_of_relative_depth(mo
         )
         assert panel["title"]["subtitle"] == f"n = 1,234, 48 documents, {n_layers} layers"
     assert len(scales) == 1  # shared
-    titles = [layers_of(panel)["line"]["encoding"]["x"]["axis"]["title"] for panel in spec["concat"]]
-    assert titles[-1] == "relative depth"
+    titles = [layers_of(panel)["line"]["encoding"]["x"]["title"] for panel in beta_panels(spec)]
+    assert titles[-1] == ("layer" if len(models) == 1 else "relative depth")
 
 
 def test_terms_are_all_lags_in_order_or_those_asked_for():
     coefficients = make_coefficients(lags=(2, 10, 1))
     default = plot_betas(coefficients).to_dict()
-    assert layers_of(default["concat"][0])["line"]["encoding"]["color"]["sort"] == ["lag1", "lag2", "lag10"]
-    assert "log norm per log norm" in layers_of(default["concat"][0])["line"]["encoding"]["y"]["title"]
+    assert layers_of(beta_panels(default)[0])["line"]["encoding"]["color"]["sort"] == [
+        "lag1",
+        "lag2",
+        "lag10",
+    ]
+    assert "log norm per log norm" in layers_of(beta_panels(default)[0])["line"]["encoding"]["y"]["title"]
     chosen = plot_betas(coefficients, terms=["Intercept", "lag10"]).to_dict()
-    assert set(beta_rows(chosen, chosen["concat"][0])["term"]) == {"Intercept", "lag10"}
+    assert set(beta_rows(chosen, beta_panels(chosen)[0])["term"]) == {"Intercept", "lag10"}
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_the_caption_tells_level_covariance_and_correction(level):
     coefficients = make_coefficients(level=level)
     told = caption(plot_betas(coefficients).to_dict())
-    assert f"Bars: {100 * level:g}% confidence intervals (cov_type crv3)" in told
+    assert f"Bars: {100 * level:g}% confidence intervals, clustered by document." in told
     assert "Benjamini–Hochberg" in told
     told = caption(plot_betas(coefficients, adjusted=False).to_dict())
     assert "Benjamini" not in told
@@ -355,7 +382,7 @@ def test_the_caption_tells_level_covariance_and_correction(level):
         (lambda f: f, {"terms": ["lag3"]}, InputError, "no rows of the term 'lag3'"),
         (lambda f: f, {"terms": []}, InputError, "one name or several"),
         (lambda f: f, {"terms": ["lag1", "lag1"]}, InputError, "each once"),
-        (lambda f: f, {"alpha": 5.0}, InputError, "alpha must lie between 0 and 1"),
+        (lambda f: f, {"alpha": 5.0}, InputError, "alpha must be a number between 0 and 1"),
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
         (lambda f: pd.concat([f, f]), {}, InputError, "two for model m, layer 0, term lag1.*Were two tables"),
         (lambda f: pd.concat([f.assign(head=h) for h in (0, 1)]), {}, InputError, "Choose one head"),
@@ -377,7 +404,8 @@ def test_a_models_name_is_shown_whole(folded):
     names = {f"{folded}[folded]": 2, "b": 12, "c": 12}
     for chart in (plot_betas(make_coefficients(names)), plot_norms(make_norms(names))):
         spec = chart.to_dict()
-        panel = spec["concat" if "concat" in spec else "vconcat"][0]
+        panel = spec["vconcat"][0]
+        panel = panel["concat"][0] if "concat" in panel else panel
         assert "".join(panel["title"]["text"]) == f"{folded}[folded]"
 
 
@@ -397,7 +425,7 @@ def test_the_description_counts():
     largest = lag1["estimate"].abs().idxmax()
     expected = (
         f"m, lag1: {(lag1['p_adjusted'] < 0.05).sum()} of 5 layers with adjusted p < 0.05, "
-        f"largest {lag1['estimate'][largest]:.3f} in layer {largest}."
+        f"largest {lag1['estimate'][largest]:.3f} in layer {largest}, mean over layers {lag1['estimate'].mean():.2f}."
     )
     assert expected in plot_betas(coefficients).to_dict()["description"]
 

@@ -9,10 +9,8 @@ import pytest
 from browser import needs_browser, visit
 from chart_frames import make_profiles
 
-from mechreg.charts import save_chart
-from mechreg.charts.equivalence import plot_equivalence
+from mechreg.charts import plot_agreement, plot_equivalence, plot_profiles, save_chart
 from mechreg.charts.theme import OKABE_ITO
-from mechreg.charts.universality import plot_agreement, plot_profiles
 from mechreg.schema import InputError, NumericalError, SchemaError
 
 SIZES = {"small": 4, "medium": 6, "small-b": 4}
@@ -64,18 +62,14 @@ def test_profiles_are_drawn_as_they_are(comparison, band):
     assert "12 documents" in " ".join(spec["title"]["subtitle"])
 
 
-def test_seeds_of_a_size_have_its_colour_and_another_shape(comparison):
-    (points,) = layers_of(plot_profiles(comparison.profiles).to_dict(), "point")
-    color, shape = scale_of(points, "color"), scale_of(points, "shape")
+def test_seeds_of_a_size_have_its_colour_and_another_dash(comparison):
+    (line,) = layers_of(plot_profiles(comparison.profiles).to_dict(), "line")
+    color, dash = scale_of(line, "color"), scale_of(line, "strokeDash")
     assert color == {"small": OKABE_ITO[0], "medium": OKABE_ITO[1], "small-b": OKABE_ITO[0]}
-    assert shape["small"] == shape["medium"] != shape["small-b"]
-    assert rows_of(plot_profiles(comparison.profiles).to_dict(), points).groupby("model")[
-        "nth"
-    ].first().to_dict() == {
-        "small": 0,
-        "medium": 0,
-        "small-b": 1,
-    }
+    assert dash["small"] == dash["medium"] != dash["small-b"]
+    assert (
+        line["encoding"]["strokeDash"]["legend"]["symbolType"] == "stroke"
+    )  # the dashes are seen in the legend
 
 
 def test_models_without_groups_have_a_colour_each():
@@ -165,35 +159,35 @@ def test_a_measure_that_is_not_defined_says_so(comparison):
 # Equivalence
 
 
-def test_the_forest_draws_every_pair_and_depth_against_the_margin(comparison):
-    spec = plot_equivalence(comparison.equivalence).to_dict()
-    expected = comparison.equivalence.query("scope == 'bin'").reset_index(drop=True)
-    for points, filter_by, judged in zip(
-        layers_of(spec, "point"), ("datum.equivalent", "!datum.equivalent"), (True, False), strict=True
+def pairs_of(chart) -> list[dict]:
+    """Return the panels of a figure of differences, each with the data that it draws."""
+    spec = chart.to_dict()
+    return [panel | {"datasets": spec["datasets"]} for panel in spec["vconcat"][0]["concat"]]
+
+
+def test_every_pair_has_a_panel_of_its_depths_against_the_margin(comparison):
+    panels = pairs_of(plot_equivalence(comparison.equivalence))
+    bins = comparison.equivalence.query("scope == 'bin'")
+    assert len(panels) == 3
+    for panel, (names, expected) in zip(
+        panels, bins.groupby(["model_a", "model_b"], sort=False), strict=True
     ):
-        drawn = rows_of(spec, points)
-        for name in ("estimate", "conf_low", "conf_high", "sim_low", "sim_high", "depth", "equivalent"):
-            assert drawn[name].tolist() == expected[name].tolist()
-        assert points["transform"] == [{"filter": filter_by}]
-        assert ("field" in points["encoding"]["fill"]) is judged
-    (allowed,) = layers_of(spec, "rect")
-    assert rows_of(spec, allowed).iloc[0].tolist() == [-0.1, 0.1]
-    low, high = allowed["encoding"]["x"]["scale"]["domain"]
-    assert low == -high
-    assert high > max(0.1, expected[["sim_low", "sim_high"]].abs().to_numpy().max())
-
-
-def test_rows_of_the_forest_are_apart_and_in_order(comparison):
-    spec = plot_equivalence(comparison.equivalence).to_dict()
-    drawn = rows_of(spec, layers_of(spec, "point")[0])
-    assert drawn["y"].is_monotonic_increasing
-    assert drawn["y"].diff().min() >= 5
-    assert drawn["y"].min() > 0
-    assert drawn["y"].max() < spec["height"]
-    labels = rows_of(spec, layers_of(spec, "text")[0])
-    middle = drawn.groupby("pair", sort=False)["y"].mean()
-    np.testing.assert_allclose(labels["y"], middle)
-    assert labels["pair"].tolist() == middle.index.tolist()
+        assert " ".join(panel["title"]["text"]) == " − ".join(names)
+        points = [layer for layer in layers_of(panel, "point") if "transform" in layer]
+        for layer, judged, filled in zip(
+            points, ("equivalent", "not shown equivalent"), (True, False), strict=True
+        ):
+            drawn = rows_of(panel, layer)
+            for name in ("estimate", "conf_low", "conf_high", "sim_low", "sim_high", "depth"):
+                assert drawn[name].tolist() == expected[name].tolist()
+            assert (drawn["judged"] == "equivalent").tolist() == expected["equivalent"].tolist()
+            assert layer["transform"][0]["filter"]["equal"] == judged
+            assert layer["mark"]["filled"] is filled
+        (allowed,) = layers_of(panel, "rect")
+        assert rows_of(panel, allowed).iloc[0].tolist() == [-0.1, 0.1]
+        low, high = allowed["encoding"]["y"]["scale"]["domain"]
+        assert low == -high
+        assert high > max(0.1, bins[["sim_low", "sim_high"]].abs().to_numpy().max())
 
 
 def test_a_pair_is_judged_at_all_depths_together(comparison):
@@ -201,21 +195,21 @@ def test_a_pair_is_judged_at_all_depths_together(comparison):
     overall = table.index[table["scope"] == "overall"]
     table.loc[overall, "equivalent"] = [True, False, False]
     table.loc[overall, "sim_low"] = [0.0, 0.05, 0.11]
-    spec = plot_equivalence(table).to_dict()
-    labels = rows_of(spec, layers_of(spec, "text")[0])
-    assert labels["state"].tolist() == ["equivalent", "undecided", "beyond the margin"]
-    assert "undecided" in spec["description"]
+    chart = plot_equivalence(table)
+    states = [panel["title"]["subtitle"] for panel in pairs_of(chart)]
+    assert states == ["equivalent", "undecided", "beyond the margin"]
+    assert "undecided" in chart.to_dict()["description"]
 
 
 def test_long_names_are_broken_not_cut():
     names = ["gpt2-xl seed one with a long name", "gpt2-xl seed two with a long name"]
     found = make_profiles(dict.fromkeys(names, 2))
-    forest, matrix = plot_equivalence(found.equivalence).to_dict(), plot_agreement(found.agreement).to_dict()
-    (label,) = rows_of(forest, layers_of(forest, "text")[0])["pair"]
-    assert label.replace("\n", " ") == " − ".join(names)
+    matrix = plot_agreement(found.agreement).to_dict()
+    (panel,) = pairs_of(plot_equivalence(found.equivalence, width=240))
+    assert " ".join(panel["title"]["text"]) == " − ".join(names)
     (cell,) = rows_of(matrix, matrix["layer"][0]).to_dict("records")
     assert [cell[end].replace("\n", " ") for end in ("column", "row")] == names
-    assert max(map(len, label.split("\n"))) <= 26
+    assert max(map(len, panel["title"]["text"])) <= 34
 
 
 # All of them

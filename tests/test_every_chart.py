@@ -103,7 +103,7 @@ def test_a_snapshot_sees_a_title_an_encoding_a_column_and_a_number():
     name = next(iter(spec["datasets"]))
     changes = (
         lambda s: s["title"].update(text="another"),
-        lambda s: s["concat"][0]["layer"][2]["encoding"]["y"].update(field="other"),
+        lambda s: s["vconcat"][0]["concat"][0]["layer"][2]["encoding"]["y"].update(field="other"),
         lambda s: s["datasets"][name][0].update(more=1),
         lambda s: s["datasets"][name][0].update(conf_high=9.0),
         lambda s: s["datasets"][name].pop(),

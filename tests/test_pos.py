@@ -537,7 +537,8 @@ def test_charts_by_group_show_every_group_with_its_count(tagged):
     table = group_norms(tagged, by=("source",))
     svg = compiled(plot_norms(table, by="source"))
     for source, n in table[table["layer"] == 0][["source", "n"]].itertuples(index=False):
-        assert f"{source} {n:,}" in svg
+        assert f">{source}</text>" in svg
+        assert f"n = {n:,}" in svg
     fits = fit_lagged(add_lags(tagged), by=("source",))
     chart = plot_betas(fits.coefficients, by="source")
     svg = compiled(chart)

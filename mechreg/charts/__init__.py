@@ -1,17 +1,36 @@
-"""Charts: frames in, Altair values out, drawn from summaries in one theme; and how they are saved."""
+"""Charts: frames in, Altair values out, drawn from summaries in one theme; and how they are saved.
 
+Every ``plot_`` function returns an Altair chart with a title, a caption and a description in words. It takes a pandas
+frame or the object that holds it, and these options:
+
+hook : str
+    Which hook point, where the frame has several.
+width : int, "column" or "page"
+    Pixels of the marks of the whole figure, by default 640. "column" and "page" make figures of 3.25 and 6.75 inches,
+    axes included, with text of 8 points.
+height : int
+    Pixels of the marks of one panel.
+title : str
+    In place of the usual title.
+
+Models are rows or panels of one figure, at most six, on the same axes; one model has its layers on the horizontal
+axis, several have relative depth. ``a | b`` puts two charts side by side; ``(a | b).resolve_scale(y="shared")`` gives
+them one scale. What cannot be drawn is refused: a missing column (SchemaError), several hooks, models or terms and none
+chosen, two rows for one mark, a wrong option (InputError), a number that is NaN or infinite (NumericalError).
+"""
+
+from mechreg.charts.agreement import plot_agreement
 from mechreg.charts.betas import plot_betas
 from mechreg.charts.cause_maps import plot_cause_maps
-from mechreg.charts.equivalence import plot_equivalence
 from mechreg.charts.interventions import plot_dose_response
 from mechreg.charts.layer_explorer import plot_layer_explorer
 from mechreg.charts.norms import plot_norms
 from mechreg.charts.nulls import plot_nulls
+from mechreg.charts.profiles import plot_equivalence, plot_profiles
 from mechreg.charts.save import save_chart
 from mechreg.charts.specifications import plot_specifications
 from mechreg.charts.token_agreement import plot_token_agreement
 from mechreg.charts.tokens import plot_tokens
-from mechreg.charts.universality import plot_agreement, plot_profiles
 
 __all__ = [
     "plot_agreement",

@@ -1,52 +1,51 @@
-"""Coefficients by relative depth: a panel a model and a colour a lag, or a panel a group and a colour a model."""
+"""Coefficients by layer: a panel a model and a colour a lag, or a panel a group and a colour a model."""
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.betas_by_group import betas_by_group
-from mechreg.charts.depth import (
-    ALL_DEPTHS,
+from mechreg.charts.estimates import (
     BETA,
-    depth_x,
-    estimate_layers,
+    CROSS,
+    CROWDED,
+    DISC,
+    HIDDEN_BARS,
+    Tooltip,
+    estimate_panel,
+    hues,
     layers_of_depth,
     level_of,
-    tooltips,
+    p_labels,
+    placed,
     value_scale,
 )
+from mechreg.charts.layout import Width, intervals_in_words, sheet
 from mechreg.charts.rows import (
+    by_group,
     count,
     distinct,
-    few,
+    drawable,
     frame_of,
+    in_words,
+    known_names,
+    named,
     names_of,
     one_name,
-    require_one_row,
     rows_of_hook,
     sample_size,
 )
 from mechreg.charts.terms import sort_terms
-from mechreg.charts.theme import (
-    OKABE_ITO,
-    PALE_INK,
-    WIDTH,
-    figure_title,
-    judged_marks,
-    layer_ticks,
-    p_labels,
-    p_legend,
-    panel_title,
-)
-from mechreg.schema import InputError, did_you_mean
+from mechreg.charts.theme import OKABE_ITO
+from mechreg.schema import InputError
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")
+_CORRECTIONS = {True: "Benjamini–Hochberg", False: "raw p-values, not corrected for their number"}
 
 
 def plot_betas(
@@ -57,12 +56,14 @@ def plot_betas(
     terms: str | Sequence[str] | None = None,
     alpha: float = 0.05,
     adjusted: bool = True,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
 ) -> ChartType:
-    """Return the figure of the coefficients of every layer, beta by relative depth.
+    """Return the figure of the coefficients of every layer.
 
-    A filled mark is a coefficient whose p-value is below ``alpha``, a hollow cross is one whose is not; bars are the
-    frame's confidence intervals. All panels have the same axes. There is a panel a model and a colour a term, the
-    terms of a layer side by side; with ``by``, one term in a panel a group, largest group first, and a colour a model.
+    A filled mark is a coefficient whose p-value is below ``alpha``, a hollow cross is one whose is not. There is a
+    panel a model and a colour a term; with ``by``, a panel a group, largest group first, and a colour a model.
 
     Parameters
     ----------
@@ -70,27 +71,13 @@ def plot_betas(
         What `fit_lagged` gives, or its coefficient frame; with ``by``, of a fit by that column.
     by : str, optional
         The column of groups, such as "pos".
-    hook : str, optional
-        Which hook point, where the frame has several.
     terms : str or sequence of str, optional
-        By default every lag (``lag1``, ``lag2``, ...), in order, and with ``by`` the first of them; without a lag, the
-        first terms that there are.
+        At most eight. By default every lag, in order, and with ``by`` the first of them.
     alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption (n, covariance, correction) and a description in words.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column or term, several hooks and none chosen, more than six models, eight terms or twenty groups, two
-        rows for one coefficient.
-    NumericalError
-        An estimate, interval or p-value that is NaN or infinite.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`.
 
     Examples
     --------
@@ -98,40 +85,71 @@ def plot_betas(
     ...        "std_error": 0.1, "df": 88, "conf_low": 0.1, "conf_high": 0.5, "p_adjusted": 0.003, "n": 91,
     ...        "n_docs": 1, "cov_type": "nonrobust"}
     >>> plot_betas(pd.DataFrame([row])).to_dict()["title"]["text"]
-    'Coefficients of lag1 for attn_out, by depth'
+    'Coefficients of lag1 for attn_out, by layer'
     """
-    who = "plot_betas"
+    who, page = "plot_betas", sheet(width, height, title)
     if not isinstance(adjusted, bool):
         raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
     coefficients = frame_of(coefficients, "coefficients", who=who)
     p = "p_adjusted" if adjusted else "p_value"
     labels = p_labels(alpha, kind="adjusted p" if adjusted else "p")
     groups = [] if by is None else [one_name(by, name="by")]
-    shown, hook = rows_of_hook(
-        coefficients, hook, (*groups, "term", *_NUMBERS, p, "n", "n_docs", "cov_type"), who=who
-    )
+    needed = (*groups, "term", *_NUMBERS, p, "n", "n_docs", "cov_type")
+    shown, hook = rows_of_hook(coefficients, hook, needed, who=who)
+    lags = sort_terms(shown["term"]).lags
     terms = _terms(shown, terms, one=by is not None)
+    # A lag has its colour whatever else is shown, so that figures side by side can have one legend.
+    palette = lags if set(terms) <= set(lags) and len(lags) <= len(OKABE_ITO) else terms
     if terms == ["Intercept"]:  # which no family of tests has
         adjusted, p, labels = False, "p_value", p_labels(alpha)
     notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    models = few(shown["model"], who=who)
-    require_one_row(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
-    keep = shown[["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs", "cov_type"]]
-    marks = keep.assign(
-        p=shown[p], judged=np.where(shown[p] < alpha, *labels), n_layers=layers_of_depth(shown)
+    bars = intervals_in_words(shown, level_of(shown))
+    models = drawable(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
+    several, hue, names = len(models) > 1, *(("term", palette) if by is None else ("model", models))
+    kept = ["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs"]
+    marks = shown[kept].assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
+    marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
+    if by is None:
+        parts = {model: marks[marks["model"] == model] for model in models}
+        columns, usual = _grid(int(layers_of_depth(marks).max())) if several else (1, 280)
+    else:
+        parts, columns, usual = by_group(marks, by, who=who), 4, 110
+    draw = partial(
+        estimate_panel,
+        several=several,
+        scale=value_scale(marks[["conf_low", "conf_high"]]),
+        y_title=f"beta ({_units(terms)})" if by is None else f"beta of {terms[0]}",
+        look=hues(hue, names, page, shown=terms if by is None else models),
+        kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
+        legend=page.legend("significance"),
+        bars={"conf": 1.4},
+        tooltip=_tooltip(labels, groups),
     )
+    detail = partial(sample_size, layers=by is None)
+    grid = page.panels(parts, draw, columns=columns, height=usual, detail=detail)
+    where = "depth" if several else "layer"
+    heading = f"Coefficients of {_listed(terms)} for {hook}, by {where}"
     if by is not None:
-        return betas_by_group(marks, by, hook, models, labels, [_judged_by(adjusted), *notes])
-    caption = [
-        f"Bars: {level_of(shown)}confidence intervals (cov_type {', '.join(distinct(shown['cov_type']))}). "
-        f"{_judged_by(adjusted)} n: tokens a layer.",
-        *notes,
-    ]
-    return _by_model(marks, models, terms, labels).properties(
-        title=figure_title(f"Coefficients of {_listed(terms)} for {hook}, by depth", caption),
-        description=_description(marks, terms, hook, labels),
-    )
+        heading = f"{terms[0]} of {hook} by {in_words(by)} and {where}"
+    bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
+    caption = [f"{bars} Significance: {_CORRECTIONS[adjusted]}. n: tokens a layer.", *notes]
+    return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
+
+
+def _grid(n_layers: int) -> tuple[int, int]:
+    """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
+    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+
+
+def _units(terms: list[str]) -> str:
+    return "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
+
+
+def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
+    p = labels[0].split(" <")[0]
+    names = ["term:N", *(["group:N"] if groups else [])]
+    return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
@@ -140,16 +158,10 @@ def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool)
     most = 1 if one else len(OKABE_ITO)
     if terms is None:
         known = sort_terms(have)
-        wanted = (known.lags or (known.interactions + known.others)[: len(OKABE_ITO)] or have[:1])[
-            : 1 if one else None
-        ]
+        wanted = known.lags or (known.interactions + known.others)[: len(OKABE_ITO)] or have[:1]
+        wanted = wanted[: 1 if one else None]
     else:
-        wanted = names_of(terms, name="terms")
-    for name in wanted:
-        if name not in have:
-            raise InputError(
-                f"plot_betas has no rows of the term {name!r}; the frame has {have}.{did_you_mean(name, have)}"
-            )
+        wanted = known_names(names_of(terms, name="terms"), have, "term", who="plot_betas")
     if len(wanted) > most:
         raise InputError(
             f"plot_betas shows at most {count(most, 'term')}{' with by=' if one else ''}; got {len(wanted)}: {wanted}. "
@@ -169,109 +181,19 @@ def _notes(shown: pd.DataFrame, terms: list[str]) -> list[str]:
     ]
 
 
-def _judged_by(adjusted: bool) -> str:
-    correction = "Benjamini–Hochberg" if adjusted else "raw p-values, not corrected for their number"
-    return f"Significance: {correction}."
-
-
-def _by_model(marks: pd.DataFrame, models: list[str], terms: list[str], labels: list[str]) -> alt.ConcatChart:
-    """Return a panel a model, fewer of them side by side where many layers need the width."""
-    side = marks["term"].map({term: at - (len(terms) - 1) / 2 for at, term in enumerate(terms)}).astype(float)
-    marks = marks.assign(x=marks["depth"] + side * 0.6 / (len(terms) * marks["n_layers"]))
-    columns_drawn = ["model", "layer", "depth", "term", *_NUMBERS, "n", "x", "n_layers", "p", "judged"]
-    scale = value_scale(marks[["conf_low", "conf_high"]])
-    n_layers = int(marks["n_layers"].max())
-    columns = min(len(models), 3 if n_layers <= 12 else 2 if n_layers <= 24 else 1)
-    width = (WIDTH - 20 * (columns - 1)) // columns
-    height = 280 if len(models) == 1 else {1: 130, 2: 220, 3: 200}[columns]
-    panels = []
-    for at, model in enumerate(models):
-        part = marks[marks["model"] == model]
-        title = panel_title(model, sample_size(part, layers=True), width=width)
-        panel = _panel(
-            part[columns_drawn],
-            terms,
-            labels,
-            scale,
-            leftmost=at % columns == 0,
-            lowest=at + columns >= len(models),
-        )
-        panels.append(panel.properties(title=title, width=width, height=height))
-    return alt.concat(*panels, columns=columns, spacing=20).resolve_scale(
-        color="shared", shape="shared", fill="shared", stroke="shared"
-    )
-
-
-def _panel(
-    marks: pd.DataFrame,
-    terms: list[str],
-    labels: list[str],
-    scale: alt.Scale,
-    *,
-    leftmost: bool,
-    lowest: bool,
-) -> ChartType:
-    """Return one model's panel: relative depth below, layers above."""
-    n_layers = int(marks["n_layers"].max())
-    layers = alt.Axis(
-        orient="top",
-        values=[(layer + 0.5) / n_layers for layer in layer_ticks(0, n_layers - 1)],
-        labelExpr=f"'L' + round(datum.value * {n_layers} - 0.5)",
-        title=None,
-        grid=False,
-        domain=False,
-        labelFontSize=9,
-        labelSeparation=5,
-        labelColor=PALE_INK,
-    )
-    x = depth_x("x", title="relative depth" if lowest else None)
-    x_top, x_bare = (alt.X("x:Q", scale=ALL_DEPTHS, axis=axis) for axis in (layers, None))
-    units = "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
-    title = f"beta ({units})" if leftmost else None
-    color = alt.Color(
-        "term:N",
-        title="term",
-        sort=terms,
-        scale=alt.Scale(domain=terms, range=list(OKABE_ITO[: len(terms)])),
-        legend=alt.Legend(symbolType="circle", symbolOpacity=1, symbolSize=70),
-    )
-    shown = tooltips(
-        *("model:N", "layer:Q", ("depth:Q", "relative depth", ".3f"), "term:N", *BETA),
-        *(("p:Q", labels[0].split(" <")[0], ".2~g"), ("n:Q", "", ",")),
-    )
-
-    def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=title if field == "estimate" else alt.Undefined, scale=scale)
-
-    base = alt.Chart(marks).encode(x=x, color=color)
-    points = judged_marks(
-        base.encode(x=x_bare, y=y("estimate"), tooltip=shown),
-        labels,
-        size=46 if n_layers <= 12 else 30 if n_layers <= 24 else 22,
-        hollow={"filled": False},
-    )
-    return alt.layer(
-        *estimate_layers(
-            base,
-            y,
-            line={"strokeWidth": 1, "opacity": 0.35},
-            bars={"strokeWidth": 1.5, "opacity": 0.8},
-            x_of_bars=x_top,
-            points=points,
-        ),
-        p_legend(labels, "significance"),
-    ).resolve_axis(x="independent")
-
-
-def _description(marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str]) -> str:
-    sentences = [f"Coefficients of {_listed(terms)} for {hook} by relative depth, with confidence intervals."]
-    for (model, term), rows in marks.groupby(["model", "term"], sort=False, observed=True):
+def _words(
+    marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str], groups: list[str]
+) -> list[str]:
+    def sentence(rows: pd.DataFrame) -> str:
         largest = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
-        sentences.append(
-            f"{model}, {term}: {int((rows['judged'] == labels[0]).sum())} of {count(len(rows), 'layer')} with "
-            f"{labels[0]}, largest {largest['estimate']:.3f} in layer {largest['layer']}."
+        n_significant = int((rows["judged"] == labels[0]).sum())
+        return (
+            f"{n_significant} of {count(len(rows), 'layer')} with {labels[0]}, largest {largest['estimate']:.3f} in "
+            f"layer {largest['layer']}, mean over layers {rows['estimate'].mean():.2f}."
         )
-    return " ".join(sentences)
+
+    lead = f"Coefficients of {_listed(terms)} for {hook} by layer, with confidence intervals."
+    return [lead, *named(marks, [*groups, "model", "term"], sentence)]
 
 
 def _listed(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Cause maps: regression beside cause, for every pair of layers, as two heat maps."""
 
+import textwrap
 from typing import Any
 
 import altair as alt
@@ -7,9 +8,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import tooltips
-from mechreg.charts.rows import count, few, frame_of, require_one_row, rows_of_hook
-from mechreg.charts.theme import GRID, INK, WIDTH, figure_title, layer_ticks, panel_title
+from mechreg.charts.estimates import ticks, tooltips
+from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.rows import count, drawable, frame_of, named, rows_of_hook
+from mechreg.charts.theme import GRID, INK, OKABE_ITO, panel_title
 from mechreg.schema import require
 
 _PAIRS = (
@@ -23,12 +25,19 @@ _MAPS = {
 }
 
 
-def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> ChartType:
+def plot_cause_maps(
+    pairs: Any,
+    *,
+    agreement: pd.DataFrame | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
+) -> ChartType:
     """Return two heat maps of all pairs of layers: the cross-layer lag coefficient, and the effect of scaling.
 
-    Columns are the layer k whose update at t-1 is looked at or scaled, rows the layer l at t. A small cross
-    marks a cell whose interval holds 0; grey cells are 0 exactly. The maps have colour scales of their own,
-    both with 0 in the middle.
+    Columns are the layer k whose update at t-1 is looked at or scaled, rows the layer l at t. A cell whose interval
+    holds 0 is a small square; grey cells are 0 exactly. Both maps have one colour scale, of square roots, so that
+    effects a tenth of the coefficients are seen beside them.
 
     Parameters
     ----------
@@ -36,18 +45,8 @@ def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> Cha
         What `regression_vs_cause` gives, or its ``pairs``, of one model or of several, concatenated: models are rows.
     agreement : pandas.DataFrame, optional
         Its ``agreement``, which adds the rank correlation to the headings: where ``pairs`` is a frame.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption and a description in words.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, several hooks, two rows for one pair, more than six models.
-    NumericalError
-        A coefficient or effect that is NaN or infinite.
+    width, height, title
+        As in every chart: see `mechreg.charts`.
 
     Examples
     --------
@@ -58,19 +57,17 @@ def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> Cha
     >>> plot_cause_maps(pairs).to_dict()["title"]["text"]
     'Regression and cause between layers of attn_out, token t−1 to t'
     """
-    who = "plot_cause_maps"
+    who, page = "plot_cause_maps", sheet(width, height, title)
     if agreement is None and not hasattr(pairs, "columns"):
         agreement = getattr(pairs, "agreement", None)
     elif agreement is not None:
         agreement = frame_of(agreement, "agreement", who=who)
     pairs = frame_of(pairs, "pairs", who=who)
     require(pairs, _PAIRS, who=who)
-    pairs = pairs.reset_index(drop=True)
-    pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"])
+    pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"]).reset_index(drop=True)
     shown, hook = rows_of_hook(pairs, None, who=who)
-    models = few(shown["model"], who=who)
-    require_one_row(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
-    width = (WIDTH - 110) // 2
+    models = drawable(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
+    side = (page.width - 40) // 2
     rows = []
     for model in models:
         part = shown[shown["model"] == model]
@@ -79,18 +76,28 @@ def plot_cause_maps(pairs: Any, *, agreement: pd.DataFrame | None = None) -> Cha
             f"n = {first['n']:,} tokens (regression), {first['n_edits']:,} (cause); "
             f"{count(int(first['n_docs']), 'document')}{_rank_correlation(agreement, model)}"
         )
-        cells, title = _cells(part), panel_title(model, detail, width=WIDTH)
-        maps = [_map(cells, name, width, lowest=model == models[-1]) for name in _MAPS]
-        rows.append(alt.hconcat(*maps, spacing=36, title=title).resolve_scale(color="independent"))
+        cells, most = _cells(part), float(part[list(_MAPS)].abs().to_numpy().max()) or 1.0
+        place = Place(side, page.height or side, lowest=model == models[-1])
+        maps = [
+            _map(cells, name, place._replace(leftmost=name == "coefficient"), page, most) for name in _MAPS
+        ]
+        rows.append(alt.hconcat(*maps, spacing=20, title=panel_title(model, detail, width=page.width)))
     caption = (
-        "Cells: log norm per log norm, intervals from t(G − 1) over documents; × marks an interval that holds 0. "
-        "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t."
+        "Cells: log norm per log norm, intervals from t(G − 1) over documents; a small square: the interval holds 0. "
+        "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t. Colours: of square roots."
     )
-    return alt.vconcat(
-        *rows,
-        spacing=20,
-        title=figure_title(f"Regression and cause between layers of {hook}, token t−1 to t", [caption]),
-        description=_description(shown, hook),
+
+    def sentence(part: pd.DataFrame) -> str:
+        tops = {name: part.iloc[int(part[name].abs().to_numpy().argmax())] for name in _MAPS}
+        return "; ".join(
+            f"largest {name} {top[name]:.3g}, from layer {top['layer']} to layer {top['later_layer']}"
+            for name, top in tops.items()
+        )
+
+    lead = f"Two heat maps a model of all pairs of layers of {hook}: lag coefficient across layers, effect of scaling."
+    heading = f"Regression and cause between layers of {hook}, token t−1 to t"
+    return page.figure(
+        rows, heading, [caption], [lead, *(f"{words}." for words in named(shown, ["model"], sentence))]
     )
 
 
@@ -110,43 +117,39 @@ def _cells(part: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(**{name: cells[name].map(lambda value: float(f"{value:.5g}")) for name in numbers})
 
 
-def _map(cells: pd.DataFrame, name: str, width: int, *, lowest: bool) -> ChartType:
+def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float) -> ChartType:
     n_layers = int(cells["layer"].max()) + 1
-    most = float(cells[name].abs().max()) or 1.0
-    ticks = layer_ticks(0, n_layers - 1)
-    axis = alt.Axis(values=ticks, labelAngle=0, ticks=False, domain=False, grid=False)
-    place = alt.Scale(paddingInner=0.03, paddingOuter=0)
-    x = alt.X("layer:O", title="layer k, token t−1" if lowest else None, axis=axis, scale=place)
-    title = "layer l, token t" if name == "coefficient" else None
-    y = alt.Y("later_layer:O", title=title, axis=axis, sort="descending", scale=place)
-    color = alt.Color(
-        f"{name}:Q",
-        title=None,
-        scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
-        legend=alt.Legend(gradientLength=120, gradientThickness=10, format=".2~g", tickCount=5),
+    axis = alt.Axis(values=ticks(n_layers, place.width), labelAngle=0, ticks=False, domain=False, grid=False)
+    bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
+    x = alt.X("layer:O", title="layer k, token t−1" if place.lowest else None, axis=axis, scale=bands)
+    y_title = "layer l, token t" if place.leftmost else None
+    y = alt.Y("later_layer:O", title=y_title, axis=axis, sort="descending", scale=bands)
+    colors = alt.Scale(
+        type="pow", exponent=0.5, domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]
     )
+    legend = page.legend(gradientLength=150, gradientThickness=10, format=".2~g")
+    color = alt.Color(f"{name}:Q", title=None, scale=colors, legend=legend if place.leftmost else None)
     tooltip = tooltips(
         *(("layer:O", "layer k, t−1", ""), ("later_layer:O", "layer l, t", ""), (f"{name}:Q", "", ".4~g")),
         *((f"{name}_low:Q", "interval from", ".4~g"), (f"{name}_high:Q", "to", ".4~g")),
     )
-    base = alt.Chart(cells).encode(x=x, y=y)
+    base = alt.Chart(cells).encode(x=x, y=y, tooltip=tooltip)
     coloured = base.transform_filter("!datum.no_path") if name == "effect" else base
-    layers = [coloured.mark_rect().encode(color=color, tooltip=tooltip)]
-    if name == "effect":
-        layers.append(base.transform_filter("datum.no_path").mark_rect(color=GRID).encode(tooltip=tooltip))
-    cell = width / n_layers
-    ink = alt.condition(f"abs(datum.{name}) > {0.65 * most:.6g}", alt.value("white"), alt.value(INK))
-    has_labels = n_layers <= _LABELLED
-    if has_labels:
-        size = 11 if n_layers <= 6 else 9
-        layers.append(coloured.mark_text(fontSize=size).encode(text=f"{name}_label:N", color=ink))
-    crosses = base.transform_filter(f"datum.{name}_unsure").mark_text(
-        text="×", fontSize=9 if has_labels else min(10, cell), dx=0.36 * cell if has_labels else 0,
-        dy=-0.32 * cell if has_labels else 0,
-    )  # fmt: skip
-    return alt.layer(*layers, crosses.encode(color=ink)).properties(
-        width=width, height=width, title=alt.Title(_MAPS[name], fontSize=11, fontWeight="normal", offset=6)
+    sure, unsure = (
+        coloured.transform_filter(f"{no}datum.{name}_unsure").encode(color=color) for no in ("!", "")
     )
+    layers = [sure.mark_rect(), unsure.mark_rect(width={"band": 0.45}, height={"band": 0.45})]
+    if name == "effect":
+        layers.append(base.transform_filter("datum.no_path").mark_rect(color=GRID))
+    if n_layers <= _LABELLED:
+        is_dark = f"abs(datum.{name}) > {0.5 * most:.6g} && !datum.{name}_unsure"
+        ink = alt.condition(is_dark, alt.value("white"), alt.value(INK))
+        text = coloured.mark_text(fontSize=11 if n_layers <= 6 else 9)
+        layers.append(text.encode(text=f"{name}_label:N", color=ink))
+    heading = alt.Title(
+        textwrap.wrap(_MAPS[name], place.width // 5), fontSize=11, fontWeight="normal", offset=6
+    )
+    return alt.layer(*layers).properties(width=place.width, height=place.height, title=heading)
 
 
 def _short(value: float) -> str:
@@ -165,17 +168,3 @@ def _rank_correlation(agreement: pd.DataFrame | None, model: str) -> str:
     interval = f" ({row['conf_low']:.2f} to {row['conf_high']:.2f})" if np.isfinite(row["conf_low"]) else ""
     number = f"{row['spearman']:.2f}{interval}".replace("-", "−")
     return f". Rank correlation over {row['n_pairs']} pairs k < l: {number}"
-
-
-def _description(shown: pd.DataFrame, hook: str) -> str:
-    sentences = [
-        f"Two heat maps a model of all pairs of layers of {hook}: lag coefficient across layers, and the effect of "
-        "scaling."
-    ]
-    for model, part in shown.groupby("model", sort=False, observed=True):
-        for name in _MAPS:
-            top = part.iloc[int(part[name].abs().to_numpy().argmax())]
-            sentences.append(
-                f"{model}: largest {name} {top[name]:.3g}, from layer {top['layer']} to layer {top['later_layer']}."
-            )
-    return " ".join(sentences)

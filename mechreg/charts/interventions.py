@@ -8,29 +8,32 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import tooltips
+from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
+from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
-    few,
+    drawable,
     frame_of,
+    known_names,
+    named,
     names_of,
     one_value,
-    require_one_row,
     rows_of_hook,
 )
-from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, PALE_INK, WIDTH, figure_title, panel_title
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK, panel_title
 from mechreg.schema import InputError, require
 
 _EFFECTS = (
     *("edit", "dose", "control", "measure", "measured_layer", "offset"),
     *("estimate", "conf_low", "conf_high", "n", "n_docs"),
 )
+_NUMBERS = ("estimate", "conf_low", "conf_high")
 _MEASURES = {
-    "loss": ["change in", "next-token loss (nats)"],
-    "kl": ["KL from the clean", "distribution (nats)"],
-    "top1": ["share of", "top-1 flips"],
-    "norms": ["change in log norm,", "last layer"],
+    "loss": "change in next-token loss (nats)",
+    "kl": "KL from the clean distribution (nats)",
+    "top1": "share of top-1 flips",
+    "norms": "change in log norm, last layer",
 }
 _DOSES = {
     "scale": ("factor", 1.0, "scaled"),
@@ -50,35 +53,27 @@ def plot_dose_response(
     edit: str | None = None,
     control: str | None = None,
     measures: str | Sequence[str] | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
 ) -> ChartType:
     """Return the figure of an edit's effects by dose: a panel a measure, a line an edited layer.
 
-    Bars are the confidence intervals of the frame. A control's lines are dashed. Effects are those on all
-    tokens that an edit can reach; of norms, those in the last layer.
+    A control's lines are dashed. Effects are those on all tokens that an edit can reach; of norms, those in the last
+    layer. Models are rows.
 
     Parameters
     ----------
     effects : pandas.DataFrame
         What `intervene` gives for a sequence of doses.
-    hook, edit : str, optional
+    edit : str, optional
         Which, where the frame has several.
     control : str, optional
         Which control stands beside the edit; by default the frame's only one.
     measures : sequence of "loss", "kl", "top1", "norms", optional
         By default all that the frame has.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption and a description in words. Models are rows.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, several hooks, edits or controls and none chosen, fewer than two doses, two rows for one
-        mark, or more than six models.
-    NumericalError
-        An estimate that is NaN or infinite.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`.
 
     Examples
     --------
@@ -89,7 +84,7 @@ def plot_dose_response(
     >>> plot_dose_response(frame).to_dict()["title"]["text"]
     'attn_out scaled: effects by dose and layer'
     """
-    who = "plot_dose_response"
+    who, page = "plot_dose_response", sheet(width, height, title)
     effects = frame_of(effects, "effects", who=who)
     require(effects, ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
@@ -100,46 +95,56 @@ def plot_dose_response(
     if control is not None or len(controls):
         _, control = one_value(controls, "control", control, who=who)
     shown = shown[shown["control"].isin(["none", control])]
-    models = few(shown["model"], who=who)
-    measures = _measures(shown, measures)
-    marks = _dose_marks(shown, measures, control)
+    wanted = _measures(shown, measures)
+    marks = _dose_marks(shown, wanted, control)
     if marks["dose"].nunique() < 2:
         raise InputError(
             f"{who} needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
         )
-    require_one_row(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
-    columns = 2 if len(models) == 1 else len(measures)
-    columns = min(columns, len(measures))
-    width = (WIDTH - 60 * (columns - 1)) // columns
-    scales = {name: _scale(marks[marks["measure"] == name]) for name in measures}
-    panels = []
+    models = drawable(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
+    kinds = [_ITSELF, *[kind for kind in distinct(marks["kind"]) if kind != _ITSELF]]
+    scales = {
+        name: value_scale(marks[marks["measure"] == name][list(_NUMBERS)], digits=6, cut_at_zero=True)
+        for name in wanted
+    }
+    rows = []
     for model in models:
-        of_model = marks[marks["model"] == model]
-        for name in measures:
-            panel = _dose_panel(of_model[of_model["measure"] == name], name, edit, scales[name])
-            panel = panel.properties(width=width, height=190 if len(models) == 1 else 130)
-            if name == measures[0]:
-                panel = panel.properties(title=panel_title(model, _sample_size(of_model), width=width))
-            panels.append(panel)
+        own = marks[marks["model"] == model]
+        grid = page.panels(
+            {_MEASURES[name]: own[own["measure"] == name] for name in wanted},
+            lambda part, place: _dose_panel(part, place, page, edit, kinds, scales[part["measure"].iloc[0]]),
+            columns=2 if len(models) == 1 else len(wanted),
+            height=190 if len(models) == 1 else 130,
+            narrowest=150,
+            gap=30,
+        )
+        grid = grid.resolve_scale(y="independent", stroke="independent")
+        rows.append(grid.properties(title=panel_title(model, _sample_size(own), width=page.width)))
     done = _DOSES.get(edit, ("dose", None, edit))[2]
-    return alt.concat(
-        *panels,
-        columns=columns,
-        spacing=24,
-        title=figure_title(f"{hook} {done}: effects by dose and layer", _caption(marks)),
-        description=_description(marks, hook, done),
-    ).resolve_scale(color="shared", stroke="independent", strokeDash="shared")
+
+    def sentence(part: pd.DataFrame) -> str:
+        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        return f"largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
+
+    lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
+    words = [lead, *named(marks[marks["kind"] == _ITSELF], ["model", "measure"], sentence)]
+    return page.figure(
+        rows,
+        f"{hook} {done}: effects by dose and layer",
+        [_caption(marks)],
+        words,
+        own=["y", "stroke"],
+    )
 
 
-def _measures(shown: pd.DataFrame, measures: Sequence[str] | None) -> list[str]:
-    have = [name for name in _MEASURES if name in set(shown["measure"])]
-    wanted = have if measures is None else names_of(measures, name="measures")
-    for name in wanted:
-        if name not in have:
-            raise InputError(f"plot_dose_response has no rows of the measure {name!r}; the frame has {have}.")
-    if not wanted:
-        raise InputError(f"plot_dose_response draws {', '.join(_MEASURES)}; the frame has none of them.")
-    return wanted
+def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list[str]:
+    """Return the measures that were asked for, by default all."""
+    who, have = "plot_dose_response", [name for name in _MEASURES if name in set(shown["measure"])]
+    if measures is not None:
+        return known_names(names_of(measures, name="measures"), have, "measure", who=who)
+    if not have:
+        raise InputError(f"{who} draws {', '.join(_MEASURES)}; the frame has none of them.")
+    return have
 
 
 def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -> pd.DataFrame:
@@ -153,63 +158,54 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
     gaps = np.diff(np.sort(shown["dose"].unique()))
     side = np.searchsorted(layers, shown["layer"]) - (len(layers) - 1) / 2
     x = shown["dose"] + side * 0.16 * (gaps.min() if len(gaps) else 1.0) / len(layers)
-    keep = ["model", "layer", "depth", "dose", "measure", "estimate", "conf_low", "conf_high", "n", "n_docs"]
+    keep = ["model", "layer", "depth", "dose", "measure", *_NUMBERS, "n", "n_docs"]
     names = {"none": _ITSELF, control: f"control: {str(control).replace('_', ' ')}"}
     kind = shown["control"].map(names).astype("str")
     return shown.assign(x=x, kind=kind).loc[is_shown, [*keep, "x", "kind"]]
 
 
-def _scale(marks: pd.DataFrame) -> alt.Scale:
-    """Return a measure's axis, the same in every model's panel; it holds 0."""
-    low = min(marks[["estimate", "conf_low"]].min().min(), 0.0)
-    high = max(marks[["estimate", "conf_high"]].max().max(), 0.0)
-    return alt.Scale(domain=[round(float(low), 6), round(float(high), 6) or 1.0], nice=True, zero=True)
-
-
-def _dose_panel(marks: pd.DataFrame, measure: str, edit: str, scale: alt.Scale) -> ChartType:
-    title, neutral, _ = _DOSES.get(edit, ("dose", None, edit))
-    kinds = [_ITSELF, *[kind for kind in distinct(marks["kind"]) if kind != _ITSELF]]
-    crowded = marks["layer"].nunique() > _CROWDED
+def _dose_panel(
+    marks: pd.DataFrame, place: Place, page: Sheet, edit: str, kinds: list[str], scale: alt.Scale
+) -> ChartType:
+    dose_title, neutral, _ = _DOSES.get(edit, ("dose", None, edit))
+    layers = sorted(marks["layer"].unique())
+    crowded = len(layers) > _CROWDED
     doses = sorted(marks["dose"].unique().tolist())
     ticks: dict[str, Any] = {"values": doses, "format": ".3~g"} if len(doses) <= _TICKED else {}
-    x = alt.X(
-        "x:Q",
-        title=title,
-        scale=alt.Scale(zero=False, nice=False, padding=10),
-        axis=alt.Axis(grid=False, **ticks),
-    )
-    y = alt.Y("estimate:Q", title=_MEASURES[measure], scale=scale, axis=alt.Axis(grid=False))
+    x_scale = alt.Scale(zero=False, nice=False, padding=16)
+    x = alt.X("x:Q", title=dose_title, scale=x_scale, axis=alt.Axis(grid=False, **ticks))
+    y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False))
     # Two channels of one scale: Vega has no gradient as the legend of points and lines together.
-    color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND)
+    color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
     stroke = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
-    dash = alt.StrokeDash(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)]),
-        legend=alt.Legend(symbolStrokeColor=INK, symbolSize=220) if len(kinds) > 1 else None,
-    )
+    look = page.legend(symbolStrokeColor=INK, symbolSize=400, symbolType="stroke") if len(kinds) > 1 else None
+    dashes = alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)])
     tooltip = tooltips(
         *("layer:Q", ("dose:Q", "", ".3~g"), ("kind:N", "run", ""), ("estimate:Q", "", ".4~g")),
         *(("conf_low:Q", "interval from", ".4~g"), ("conf_high:Q", "to", ".4~g"), ("n:Q", "tokens", ",")),
     )
     base = alt.Chart(marks).encode(x=x, y=y)
+    itself = base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=_ITSELF))
     bars = base.mark_rule(strokeWidth=1.3, opacity=0.6).encode(
         y=alt.Y("conf_low:Q", scale=scale), y2="conf_high", stroke=stroke
     )
     still = alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[2, 3])
     rules = [still.encode(y=alt.datum(0))]
-    if neutral is not None and marks["dose"].min() <= neutral <= marks["dose"].max():
+    if neutral is not None and doses[0] <= neutral <= doses[-1]:
         rules.append(still.encode(x=alt.datum(neutral)))
+    # The shades of the first and last layers are told apart in grey too; a few layers are named besides.
+    names = itself.transform_filter(f"datum.dose === {doses[0]}").mark_text(align="right", dx=-6, fontSize=9)
     return alt.layer(
         *rules,
         base.mark_line(strokeWidth=0.7 if crowded else 1.4).encode(
-            stroke=stroke, strokeDash=dash, detail="layer:N"
+            stroke=stroke, strokeDash=alt.StrokeDash("kind:N", scale=dashes, legend=look), detail="layer:N"
         ),
         *([] if crowded else [bars]),
-        base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=_ITSELF))
-        .mark_point(filled=True, size=12 if crowded else 34, opacity=1)
-        .encode(color=color, tooltip=tooltip),
-    )
+        itself.mark_point(filled=True, size=12 if crowded else 34, opacity=1).encode(
+            color=color, tooltip=tooltip
+        ),
+        *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
+    ).properties(width=place.width, height=place.height)
 
 
 def _sample_size(part: pd.DataFrame) -> str:
@@ -217,24 +213,11 @@ def _sample_size(part: pd.DataFrame) -> str:
     return f"{int(part['n'].max()):,} tokens, {docs}, {count(part['layer'].nunique(), 'layer')} edited one by one"
 
 
-def _caption(marks: pd.DataFrame) -> list[str]:
+def _caption(marks: pd.DataFrame) -> str:
     dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
     same = " of the same size" if "control: random direction" in dashed else ""
-    crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
-    hidden = "Intervals, which would hide each other, are in the frame."
-    bars = hidden if crowded else "Bars: confidence intervals of the mean over documents."
-    controls = [f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]
-    return [" ".join([bars, *controls])]
-
-
-def _description(marks: pd.DataFrame, hook: str, done: str) -> str:
-    sentences = [f"Effects of {hook} {done}, by dose, a line an edited layer."]
-    for (model, measure), rows in marks[marks["kind"] == _ITSELF].groupby(
-        ["model", "measure"], sort=False, observed=True
-    ):
-        name = " ".join(_MEASURES[str(measure)])
-        top = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
-        sentences.append(
-            f"{model}, {name}: largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
-        )
-    return " ".join(sentences)
+    is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
+    bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
+    return " ".join(
+        [bars, *[f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]]
+    )

@@ -8,24 +8,15 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layer_panels import (
-    GAP,
     histogram_panel,
     layer_choice,
     profile_panel,
     scatter_panel,
     text_panel,
 )
-from mechreg.charts.rows import (
-    count,
-    distinct,
-    frame_of,
-    one_name,
-    one_value,
-    require_one_row,
-    rows_of_hook,
-)
-from mechreg.charts.theme import figure_title
-from mechreg.charts.tokens import token_cells
+from mechreg.charts.layout import Width, sheet
+from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
+from mechreg.charts.tokens import CELL, token_cells
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
 
 SCATTER_BINS, HISTOGRAM_BINS = 28, 40
@@ -41,13 +32,16 @@ def plot_layer_explorer(
     model: str | None = None,
     doc: str | None = None,
     layer: int | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
 ) -> ChartType:
     """Return a linked view of one model: choose a layer by slider or click, and all of its panels follow.
 
-    Above, the profile of the coefficients with the chosen layer lit up; below it the layer's tokens as a binned
-    density of log norm against the lag, with the fit's line, and their histogram; and one document as text, each token
-    coloured by its log norm or by its residual. Only counts go into the chart, so that 48 layers of 100,000 tokens are
-    as quick as a few.
+    Above, the profile of the coefficients with the chosen layer lit up; below it the layer's tokens as a histogram, and
+    as a binned density of log norm against the lag with the fit's line; and one document as text, each token coloured
+    by its log norm or its residual. Where the fit's other terms are columns, the density is of what those leave of both
+    (an added-variable plot), which its line fits. Only counts go into the chart.
 
     Parameters
     ----------
@@ -59,25 +53,14 @@ def plot_layer_explorer(
         What `fit_lagged` gives, or its coefficients, of the same model and hook.
     term : str
         The lag on the horizontal axis.
-    hook, model : str, optional
-        Which, where the frames have several.
     doc : str, optional
         By default the first document. Its first 240 tokens are shown.
     layer : int, optional
         Which layer is chosen at first; by default the one with the largest coefficient.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption and a description in words.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, several models or hooks and none chosen, no such document or layer, a layer without a
-        coefficient, or heads.
-    NumericalError
-        A layer without a token that has both a norm and its lag.
+    model : str, optional
+        Which, where the frames have several.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`. The height is that of the profile.
 
     Examples
     --------
@@ -90,52 +73,69 @@ def plot_layer_explorer(
     >>> plot_layer_explorer(lagged, betas).to_dict()["title"]["text"]
     'Layers of m: log norm of attn_out against lag1'
     """
-    who = "plot_layer_explorer"
+    who, page = "plot_layer_explorer", sheet(width, height, title)
     term = one_name(term, name="term")
     lagged = frame_of(lagged, "lagged", who=who)
     coefficients = frame_of(coefficients, "coefficients", who=who)
     rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
-    views = [_layer_view(part, betas, term) for _, part in rows.groupby("layer", observed=True)]
+    others = [name for name in distinct(betas["term"]) if name not in ("Intercept", term)]
+    added = all(name in rows for name in others)
+    views = [
+        _layer_view(part, betas, term, others if added else [])
+        for _, part in rows.groupby("layer", observed=True)
+    ]
     datasets: dict[str, Any] = {"layers": views}
     layers = [view["layer"] for view in views]
     at = betas[betas["term"] == term].set_index("layer")["estimate"]
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
     first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
-
     pick = layer_choice(layers, first)
+    side = page.width * 15 // 32
+    less = f" less {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
     panels = [
-        profile_panel(betas, term, layers, pick),
-        alt.hconcat(histogram_panel(pick), scatter_panel(term, pick), spacing=GAP).resolve_scale(
-            color="independent"
-        ),
+        profile_panel(betas, term, layers, pick, page),
+        alt.hconcat(
+            histogram_panel(pick, page.width - side - 60, side),
+            scatter_panel(term, less, pick, side),
+            spacing=60,
+        ).resolve_scale(color="independent"),
     ]
-    captions = [
-        f"{count(len(rows) // len(layers), 'token')} a layer, {count(rows['doc'].nunique(), 'document')}. Counts: "
-        "tokens of the layer's middle 99.8%. Line: its beta, other terms at their means."
-    ]
+    captions = [_caption(rows, less or not others)]
     parameters = []
     if "token" in rows:
-        places, whole = _add_document(views, rows, shown_doc)
+        places, whole = _add_document(views, rows, shown_doc, int(page.width / CELL))
         datasets["tokens"] = places
-        panel, shade = text_panel(views, places, "residual" in rows, pick)
+        panel, shade = text_panel(views, places, "residual" in rows, pick, page)
         panels.append(panel)
         parameters.append(shade)
         captions.append(
             f"Text: {'' if whole else 'the first '}{count(len(places), 'token')} of {shown_doc}, by the deviation of "
             "the log norm from the layer's median or from the fit."
         )
+    words = _words(at, f"{count(len(layers), 'layer')} of {model}, {hook}", term, first, largest)
     chart = alt.vconcat(*panels, spacing=26).add_params(*parameters).resolve_scale(color="independent")
-    chart = chart.properties(
-        usermeta={"model": str(model), "hook": hook},  # so that a page can find the layer's fit
-        title=figure_title(f"Layers of {model}: log norm of {hook} against {term}", captions),
-        description=f"A linked view of {count(len(layers), 'layer')} of {model}, {hook}. The coefficient of {term} "
-        f"goes from {at.min():.3f} (layer {at.idxmin()}) to {at.max():.3f} (layer {at.idxmax()}); at first layer "
-        f"{first} is chosen, and {largest} has the largest in size, {at[largest]:.3f}. The slider below chooses "
-        "another, by the arrow keys too.",
-    )
+    chart.usermeta = {"model": str(model), "hook": hook}  # so that a page can find the layer's fit
+    chart = page.finished(chart, f"Layers of {model}: log norm of {hook} against {term}", captions, [words])
     chart.datasets = datasets  # by name and last: Altair copies a chart's data at every step of its making
     return chart
+
+
+def _caption(rows: pd.DataFrame, is_fit: Any) -> str:
+    tokens = count(len(rows) // rows["layer"].nunique(), "token")
+    docs = count(rows["doc"].nunique(), "document")
+    line = "the fit's" if is_fit else "its beta, other terms at their means"
+    how = "Click a layer, or use the slider."
+    return f"{tokens} a layer, {docs}. Counts: tokens of the layer's middle 99.8%. Line: {line}. {how}"
+
+
+def _words(at: pd.Series, what: str, term: str, first: int, largest: int) -> str:
+    """Return the view in words, of the coefficients by layer."""
+    return (
+        f"A linked view of {what}. The coefficient of {term} goes from {at.min():.3f} (layer {at.idxmin()}) to "
+        f"{at.max():.3f} (layer {at.idxmax()}); at first layer {first} is chosen, and {largest} has the largest in "
+        f"size, {at[largest]:.3f}. The slider below chooses another, by the arrow keys too."
+    )
 
 
 def _rows_and_betas(
@@ -178,47 +178,54 @@ def _with_residuals(rows: pd.DataFrame, betas: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(residual=rows["log_norm"].to_numpy(dtype="float64") - predicted)
 
 
-def _layer_view(part: pd.DataFrame, betas: pd.DataFrame, term: str) -> dict[str, Any]:
+def _layer_view(part: pd.DataFrame, betas: pd.DataFrame, term: str, others: list[str]) -> dict[str, Any]:
     """Return what is shown of one layer as counts: cells of the density, bars of the histogram, the line."""
     layer = int(part["layer"].iloc[0])
-    y = part["log_norm"].to_numpy(dtype="float64", na_value=np.nan)
-    x = part[term].to_numpy(dtype="float64", na_value=np.nan)
-    both = np.isfinite(x) & np.isfinite(y)
-    if not both.any():
+    numbers = part[["log_norm", term, *others]].to_numpy(dtype="float64", na_value=np.nan)
+    numbers = numbers[np.isfinite(numbers).all(axis=1)]
+    if not len(numbers):
         raise NumericalError(
             f"plot_layer_explorer needs tokens with a log norm and {term} in layer {layer}; none has both."
         )
-    inside = y[both]
-    low, high = np.quantile(inside, [0.001, 0.999])
-    room = 0.02 * (high - low) or 0.5
-    low, high = float(low - room), float(high + room)
-    edges = np.linspace(low, high, SCATTER_BINS + 1)
-    cells = np.histogram2d(x[both], y[both], [edges, edges])[0].astype(int)
-    at_x, at_y = np.nonzero(cells)
-    bars = np.histogram(inside, np.linspace(low, high, HISTOGRAM_BINS + 1))[0]
+    y = numbers[:, 0]
+    low, high, edges = _ends(y, HISTOGRAM_BINS)
     beta = float(betas[(betas["term"] == term) & (betas["layer"] == layer)]["estimate"].iloc[0])
-    middle_x, middle_y = float(x[both].mean()), float(inside.mean())
+    # What the other terms leave of the outcome and of the lag (Frisch and Waugh, 1933), around their means.
+    rest = np.column_stack([np.ones(len(y)), numbers[:, 2:]])
+    explained = rest @ np.linalg.lstsq(rest, numbers[:, :2], rcond=None)[0]
+    left = numbers[:, :2] - explained + numbers[:, :2].mean(axis=0)
+    x_low, x_high, x_edges = _ends(left[:, 1], SCATTER_BINS)
+    y_low, y_high, y_edges = _ends(left[:, 0], SCATTER_BINS)
+    cells = np.histogram2d(left[:, 1], left[:, 0], [x_edges, y_edges])[0].astype(int)
+    at_x, at_y = np.nonzero(cells)
+    middle_y, middle_x = left.mean(axis=0)
+    ends = {"low": low, "high": high, "x_low": x_low, "x_high": x_high, "y_low": y_low, "y_high": y_high}
+    line = {f"line_{end}": middle_y + beta * (ends[f"x_{end}"] - middle_x) for end in ("low", "high")}
+    rounded = ends | line | {"beta": beta, "median": np.median(y)}
     return {
         "layer": layer,
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "cell": round((high - low) / SCATTER_BINS, 6),
+        **{name: round(float(value), 4) for name, value in rounded.items()},
+        "cell_x": round((x_high - x_low) / SCATTER_BINS, 6),
+        "cell_y": round((y_high - y_low) / SCATTER_BINS, 6),
         "bar": round((high - low) / HISTOGRAM_BINS, 6),
         "at_x": at_x.tolist(),
         "at_y": at_y.tolist(),
         "tokens": cells[at_x, at_y].tolist(),
-        "bars": bars.tolist(),
+        "bars": np.histogram(y, edges)[0].tolist(),
         "at_bar": list(range(HISTOGRAM_BINS)),
-        "beta": round(beta, 4),
-        "line_low": round(middle_y + beta * (low - middle_x), 4),
-        "line_high": round(middle_y + beta * (high - middle_x), 4),
-        "median": round(float(np.median(inside)), 4),
-        "n": int(both.sum()),
+        "n": len(y),
     }
 
 
+def _ends(values: np.ndarray, bins: int) -> tuple[float, float, np.ndarray]:
+    """Return the ends of the middle 99.8% of values with some room, and the edges of bins between."""
+    low, high = np.quantile(values, [0.001, 0.999])
+    room = 0.02 * (high - low) or 0.5
+    return float(low - room), float(high + room), np.linspace(low - room, high + room, bins + 1)
+
+
 def _add_document(
-    views: list[dict[str, Any]], rows: pd.DataFrame, doc: str
+    views: list[dict[str, Any]], rows: pd.DataFrame, doc: str, columns: int
 ) -> tuple[list[dict[str, Any]], bool]:
     """Add every layer's log norms and residuals of a document; return its tokens' places, and whether those are all."""
     own = rows[rows["doc"].astype(str) == doc]
@@ -241,13 +248,9 @@ def _add_document(
                 f"plot_layer_explorer needs the same tokens in all layers; layer {view['layer']} of {doc!r} has others."
             )
         residual = part["residual"] if "residual" in part else np.full(len(part), np.nan)
-        view |= {
-            "norm": _rounded(part["log_norm"] - view["median"]),
-            "residual": _rounded(residual),
-        }
-    places = token_cells(one["token"].tolist(), starts=one["position"].eq(0).tolist()).assign(
-        at=range(1, len(one) + 1), position=one["position"].to_numpy()
-    )
+        view |= {"norm": _rounded(part["log_norm"] - view["median"]), "residual": _rounded(residual)}
+    places = token_cells(one["token"].tolist(), starts=one["position"].eq(0).tolist(), columns=columns)
+    places = places.assign(at=range(1, len(one) + 1), position=one["position"].to_numpy())
     return [{str(key): value for key, value in row.items()} for row in places.to_dict("records")], whole
 
 

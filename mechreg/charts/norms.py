@@ -1,4 +1,4 @@
-"""Norms by layer: dots or quantile columns, beside a histogram of every layer; or by groups of tokens."""
+"""Norms by layer: dots or quantile columns beside the density of every layer, sinks apart; or by groups of tokens."""
 
 from typing import Any
 
@@ -8,33 +8,41 @@ import pandas as pd
 from altair.typing import ChartType
 from jaxtyping import Float
 
-from mechreg.charts.depth import Tooltip, tooltips
+from mechreg.charts.estimates import Tooltip, ticks, tooltips
+from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.norms_by_group import norms_by_group
-from mechreg.charts.rows import count, few, frame_of, rows_of_hook
-from mechreg.charts.theme import DEPTH_LEGEND, DEPTH_SCALE, INK, WIDTH, figure_title, layer_ticks, panel_title
+from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
 from mechreg.schema import InputError, NumericalError
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
 MAX_BINS = 100
 MAX_OUTLINE_ROWS = 9_000
-MAX_STEPPED = 12  # layers; the steps of more than a dozen histograms cross each other everywhere
-_LEFT = WIDTH * 11 // 20
-_RIGHT = WIDTH - _LEFT
-_FIRST, _LATER = "position 0", "later positions"
-_DEPTH = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=DEPTH_LEGEND)
+MAX_SINKS = 12  # of a layer, the largest
+# A sink is so many robust standard deviations above its layer's median log norm. A layer in which all norms are
+# nearly the same has a tenth as its deviation: a tenth more of next to nothing is no sink.
+SINK_Z, LEAST_DEVIATION = 6.0, 0.1
+_FIRST, _SINK, _OTHER = "position 0", "later sinks", "other tokens"
 _QUANTILES = {"q01": 0.01, "q25": 0.25, "log_norm": 0.5, "q75": 0.75, "q99": 0.99}
 
 
-def plot_norms(norms: Any, *, by: str | None = None, hook: str | None = None) -> ChartType:
-    """Return the figure of one hook's norms: log norm by layer, beside a histogram outline of every layer.
+def plot_norms(
+    norms: Any,
+    *,
+    by: str | None = None,
+    hook: str | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
+) -> ChartType:
+    """Return the figure of one hook's norms: log norm by layer, beside the density of every layer.
 
-    Left, every token is a dot in its layer's column, moved sideways at random so that dots do not hide each other;
-    above 5,000 dots in the figure a column shows quantiles instead (1-99%, 25-75%, median). Right, Freedman-Diaconis
-    histograms. Position 0 is drawn apart, since in many models it is an attention sink with a norm many times the
-    others'. Models are rows of one figure, on the same log norm axes.
+    Left, every token is a dot in its layer's column, moved sideways at random; above 5,000 dots in the figure a column
+    shows quantiles instead. Right, a ridge a layer: its Freedman-Diaconis histogram, each as high as the others, so
+    that a layer whose norms are all alike hides no other. Position 0 and later attention sinks are drawn apart. A
+    click on a column picks its layer out. Models are rows of one figure, on the same log norm axes.
 
-    With ``by``, a row is a group of tokens: a dot is a layer, shaded by depth, at the group's mean log norm less that
-    of all groups in this layer; bars are intervals of the group's mean. Models are panels with the same axes.
+    With ``by``, a panel is a group of tokens: its mean log norm in every layer, less that of all groups in this layer.
 
     Parameters
     ----------
@@ -43,21 +51,8 @@ def plot_norms(norms: Any, *, by: str | None = None, hook: str | None = None) ->
         With ``by``, what `group_norms` gives, of all groups.
     by : str, optional
         The column of groups, such as "pos".
-    hook : str, optional
-        Which hook point, where the frame has several.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption (n, what the marks are) and a description in words.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, no rows, several hooks and none chosen, more than six models or twenty groups, two rows for
-        one group's mean.
-    NumericalError
-        A norm without a logarithm (zero, negative, NaN, infinite), or a mean that is not finite.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`.
 
     Examples
     --------
@@ -66,12 +61,13 @@ def plot_norms(norms: Any, *, by: str | None = None, hook: str | None = None) ->
     >>> plot_norms(norms).to_dict()["title"]["text"]
     'Log norms of attn_out by layer'
     """
+    page = sheet(width, height, title)
     norms = frame_of(norms, "norms", who="plot_norms")
     if by is not None:
-        return norms_by_group(norms, by, hook)
+        return norms_by_group(norms, by, hook, page)
     shown, hook = rows_of_hook(norms, hook, ("doc", "position", "norm"), who="plot_norms")
     models = few(shown["model"], who="plot_norms")
-    table = _log_norms(shown)
+    table = _with_sinks(_log_norms(shown))
     parts = {model: table[table["model"] == model] for model in models}
     for model, part in parts.items():
         if (part["position"] == 0).all():
@@ -79,37 +75,24 @@ def plot_norms(norms: Any, *, by: str | None = None, hook: str | None = None) ->
     as_dots = len(table) <= MAX_DOTS
     n_layers = [part["layer"].nunique() for part in parts.values()]
     bins = max(1, min(MAX_BINS, MAX_OUTLINE_ROWS // sum(n_layers)))
-    as_steps = max(n_layers) <= MAX_STEPPED
     marks = [(_dots if as_dots else _quantiles)(part) for part in parts.values()]
-    outlines = [
-        _outlines(part[part["position"] != 0], most=bins, as_steps=as_steps) for part in parts.values()
-    ]
-
+    ridges = [_ridges(part[part["place"] == _OTHER], most=bins) for part in parts.values()]
     # The same log norm axes in every row, so that models can be compared.
-    drawn = ["log_norm"] if as_dots else ["q01", "log_norm", "q99"]
-    y = alt.Scale(domain=_range([frame[drawn] for frame in marks]), nice=True, zero=False)
-    x = alt.Scale(domain=_range([frame[["log_norm"]] for frame in outlines]), nice=False, zero=False)
-    height = 280 if len(models) == 1 else 150
-    rows = []
-    for model, left, right in zip(models, marks, outlines, strict=True):
-        lowest = model == models[-1]
-        columns = (_dot_marks if as_dots else _column_marks)(left, y, lowest=lowest)
-        histograms = _outline_marks(right, x, as_steps=as_steps, lowest=lowest)
-        rows.append(
-            alt.hconcat(
-                columns.properties(width=_LEFT, height=height),
-                histograms.properties(width=_RIGHT, height=height),
-                spacing=24,
-                title=panel_title(model, _sample_size(parts[model]), width=WIDTH),
-            )
-        )
-    caption = _caption(table, as_dots=as_dots, as_steps=as_steps, bins=bins)
-    return alt.vconcat(
-        *rows,
-        spacing=20,
-        title=figure_title(f"Log norms of {hook} by layer", caption),
-        description=_description(parts, hook),
-    ).resolve_scale(color="shared", shape="shared", stroke="independent")
+    y = _scale(marks, ["log_norm"] if as_dots else ["q01", "log_norm", "q99"])
+    x = _scale(ridges, ["log_norm"])
+    usual = 280 if len(models) == 1 else 150
+    rows: list[ChartType] = []
+    for model, left, right in zip(models, marks, ridges, strict=True):
+        pick = alt.selection_point(name=f"picked_{len(rows)}", fields=["layer"], on="click")
+        # A ridge needs some pixels of its own.
+        place = page.place(max(usual, (10 if len(models) == 1 else 5) * right["layer"].nunique()))
+        place = place._replace(width=(page.width - 24) // 2, lowest=model == models[-1])
+        columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
+        panels = alt.hconcat(columns, _ridge_marks(right, place, x, pick), spacing=24)
+        panels = panels.resolve_scale(fill="independent")
+        rows.append(panels.properties(title=panel_title(model, _sample_size(parts[model]), width=page.width)))
+    caption = _caption(table, as_dots=as_dots, bins=bins)
+    return page.figure(rows, f"Log norms of {hook} by layer", caption, _words(table, hook), own=["y", "fill"])
 
 
 def histogram_edges(
@@ -155,167 +138,213 @@ def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
     return shown[keep].assign(log_norm=np.log(norm))
 
 
+def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with their ``place``: position 0, a later sink, or neither."""
+    is_first = table["position"] == 0
+    by = [table["model"], table["layer"]]
+    deviation = table["log_norm"] - table["log_norm"].mask(is_first).groupby(by, observed=True).transform(
+        "median"
+    )
+    spread = 1.4826 * deviation.abs().mask(is_first).groupby(by, observed=True).transform("median")
+    is_sink = deviation > SINK_Z * spread.clip(lower=LEAST_DEVIATION)
+    return table.assign(place=np.select([is_first, is_sink], [_FIRST, _SINK], _OTHER))
+
+
 def _dots(part: pd.DataFrame) -> pd.DataFrame:
     """Return every token with its place in its layer's column."""
-    first = part["position"] == 0
     # The place has no meaning; a fixed seed draws the same figure every time.
-    jitter = np.where(first, 0.0, np.random.default_rng(0).uniform(-0.32, 0.32, len(part)))
-    return part.drop(columns="model").assign(
-        x=(part["layer"] + jitter).round(3),
-        log_norm=part["log_norm"].round(4),
-        place=np.where(first, _FIRST, _LATER),
-    )
+    jitter = np.random.default_rng(0).uniform(-0.32, 0.32, len(part))
+    x = (part["layer"] + np.where(part["place"] == _OTHER, jitter, 0.0)).round(3)
+    return part.drop(columns="model").assign(x=x, log_norm=part["log_norm"].round(4))
 
 
 def _quantiles(part: pd.DataFrame) -> pd.DataFrame:
-    """Return the quantiles of every layer, position 0 apart."""
-    place = np.where(part["position"] == 0, _FIRST, _LATER)
-    groups = part.assign(place=place).groupby(["layer", "depth", "place"])["log_norm"]
+    """Return the quantiles of every layer's tokens, those of position 0, and the largest of its later sinks."""
+    sinks = part[part["place"] == _SINK].sort_values("log_norm", ascending=False)
+    sinks = (
+        sinks.groupby("layer").head(MAX_SINKS)[["layer", "depth", "place", "log_norm"]].round(4).assign(n=1)
+    )
+    groups = part[part["place"] != _SINK].groupby(["layer", "depth", "place"])["log_norm"]
     table = groups.quantile(np.array(list(_QUANTILES.values()))).unstack().round(4)
     table.columns = list(_QUANTILES)
-    return table.assign(n=groups.size()).reset_index().assign(x=lambda frame: frame["layer"])
+    table = pd.concat([table.assign(n=groups.size()).reset_index(), sinks], ignore_index=True)
+    return table.assign(x=table["layer"].astype(float))
 
 
-def _outlines(later: pd.DataFrame, *, most: int, as_steps: bool) -> pd.DataFrame:
-    """Return the histogram of every layer as the corners of its outline, which starts and ends on the axis.
-
-    As steps, a corner's density holds up to the next corner; else corners are the middles of bins.
-    """
-    outlines = []
-    for (layer, depth), group in later.groupby(["layer", "depth"]):
+def _ridges(part: pd.DataFrame, *, most: int) -> pd.DataFrame:
+    """Return the outline of every layer's histogram, last layer first, 1 where it is highest."""
+    ridges = []
+    for (layer, depth), group in sorted(part.groupby(["layer", "depth"]), reverse=True):
         values = group["log_norm"].to_numpy()
         edges = histogram_edges(values, most=most)
-        density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
-        middles = (edges[1:] + edges[:-1]) / 2
-        places = np.r_[edges[0], edges] if as_steps else np.r_[edges[0], middles, edges[-1]]
-        corners = {"log_norm": places.round(5), "density": np.r_[0.0, density, 0.0].round(6)}
-        outlines.append(
-            pd.DataFrame({"layer": layer, "depth": depth, "corner": np.arange(len(places)), **corners})
-        )
-    return pd.concat(outlines, ignore_index=True)
+        counts = np.histogram(values, edges)[0]
+        places = np.r_[edges[0], (edges[1:] + edges[:-1]) / 2, edges[-1]]
+        outline = {"log_norm": places.round(5), "share": np.r_[0.0, counts / counts.max(), 0.0].round(5)}
+        ridges.append(pd.DataFrame({"layer": layer, "depth": depth, **outline}))
+    return pd.concat(ridges, ignore_index=True)
 
 
-def _dot_marks(dots: pd.DataFrame, scale: alt.Scale, *, lowest: bool) -> ChartType:
+def _scale(frames: list[pd.DataFrame], columns: list[str]) -> alt.Scale:
+    low, high = (
+        f(float(f(frame[columns].min().min(), frame[columns].max().max())) for frame in frames)
+        for f in (min, max)
+    )
+    room = 0.02 * (high - low) or 0.5
+    return alt.Scale(domain=[round(low - room, 4), round(high + room, 4)], nice=True, zero=False)
+
+
+def _layers(frame: pd.DataFrame, place: Place, field: str = "x") -> alt.X:
+    low, high = int(frame["layer"].min()), int(frame["layer"].max())
+    scale = alt.Scale(domain=[low - 0.6, high + 0.6], nice=False, zero=False)
+    axis = alt.Axis(values=[low + at for at in ticks(high - low + 1, place.width)], format="d", grid=False)
+    return alt.X(f"{field}:Q", title="layer" if place.lowest else None, scale=scale, axis=axis)
+
+
+def _log_norm(field: str, scale: alt.Scale) -> alt.Y:
+    return alt.Y(f"{field}:Q", title="log norm (natural log)", scale=scale)
+
+
+def _faded(pick: alt.Parameter, opacity: float) -> Any:
+    """Return an opacity, which is less for the layers that were not picked."""
+    return alt.condition(pick, alt.value(opacity), alt.value(0.12 * opacity))
+
+
+def _depth(page: Sheet) -> alt.Color:
+    return alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
+
+
+def _dot_marks(
+    dots: pd.DataFrame, place: Place, scale: alt.Scale, page: Sheet, pick: alt.Parameter
+) -> ChartType:
     fields = {"layer": "Q", "head": "Q", "position": "Q", "doc": "N", "token": "N"}
     shown: list[Tooltip] = [(f"{name}:{kind}", name, "") for name, kind in fields.items() if name in dots]
     tooltip = tooltips(*shown, ("log_norm:Q", "log norm", ".3f"))
-    x, y = _layer_x(dots, lowest=lowest), _log_norm_y("log_norm", scale)
-    later = alt.Chart(dots[dots["place"] == _LATER]).mark_point(
-        filled=True, size=24 if len(dots) <= 1_000 else 12, opacity=0.7
+    x, y = _layers(dots, place), _log_norm("log_norm", scale)
+    other = alt.Chart(dots[dots["place"] == _OTHER]).mark_point(
+        filled=True, size=24 if len(dots) <= 1_000 else 12
     )
-    first = dots[dots["place"] == _FIRST]
-    return alt.layer(
-        later.encode(x=x, y=y, color=_DEPTH, tooltip=tooltip), *_first_marks(first, x, y, tooltip)
-    )
+    other = other.encode(x=x, y=y, color=_depth(page), opacity=_faded(pick, 0.7), tooltip=tooltip)
+    layers = alt.layer(other, *_sink_marks(dots, x, y, page, tooltip))
+    return layers.properties(width=place.width, height=place.height)
 
 
-def _column_marks(quantiles: pd.DataFrame, scale: alt.Scale, *, lowest: bool) -> ChartType:
+def _column_marks(
+    quantiles: pd.DataFrame, place: Place, scale: alt.Scale, page: Sheet, pick: alt.Parameter
+) -> ChartType:
     tooltip = tooltips(
         *("layer:Q", ("place:N", "at", ""), ("n:Q", "", ",")),
         *[(f"{name}:Q", f"{at:.0%}", ".3f") for name, at in _QUANTILES.items()],
     )
-    x = _layer_x(quantiles, lowest=lowest)
-    later = alt.Chart(
-        quantiles[quantiles["place"] == _LATER].assign(
-            left=lambda frame: frame["layer"] - 0.4, right=lambda frame: frame["layer"] + 0.4
-        )
-    ).encode(x=_layer_x(quantiles, "left", lowest=lowest), x2="right", color=_DEPTH, tooltip=tooltip)
-    first = quantiles[quantiles["place"] == _FIRST]
-    return alt.layer(
-        later.mark_rect(opacity=0.28).encode(y=_log_norm_y("q01", scale), y2="q99"),
-        later.mark_rect(opacity=0.5).encode(y=_log_norm_y("q25", scale), y2="q75"),
+    ends = {"left": quantiles["layer"] - 0.4, "right": quantiles["layer"] + 0.4}
+    other = alt.Chart(quantiles.assign(**ends)[quantiles["place"] == _OTHER])
+    other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=_depth(page), tooltip=tooltip)
+    y = _log_norm("log_norm", scale)
+    layers = alt.layer(
+        other.mark_rect().encode(y=_log_norm("q01", scale), y2="q99", opacity=_faded(pick, 0.28)),
+        other.mark_rect().encode(y=_log_norm("q25", scale), y2="q75", opacity=_faded(pick, 0.5)),
         # In the column's own colour: a pale line would wipe out the box of a layer whose norms hardly vary.
-        later.mark_rect(opacity=1, height=2).encode(y=_log_norm_y("log_norm", scale)),
-        *_first_marks(first, x, _log_norm_y("log_norm", scale), tooltip),
+        other.mark_rect(height=2).encode(y=y, opacity=_faded(pick, 1.0)),
+        *_sink_marks(quantiles, _layers(quantiles, place), y, page, tooltip),
     )
+    return layers.properties(width=place.width, height=place.height)
 
 
-def _first_marks(first: pd.DataFrame, x: alt.X, y: alt.Y, tooltip: list[alt.Tooltip]) -> list[alt.Chart]:
-    """Return position 0's marks, black and hollow as no other mark of the figure; none where it is not there."""
-    if first.empty:
+def _sink_marks(
+    marks: pd.DataFrame, x: alt.X, y: alt.Y, page: Sheet, tooltip: list[alt.Tooltip]
+) -> list[alt.Chart]:
+    """Return the marks of position 0 and of later sinks, hollow as no other mark of the figure; none without them."""
+    own = marks[marks["place"] != _OTHER]
+    names = [name for name in (_FIRST, _SINK) if (own["place"] == name).any()]
+    if not names:
         return []
-    legend = alt.Legend(symbolStrokeColor=INK, symbolSize=60, symbolStrokeWidth=1.3)
-    shape = alt.Shape(
-        "place:N", title=None, scale=alt.Scale(domain=[_FIRST], range=["diamond"]), legend=legend
-    )
-    mark = alt.Chart(first).mark_point(filled=False, color=INK, size=40, strokeWidth=1.3, opacity=1)
+    looks = {_FIRST: "diamond", _SINK: "triangle-up"}
+    scale = alt.Scale(domain=names, range=[looks[name] for name in names])
+    legend = page.legend(symbolStrokeColor=INK, symbolSize=60, symbolStrokeWidth=1.3)
+    shape = alt.Shape("place:N", scale=scale, legend=legend)
+    mark = alt.Chart(own).mark_point(filled=False, color=INK, size=24, strokeWidth=1, opacity=0.8)
     return [mark.encode(x=x, y=y, shape=shape, tooltip=tooltip)]
 
 
-def _outline_marks(outlines: pd.DataFrame, scale: alt.Scale, *, as_steps: bool, lowest: bool) -> alt.Chart:
-    return (
-        alt.Chart(outlines)
-        .mark_line(
-            interpolate="step-after" if as_steps else "linear",
-            strokeWidth=1.5 if as_steps else 1,
-            opacity=0.9,
-        )
+def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt.Parameter) -> ChartType:
+    """Return a density a layer, first layer below; where there are many, a ridge reaches over those above it."""
+    low, high = int(ridges["layer"].min()), int(ridges["layer"].max())
+    n_layers = high - low + 1
+    reach = 0.9 if n_layers <= 6 else 1.6 if n_layers <= 16 else 2.6
+    drawn = ridges.assign(top=(ridges["layer"] + reach * ridges["share"]).round(4))
+    y = alt.Y(
+        "top:Q",
+        title="layer",
+        scale=alt.Scale(domain=[low - 0.2, high + reach + 0.1], nice=False, zero=False),
+        axis=alt.Axis(
+            values=[low + at for at in ticks(n_layers, place.height)], format="d", grid=False, domain=False
+        ),
+    )
+    areas = (
+        alt.Chart(drawn)
+        .mark_area(line={"color": "white", "strokeWidth": 0.7}, orient="vertical")
         .encode(
-            x=alt.X("log_norm:Q", title="log norm" if lowest else None, scale=scale),
-            # Room for any label, so that the panels of all models stand below each other.
-            y=alt.Y("density:Q", title="density per unit of log norm", axis=alt.Axis(minExtent=30)),
-            # Its own channel and scale: Vega has no gradient as the legend of dots and lines together.
-            stroke=alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None),
+            x=alt.X(
+                "log_norm:Q",
+                title="log norm, each layer as high" if place.lowest else None,
+                scale=scale,
+                axis=alt.Axis(tickCount=6),
+            ),
+            y=y,
+            y2="layer:Q",
+            # Its own channel and scale: Vega has no gradient as the legend of dots and areas together.
+            fill=alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None),
             detail="layer:N",
-            order="corner:Q",
-            tooltip=[alt.Tooltip("layer:Q")],
+            opacity=_faded(pick, 0.85),
+            tooltip=tooltips("layer:Q"),
         )
     )
-
-
-def _layer_x(frame: pd.DataFrame, field: str = "x", *, lowest: bool) -> alt.X:
-    low, high = int(frame["layer"].min()), int(frame["layer"].max())
-    scale = alt.Scale(domain=[low - 0.6, high + 0.6], nice=False, zero=False)
-    axis = alt.Axis(values=layer_ticks(low, high), format="d", grid=False)
-    return alt.X(f"{field}:Q", title="layer" if lowest else None, scale=scale, axis=axis)
-
-
-def _log_norm_y(field: str, scale: alt.Scale) -> alt.Y:
-    return alt.Y(f"{field}:Q", title="log norm (natural log)", scale=scale)
-
-
-def _range(frames: list[pd.DataFrame]) -> list[float]:
-    low, high = min(frame.min().min() for frame in frames), max(frame.max().max() for frame in frames)
-    room = 0.02 * (high - low) or 0.5
-    return [round(float(low - room), 4), round(float(high + room), 4)]
+    return areas.properties(width=place.width, height=place.height)
 
 
 def _sample_size(part: pd.DataFrame) -> str:
     """Return how many tokens, documents and layers a panel shows."""
-    n_layers, n_heads = part["layer"].nunique(), part["head"].nunique() if "head" in part else 1
+    n_heads = part["head"].nunique() if "head" in part else 1
     sizes = part.groupby("layer").size() // n_heads
     n = count(int(sizes.min()), "token")
     if sizes.max() > sizes.min():
         n = f"{sizes.min():,} to {count(int(sizes.max()), 'token')} a layer"
-    parts = [f"n = {n}", count(part["doc"].nunique(), "document"), count(n_layers, "layer")]
+    parts = [f"n = {n}", count(part["doc"].nunique(), "document"), count(len(sizes), "layer")]
     return ", ".join([*parts, f"{n_heads} heads pooled"] if n_heads > 1 else parts)
 
 
-def _caption(table: pd.DataFrame, *, as_dots: bool, as_steps: bool, bins: int) -> list[str]:
-    has_first = bool((table["position"] == 0).any())
+def _caption(table: pd.DataFrame, *, as_dots: bool, bins: int) -> list[str]:
+    apart = [name for name in (_FIRST, _SINK) if (table["place"] == name).any()]
     if as_dots:
         dot = "token and head" if "head" in table else "token"
         left = f"Left: one dot a {dot}; the sideways scatter has no meaning."
     else:
         left = f"Left: {len(table):,} norms aggregated; columns: 1–99% and 25–75%, line: median"
-        left += ", diamond: median at position 0." if has_first else "."
-    outlines = "Freedman–Diaconis histograms" + ("" if as_steps else " as lines through the middles of bins")
-    right = f"Right: {outlines}, middle 99.8%, at most {bins} bins"
-    return [left, right + (", without position 0." if has_first else ".")]
+        left += ", diamond: median at position 0." if _FIRST in apart else "."
+    right = (
+        f"Right: Freedman–Diaconis histograms, each as high as the others, middle 99.8%, at most {bins} bins"
+    )
+    right += f", without {' and '.join(apart)}." if apart else "."
+    if _SINK not in apart:
+        return [left, right]
+    most = "" if as_dots else f"; of a layer at most the {MAX_SINKS} largest are drawn"
+    return [left, right, f"Sinks: {SINK_Z:g} robust deviations above the layer's median log norm{most}."]
 
 
-def _description(parts: dict[str, pd.DataFrame], hook: str) -> str:
+def _words(table: pd.DataFrame, hook: str) -> list[str]:
     """Return what the figure shows in words, for those who cannot see it."""
-    sentences = [f"Log norms of {hook} by layer, as columns of marks and as histograms."]
-    for model, part in parts.items():
-        first = part["position"] == 0
-        median = part[~first].groupby("layer")["log_norm"].median()
-        sentence = f"{model} ({_sample_size(part)}): the median log norm goes from {median.iloc[0]:.2f} "
-        sentence += f"in layer {median.index[0]}"
-        sentence += f" to {median.iloc[-1]:.2f} in layer {median.index[-1]}" if len(median) > 1 else ""
-        if first.any():
-            sentence += (
-                f"; at position 0 the median over all layers is {part[first]['log_norm'].median():.2f}"
-            )
-        sentences.append(sentence + ".")
-    return " ".join(sentences)
+
+    def sentence(part: pd.DataFrame) -> str:
+        median = part[part["place"] != _FIRST].groupby("layer")["log_norm"].median()
+        ends = [f"{value:.2f} in layer {layer}" for layer, value in median.items()]
+        first, n_sinks = part[part["place"] == _FIRST]["log_norm"], int((part["place"] == _SINK).sum())
+        parts = [
+            f"{_sample_size(part)}; the median log norm goes from {' to '.join(dict.fromkeys((ends[0], ends[-1])))}"
+        ]
+        parts += [f"at position 0 the median over all layers is {first.median():.2f}"] if len(first) else []
+        parts += [f"{n_sinks:,} norms at later positions are sinks"] if n_sinks else []
+        return "; ".join(parts) + "."
+
+    return [
+        f"Log norms of {hook} by layer, as columns of marks and as ridges.",
+        *named(table, ["model"], sentence),
+    ]

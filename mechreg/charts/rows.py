@@ -1,6 +1,6 @@
 """Which rows of a frame a chart shows, and whether they can be drawn: each chart checks them here, once, at its top."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,19 +9,12 @@ import pandas as pd
 from mechreg.schema import InputError, NumericalError, SchemaError, among, did_you_mean, require
 
 MAX_MODELS = 6
+MAX_GROUPS = 20  # more panels than that are a poster
 PLACE = ("model", "hook", "layer", "depth")
 
 
 def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
-    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> frame = pd.DataFrame({"term": ["lag1"]})
-    >>> frame_of(SimpleNamespace(coefficients=frame), "coefficients", who="plot_betas") is frame
-    True
-    """
+    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments."""
     held = holder if hasattr(holder, "columns") else getattr(holder, part, None)
     held = held() if callable(held) else held
     if not isinstance(held, pd.DataFrame):
@@ -32,13 +25,7 @@ def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
 
 
 def names_of(value: Any, *, name: str) -> list[str]:
-    """Return the names that an option has, one or several, each once; anything else is an InputError.
-
-    Examples
-    --------
-    >>> names_of("lag1", name="terms"), names_of(("lag1", "lag2"), name="terms")
-    (['lag1'], ['lag1', 'lag2'])
-    """
+    """Return the names that an option has, one or several, each once; anything else is an InputError."""
     names = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not names or not all(isinstance(entry, str) for entry in names) or len(set(names)) < len(names):
         raise InputError(f"{name} must be one name or several, each once; got {value!r}.")
@@ -53,14 +40,7 @@ def one_name(value: Any, *, name: str) -> str:
 
 
 def one_value(frame: pd.DataFrame, column: str, wanted: Any, *, who: str) -> tuple[pd.DataFrame, Any]:
-    """Return the rows that have one value in a column, and that value: the one asked for, else the only one.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"hook": ["z", "attn_out"]})
-    >>> one_value(frame, "hook", "z", who="plot_norms")[1]
-    'z'
-    """
+    """Return the rows that have one value in a column, and that value: the one asked for, else the only one."""
     have = distinct(frame[column])
     if wanted is None and len(have) == 1:
         return frame, have[0]
@@ -91,13 +71,7 @@ def rows_of_hook(
 
 
 def few(values: Iterable[Any], noun: str = "model", *, most: int = MAX_MODELS, who: str) -> list[Any]:
-    """Return the different values in their order, at most as many as one figure can show.
-
-    Examples
-    --------
-    >>> few(["gpt2-xl", "gpt2", "gpt2"], who="plot_betas")
-    ['gpt2-xl', 'gpt2']
-    """
+    """Return the different values in their order, at most as many as one figure can show."""
     have = list(dict.fromkeys(values))
     if len(have) > most:
         raise InputError(
@@ -131,30 +105,77 @@ def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[
         )
 
 
+def drawable(rows: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *, who: str) -> list[str]:
+    """Return the models of rows that can be drawn: few, with one row a mark and finite numbers."""
+    models = few(rows["model"], who=who)
+    require_one_row(rows, keys, numbers, who=who)
+    return models
+
+
+def known_names(names: Sequence[str], have: Sequence[str], noun: str, *, who: str) -> list[str]:
+    """Return the names, of which each must be one that the frame has."""
+    for name in names:
+        if name not in have:
+            raise InputError(
+                f"{who} has no rows of the {noun} {name!r}; the frame has {have}.{did_you_mean(name, have)}"
+            )
+    return list(names)
+
+
+def by_group(rows: pd.DataFrame, by: str, *, who: str) -> dict[str, pd.DataFrame]:
+    """Return the rows of every group, of at most twenty, largest group first."""
+    if rows[by].isna().any():
+        raise InputError(f"{who} needs a value of {by!r} in every row; some are missing.")
+    few(rows[by], "group", most=MAX_GROUPS, who=who)
+    groups = rows[by].astype("str")
+    order = rows.groupby(groups)["n"].max().sort_values(ascending=False).index
+    rows = rows.drop(columns=by)  # whose name could be an expression to Vega
+    return {str(group): rows[groups == group].assign(group=str(group)) for group in order}
+
+
+def in_words(column: str) -> str:
+    """Return a column of groups in words."""
+    return {"pos": "part of speech"}.get(column, column)
+
+
+def named(rows: pd.DataFrame, keys: Sequence[str], sentence: Callable[[pd.DataFrame], str]) -> Iterator[str]:
+    """Yield a sentence a group of rows, after the group's name."""
+    for names, part in rows.groupby(list(keys), sort=False, observed=True):
+        yield f"{', '.join(map(str, names))}: {sentence(part)}"
+
+
+def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -> tuple[str, str, float, int]:
+    """Return the hook, the term, the level of the intervals and the documents, which all rows must share."""
+    keys = ("hook", "term", "conf_level", "n_docs")
+    require(frame, keys, who=who)
+    if not len(frame):
+        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    for key in keys:
+        if frame[key].nunique(dropna=False) > 1:
+            raise InputError(
+                f"{who} draws one comparison; the frame has several values of {key!r}. Choose one."
+            )
+    bad = ~np.isfinite(frame[list(numbers)].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
+    if bad.any():
+        raise NumericalError(
+            f"{who} needs finite numbers as {', '.join(numbers)}; {int(bad.sum())} rows have others."
+        )
+    first = frame.iloc[0]
+    return str(first["hook"]), str(first["term"]), float(first["conf_level"]), int(first["n_docs"])
+
+
 def distinct(values: pd.Series) -> list[Any]:
     """Return the values of a column, in the order of their first row."""
     return list(values.unique())
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is not 1.
-
-    Examples
-    --------
-    >>> count(1, "document"), count(12000, "token")
-    ('1 document', '12,000 tokens')
-    """
+    """Return a number with its noun, in the plural where it is not 1: "1 document", "12,000 tokens"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def sample_size(rows: pd.DataFrame, *, layers: bool = False) -> str:
-    """Return how many tokens and documents, and if asked for how many layers, some coefficients are of.
-
-    Examples
-    --------
-    >>> sample_size(pd.DataFrame({"n": [90, 94], "n_docs": 3}))
-    'n = 90 to 94, 3 documents'
-    """
+    """Return how many tokens and documents, and if asked for how many layers, some coefficients are of."""
     low, high = int(rows["n"].min()), int(rows["n"].max())
     parts = [f"n = {low:,}" + (f" to {high:,}" if high > low else "")]
     parts.append(count(int(rows["n_docs"].max()), "document"))

@@ -34,29 +34,17 @@ def save_chart(
 ) -> list[Path]:
     """Return the files that a chart was written to, one for each format.
 
-    The html page holds all it needs and asks the network for nothing. Html, json, svg and png are the same
-    bytes whenever the chart is the same. Every format is rendered before the first file is written.
+    The html page asks the network for nothing. All files but pdf are the same bytes whenever the chart is the same.
 
     Parameters
     ----------
     chart : Altair chart
+        One whose data are in it, at most 20,000 rows of them (Altair's own ``save`` lets more pass).
     path : str or pathlib.Path
         Without a suffix: "figures/betas" becomes figures/betas.html and so on. Folders are made.
     formats : sequence of "html", "json", "svg", "png", "pdf"
-        Text stays text in svg and pdf.
     ppi : int
-        Pixels an inch of the png, 36 to 1,200; 300 is what journals ask for.
-
-    Returns
-    -------
-    list of pathlib.Path
-        In the order of ``formats``.
-
-    Raises
-    ------
-    InputError
-        An unknown format, a path with a suffix, a chart that does not compile, one that loads data from
-        elsewhere, or one with more than 20,000 rows in it (Altair's own ``save`` lets that pass).
+        Pixels an inch of the png, 36 to 1,200.
 
     Examples
     --------
@@ -137,14 +125,12 @@ def chart_spec(chart: Any) -> dict[str, Any]:
 def script_json(value: Any) -> str:
     r"""Return JSON that can stand inside an HTML script element, whatever strings are in it.
 
-    ``json`` has already escaped everything beyond ASCII (U+2028 among it), so only what could end the
-    element, open a comment or start an entity is left.
-
     Examples
     --------
     >>> print(script_json({"token": "</script>"}))
     {"token":"\u003c/script\u003e"}
     """
+    # All beyond ASCII is escaped: what could end the element, open a comment or start an entity is left.
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import Tooltip, tooltips
+from mechreg.charts.estimates import Tooltip, tooltips
+from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
-from mechreg.charts.theme import OKABE_ITO, WIDTH, figure_title
+from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
 
 MAX_TOKENS = 2_000
@@ -19,7 +20,6 @@ MAX_TOKENS = 2_000
 MONOSPACE = "Liberation Mono, Courier New, monospace"
 FONT_SIZE, LINE_HEIGHT = 12, 20
 CELL = 0.6 * FONT_SIZE
-COLUMNS = int(WIDTH / CELL)
 # Pale enough at both ends for dark text: a token must be read whatever its shade.
 BELOW, NEUTRAL, ABOVE = OKABE_ITO[5], "#f7f7f7", OKABE_ITO[4]
 NOTHING = "#e6e6e6"
@@ -44,11 +44,14 @@ def plot_tokens(
     head: int | None = None,
     window: int | None = None,
     coefficients: Any = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
 ) -> ChartType:
     """Return one document as text, each token shaded by its norm, residual, lag contribution or loss change.
 
-    Values of one sign go from pale to orange; values of both, from blue (below 0) to orange. The shade is full at
-    the 1% and 99% quantiles, so that a sink does not wash out the rest; the tooltip has the number.
+    The shade is full at the 1% and 99% quantiles, so that a sink does not wash out the rest. Line breaks, control
+    characters and marks that would turn the direction of the text are shown as symbols.
 
     Parameters
     ----------
@@ -62,22 +65,10 @@ def plot_tokens(
     layer, model, hook, head, window
         Which, where the frame has several; without ``window`` all windows of the document stand below each other.
     coefficients : pandas.DataFrame or fits, optional
-        What `fit_lagged` gives, or a coefficient frame: ``value`` then is one of its terms, and the shade is beta times
-        the column's deviation from its mean over all rows of that layer.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption and a description in words. Line breaks, control characters and marks that would
-        turn the direction of the text are shown as symbols.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, no such document, several layers (models, hooks, heads) and none chosen, two rows for one
-        token, more than 2,000 tokens.
-    NumericalError
-        No finite value at all, or a norm without a logarithm.
+        What `fit_lagged` gives: ``value`` then is one of its terms, and the shade is beta times the column's deviation
+        from its mean over all rows of that layer.
+    width, height, title
+        As in every chart: see `mechreg.charts`. The height is that of a line.
 
     Examples
     --------
@@ -86,7 +77,7 @@ def plot_tokens(
     >>> plot_tokens(frame, doc="d").to_dict()["title"]["text"]
     'Tokens of d by log norm'
     """
-    norms = frame_of(norms, "norms", who="plot_tokens")
+    page, norms = sheet(width, height, title), frame_of(norms, "norms", who="plot_tokens")
     doc, value = one_name(doc, name="doc"), one_name(value, name="value")
     if coefficients is not None:
         coefficients = frame_of(coefficients, "coefficients", who="plot_tokens")
@@ -94,34 +85,48 @@ def plot_tokens(
     if not len(norms):
         raise InputError("plot_tokens needs at least one row; the frame is empty.")
     group, place = _chosen(norms, {"model": model, "hook": hook, "layer": layer, "head": head})
-    title, numbers = _values(group, value, coefficients, place)
+    heading, numbers = _values(group, value, coefficients, place)
     shown = _one_document(group.assign(shade=numbers), doc, window)
     finite = shown["shade"][np.isfinite(shown["shade"])]
     if finite.empty:
         raise NumericalError(f"plot_tokens needs a finite {value!r} at some token of {doc!r}; there is none.")
-    cells = token_cells(shown["token"].tolist(), starts=shown["position"].eq(0).tolist()).assign(
-        position=shown["position"].to_numpy(),
-        window=shown["window"].to_numpy(),
-        value=shown["shade"].where(np.isfinite(shown["shade"])).round(5).to_numpy(),
-    )
+    columns = int(page.width / CELL)
+    cells = token_cells(shown["token"].tolist(), starts=shown["position"].eq(0).tolist(), columns=columns)
+    shades = shown["shade"].where(np.isfinite(shown["shade"])).round(5)
+    cells[["position", "window"]] = shown[["position", "window"]].to_numpy()
+    cells["value"] = shades.to_numpy()
     windows: list[Tooltip] = ["window:Q"] if shown["window"].nunique() > 1 else []
-    tooltip = tooltips(("shown:N", "token", ""), "position:Q", *windows, ("value:Q", title, ".4f"))
-    named = [f"{key} {which}" if key in ("layer", "head") else str(which) for key, which in place.items()]
-    missing = len(shown) - len(finite)
-    caption = f"{count(len(shown), 'token')}" + (f"; {', '.join(named)}" if named else "")
-    caption += ". Full shade at the 1% and 99% quantiles."
-    caption += f" Grey: {count(missing, 'token')} without a value." if missing else ""
+    tooltip = tooltips(("shown:N", "token", ""), "position:Q", *windows, ("value:Q", heading, ".4f"))
+    caption = _caption(shown, place, len(shown) - len(finite))
     largest = shown.loc[finite.abs().idxmax()]
-    return token_layer(
-        alt.Chart(cells), field="value", scale=_value_scale(finite), legend_title=title, tooltip=tooltip
-    ).properties(
-        width=WIDTH,
-        height=LINE_HEIGHT * (int(cells["line"].max()) + 1),
-        title=figure_title(f"Tokens of {doc} by {title}", [caption]),
-        description=f"{doc} as text, every token shaded by {title}, which goes from {finite.min():.3f} to "
-        f"{finite.max():.3f}; the largest in size is {largest['shade']:.3f} at position {largest['position']}, "
-        f"token {shown_token(largest['token'])!r}.",
+    chart = token_layer(
+        alt.Chart(cells),
+        page,
+        field="value",
+        scale=_value_scale(finite),
+        legend_title=heading,
+        tooltip=tooltip,
     )
+    words = (
+        f"{doc} as text, every token shaded by {heading}, which goes from {finite.min():.3f} to {finite.max():.3f}; "
+        f"the largest in size is {largest['shade']:.3f} at position {largest['position']}, token "
+        f"{shown_token(largest['token'])!r}."
+    )
+    return page.finished(
+        chart.properties(
+            width=page.width, height=(page.height or LINE_HEIGHT) * (int(cells["line"].max()) + 1)
+        ),
+        f"Tokens of {doc} by {heading}",
+        [caption],
+        [words],
+    )
+
+
+def _caption(shown: pd.DataFrame, place: dict[str, Any], missing: int) -> str:
+    named = [f"{key} {which}" if key in ("layer", "head") else str(which) for key, which in place.items()]
+    caption = f"{count(len(shown), 'token')}{'; ' if named else ''}{', '.join(named)}. "
+    caption += "Full shade at the 1% and 99% quantiles."
+    return caption + (f" Grey: {count(missing, 'token')} without a value." if missing else "")
 
 
 def shown_token(token: str) -> str:
@@ -144,41 +149,44 @@ def _shown_character(character: str) -> str:
     return f"⟨{ord(character):04X}⟩" if kind in _UNSEEN else character
 
 
-def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int = COLUMNS) -> pd.DataFrame:
+def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int) -> pd.DataFrame:
     r"""Return where each token stands, in lines of so many characters: line, x and x2; its text and where that begins.
 
-    A line ends after a token with a line break in it, where the next token does not fit, and before a window's start.
-    ``shown`` has its spaces as symbols, for tooltips; ``text`` begins after them at ``text_x``, since Vega trims.
+    A line ends after a token with a line break in it, before a window's start, and where the tokens of the next word do
+    not fit. ``shown`` has its spaces as symbols, for tooltips; ``text`` begins after them at ``text_x``, since Vega
+    trims.
 
     Examples
     --------
-    >>> token_cells(["One", "\n", "two"], starts=[True, False, False])[["line", "x", "x2"]].values.tolist()
+    >>> token_cells(["One", "\n", "two"], starts=[True, False, False], columns=80)[["line", "x", "x2"]].values.tolist()
     [[0, 0, 3], [0, 3, 4], [1, 0, 3]]
     """
+    texts = [_shortened(shown_token(token), columns) for token in tokens]
+    widths = [max(1, sum(map(_cells_of, text))) for text in texts]
+    # What is left of a word at each of its tokens, from the last one back.
+    rests, rest = [0] * len(texts), 0
+    for at in reversed(range(len(texts))):
+        is_last = (
+            at + 1 == len(texts) or starts[at + 1] or texts[at + 1].startswith(" ") or "\n" in tokens[at]
+        )
+        rests[at] = rest = widths[at] + (0 if is_last else rest)
     rows: list[dict[str, Any]] = []
-    line, x = 0, 0
-    for token, begins in zip(tokens, starts, strict=True):
-        text = shown_token(token)
-        width = max(1, sum(map(_cells_of, text)))
-        if width > columns:
-            text, width = text[: columns // 2 - 1] + "…", columns
-        if x and (begins or x + width > columns):
+    line, x, in_word = 0, 0, False
+    for token, text, width, rest, begins in zip(tokens, texts, widths, rests, starts, strict=True):
+        wanted = width if in_word or rest > columns else rest
+        if x and (begins or x + wanted > columns):
             line, x = line + 1, 0
         bare = text.lstrip(" ")
-        rows.append(
-            {
-                "shown": text.replace(" ", "␣"),
-                "text": bare,
-                "line": line,
-                "x": x,
-                "x2": x + width,
-                "text_x": x + len(text) - len(bare),
-            }
-        )
-        x += width
+        place = {"line": line, "x": x, "x2": x + width, "text_x": x + len(text) - len(bare)}
+        rows.append({"shown": text.replace(" ", "␣"), "text": bare, **place})
+        x, in_word = x + width, rest > width
         if "\n" in token:
             line, x = line + 1, 0
     return pd.DataFrame(rows)
+
+
+def _shortened(text: str, columns: int) -> str:
+    return text if sum(map(_cells_of, text)) <= columns else text[: columns // 2 - 1] + "…"
 
 
 def _cells_of(character: str) -> int:
@@ -201,25 +209,32 @@ def _value_scale(values: pd.Series) -> alt.Scale:
 
 
 def token_layer(
-    base: alt.Chart, *, field: str, scale: alt.Scale, legend_title: str, tooltip: list[alt.Tooltip]
+    base: alt.Chart,
+    page: Sheet,
+    *,
+    field: str,
+    scale: alt.Scale,
+    legend_title: str,
+    tooltip: list[alt.Tooltip],
 ) -> ChartType:
     """Return the marks of a document: a shaded cell and its text for every row of `token_cells`."""
-    scale_x = alt.Scale(domain=[0, COLUMNS], nice=False)
-    x, text_x = (alt.X(f"{name}:Q", scale=scale_x, axis=None) for name in ("x", "text_x"))
+    places = alt.Scale(domain=[0, int(page.width / CELL)], nice=False)
+    x, text_x = (alt.X(f"{name}:Q", scale=places, axis=None) for name in ("x", "text_x"))
     y = alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.1, paddingOuter=0))
-    legend = alt.Legend(title=legend_title, gradientLength=120, gradientThickness=12, titleLimit=140)
-    color = alt.Color(f"{field}:Q", scale=scale, legend=legend)
+    legend = page.legend(legend_title, gradientLength=120, gradientThickness=12, titleLimit=140)
+    shade = alt.Color(f"{field}:Q", scale=scale, legend=legend)
+    color = alt.condition(f"isValid(datum[{field!r}])", shade, alt.value(NOTHING))
+    cells = base.mark_rect(stroke="white", strokeWidth=1, aria=False)
+    look: Any = {
+        "align": "left",
+        "baseline": "middle",
+        "font": MONOSPACE,
+        "fontSize": FONT_SIZE,
+        "color": INK,
+    }
     return alt.layer(
-        base.mark_rect(stroke="white", strokeWidth=1, aria=False).encode(
-            x=x,
-            x2="x2:Q",
-            y=y,
-            tooltip=tooltip,
-            color=alt.condition(f"isValid(datum[{field!r}])", color, alt.value(NOTHING)),
-        ),
-        base.mark_text(
-            align="left", baseline="middle", font=MONOSPACE, fontSize=FONT_SIZE, color="#222222", aria=False
-        ).encode(x=text_x, y=y, text="text:N", tooltip=tooltip),
+        cells.encode(x=x, x2="x2:Q", y=y, tooltip=tooltip, color=color),
+        base.mark_text(aria=False, **look).encode(x=text_x, y=y, text="text:N", tooltip=tooltip),
     )
 
 

@@ -9,10 +9,13 @@
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
   function rewrap(rows, columns) {
+    const starts = (row) => !row || row.position === 0 || row.shown.startsWith("␣");
     let line = 0, x = 0, last = 0;
-    for (const row of rows) {
+    for (const [at, row] of rows.entries()) {
       const width = row.x2 - row.x, lead = row.text_x - row.x;
-      if (x && (row.position === 0 || x + width > columns)) { line += 1; x = 0; }
+      let word = width;  // and the tokens that follow without a space
+      for (let next = at + 1; starts(row) && !starts(rows[next]); next += 1) word += rows[next].x2 - rows[next].x;
+      if (x && (row.position === 0 || x + (word > columns ? width : word) > columns)) { line += 1; x = 0; }
       Object.assign(row, { line, x, text_x: x + lead, x2: x + width });
       x += width; last = line;
       if (row.shown.includes("⏎")) { line += 1; x = 0; }

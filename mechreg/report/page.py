@@ -73,7 +73,8 @@ def report_html(
     False
     """
     page = _Charts()
-    answer, caveat = headline(results, nulls=nulls)
+    hooks = list(results["hook"].unique()) if len(results) else [None]
+    sentences = [headline(results[results["hook"] == hook], nulls=nulls) for hook in hooks]
     tables = {
         "results": results, "coefficients": coefficients, "statistics": statistics, "problems": problems,
         "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,
@@ -81,8 +82,8 @@ def report_html(
     contents: dict[str, Any] = tables | {
         "title": title,
         "question": QUESTION,
-        "answer": answer,
-        "caveat": caveat,
+        "answers": dict(zip(hooks, (answer for answer, _ in sentences), strict=True)),
+        "caveats": dict.fromkeys(caveat for _, caveat in sentences),
         "linked": [page.figure(chart, "Layers", shows=("model", "hook")) for chart in linked],
         "figures": {name: page.figure(figure, name) for name, figure in figures.items()},
         "verdict": verdict,

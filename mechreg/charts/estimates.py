@@ -1,0 +1,239 @@
+"""Estimates and their intervals by layer or relative depth: the one panel that all such charts are made of."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.layout import Place, Sheet
+from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
+from mechreg.schema import require_number
+
+Tooltip = str | tuple[str, str, str]
+INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))
+BETA: tuple[Tooltip, ...] = (("estimate:Q", "beta", ".4f"), *INTERVAL)
+CROWDED = 100  # marks of a panel; the bars of more hide each other
+HIDDEN_BARS = "Intervals, which would hide each other, are in the frame."
+_DASHES = ([1, 0], [5, 3], [1.5, 2], [8, 3, 1.5, 3], [10, 4], [3, 1])
+
+
+class Mark(NamedTuple):
+    """How a mark looks."""
+
+    shape: str
+    filled: bool
+
+
+DISC, CROSS = Mark("circle", True), Mark("cross", False)
+
+
+def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
+    """Return tooltips of fields such as "layer:Q", or of a field with its title and its format ("" for none).
+
+    Examples
+    --------
+    >>> [shown.to_dict()["field"] for shown in tooltips("layer:Q", ("estimate:Q", "beta", ".4f"))]
+    ['layer', 'estimate']
+    """
+    entries = [(field, "", "") if isinstance(field, str) else field for field in fields]
+    return [
+        alt.Tooltip(field, title=title or alt.Undefined, format=form or alt.Undefined)
+        for field, title, form in entries
+    ]
+
+
+def p_labels(alpha: float, *, kind: str = "p") -> list[str]:
+    """Return the two words of the legend of significance, significant first.
+
+    Examples
+    --------
+    >>> p_labels(0.05, kind="adjusted p")
+    ['adjusted p < 0.05', 'adjusted p ≥ 0.05']
+    """
+    require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
+    return [f"{kind} < {alpha:g}", f"{kind} ≥ {alpha:g}"]
+
+
+def layers_of_depth(rows: pd.DataFrame) -> pd.Series:
+    """Return how many layers each row's model has, which its layer and depth imply."""
+    return ((rows["layer"] + 0.5) / rows["depth"]).round().astype(int)
+
+
+def placed(
+    rows: pd.DataFrame, *, several: bool, hue: str | None = None, names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return rows with their place ``x``: relative depth in several models, the layer in one.
+
+    The ``names`` of a hue stand side by side.
+    """
+    x = rows["depth"] if several else rows["layer"].astype(float)
+    if hue is not None:
+        side = rows[hue].map({name: at - (len(names) - 1) / 2 for at, name in enumerate(names)}).astype(float)
+        x = x + side * 0.6 / len(names) / (layers_of_depth(rows) if several else 1)
+    return rows.assign(x=x)
+
+
+def ticks(n_layers: int, width: int) -> list[int]:
+    """Return evenly spaced layers whose labels have room in so many pixels.
+
+    Examples
+    --------
+    >>> ticks(4, 640), ticks(48, 640)[-2:], ticks(30, 100)
+    ([0, 1, 2, 3], [40, 44], [0, 16])
+    """
+    most = min(13, max(2, width // 25))
+    every = next(step for step in (2**power for power in range(64)) if (n_layers - 1) // step < most)
+    return list(range(0, n_layers, every))
+
+
+def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
+    """Return the horizontal axis of rows that were `placed`."""
+    if several:
+        title, domain = "relative depth", [0.0, 1.0]
+        values: list[Any] = [0, 0.25, 0.5, 0.75, 1] if place.width > 200 else [0, 0.5, 1]
+    else:
+        n_layers = int(layers_of_depth(rows).max())
+        title, domain, values = "layer", [-0.5, n_layers - 0.5], ticks(n_layers, place.width)
+    axis = alt.Axis(values=values, format=".2~f", grid=False, labelFlush=False)
+    return alt.X(
+        "x:Q", scale=alt.Scale(domain=domain, nice=False), axis=axis, title=title if place.lowest else None
+    )
+
+
+def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = False) -> alt.Scale:
+    """Return an axis that has 0 and all values on it with some room; none below 0 if it is cut there."""
+    low, high = min(float(values.min().min()), 0.0), max(float(values.max().max()), 0.0)
+    room = 0.04 * (high - low) or 0.5
+    low = low if cut_at_zero and low == 0 else low - room
+    return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)
+
+
+def zero_line() -> alt.Chart:
+    """Return a dashed line at 0."""
+    nothing = alt.Chart(alt.Data(values=[{}]))
+    return nothing.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0))
+
+
+def marks_legend(kinds: Mapping[str, Mark], legend: alt.Legend) -> alt.Chart:
+    """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
+    looks: dict[Any, list[str]] = {
+        alt.Shape: [mark.shape for mark in kinds.values()],
+        alt.Fill: [INK if mark.filled else "white" for mark in kinds.values()],
+        alt.Stroke: [INK] * len(kinds),
+    }
+    look = legend.copy()
+    look.symbolSize, look.symbolStrokeWidth = 70, 1.3
+    channels = [
+        channel("judged:N", scale=alt.Scale(domain=list(kinds), range=values), legend=look)
+        for channel, values in looks.items()
+    ]
+    rows = alt.Chart(alt.Data(values=[{"judged": label} for label in kinds]))
+    return rows.mark_point(size=0, opacity=1, aria=False).encode(*channels)
+
+
+def hues(
+    field: str,
+    names: list[str],
+    sheet: Sheet,
+    *,
+    colors: Sequence[int] | None = None,
+    dashes: Sequence[int] | None = None,
+    shown: Sequence[str] | None = None,
+) -> list[Any]:
+    """Return the colour of every value of a field, and its dash if asked for, in one legend.
+
+    ``colors`` and ``dashes`` are the values' places in the palette and among the dash patterns; the legend has the
+    values that are ``shown``.
+    """
+    palette = [OKABE_ITO[at] for at in colors or range(len(names))]
+    palette = [INK] if len(names) == 1 and field == "model" else palette
+    look: dict[str, Any] = {"symbolType": "circle", "symbolSize": 70}
+    channels: list[tuple[Any, list[Any]]] = [(alt.Color, palette)]
+    if dashes:
+        look = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}
+        channels.append((alt.StrokeDash, [_DASHES[at] for at in dashes]))
+    shown = list(shown or names)
+    # One term is in the figure's title; one model is nowhere else.
+    legend = (
+        sheet.legend(field, symbolOpacity=1, values=shown, **look)
+        if field == "model" or len(shown) > 1
+        else None
+    )
+    return [
+        channel(f"{field}:N", sort=names, scale=alt.Scale(domain=names, range=values), legend=legend)
+        for channel, values in channels
+    ]
+
+
+def estimate_panel(
+    rows: pd.DataFrame,
+    place: Place,
+    *,
+    several: bool,
+    scale: alt.Scale,
+    y_title: str,
+    tooltip: Iterable[Tooltip],
+    look: Iterable[Any] = (),
+    kinds: Mapping[str, Mark] | None = None,
+    legend: alt.Legend | None = None,
+    bars: Mapping[str, float] | None = None,
+    behind: Callable[[alt.Chart, Callable[[str], alt.Y]], list[alt.Chart]] | None = None,
+) -> ChartType:
+    """Return estimates by layer or depth: 0, what stands behind, a line, intervals, and marks.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        As `placed`; ``judged`` where there are ``kinds``.
+    place, several
+    scale : alt.Scale
+        Of the vertical axis.
+    look : channels
+        The colour of everything; by default ink.
+    kinds : mapping of str to Mark
+        How marks of every value of ``judged`` look, with their legend; by default discs.
+    bars : mapping of str to float
+        The intervals to draw, such as "conf", and their widths; those of many marks are left out.
+    behind : callable
+        What makes the layers behind the estimates of the panel's chart and vertical axis.
+    """
+    # Flush: the last tick's label would push up the headings of its row.
+    axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=max(3, place.height // 40))
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=y_title if place.leftmost else None)
+
+    base = alt.Chart(rows).encode(across(rows, place, several=several), *(look or [alt.ColorValue(INK)]))
+    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero_line()]
+    layers += behind(base, y) if behind else []
+    layers.append(base.mark_line(strokeWidth=1.1, opacity=0.45).encode(y=y("estimate")))
+    for name, width in ({} if len(rows) > CROWDED else bars or {}).items():
+        bar = base.mark_rule(strokeWidth=width, opacity=0.75).encode(y=y(f"{name}_low"), y2=f"{name}_high")
+        layers.append(bar)
+    size = float(np.clip(round(1.1 * place.width / rows["depth"].nunique()), 16, 46))
+    points = base.encode(y=y("estimate"), tooltip=tooltips(*tooltip))
+    for label, mark in (kinds or {"": DISC}).items():
+        of_kind = (
+            points.transform_filter(alt.FieldEqualPredicate(field="judged", equal=label)) if kinds else points
+        )
+        filling = (
+            {"filled": True}
+            if mark.filled
+            else {"filled": False, "fill": "white", "strokeWidth": 1.3 if size > 24 else 1}
+        )
+        bulk = size if mark.filled else 1.5 * size
+        layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
+    layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []
+    return alt.layer(*layers).properties(width=place.width, height=place.height)
+
+
+def level_of(rows: pd.DataFrame) -> str:
+    """Return the level of the intervals, "95% ", which the frame's t statistics imply; nothing if it varies."""
+    from scipy.special import stdtr
+
+    half_widths = (rows["conf_high"] - rows["conf_low"]) / 2 / rows["std_error"]
+    levels = np.unique((2 * stdtr(rows["df"], half_widths) - 1).to_numpy(dtype="float64").round(4))
+    return f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""

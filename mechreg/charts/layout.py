@@ -1,0 +1,126 @@
+"""What all figures share: their size, title and caption, and panels side by side."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import altair as alt
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.theme import WIDTH, figure_title, panel_title
+from mechreg.schema import InputError, require_option, require_whole_number
+
+# Of the marks, in pixels of a 96th of an inch: a figure with axes is then 3.25 or 6.75 inches wide, its text 8 points.
+PAPER = {"column": 240, "page": 560}
+Width = int | Literal["column", "page"]
+GAP = 20
+Draw = Callable[[pd.DataFrame, "Place"], ChartType]
+
+
+class Place(NamedTuple):
+    """Where a panel stands: its size, and whether axes are titled there."""
+
+    width: int
+    height: int
+    leftmost: bool = True
+    lowest: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """The size of a figure's marks, and its title if not the usual one."""
+
+    width: int = WIDTH
+    height: int | None = None
+    title: str | None = None
+
+    def place(self, height: int, *, width: int | None = None) -> Place:
+        """Return the place of a single panel, of a usual height."""
+        return Place(width or self.width, self.height or height)
+
+    def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
+        """Return a legend, which stands below a narrow figure."""
+        if self.width <= PAPER["column"]:
+            look = {"orient": "bottom", "direction": "horizontal", "columns": 2} | look
+            look |= {"gradientLength": 100} if "gradientLength" in look else {}
+        return alt.Legend(title=title, **look)
+
+    def panels(
+        self,
+        parts: Mapping[Any, pd.DataFrame],
+        draw: Draw,
+        *,
+        columns: int,
+        height: int,
+        detail: Callable[[pd.DataFrame], str] | None = None,
+        narrowest: int = 100,
+        gap: int = GAP,
+    ) -> ChartType:
+        """Return a panel for each part, headed by its name, with axes titled at the left and below."""
+        columns = max(1, min(columns, len(parts), self.width // narrowest))
+        columns = -(-len(parts) // -(-len(parts) // columns))  # rows of like lengths: five are three and two
+        width = (self.width - gap * (columns - 1)) // columns
+        panels = []
+        for at, (name, part) in enumerate(parts.items()):
+            place = Place(width, self.height or height, at % columns == 0, at + columns >= len(parts))
+            heading = panel_title(str(name), detail(part) if detail else "", width=width)
+            panels.append(draw(part, place).properties(title=heading))
+        return alt.concat(*panels, columns=columns, spacing=gap).resolve_scale(y="shared")
+
+    def figure(
+        self,
+        rows: Iterable[ChartType],
+        title: str,
+        caption: Iterable[str],
+        words: Iterable[str],
+        *,
+        own: Iterable[str] = (),
+    ) -> Any:
+        """Return rows of panels as one figure, so that `a | b` puts two figures side by side."""
+        scales: Any = dict.fromkeys(("y", "color", "shape", "fill", "stroke"), "shared")
+        scales |= dict.fromkeys(own, "independent")
+        return self.finished(alt.vconcat(*rows, spacing=GAP).resolve_scale(**scales), title, caption, words)
+
+    def finished(self, chart: Any, title: str, caption: Iterable[str], words: Iterable[str]) -> Any:
+        """Return a chart with its title, its caption and a description in words."""
+        heading = figure_title(self.title or title, caption, width=self.width)
+        return chart.properties(title=heading, description=" ".join(words))
+
+
+def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
+    """Return the size and title that were asked for, checked."""
+    if isinstance(width, str):
+        require_option(width, tuple(PAPER), name="width")
+        width = PAPER[width]
+    for name, size in (("width", width), ("height", height)):
+        if size is not None:
+            require_whole_number(size, name=name, least=40, most=10_000)
+    if title is not None and not isinstance(title, str):
+        raise InputError(f"title must be a string; got {title!r}.")
+    return Sheet(width=WIDTH if width is None else width, height=height, title=title)
+
+
+# How standard errors were computed, for captions.
+_COVARIANCES = {
+    "nonrobust": "of equal variances",
+    "hac": "robust to serial correlation",
+    "crv1": "clustered by document",
+    "crv3": "clustered by document",
+    "jackknife": "from documents left out one by one",
+}
+
+
+def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
+    """Return what the bars of a frame's coefficients are.
+
+    Examples
+    --------
+    >>> intervals_in_words(pd.DataFrame({"cov_type": ["crv3"]}), "95% ")
+    'Bars: 95% confidence intervals, clustered by document.'
+    """
+    kinds = [
+        _COVARIANCES.get(kind, "robust to unequal variances" if kind.startswith("hc") else kind)
+        for kind in rows["cov_type"].astype(str).unique()
+    ]
+    return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."
