@@ -72,10 +72,11 @@ def fit_lagged(
         pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
         `add_lags`; a name that is not a column, and a call that is not listed, is refused.
     cov : str
-        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k); "crv1" and
-        "crv3": clustered, with the factors G/(G-1) (n-1)/(n-k) and (G-1)/G, and t(G-1) for all tests. "auto" is
-        crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single document)").
-        "jackknife" is crv3 about the mean of the fits without a cluster.
+        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k). Clustered:
+        "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster; "crv2"; all
+        with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
+        t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single
+        document)").
     adjust : str
         "bh" (Benjamini-Hochberg), "bonferroni", "holm", "max-t" or "none": ``p_adjusted`` over all terms but the
         intercept in all layers of a (model, hook). "max-t" counts how alike the layers are: a wild bootstrap of
@@ -105,7 +106,8 @@ def fit_lagged(
 
     Notes
     -----
-    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987).
+    CRV3: MacKinnon, Nielsen, Webb, arXiv 2301.04527. Degrees of freedom: Bell, McCaffrey (2002); Pustejovsky, Tipton
+    (2018). Newey, West (1987).
 
     With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
     the coefficients, and no standard error repairs that (Keele, Kelly 2006): a beta is predictive, not structural.
@@ -256,7 +258,9 @@ class LaggedFits:
 
         No such fit, or more than one, is an `InputError`.
         """
-        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
+
+    def _result(self, fit: Fit) -> RegressionResultsWrapper:
         covariance = self._covariances[tuple(fit.keys.values())]
         return statsmodels_result(self._rows(fit).data, self.formula, fit, covariance)
 
@@ -274,14 +278,12 @@ class LaggedFits:
         Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
         has at most one direction less than there are clusters, is no test of all terms.
         """
-        result = self.result(model=model, layer=layer, hook=hook, head=head, **by)
+        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        result = self._result(fit)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
             text = str(result.summary(alpha=round(1 - self._conf_level, 12)))
-        terms, most = (
-            int(result.df_model),
-            result.df_resid_inference,
-        )  # clusters - 1, where there are clusters
+        terms, most = int(result.df_model), len(fit.blocks.labels) - 1
         if result.cov_type.startswith("cluster") and terms > most:
             text += (
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "

@@ -10,9 +10,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from mechreg.regression.blocks import Blocks
+from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
-from mechreg.regression.solve import Clusters, Solution, changes_without, clusters_of
+from mechreg.regression.solve import Solution
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     GROUP_KEYS,
@@ -24,7 +25,7 @@ from mechreg.schema import (
 Adjust = Literal["bh", "bonferroni", "holm", "max-t", "none"]
 _MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
 # The covariances that have clusters; "auto" is one of them, or nonrobust where all rows are of one cluster.
-CLUSTERED = ("auto", "crv1", "crv3", "jackknife", "cr0")
+CLUSTERED = ("auto", "crv1", "crv2", "crv3", "jackknife", "cr0")
 
 
 class Fit(NamedTuple):
@@ -39,12 +40,12 @@ class Fit(NamedTuple):
 
 
 class Covariance(NamedTuple):
-    """A covariance of the coefficients in the orthonormal basis, and the t distribution that goes with it."""
+    """A covariance of the coefficients in the orthonormal basis, and the t distribution of each coefficient."""
 
     kind: str
     label: str
     matrix: Float[np.ndarray, "terms terms"]
-    df: int
+    df: Float[np.ndarray, " terms"]
     clusters: Clusters | None = None
 
 
@@ -94,9 +95,8 @@ def covariance_of(
     kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
     if kind == "nonrobust":
         single = f" (single {'document' if cluster in (None, 'doc') else cluster})" if cov == "auto" else ""
-        return Covariance(
-            kind, f"nonrobust{single}", solution.residual_ss / solution.df * np.eye(k), solution.df
-        )
+        matrix = solution.residual_ss / solution.df * np.eye(k)
+        return Covariance(kind, f"nonrobust{single}", matrix, np.full(k, float(solution.df)))
     if kind not in CLUSTERED:
         return _of_rows(fit, products, kind, hac_lags)
     if count < 2:
@@ -106,13 +106,15 @@ def covariance_of(
     clusters = clusters_of(solution, blocks)
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
-        moved = clusters.score
         factor = 1.0 if kind == "cr0" else count / (count - 1) * (n - 1) / (n - k)
-    else:
-        moved = changes_without(clusters, cov=kind, where=fit.where, cluster=str(cluster))
-        moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
-        factor = (count - 1) / count
-    return Covariance(kind, label, factor * moved.T @ moved, count - 1, clusters)
+        matrix = factor * clusters.score.T @ clusters.score
+        return Covariance(kind, label, matrix, np.full(k, count - 1.0), clusters)
+    without = left_out(clusters, cov=kind, where=fit.where, cluster=str(cluster))
+    moved = (without @ clusters.score[..., None])[..., 0]
+    moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
+    factor = 1.0 if kind == "crv2" else (count - 1) / count
+    df = effective_df(clusters, without, solution.to_terms)
+    return Covariance(kind, label, factor * moved.T @ moved, df, clusters)
 
 
 def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:
@@ -140,7 +142,7 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
     for lag in range(1, min(len(weights), max(fit.blocks.longest, 1))):  # beyond, there are no pairs
         part = weights[lag] * products.total(lag, scores, scores)
         total = total + part + part.T
-    return Covariance(kind, label, factor * total, solution.df)
+    return Covariance(kind, label, factor * total, np.full(len(total), float(solution.df)))
 
 
 def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " lags"]:
@@ -181,7 +183,7 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
             "estimate": solution.estimate,
             "std_error": error,
             "statistic": statistic,
-            "df": float(covariance.df),
+            "df": covariance.df,
             "p_value": 2 * stats.t.sf(np.abs(statistic), covariance.df),
             "conf_low": solution.estimate - half,
             "conf_high": solution.estimate + half,

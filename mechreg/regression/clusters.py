@@ -1,0 +1,91 @@
+"""Clusters: what each adds to a fit, its covariances, their degrees of freedom, and the wild bootstrap of one term.
+
+Everything is in the design's orthonormal basis, where the sum of x x' is the identity. With effects that go across
+clusters the sums are x'R⁻¹x and x'R⁻¹e, R = 1 - the effects' own projection within the cluster: leaving a cluster out
+then estimates those effects anew.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from mechreg.regression.blocks import Blocks, gram_matrices
+from mechreg.regression.design import require_room
+from mechreg.regression.solve import Solution
+from mechreg.schema import NumericalError
+
+# Without a cluster, the least that must be left of the design in any direction.
+MIN_LEFT = 1e-8
+
+
+class Clusters(NamedTuple):
+    """What each cluster adds to the sums of x e and of x x'."""
+
+    score: Float[np.ndarray, "clusters terms"]
+    products: Float[np.ndarray, "clusters terms terms"]
+    labels: pd.Index
+
+
+def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
+    """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
+    one = np.zeros_like(solution.residual)
+    one[:, 0] = 1.0
+    forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
+    clusters, columns = len(blocks.labels), forms.shape[-1]
+    require_room(clusters * columns**2, f"{columns - 2:,} terms in {clusters:,} clusters")
+    sums = np.zeros((clusters, columns, columns))
+    for cell, form in enumerate(forms):
+        here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
+        sums[blocks.cluster[here]] += form.T @ gram_matrices(blocks.gram[here]) @ form
+    return sums
+
+
+def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
+    """Return what every cluster adds."""
+    k, sums = len(solution.names), cluster_sums(solution, blocks)
+    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
+
+
+def left_out(
+    clusters: Clusters, *, cov: str, where: str, cluster: str
+) -> Float[np.ndarray, "clusters terms terms"]:
+    """Return (1 - products)⁻¹ of every cluster, or for crv2 its root: what turns a score into one without the cluster.
+
+    Raises
+    ------
+    NumericalError
+        Without one of the clusters the terms are collinear.
+    """
+    # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
+    large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
+    remaining = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]
+    if (remaining < MIN_LEFT).any():
+        raise NumericalError(
+            f"cov={cov!r} fits without each cluster in turn; in {where} the terms are collinear without "
+            f"{cluster} {clusters.labels[large[int(remaining.argmin())]]}. Use cov='crv1', or leave a term out."
+        )
+    if cov == "crv2":
+        values, vectors = np.linalg.eigh(clusters.products)
+        return (vectors / np.sqrt(1 - values)[:, None, :]) @ vectors.mT
+    return np.linalg.inv(np.eye(clusters.score.shape[1]) - clusters.products)
+
+
+def effective_df(
+    clusters: Clusters,
+    without: Float[np.ndarray, "clusters terms terms"],
+    to_terms: Float[np.ndarray, "tested terms"],
+) -> Float[np.ndarray, " tested"]:
+    """Return the Bell-McCaffrey degrees of freedom of every coefficient, were rows independent and alike.
+
+    The variance of a coefficient is a sum of (p_g'y)² over clusters; with P the matrix of p_g'p_h, Satterthwaite's
+    number is tr(P)² / tr(P P). Here p_g'p_h = own_g [g = h] - shared_g'shared_h.
+    """
+    moved = without @ to_terms.T
+    shared = clusters.products @ moved
+    own = (shared * moved).sum(axis=1)
+    squared = (shared**2).sum(axis=1)
+    between = shared.transpose(2, 1, 0) @ shared.transpose(2, 0, 1)
+    trace = (own - squared).sum(axis=0)
+    return trace**2 / ((own**2 - 2 * own * squared).sum(axis=0) + (between**2).sum(axis=(1, 2)))
