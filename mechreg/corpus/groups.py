@@ -95,14 +95,14 @@ def _errors(of_docs: pd.DataFrame, means: pd.DataFrame, levels: list[str]) -> pd
     total, mean = (means[name].reindex(index.droplevel("doc")).to_numpy() for name in ("n", "estimate"))
     size, own = of_docs["size"].to_numpy(), of_docs["mean"].to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        moved = size * (mean - own) / (total - size)  # NaN: the only document
-        left_out = size / (total - size)
+        moved = pd.Series(size * (mean - own) / (total - size), of_docs.index)  # NaN: the only document
+        left_out = pd.Series(size / (total - size), of_docs.index)
         parts = {"moved": moved**2, "own": left_out + left_out**2, "shared": left_out**2}
         parts |= {"own_2": parts["own"] ** 2, "mixed": parts["own"] * parts["shared"]}
-    sums = pd.DataFrame(parts, of_docs.index).groupby(level=levels, observed=True)
+    sums = pd.DataFrame(parts).groupby(level=levels, observed=True)
     n_docs, total_of = sums.size().reindex(means.index), sums.sum().reindex(means.index)
-    own, shared = total_of["own"], total_of["shared"]
-    df = (own - shared) ** 2 / (total_of["own_2"] - 2 * total_of["mixed"] + shared**2)
+    together, shared = total_of["own"], total_of["shared"]
+    df = (together - shared) ** 2 / (total_of["own_2"] - 2 * total_of["mixed"] + shared**2)
     std_error = np.sqrt((n_docs - 1) / n_docs * total_of["moved"])
     table = pd.DataFrame({"std_error": std_error, "df": df}).where(n_docs > 1, axis=0)
     return table.assign(n_docs=n_docs)

@@ -5,16 +5,19 @@ clusters the sums are x'R⁻¹x and x'R⁻¹e, R = 1 - the effects' own projecti
 then estimates those effects anew.
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import sparse
 
 from mechreg.regression.blocks import Blocks, gram_matrices
 from mechreg.regression.design import require_room
+from mechreg.regression.effects import MAX_DENSE, Effects, hat, solve_rest
 from mechreg.regression.solve import Solution
-from mechreg.schema import NumericalError
+from mechreg.schema import InputError, NumericalError
 
 # Without a cluster, the least that must be left of the design in any direction.
 MIN_LEFT = 1e-8
@@ -26,6 +29,16 @@ class Clusters(NamedTuple):
     score: Float[np.ndarray, "clusters terms"]
     products: Float[np.ndarray, "clusters terms terms"]
     labels: pd.Index
+    across: "Across | None" = None
+
+
+class Across(NamedTuple):
+    """What degrees of freedom need beside the sums, where effects go across clusters."""
+
+    effects: Effects
+    cluster: Int[np.ndarray, " rows"]
+    x: Float[np.ndarray, "rows terms"]  # R⁻¹x
+    squares: Float[np.ndarray, "clusters terms terms"]  # sums of R⁻¹x x'R⁻¹
 
 
 def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
@@ -84,8 +97,64 @@ def effective_df(
     """
     moved = without @ to_terms.T
     shared = clusters.products @ moved
-    own = (shared * moved).sum(axis=1)
-    squared = (shared**2).sum(axis=1)
-    between = shared.transpose(2, 1, 0) @ shared.transpose(2, 0, 1)
-    trace = (own - squared).sum(axis=0)
-    return trace**2 / ((own**2 - 2 * own * squared).sum(axis=0) + (between**2).sum(axis=(1, 2)))
+    squares = clusters.products if clusters.across is None else clusters.across.squares
+    own = ((squares @ moved) * moved).sum(axis=1)
+    return np.array([
+        _satterthwaite(clusters.across, own[:, term], shared[..., term], moved[..., term])
+        for term in range(len(to_terms))
+    ])  # fmt: skip
+
+
+def _satterthwaite(
+    across: Across | None,
+    own: Float[np.ndarray, " clusters"],
+    shared: Float[np.ndarray, "clusters terms"],
+    moved: Float[np.ndarray, "clusters terms"],
+) -> float:
+    right = shared
+    if across is not None:
+        weights = (across.x * moved[across.cluster]).sum(axis=1)
+        columns, inverse = across.effects.columns, across.effects.inverse
+        assert inverse is not None
+        at = (np.tile(across.cluster, len(columns)), columns.ravel())
+        levels = sparse.csr_matrix((np.tile(weights, len(columns)), at), (len(own), len(inverse))).toarray()
+        shared, right = np.concatenate([shared, levels], 1), np.concatenate([shared, levels @ inverse], 1)
+    squared = (shared * right).sum(axis=1)
+    # tr(S S) of S = shared right', on the smaller side
+    is_wide = shared.shape[1] > len(shared)
+    square = shared @ right.T if is_wide else right.T @ shared
+    norm = (own**2 - 2 * own * squared).sum() + (square * square.T).sum()
+    return float((own - squared).sum() ** 2 / norm)
+
+
+def clusters_across(
+    fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]],
+    effects: Effects,
+    cluster: Int[np.ndarray, " rows"],
+    labels: pd.Index,
+    *,
+    where: str,
+) -> list[Clusters]:
+    """Return what every cluster adds, for fits (their x and e) of the same rows, where effects go across clusters."""
+    if effects.inverse is None:
+        raise InputError(
+            f"cov='crv3' needs at most {MAX_DENSE:,} levels of effects that go across clusters; {where} has more. Use "
+            "cov='crv1'."
+        )
+    edges = np.cumsum([0, *(len(x) + 1 for x, _ in fits)])
+    values = np.concatenate([np.concatenate([x, e[None]]) for x, e in fits]).T
+    solved = np.empty_like(values)
+    order = np.argsort(cluster, kind="stable")
+    rows_of = np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1)
+    for own in rows_of:
+        solved[own] = solve_rest(hat(effects, own), values[own])
+    found = []
+    for begin, end in itertools.pairwise(edges.tolist()):
+        k = end - begin - 1
+        products, squares = np.empty((2, len(labels), k, k + 1))
+        for g, own in enumerate(rows_of):
+            x = solved[own, begin : end - 1]
+            products[g], squares[g] = x.T @ values[own, begin:end], x.T @ solved[own, begin:end]
+        across = Across(effects, cluster, solved[:, begin : end - 1], squares[..., :k])
+        found.append(Clusters(products[..., k], products[..., :k], labels, across))
+    return found

@@ -13,7 +13,9 @@ from statsmodels.regression.linear_model import RegressionResultsWrapper
 from mechreg.formulas import formula_columns
 from mechreg.outside import for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
-from mechreg.regression.design import matrices
+from mechreg.regression.clusters import Clusters, clusters_across
+from mechreg.regression.design import matrices, take_apart
+from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.evaluation import evaluate
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, residual_statistics, row_products, summed_products
@@ -45,6 +47,8 @@ from mechreg.schema import (
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
+# Rows times fits that are looked at together.
+MOST_TOGETHER = 15_000_000
 
 
 def fit_lagged(
@@ -55,6 +59,7 @@ def fit_lagged(
     adjust: Adjust = "bh",
     cluster: str = "doc",
     by: str | Sequence[str] = (),
+    effects: str | Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
     seed: int = 0,
@@ -86,6 +91,10 @@ def fit_lagged(
     by : str or sequence of str
         Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
         All values of a (model, hook) are one family of ``adjust``.
+    effects : str or sequence of str
+        Columns every value of which has a level of its own, taken off outcome and regressors: ``("doc", "position")``.
+        R2 is then of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew
+        without each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
     hac_lags : int, optional
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
@@ -126,14 +135,15 @@ def fit_lagged(
     1       lag1  2.0  141       3          9     crv3
     2       lag2  2.0  141       3          9     crv3
     """
-    by = require_by(by, who="fit_lagged")
+    by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
     keys = TOKEN_KEYS if cov == "hac" else (cluster,) if is_clustered else ()
-    require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *keys), who="fit_lagged")
+    require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *effects, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    make = partial(LagSums.from_frame, frame, formula, by=by, cluster=cluster if is_clustered else None)
+    options: dict[str, Any] = {"by": by, "effects": effects, "cluster": cluster if is_clustered else None}
+    make = partial(LagSums.from_frame, frame, formula, **options)
     try:
         lags = None if cov in ("hc2", "hc3") else _lags_of(frame, hac_lags) if cov == "hac" else 1
         sums = make(max_lag=lags, most_products=MOST_PRODUCTS)
@@ -141,9 +151,12 @@ def fit_lagged(
         sums = make(max_lag=None)
     fits = sums.solve()
     known: dict[tuple, Any] = {}
+    across = _across(fits, sums, frame) if cov in ("auto", "crv3", "jackknife") else {}
     for fit, products in _products(fits, sums, frame):
         residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
-        covariance = covariance_of(fit, products, cov=cov, cluster=sums.cluster, hac_lags=hac_lags)
+        clusters = across.get(tuple(fit.keys.values()))
+        about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
+        covariance = covariance_of(fit, products, clusters=clusters, **about)
         known[tuple(fit.keys.values())] = covariance, residuals
     covariances, statistics = zip(*(known[tuple(fit.keys.values())] for fit in fits), strict=True)
     return LaggedFits(
@@ -183,10 +196,47 @@ def _products(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[t
         for fit in fits:
             yield fit, summed_products(fit.solution, fit.blocks)
         return
-    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
-    for rows in read_groups(frame, sums.columns, cluster=sums.cluster, by=sums.by):
-        fit = by_keys[tuple(rows.keys.values())]
+    for fit, rows in _with_rows(fits, sums, frame):
         yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
+
+
+def _with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
+    """Yield every fit with its rows, of which the sums were made."""
+    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
+    options: dict[str, Any] = {"cluster": sums.cluster, "by": sums.by, "effects": sums.effects}
+    for rows in read_groups(frame, sums.columns, **options):
+        yield by_keys[tuple(rows.keys.values())], rows
+
+
+def _across(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict[tuple, Clusters]:
+    """Return the clusters of fits with effects that go across them, from the rows; fits of the same rows together."""
+    if not any(fit.blocks.across and len(fit.blocks.labels) > 1 for fit in fits):
+        return {}
+    found: dict[tuple, Clusters] = {}
+    together: list[tuple[Fit, Rows, np.ndarray, np.ndarray]] = []
+
+    def finish() -> None:
+        if together:
+            _, rows, _, _ = together[0]
+            assert rows.effects is not None
+            values = [(x, e[0]) for _, _, x, e in together]
+            labels = rows.layout.labels
+            clusters = clusters_across(
+                values, rows.effects, rows.layout.cluster, labels, where=words(rows.keys)
+            )
+            found.update(zip((tuple(fit.keys.values()) for fit, *_ in together), clusters, strict=True))
+            together.clear()
+
+    for fit, rows in _with_rows(fits, sums, frame):
+        if together and (
+            rows.layout is not together[0][1].layout or len(together) * rows.at.size > MOST_TOGETHER
+        ):
+            finish()
+        if fit.blocks.across and len(fit.blocks.labels) > 1:
+            products = row_products(fit.solution, fit.blocks, rows, sums.formula)
+            together.append((fit, rows, products.x, products.e))
+    finish()
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -222,15 +272,21 @@ class LaggedFits:
         """The columns by whose values there are fits of their own."""
         return self._sums.by
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """The columns whose levels are taken off."""
+        return self._sums.effects
+
     @cached_property
     def sums(self) -> LagSums:
         """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
 
-        They are those of the tables; where the fit has no clusters or others they are made on first use.
+        They are those of the tables; where the fit has no clusters or others they are made on first use. Effects are
+        taken off them: refits keep the levels that all documents gave, but for a document's own.
         """
         if self._sums.cluster == "doc":
             return self._sums
-        return LagSums.from_frame(self._frame, self.formula, by=self.by, max_lag=None)
+        return LagSums.from_frame(self._frame, self.formula, by=self.by, effects=self.effects, max_lag=None)
 
     @cached_property
     def _places(self) -> dict[tuple, Place]:
@@ -239,7 +295,8 @@ class LaggedFits:
     def _rows(self, fit: Fit) -> Rows:
         """Return the rows of one fit."""
         part = self._frame.iloc[self._places[tuple(fit.keys.values())]]
-        return next(read_groups(part, self._sums.columns, cluster=None, by=self.by))
+        options: dict[str, Any] = {"cluster": self._sums.cluster, "by": self.by, "effects": self.effects}
+        return next(read_groups(part, self._sums.columns, **options))
 
     def result(
         self,
@@ -262,7 +319,11 @@ class LaggedFits:
 
     def _result(self, fit: Fit) -> RegressionResultsWrapper:
         covariance = self._covariances[tuple(fit.keys.values())]
-        return statsmodels_result(self._rows(fit).data, self.formula, fit, covariance)
+        rows = self._rows(fit)
+        parts = None
+        if self.effects:
+            parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
+        return statsmodels_result(rows.data, self.formula, fit, covariance, parts)
 
     def summary(
         self,
@@ -330,8 +391,10 @@ class LaggedFits:
         """
         new = np.full((2, len(lagged)), np.nan)
         for fit, rows, outcome, design in self._designs(lagged, who="augment"):
-            predicted = design @ fit.solution.estimate
-            new[:, rows.at] = predicted, outcome - predicted
+            residual = outcome - design @ fit.solution.estimate
+            if self.effects:  # their levels are part of what is predicted
+                outcome = take_apart(self.formula, rows.data, whole=True, where=fit.where).values[-1]
+            new[:, rows.at] = outcome - residual, residual
         return lagged.assign(predicted=new[0], residual=new[1])
 
     def _designs(
@@ -343,9 +406,20 @@ class LaggedFits:
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
                 raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
-        for rows in read_groups(lagged, self._sums.columns, cluster=None, by=self.by):
-            if len(rows.at):
-                fit = fits[tuple(rows.keys.values())]
+        options: dict[str, Any] = {"cluster": None, "by": self.by, "effects": self.effects}
+        for rows in read_groups(lagged, self._sums.columns, **options):
+            if not len(rows.at):
+                continue
+            fit = fits[tuple(rows.keys.values())]
+            if rows.effects is not None:
+                if not rows.data.equals(self._rows(fit).data):
+                    raise InputError(
+                        f"{who} needs the frame that was fitted where there are effects: the levels of other rows are "
+                        f"not known; {fit.where} has others."
+                    )
+                parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
+                yield fit, rows, parts.values[-1], parts.values[:-1].T
+            else:
                 build = partial(matrices, self.formula, self._rows(fit).data, rows.data)
                 yield fit, rows, *evaluate(build, self.formula, where=fit.where)
 

@@ -87,11 +87,17 @@ def statistics_frame(
 
 
 def covariance_of(
-    fit: Fit, products: Products, *, cov: str, cluster: str | None, hac_lags: int | None
+    fit: Fit,
+    products: Products,
+    *,
+    cov: str,
+    cluster: str | None,
+    hac_lags: int | None,
+    clusters: Clusters | None = None,
 ) -> Covariance:
-    """Return the covariance that was asked for; "auto" depends on the clusters."""
+    """Return the covariance that was asked for; effects that go across clusters need what those add given."""
     solution, blocks = fit.solution, fit.blocks
-    n, k, count = solution.n, len(solution.names), len(blocks.labels)
+    k, count = len(solution.names), len(blocks.labels)
     kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
     if kind == "nonrobust":
         single = f" (single {'document' if cluster in (None, 'doc') else cluster})" if cov == "auto" else ""
@@ -103,12 +109,18 @@ def covariance_of(
         raise InputError(
             f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
         )
-    clusters = clusters_of(solution, blocks)
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
-        factor = 1.0 if kind == "cr0" else count / (count - 1) * (n - 1) / (n - k)
+        clusters = clusters_of(solution, blocks)
+        factor = 1.0 if kind == "cr0" else crv1_factor(fit)
         matrix = factor * clusters.score.T @ clusters.score
         return Covariance(kind, label, matrix, np.full(k, count - 1.0), clusters)
+    if blocks.across and (clusters is None or kind == "crv2"):
+        raise InputError(
+            f"cov={kind!r} cannot be computed from sums where effects have levels in several clusters; in "
+            f"{fit.where} some have. Use fit_lagged with cov='crv3', or cov='crv1'."
+        )
+    clusters = clusters_of(solution, blocks) if clusters is None else clusters
     without = left_out(clusters, cov=kind, where=fit.where, cluster=str(cluster))
     moved = (without @ clusters.score[..., None])[..., 0]
     moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
@@ -117,12 +129,23 @@ def covariance_of(
     return Covariance(kind, label, factor * moved.T @ moved, df, clusters)
 
 
+def crv1_factor(fit: Fit) -> float:
+    """Return Stata's factor of crv1; effects within clusters count as one constant, as in reghdfe and pyfixest."""
+    count, n = len(fit.blocks.labels), fit.solution.n
+    parameters = len(fit.solution.names) + fit.blocks.across + (fit.blocks.within > 0)
+    return count / (count - 1) * (n - 1) / (n - parameters)
+
+
 def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:
     """Return a covariance from the products of each row's score: White's, or Newey's and West's."""
     solution = fit.solution
     scores, label, weights = products.times(products.x, products.e), kind, np.ones(1)
     factor = 1.0 if kind == "hc0" else solution.n / solution.df
     if kind in ("hc2", "hc3"):
+        if solution.absorbed:
+            raise InputError(
+                f"cov={kind!r} needs the leverage of effects too; use cov='hc1' or 'crv3' with effects=."
+            )
         if products.leverage is None:
             raise InputError(
                 f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
@@ -205,7 +228,7 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
             f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
-    count, n, k = len(fit.blocks.labels), fit.solution.n, len(tested)
+    count = len(fit.blocks.labels)
     is_jackknife = covariance.kind == "crv3"
     return influence(
         statistic[tested],
@@ -213,7 +236,7 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
         covariance.clusters.score,
         covariance.clusters.products,
         jackknife=is_jackknife,
-        factor=(count - 1) / count if is_jackknife else count / (count - 1) * (n - 1) / (n - k),
+        factor=(count - 1) / count if is_jackknife else crv1_factor(fit),
         labels=covariance.clusters.labels,
     )
 

@@ -38,20 +38,23 @@ class Solution(NamedTuple):
     residual_ss: float
     total_ss: float  # about the mean where there is a constant
     n: int
+    absorbed: int = 0  # degrees of freedom that effects took
 
     @property
     def df(self) -> int:
         """Degrees of freedom of the residuals."""
-        return self.n - len(self.names)
+        return self.n - len(self.names) - self.absorbed
 
 
 def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:
     """Return the least-squares fit, or refuse a group whose numbers would be wrong."""
     k = len(terms.names)
-    if blocks.n < k + 2:
+    absorbed = blocks.within + blocks.across
+    if blocks.n < k + 2 + absorbed:
+        levels = f" and {absorbed} levels of effects" if absorbed else ""
         raise InputError(
-            f"The regression needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
-            f"({n_dropped} dropped for missing values); give more text, or fewer terms."
+            f"The regression needs at least {k + 2 + absorbed} complete rows for {k} terms{levels}; {where} has "
+            f"{blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))
@@ -84,6 +87,7 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
         residual_ss=float(triangle[k, k] ** 2),
         total_ss=float((outcome**2).sum()),
         n=blocks.n,
+        absorbed=absorbed,
     )
 
 

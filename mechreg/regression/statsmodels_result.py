@@ -11,8 +11,9 @@ import statsmodels.formula.api as smf
 from jaxtyping import Float
 from scipy import stats
 from statsmodels.base.covtype import descriptions
-from statsmodels.regression.linear_model import OLSResults, RegressionResultsWrapper
+from statsmodels.regression.linear_model import OLS, OLSResults, RegressionResultsWrapper
 
+from mechreg.regression.design import Parts
 from mechreg.regression.evaluation import environment, evaluate
 from mechreg.regression.results import Covariance, Fit
 from mechreg.schema import InputError
@@ -53,11 +54,17 @@ class _Wrapper(RegressionResultsWrapper):
 
 
 def statsmodels_result(
-    data: pd.DataFrame, formula: str, fit: Fit, covariance: Covariance
+    data: pd.DataFrame, formula: str, fit: Fit, covariance: Covariance, parts: Parts | None
 ) -> RegressionResultsWrapper:
-    """Return the results of a group's complete rows; statsmodels computes from them whatever else is asked."""
+    """Return the results of a group's complete rows, or of what effects leave of them (the parts)."""
     solution = fit.solution
-    model = evaluate(partial(_model, data, formula), formula, where=fit.where)
+    if parts is None:
+        model = evaluate(partial(_model, data, formula), formula, where=fit.where)
+    else:
+        *names, outcome = parts.names
+        exog = pd.DataFrame(parts.values[:-1].T, columns=names)
+        model = OLS(pd.Series(parts.values[-1], name=outcome), exog, hasconst=False)
+        model.df_resid = solution.df
     model.fit()  # leaves in the model what influence measures need
     result = _Results(
         model,
