@@ -42,6 +42,8 @@ AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
 
+Effect = Literal["doc", "window", "position", "token_id"]  # columns whose levels a run can take off
+
 # The keys of a token in a corpus, and of a regression.
 TOKEN_KEYS = ("doc", "window", "position")
 GROUP_KEYS = ("model", "hook", "layer")

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from oracle import bell_mccaffrey
 
-from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression import LagSums, fit_lagged, wild_bootstrap
 from mechreg.regression.effects import make_effects, project
 from mechreg.schema import InputError, NumericalError
 
@@ -42,6 +42,14 @@ PYFIXEST = {  # effects: n, estimates, errors (iid, crv1, crv3), R2 within, adju
         0.0880681267761162, 0.07018710965407937, 35,
     ),
 }  # fmt: skip
+
+TWO_WAY = {  # effects: errors and p
+    (): (
+        [0.24521531984853626, 0.049685025385789554, 0.09000923974592732],
+        [0.8782493571980174, 0.0027575619526960526, 0.13000730410771277],
+    ),
+    ("doc",): ([0.1255171998846907, 0.06984221876914216], [0.13761158958239328, 0.04602620199397789]),
+}
 
 
 def panel() -> pd.DataFrame:
@@ -115,7 +123,7 @@ def test_many_levels_are_solved_by_conjugate_gradients(monkeypatch):
     assert sparse.inverse is None
     assert (sparse.within, sparse.across) == (dense.within, dense.across)
     np.testing.assert_allclose(project(sparse, values), project(dense, values), atol=1e-9)
-    with pytest.raises(InputError, match=r"at most 10 levels of effects .* Use cov='crv1'"):
+    with pytest.raises(InputError, match=r"at most 3,000 levels of effects .* Use cov='crv1'"):
         fit_lagged(frame, "y ~ x", effects=("doc", "position"))
 
 
@@ -151,6 +159,36 @@ def test_what_has_no_answer_is_refused(formula, options, error, message):
     frame = panel().assign(level=lambda rows: 1.0 * rows["doc"])
     with pytest.raises(error, match=message):
         fit_lagged(frame, formula, **options)
+
+
+WILD = {
+    "x": (3.6253120835636024, 0.00297),
+    "w": (-1.7814497196088726, 0.30516),
+}  # wildboottest 0.3.2, type "31", Webb
+
+
+@pytest.mark.parametrize("term", WILD)
+def test_wildboottest_says_the_same(term):
+    table = wild_bootstrap(fit_lagged(panel(), "y ~ x + w"), term, draws=40_000)
+    statistic, p = WILD[term]  # of 99,999 draws
+    np.testing.assert_allclose(table["statistic"], statistic, rtol=1e-9)
+    # Four standard errors of the difference of both simulations.
+    assert abs(table["p_value"].item() - p) < 4 * np.sqrt(p * (1 - p) * (1 / 40_000 + 1 / 99_999))
+
+
+def test_the_wild_bootstrap_of_effects_within_documents_is_that_of_their_dummies():
+    absorbed = fit_lagged(panel(), "y ~ x + w", effects="doc")
+    means = panel().groupby("doc")[["y", "x", "w"]].transform("mean")
+    centred = panel().assign(**(panel()[["y", "x", "w"]] - means))
+    tables = [
+        wild_bootstrap(fits, "x", value=0.1, draws=500)
+        for fits in (absorbed, fit_lagged(centred, "y ~ 0 + x + w"))
+    ]
+    assert tables[0]["p_value"].item() == tables[1]["p_value"].item()
+    with pytest.raises(InputError, match="effects within documents only"):
+        wild_bootstrap(fit_lagged(panel(), "y ~ x", effects="position"), "x")
+    with pytest.raises(InputError, match="finds no term 'X'"):
+        wild_bootstrap(absorbed, "X")
 
 
 def test_augment_knows_no_levels_of_new_documents():

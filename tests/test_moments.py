@@ -599,7 +599,7 @@ def test_max_t_equals_the_loop_with_the_same_weights(clusters, jackknife):
         )
         for score, products, to_terms, statistic in groups
     ]
-    weights = max_t_module._weights(np.random.default_rng(7), 99, clusters)
+    weights = max_t_module.wild_weights(np.random.default_rng(7), 99, clusters)
     values = np.unique(np.abs(weights))
     np.testing.assert_allclose(values, [1.0] if clusters > 12 else np.sqrt([0.5, 1, 1.5]))
     found = max_t(shares, seed=7, draws=99)
@@ -613,7 +613,7 @@ def test_the_bootstraps_own_standard_error_is_crv3s():
     share = influence(
         np.zeros(2), to_terms[1:], score, products, jackknife=True, factor=29 / 30, labels=pd.RangeIndex(30)
     )
-    weights = max_t_module._weights(np.random.default_rng(0), 20_000, 30)
+    weights = max_t_module.wild_weights(np.random.default_rng(0), 20_000, 30)
     spread = (weights @ share.moved @ to_terms[1:].T).std(axis=0)
     expected = np.sqrt(((moved @ to_terms[1:].T) ** 2).sum(axis=0))
     np.testing.assert_allclose(spread, expected, rtol=0.02)  # four standard errors of 20,000 draws

@@ -6,6 +6,7 @@ from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.regression_table import regression_table
+from mechreg.regression.wild_bootstrap import wild_bootstrap
 
 __all__ = [
     "DocumentSums",
@@ -17,4 +18,5 @@ __all__ = [
     "regression_table",
     "solve_sums",
     "sums_by_document",
+    "wild_bootstrap",
 ]

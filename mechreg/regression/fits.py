@@ -27,6 +27,7 @@ from mechreg.regression.results import (
     coefficient_frame,
     covariance_of,
     statistics_frame,
+    two_way_covariance,
     usual_lags,
 )
 from mechreg.regression.rows import Place, Rows, groups_of, read_groups, words
@@ -38,6 +39,7 @@ from mechreg.schema import (
     InputError,
     among,
     did_you_mean,
+    one_or_many,
     require,
     require_by,
     require_conf_level,
@@ -57,7 +59,7 @@ def fit_lagged(
     *,
     cov: Cov = "auto",
     adjust: Adjust = "bh",
-    cluster: str = "doc",
+    cluster: str | Sequence[str] = "doc",
     by: str | Sequence[str] = (),
     effects: str | Sequence[str] = (),
     hac_lags: int | None = None,
@@ -86,8 +88,8 @@ def fit_lagged(
         "bh" (Benjamini-Hochberg), "bonferroni", "holm", "max-t" or "none": ``p_adjusted`` over all terms but the
         intercept in all layers of a (model, hook). "max-t" counts how alike the layers are: a wild bootstrap of
         the clusters, 9,999 draws, the same weights in all layers; it needs cov "crv3" or "crv1".
-    cluster : str
-        The column of clusters.
+    cluster : str or two of them
+        The column of clusters; ``("doc", "token_id")`` allows for both, by "crv1" and the smaller number of clusters.
     by : str or sequence of str
         Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
         All values of a (model, hook) are one family of ``adjust``.
@@ -138,7 +140,12 @@ def fit_lagged(
     by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
-    keys = TOKEN_KEYS if cov == "hac" else (cluster,) if is_clustered else ()
+    cluster, *crossed = one_or_many(cluster)
+    if len(crossed) > 1 or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t")):
+        raise InputError(
+            "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
+        )
+    keys = TOKEN_KEYS if cov == "hac" else (cluster, *crossed) if is_clustered else ()
     require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *effects, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
@@ -151,13 +158,18 @@ def fit_lagged(
         sums = make(max_lag=None)
     fits = sums.solve()
     known: dict[tuple, Any] = {}
-    across = _across(fits, sums, frame) if cov in ("auto", "crv3", "jackknife") else {}
+    across: dict[tuple, Clusters] = {}
+    two_way: dict[tuple, Covariance] = {}
+    if crossed:
+        two_way = _two_way(fits, sums, frame, crossed[0])
+    elif cov in ("auto", "crv3", "jackknife"):
+        across = _across(fits, sums, frame)
     for fit, products in _products(fits, sums, frame):
         residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
-        clusters = across.get(tuple(fit.keys.values()))
+        key = tuple(fit.keys.values())
         about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
-        covariance = covariance_of(fit, products, clusters=clusters, **about)
-        known[tuple(fit.keys.values())] = covariance, residuals
+        covariance = two_way.get(key) or covariance_of(fit, products, clusters=across.get(key), **about)
+        known[key] = covariance, residuals
     covariances, statistics = zip(*(known[tuple(fit.keys.values())] for fit in fits), strict=True)
     return LaggedFits(
         coefficients=coefficient_frame(
@@ -206,6 +218,25 @@ def _with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[
     options: dict[str, Any] = {"cluster": sums.cluster, "by": sums.by, "effects": sums.effects}
     for rows in read_groups(frame, sums.columns, **options):
         yield by_keys[tuple(rows.keys.values())], rows
+
+
+def _two_way(fits: list[Fit], sums: LagSums, frame: pd.DataFrame, second: str) -> dict[tuple, Covariance]:
+    """Return the covariance of every fit by the sums' clusters and those of a second column."""
+    codes = pd.factorize(frame[second])[0]
+    names = (str(sums.cluster), second)
+    found = {}
+    for fit, rows in _with_rows(fits, sums, frame):
+        products = row_products(fit.solution, fit.blocks, rows, sums.formula)
+        other = codes[rows.at]
+        if (other < 0).any():
+            raise InputError(
+                f"The regression needs a value of {second!r} in every complete row; {fit.where} lacks some."
+            )
+        other = np.unique(other, return_inverse=True)[1]
+        found[tuple(fit.keys.values())] = two_way_covariance(
+            fit, products.x * products.e, names, (rows.layout.cluster, other)
+        )
+    return found
 
 
 def _across(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict[tuple, Clusters]:

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -134,6 +134,33 @@ def crv1_factor(fit: Fit) -> float:
     count, n = len(fit.blocks.labels), fit.solution.n
     parameters = len(fit.solution.names) + fit.blocks.across + (fit.blocks.within > 0)
     return count / (count - 1) * (n - 1) / (n - parameters)
+
+
+def two_way_covariance(
+    fit: Fit,
+    scores: Float[np.ndarray, "terms rows"],
+    names: tuple[str, str],
+    clusters: tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]],
+) -> Covariance:
+    """Return crv1 by two columns of clusters (Cameron, Gelbach, Miller 2011): one, plus the other, less both together.
+
+    The smaller number of clusters sets the factor and the t distribution, as in reghdfe and pyfixest.
+    """
+    first, other = clusters
+    both = np.unique(first * (int(other.max()) + 1) + other, return_inverse=True)[1]
+    counts, matrix = [], np.zeros((len(scores),) * 2)
+    for codes, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
+        sums = np.array([np.bincount(codes, row) for row in scores]).T
+        counts.append(len(sums))
+        matrix += sign * sums.T @ sums
+    fewest = min(counts)
+    if fewest < 2:
+        raise InputError(f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}.")
+    parameters = len(matrix) + fit.blocks.across + (fit.blocks.within > 0)
+    factor = fewest / (fewest - 1) * (fit.solution.n - 1) / (fit.solution.n - parameters)
+    values, vectors = np.linalg.eigh(factor * matrix)
+    matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
+    return Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, np.full(len(matrix), fewest - 1.0))
 
 
 def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:

@@ -40,7 +40,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         )
     norms = opened.norms(models=[name])
     frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
-    fits = fit_lagged(frame, spec.formula, cov=spec.cov)
+    fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
 
 
