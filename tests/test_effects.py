@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from oracle import bell_mccaffrey
+from panels import panel
 
 from mechreg.regression import LagSums, fit_lagged, wild_bootstrap
 from mechreg.regression.effects import make_effects, project
@@ -50,19 +51,6 @@ TWO_WAY = {  # effects: errors and p
     ),
     ("doc",): ([0.1255171998846907, 0.06984221876914216], [0.13761158958239328, 0.04602620199397789]),
 }
-
-
-def panel() -> pd.DataFrame:
-    """Return documents of unequal length with levels, a trend, and errors that grow along the documents."""
-    rng = np.random.default_rng(7)
-    sizes = [12, 20, 9, 30, 25, 14, 17, 22]
-    doc, position = np.repeat(range(8), sizes), np.concatenate([np.arange(size) for size in sizes])
-    n = len(doc)
-    x = rng.normal(size=n) + rng.normal(size=8)[doc]
-    w = rng.normal(size=n) * (1 + 0.1 * position)
-    y = 0.3 * x - 0.1 * w + 0.05 * position + rng.normal(size=8)[doc] + rng.normal(size=n) * (1 + 0.2 * doc)
-    place = {"model": "m", "hook": "attn_out", "layer": 0, "doc": doc, "window": 0, "position": position}
-    return pd.DataFrame(place | {"word": rng.integers(0, 9, n), "y": y, "x": x, "w": w})
 
 
 @pytest.mark.parametrize("effects", PYFIXEST, ids="+".join)

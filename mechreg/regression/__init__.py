@@ -5,6 +5,7 @@ from mechreg.regression.carried_sums import sums_by_document
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.mean_group import mean_group
 from mechreg.regression.regression_table import regression_table
 from mechreg.regression.wild_bootstrap import wild_bootstrap
 
@@ -15,6 +16,7 @@ __all__ = [
     "fit_lagged",
     "formula_columns",
     "lstsq_check",
+    "mean_group",
     "regression_table",
     "solve_sums",
     "sums_by_document",
