@@ -191,8 +191,8 @@ def _fits(marks: pd.DataFrame, names: list[str], scale: alt.Scale, *, lowest: bo
 
 
 def _caption(names: list[str]) -> list[str]:
-    within = [name.replace("_", " ") for name in names if name in ("document_effects", "half_panel")]
-    note = f" R² of {' and '.join(within)} is of what varies within documents." if within else ""
+    within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
+    note = f" R² of {' and '.join(within)} is of what these leave." if within else ""
     return [
         "Layers from left to right in every column; bars: confidence intervals clustered by document; grey: the "
         f"{names[0].replace('_', ' ')}'s coefficients.{note}"
