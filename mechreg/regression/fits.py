@@ -13,12 +13,12 @@ from statsmodels.regression.linear_model import RegressionResultsWrapper
 from mechreg.formulas import formula_columns
 from mechreg.outside import for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
-from mechreg.regression.clusters import Clusters, clusters_across
+from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
 from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.evaluation import evaluate
 from mechreg.regression.lag_sums import LagSums
-from mechreg.regression.residuals import Products, residual_statistics, row_products, summed_products
+from mechreg.regression.residuals import residual_statistics
 from mechreg.regression.results import (
     CLUSTERED,
     Adjust,
@@ -27,10 +27,10 @@ from mechreg.regression.results import (
     coefficient_frame,
     covariance_of,
     statistics_frame,
-    two_way_covariance,
     usual_lags,
 )
 from mechreg.regression.rows import Place, Rows, groups_of, read_groups, words
+from mechreg.regression.second_look import across_clusters, products_of, two_way_covariances
 from mechreg.regression.statsmodels_result import statsmodels_result
 from mechreg.schema import (
     GROUP_KEYS,
@@ -49,8 +49,6 @@ from mechreg.schema import (
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
-# Rows times fits that are looked at together.
-MOST_TOGETHER = 15_000_000
 
 
 def fit_lagged(
@@ -161,10 +159,10 @@ def fit_lagged(
     across: dict[tuple, Clusters] = {}
     two_way: dict[tuple, Covariance] = {}
     if crossed:
-        two_way = _two_way(fits, sums, frame, crossed[0])
+        two_way = two_way_covariances(fits, sums, frame, crossed[0])
     elif cov in ("auto", "crv3", "jackknife"):
-        across = _across(fits, sums, frame)
-    for fit, products in _products(fits, sums, frame):
+        across = across_clusters(fits, sums, frame)
+    for fit, products in products_of(fits, sums, frame):
         residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
         key = tuple(fit.keys.values())
         about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
@@ -200,74 +198,6 @@ def _lags_of(frame: pd.DataFrame, hac_lags: int | None) -> int:
     """Return how far back Newey-West needs products; 1 for the statistics."""
     longest = int(frame["position"].max() - frame["position"].min()) + 1 if len(frame) else 1
     return max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
-
-
-def _products(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
-    """Yield every fit with its products: those of the sums, else of the rows in a second look."""
-    if sums.max_lag is not None:
-        for fit in fits:
-            yield fit, summed_products(fit.solution, fit.blocks)
-        return
-    for fit, rows in _with_rows(fits, sums, frame):
-        yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
-
-
-def _with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
-    """Yield every fit with its rows, of which the sums were made."""
-    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
-    options: dict[str, Any] = {"cluster": sums.cluster, "by": sums.by, "effects": sums.effects}
-    for rows in read_groups(frame, sums.columns, **options):
-        yield by_keys[tuple(rows.keys.values())], rows
-
-
-def _two_way(fits: list[Fit], sums: LagSums, frame: pd.DataFrame, second: str) -> dict[tuple, Covariance]:
-    """Return the covariance of every fit by the sums' clusters and those of a second column."""
-    codes = pd.factorize(frame[second])[0]
-    names = (str(sums.cluster), second)
-    found = {}
-    for fit, rows in _with_rows(fits, sums, frame):
-        products = row_products(fit.solution, fit.blocks, rows, sums.formula)
-        other = codes[rows.at]
-        if (other < 0).any():
-            raise InputError(
-                f"The regression needs a value of {second!r} in every complete row; {fit.where} lacks some."
-            )
-        other = np.unique(other, return_inverse=True)[1]
-        found[tuple(fit.keys.values())] = two_way_covariance(
-            fit, products.x * products.e, names, (rows.layout.cluster, other)
-        )
-    return found
-
-
-def _across(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict[tuple, Clusters]:
-    """Return the clusters of fits with effects that go across them, from the rows; fits of the same rows together."""
-    if not any(fit.blocks.across and len(fit.blocks.labels) > 1 for fit in fits):
-        return {}
-    found: dict[tuple, Clusters] = {}
-    together: list[tuple[Fit, Rows, np.ndarray, np.ndarray]] = []
-
-    def finish() -> None:
-        if together:
-            _, rows, _, _ = together[0]
-            assert rows.effects is not None
-            values = [(x, e[0]) for _, _, x, e in together]
-            labels = rows.layout.labels
-            clusters = clusters_across(
-                values, rows.effects, rows.layout.cluster, labels, where=words(rows.keys)
-            )
-            found.update(zip((tuple(fit.keys.values()) for fit, *_ in together), clusters, strict=True))
-            together.clear()
-
-    for fit, rows in _with_rows(fits, sums, frame):
-        if together and (
-            rows.layout is not together[0][1].layout or len(together) * rows.at.size > MOST_TOGETHER
-        ):
-            finish()
-        if fit.blocks.across and len(fit.blocks.labels) > 1:
-            products = row_products(fit.solution, fit.blocks, rows, sums.formula)
-            together.append((fit, rows, products.x, products.e))
-    finish()
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -462,45 +392,3 @@ class LaggedFits:
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p><code>{for_page(repr(self))}</code></p>{table}"
-
-
-def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
-    """Return every estimate beside the one that ``numpy.linalg.lstsq`` gives on the same design.
-
-    Parameters
-    ----------
-    fits : LaggedFits
-    lagged : pandas.DataFrame
-        The frame that was fitted.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, hook, layer, (head,) term, estimate, lstsq, difference (estimate - lstsq).
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, or not the groups, terms or rows that were fitted.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd
-    >>> x = np.random.default_rng(0).normal(size=20)
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "y": 1 + 2 * x + x**2, "x": x})
-    >>> fits = fit_lagged(frame, "y ~ x", cov="nonrobust")
-    >>> bool(lstsq_check(fits, frame)["difference"].abs().max() < 1e-12)
-    True
-    """
-    keys, parts = list(fits._sums.solve()[0].keys), []
-    for fit, _, outcome, design in fits._designs(lagged, who="lstsq_check"):
-        if len(outcome) == fit.solution.n:
-            estimate = np.linalg.lstsq(design, outcome, rcond=None)[0]
-            parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": estimate}))
-    check = fits.coefficients[[*keys, "term", "estimate"]]
-    if sum(map(len, parts)) < len(check):
-        raise InputError(
-            "lstsq_check needs the frame that was fitted; this one has other groups, terms or rows."
-        )
-    check = check.merge(pd.concat(parts), on=[*keys, "term"], how="left")
-    return check.assign(difference=check["estimate"] - check["lstsq"])
