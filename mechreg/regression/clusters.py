@@ -15,7 +15,7 @@ from scipy import sparse
 
 from mechreg.regression.blocks import Blocks, gram_matrices
 from mechreg.regression.design import require_room
-from mechreg.regression.effects import MAX_DENSE, Effects, hat, solve_rest
+from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
 from mechreg.regression.solve import Solution
 from mechreg.schema import InputError, NumericalError
 
@@ -146,8 +146,13 @@ def clusters_across(
     solved = np.empty_like(values)
     order = np.argsort(cluster, kind="stable")
     rows_of = np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1)
+    alike: dict[bytes, list[np.ndarray]] = {}  # documents of one length have one projection
     for own in rows_of:
-        solved[own] = solve_rest(hat(effects, own), values[own])
+        alike.setdefault(pattern(effects, own), []).append(own)
+    for owns in alike.values():
+        together = solve_rest(hat(effects, owns[0]), np.concatenate([values[own] for own in owns], axis=1))
+        for own, part in zip(owns, np.split(together, len(owns), axis=1), strict=True):
+            solved[own] = part
     found = []
     for begin, end in itertools.pairwise(edges.tolist()):
         k = end - begin - 1

@@ -141,6 +141,12 @@ def hat(effects: Effects, own: Int[np.ndarray, " own"]) -> Float[np.ndarray, "ow
     return block
 
 
+def pattern(effects: Effects, own: Int[np.ndarray, " own"]) -> bytes:
+    """Return what `hat` depends on."""
+    first = np.zeros(0) if effects.first is None else np.unique(effects.first[own], return_inverse=True)[1]
+    return effects.columns[:, own].tobytes() + b"|" + first.tobytes()
+
+
 def solve_rest(
     block: Float[np.ndarray, "own own"], values: Float[np.ndarray, "own some"]
 ) -> Float[np.ndarray, "own some"]:
