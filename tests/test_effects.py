@@ -126,6 +126,10 @@ def test_streamed_documents_have_their_effects_and_a_file_keeps_them(tmp_path):
     for moments in (sums, kept):
         pd.testing.assert_frame_equal(moments.coefficients(), fits.coefficients, rtol=1e-9)
         pd.testing.assert_frame_equal(moments.statistics(), fits.statistics, rtol=1e-9)
+    constant = LagSums("y ~ x + level", effects="doc")
+    constant.update(frame.assign(level=0.1 * frame["doc"]))
+    with pytest.raises(InputError, match="'level' is constant"):
+        constant.coefficients()
     with pytest.raises(InputError, match="need all rows at once"):
         LagSums("y ~ x", effects=("doc", "position")).update(frame)
     with pytest.raises(InputError, match="cannot be computed from sums"):

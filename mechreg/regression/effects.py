@@ -191,7 +191,8 @@ def absorbed_parts(
         left = project(effects, design)
         spread = np.linalg.norm(design - design.mean(axis=1, keepdims=True), axis=1)
         taken_up = np.linalg.norm(left, axis=1) <= TAKEN_UP * spread
-    if taken_up.any():
+    left[taken_up] = 0.0  # of a part of the rows; a column that is 0 in all is refused when they are solved
+    if whole and taken_up.any():
         raise NumericalError(
             f"The effects {list(effects.names)} take off all of {names[int(taken_up.argmax())]!r} in {where}, which "
             "is constant within them; leave it out of the formula, or them out of effects=."

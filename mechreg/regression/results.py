@@ -126,7 +126,7 @@ def covariance_of(
     moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
     factor = 1.0 if kind == "crv2" else (count - 1) / count
     df = effective_df(clusters, without, solution.to_terms)
-    return Covariance(kind, label, factor * moved.T @ moved, df, clusters)
+    return Covariance(kind, label, factor * moved.T @ moved, df, clusters._replace(across=None))
 
 
 def crv1_factor(fit: Fit) -> float:
