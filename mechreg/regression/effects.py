@@ -38,11 +38,6 @@ class Effects(NamedTuple):
     within: int  # degrees of freedom of effects within clusters
     across: int  # of the others
 
-    @property
-    def goes_across(self) -> bool:
-        """Whether some effect has levels in several clusters."""
-        return self.across > 0
-
 
 def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
     """Return the columns of ``effects``, after checking that each comes once."""
