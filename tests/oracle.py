@@ -125,6 +125,10 @@ def bell_mccaffrey(exog, cluster, power=-1.0):
     rows = [np.flatnonzero(cluster == g) for g in range(cluster.max() + 1)]
     adjusted = []
     for own in rows:
+        if len(own) > 500 and power == -1.0:  # what it comes to, by the regression without the cluster
+            others = np.delete(np.arange(len(exog)), own)
+            adjusted.append(exog[own] @ np.linalg.inv(exog[others].T @ exog[others]))
+            continue
         values, vectors = np.linalg.eigh(np.eye(len(own)) - exog[own] @ inverse @ exog[own].T)
         values = np.where(values > 1e-9, np.maximum(values, 1e-9) ** power, 0.0)
         adjusted.append((vectors * values) @ vectors.T @ exog[own] @ inverse)
