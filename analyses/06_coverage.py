@@ -153,7 +153,7 @@ def harsh(rng: np.random.Generator, documents: int) -> pd.DataFrame:
 @cache
 def harsh_truth(seed: int) -> float:
     """Return the pooled lag1 of so many harsh documents that its error does not count."""
-    sums = mr.LagSums.from_frame(harsh(np.random.default_rng(seed), 6000), max_lag=None)
+    sums = mr.LagSums.from_frame(harsh(np.random.default_rng(seed), 3000), max_lag=None)
     return float(sums.coefficients(cov="crv1")["estimate"][1])
 
 
