@@ -40,7 +40,9 @@ Processing = Literal["raw", "folded"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16", "bfloat16-autocast"]
 AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
-Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv3", "jackknife"]
+Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
+
+Effect = Literal["doc", "window", "position", "token_id"]  # columns whose levels a run can take off
 
 # The keys of a token in a corpus, and of a regression.
 TOKEN_KEYS = ("doc", "window", "position")

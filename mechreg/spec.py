@@ -17,6 +17,7 @@ from mechreg.schema import (
     Backend,
     Cov,
     Dtype,
+    Effect,
     Hook,
     InputError,
     Keep,
@@ -35,7 +36,7 @@ _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "tru
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
 
-    ``models``, ``hooks`` and ``lags`` take one entry or a list; models and the corpus may be paths.
+    ``models``, ``hooks``, ``lags`` and ``effects`` take one entry or a list; models and the corpus may be paths.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
@@ -58,6 +59,7 @@ class Spec:
     lags: tuple[int, ...] = (1, 2)
     skip: int = 1
     formula: str = "log_norm ~ lag1 + lag2"
+    effects: tuple[Effect, ...] = ()
     cov: Cov = "auto"
     backend: Backend = "auto"
     processing: Processing = "raw"
@@ -70,14 +72,15 @@ class Spec:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = _plain(getattr(self, field.name), field.type)
-            _check_field(field.name, value, field.type)
+            if field.default != () or value != ():  # only what is empty by default may be
+                _check_field(field.name, value, field.type)
             object.__setattr__(self, field.name, value)  # it is frozen for others
         if not re.fullmatch(r"\w[\w .+-]{0,59}", self.name):
             raise InputError(
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
                 f"a letter or digit; got {self.name!r}."
             )
-        for key in ("models", "hooks", "lags"):
+        for key in ("models", "hooks", "lags", "effects"):
             entries = getattr(self, key)
             if len(set(entries)) < len(entries):
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")

@@ -47,19 +47,28 @@ def by_statsmodels(
         data = pd.DataFrame({name: plain_column(complete[name]) for name in formula_columns(formula)})
         model = smf.ols(formula, data, missing="raise", eval_env=environment())
         fit, label = with_covariance(model, complete, cov, cluster, hac_lags)
-        low, high = np.asarray(fit.conf_int(alpha=1 - conf_level)).T
+        df = np.full(len(fit.params), float(getattr(fit, "df_resid_inference", None) or fit.df_resid))
+        if label.startswith(("crv3", "jackknife")):
+            df = bell_mccaffrey(model.exog, pd.factorize(complete[cluster])[0])
+        error, statistic = np.asarray(fit.bse), np.asarray(fit.tvalues)
+        half = stats.t.ppf((1 + conf_level) / 2, df) * error
+        low, high = np.asarray(fit.params) - half, np.asarray(fit.params) + half
         part = {
             "term": model.exog_names,
             "estimate": fit.params,
-            "std_error": fit.bse,
-            "statistic": fit.tvalues,
+            "std_error": error,
+            "statistic": statistic,
         }
-        part |= {"p_value": fit.pvalues, "conf_low": low, "conf_high": high}
+        part |= {
+            "df": df,
+            "p_value": 2 * stats.t.sf(np.abs(statistic), df),
+            "conf_low": low,
+            "conf_high": high,
+        }
         part = pd.DataFrame({key: np.asarray(values) for key, values in part.items()})
         parts.append(
             part.assign(
                 **about,
-                df=float(getattr(fit, "df_resid_inference", None) or fit.df_resid),
                 n_dropped=len(rows) - len(complete),
                 r_squared=fit.rsquared,
                 adj_r_squared=fit.rsquared_adj,
@@ -105,6 +114,32 @@ def with_covariance(model, rows, cov, cluster, hac_lags):
         label = f"nonrobust (single {'document' if cluster == 'doc' else cluster})"
     name = CLUSTERED.get(kind) or {"hac": "hac-panel", "nonrobust": kind}.get(kind, kind.upper())
     return model.fit(cov_type=name, cov_kwds=options, use_t=True), label
+
+
+def bell_mccaffrey(exog, cluster, power=-1.0):
+    """Return Satterthwaite's df from the rows themselves: the p_g of Bell and McCaffrey as columns as long as the data.
+
+    The power is -1 for CR3 and -1/2 for CR2, of 1 - the cluster's projection; null directions stay null.
+    """
+    inverse, dfs = np.linalg.pinv(exog.T @ exog), []
+    rows = [np.flatnonzero(cluster == g) for g in range(cluster.max() + 1)]
+    adjusted = []
+    for own in rows:
+        if len(own) > 500 and power == -1.0:  # what it comes to, by the regression without the cluster
+            others = np.delete(np.arange(len(exog)), own)
+            adjusted.append(exog[own] @ np.linalg.inv(exog[others].T @ exog[others]))
+            continue
+        values, vectors = np.linalg.eigh(np.eye(len(own)) - exog[own] @ inverse @ exog[own].T)
+        values = np.where(values > 1e-9, np.maximum(values, 1e-9) ** power, 0.0)
+        adjusted.append((vectors * values) @ vectors.T @ exog[own] @ inverse)
+    for term in range(exog.shape[1]):
+        p = np.zeros((len(exog), len(rows)))
+        for g, own in enumerate(rows):
+            p[own, g] = adjusted[g][:, term]
+        p -= exog @ (inverse @ (exog.T @ p))
+        products = p.T @ p
+        dfs.append(np.trace(products) ** 2 / (products**2).sum())
+    return np.array(dfs)
 
 
 def residual_statistics(fit, rows) -> dict[str, float]:

@@ -80,9 +80,9 @@ def test_specifications_stand_side_by_side_with_the_baseline_behind_each():
 
 def test_the_caption_says_which_r_squared_is_not_comparable():
     within = plot_specifications(make_specifications()).to_dict()["title"]["subtitle"]
-    assert "R² of document effects is of what varies within documents" in " ".join(within)
+    assert "R² of document effects is of what these leave" in " ".join(within)
     plain = plot_specifications(make_specifications(names=("baseline", "more_lags"))).to_dict()
-    assert "within documents" not in " ".join(plain["title"]["subtitle"])
+    assert "these leave" not in " ".join(plain["title"]["subtitle"])
 
 
 HOSTILE = "it's</script><script>\"]] + alert(1) + [["

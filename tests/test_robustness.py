@@ -15,7 +15,7 @@ from linearmodels import PanelOLS
 from scipy import stats
 
 from mechreg.lags import add_lags
-from mechreg.regression import fit_lagged
+from mechreg.regression import fit_lagged, mean_group
 from mechreg.robustness import SPECIFICATIONS, lag_order, specification_curve
 from mechreg.robustness.held_out import in_folds
 from mechreg.schema import InputError, NumericalError, SchemaError
@@ -165,42 +165,36 @@ def dummies(rows, **options):
     )
 
 
-def halves(rows):
-    """Return the rows of the first and second half of every document, split by a plain loop."""
-    first, second = [], []
-    for _, part in rows.groupby("doc"):
-        (first.append(part.iloc[: -(-len(part) // 2)]), second.append(part.iloc[-(-len(part) // 2) :]))
-    return pd.concat(first), pd.concat(second)
-
-
-def half_panel(rows):
-    first, second = halves(rows)
-    return 2 * dummies(rows) - (dummies(first) + dummies(second)) / 2
-
-
-@pytest.mark.parametrize(
-    ("specification", "estimator"), [("document_effects", dummies), ("half_panel", half_panel)]
-)
 @pytest.mark.parametrize("windows", [1, 2])
-def test_within_estimators_are_statsmodels_with_dummies_and_refits_without_each_document(
-    specification, estimator, windows
-):
+def test_document_effects_are_statsmodels_with_dummies_and_refits_without_each_document(windows):
     lagged = add_lags(make_norms(windows=windows))
-    table = specification_curve(lagged, specifications=[specification], folds=3, conf_level=0.9)
+    table = specification_curve(lagged, specifications=["document_effects"], folds=3, conf_level=0.9)
     for layer in (0, 1):
-        rows, part = complete(lagged, layer), of(table, specification, layer)
-        estimate = estimator(rows)
+        rows, part = complete(lagged, layer), of(table, "document_effects", layer)
+        estimate = dummies(rows)
         np.testing.assert_allclose(part["estimate"], estimate, **CLOSE)
         docs = sorted(set(rows["doc"]))
-        moved = np.array([estimator(rows[rows["doc"] != doc]) for doc in docs]) - estimate
+        moved = np.array([dummies(rows[rows["doc"] != doc]) for doc in docs]) - estimate
         error = np.sqrt((len(docs) - 1) / len(docs) * (moved**2).sum(axis=0))
         np.testing.assert_allclose(part["std_error"], error, rtol=1e-7)
-        half = stats.t.ppf(0.95, len(docs) - 1) * error
+        half = stats.t.ppf(0.95, part["df"]) * error
         np.testing.assert_allclose(part["conf_high"] - part["conf_low"], 2 * half, rtol=1e-7)
-        p = 2 * stats.t.sf(np.abs(estimate / error), len(docs) - 1)
-        np.testing.assert_allclose(part["p_value"], p, rtol=1e-6)
         assert set(part["n"]) == {len(rows)}
         assert set(part["n_docs"]) == {len(docs)}
+
+
+@pytest.mark.parametrize("name", ["document_position_effects", "mean_group"])
+def test_other_effects_and_mean_groups_are_those_of_regression(name):
+    lagged = add_lags(make_norms())
+    part = specification_curve(lagged, specifications=[name], folds=2)
+    if name == "mean_group":
+        expected = mean_group(lagged)
+        assert part[["r_squared", "held_out_r_squared"]].isna().all(axis=None)
+    else:
+        expected = fit_lagged(lagged, effects=("doc", "position")).coefficients
+        np.testing.assert_allclose(part["r_squared"], expected["r_squared"], **CLOSE)
+    for column in ("estimate", "std_error", "conf_low", "n"):
+        np.testing.assert_allclose(part[column], expected[column], **CLOSE)
 
 
 def test_document_effects_agree_with_linearmodels():
@@ -212,13 +206,13 @@ def test_document_effects_agree_with_linearmodels():
     np.testing.assert_allclose(part["r_squared"], fit.rsquared_within, **CLOSE)
 
 
-def test_document_effects_bias_short_documents_down_and_the_half_panel_repairs_long_ones():
-    """At 94 tokens, -.03 in b1 + b2 (Nickell), which the half panel takes back: facts that were simulated before."""
-    lagged = add_lags(simulate(2500, 94, level=1.0), skip=0)
-    table = specification_curve(lagged, specifications=["document_effects", "half_panel"])
-    bias = {name: of(table, name)["estimate"].sum() - 0.6 for name in ("document_effects", "half_panel")}
-    assert -0.037 < bias["document_effects"] < -0.023
-    assert abs(bias["half_panel"]) < 0.01
+def test_document_effects_bias_short_documents_down_and_the_mean_group_repairs_it():
+    """At 94 tokens -.03 in b1 + b2 (Nickell): facts that were simulated before; 1,000 documents' error is .004."""
+    lagged = add_lags(simulate(1000, 94, level=1.0), skip=0)
+    table = specification_curve(lagged, specifications=["document_effects", "mean_group"])
+    bias = {name: of(table, name)["estimate"].sum() - 0.6 for name in ("document_effects", "mean_group")}
+    assert -0.042 < bias["document_effects"] < -0.018
+    assert abs(bias["mean_group"]) < 0.015
 
 
 @pytest.mark.slow
@@ -228,20 +222,16 @@ def test_the_biases_that_were_measured_come_out_again():
     assert np.allclose(of(pooled, "baseline")["estimate"], [0.50, 0.30], atol=0.02)
     for docs, tokens, bias in ((8000, 12, -0.29), (1500, 300, -0.01)):
         lagged = add_lags(simulate(docs, tokens, level=1.0), skip=0)
-        table = specification_curve(lagged, specifications=["document_effects", "half_panel"])
+        table = specification_curve(lagged, specifications=["document_effects"])
         assert abs(of(table, "document_effects")["estimate"].sum() - 0.6 - bias) < 0.02
-        left = np.abs(of(table, "half_panel")["estimate"] - [0.4, 0.2])
-        # Of a dozen tokens the half panel repairs the sum, and leaves each of the two off.
-        assert (left > 0.015).all() if tokens == 12 else (left < 0.01).all()
 
 
 @pytest.mark.slow
-def test_half_panel_intervals_cover():
+def test_mean_group_intervals_cover():
     """95% intervals over 300 panels of 40 documents; .95 +- 3 binomial errors, with .02 for what bias is left."""
     covered = []
     for seed in range(300):
-        lagged = add_lags(simulate(40, 150, level=1.0, seed=seed), skip=0)
-        part = of(specification_curve(lagged, specifications=["half_panel"]), "half_panel")
+        part = mean_group(add_lags(simulate(40, 150, level=1.0, seed=seed), skip=0))
         covered.append((part["conf_low"] < [0.4, 0.2]) & (part["conf_high"] > [0.4, 0.2]))
     assert (np.abs(np.mean(covered, axis=0) - 0.95) < 0.04 + 0.02).all()
 
@@ -276,19 +266,18 @@ def test_held_out_r_squared_is_that_of_statsmodels_predictions():
 
 def test_held_out_r_squared_within_documents_is_that_of_the_other_documents_coefficients():
     lagged = add_lags(make_norms())
-    table = specification_curve(lagged, specifications=["document_effects", "half_panel"], folds=3, seed=5)
+    table = specification_curve(lagged, specifications=["document_effects"], folds=3, seed=5)
     fold = in_folds(pd.Index(sorted(set(lagged["doc"]))), folds=3, seed=5)
     rows = complete(lagged, 0)
     columns = ["log_norm", "lag1", "lag2"]
     within = rows[columns] - rows.groupby("doc")[columns].transform("mean")
-    for name, estimator in (("document_effects", dummies), ("half_panel", half_panel)):
-        error = 0.0
-        for left_out in range(3):
-            test = (rows["doc"].map(fold) == left_out).to_numpy()
-            b = estimator(rows[~test])
-            error += ((within.loc[test, "log_norm"] - within.loc[test, ["lag1", "lag2"]] @ b) ** 2).sum()
-        expected = 1 - error / (within["log_norm"] ** 2).sum()
-        np.testing.assert_allclose(of(table, name)["held_out_r_squared"], expected, **CLOSE)
+    error = 0.0
+    for left_out in range(3):
+        test = (rows["doc"].map(fold) == left_out).to_numpy()
+        b = dummies(rows[~test])
+        error += ((within.loc[test, "log_norm"] - within.loc[test, ["lag1", "lag2"]] @ b) ** 2).sum()
+    expected = 1 - error / (within["log_norm"] ** 2).sum()
+    np.testing.assert_allclose(of(table, "document_effects")["held_out_r_squared"], expected, **CLOSE)
 
 
 def test_folds_are_of_equal_size_and_the_same_for_the_same_seed():
@@ -346,7 +335,7 @@ def test_a_lagged_frame_gives_the_same_orders_as_its_norm_frame_with_its_own_ski
 @given(st.floats(-5, 5), st.integers(0, 2**31), st.integers(0, 2**31))
 def test_scales_levels_of_documents_and_the_order_of_rows(log_scale, seed, order):
     norms = make_norms((14, 18, 16, 15), layers=1, seed=seed % 100)
-    names = ["baseline", "document_effects", "half_panel"]
+    names = ["baseline", "document_effects", "mean_group"]
     table = specification_curve(add_lags(norms), specifications=names, folds=2)
     before = norms.copy()
     scaled = norms.assign(norm=norms["norm"] * np.exp(log_scale))
@@ -375,8 +364,8 @@ def test_every_head_has_rows_of_its_own():
     heads = pd.concat(
         [norms.assign(head=0), norms.assign(head=1, norm=norms["norm"] ** 2)], ignore_index=True
     )
-    table = specification_curve(add_lags(heads), specifications=["baseline", "half_panel"], folds=3)
-    alone = specification_curve(add_lags(norms), specifications=["baseline", "half_panel"], folds=3)
+    table = specification_curve(add_lags(heads), specifications=["baseline", "mean_group"], folds=3)
+    alone = specification_curve(add_lags(norms), specifications=["baseline", "mean_group"], folds=3)
     for head in (0, 1):  # a power of the norm is a factor of its logarithm
         part = table[table["head"] == head].reset_index(drop=True)
         np.testing.assert_allclose(part["estimate"], alone["estimate"], rtol=1e-9)
@@ -425,7 +414,7 @@ def test_frames_that_cannot_be_used_are_refused():
         specification_curve(lagged.dropna(), specifications=["more_lags"], folds=3)
     kind = lagged["doc"].map(dict(zip([f"d{i}" for i in range(6)], "aabbab", strict=True)))
     names = ["document_effects"]
-    with pytest.raises(NumericalError, match=r"'kind\[T.b\]' is constant within documents"):
+    with pytest.raises(NumericalError, match=r"take off all of 'kind\[T.b\]'"):
         specification_curve(lagged.assign(kind=kind), "log_norm ~ lag1 + kind", specifications=names, folds=3)
     with pytest.raises(InputError, match="max_lag must be a whole number from 1 to 256; got 0"):
         lag_order(norms, max_lag=0)

@@ -210,6 +210,11 @@ def test_stored_norms_answer_another_question_without_the_model(norms):
     formula = "log_norm ~ lag1 + lag3 + C(source)"
     moments = mr.run.run_moments(norms, formula, skip=2)
     close(moments.coefficients(), mr.fit_lagged(lagged, formula).coefficients)
+    within = mr.run.run_moments(norms, formula.removesuffix(" + C(source)"), skip=2, effects="doc")
+    close(within.coefficients(), mr.fit_lagged(lagged, "log_norm ~ lag1 + lag3", effects="doc").coefficients)
+    both = mr.run.run_moments(norms, "log_norm ~ lag1", skip=2, effects=("doc", "position"))
+    fits = mr.fit_lagged(lagged, "log_norm ~ lag1", effects=("doc", "position"), cov="crv1")
+    close(both.coefficients(cov="crv1"), fits.coefficients)
     with pytest.raises(InputError, match="needs the column 'surprisal'"):
         mr.run.run_moments(norms, "log_norm ~ lag1 + surprisal")
 
@@ -220,6 +225,7 @@ def test_stored_norms_answer_another_question_without_the_model(norms):
         ({"cov": "hc3"}, "needs all rows"),
         ({"formula": "log_norm ~ lag1 + bs(position, df=4)"}, "needs all rows"),
         ({"formula": "log_norm ~ center(lag1)"}, "needs all rows"),
+        ({"effects": ("doc", "position")}, "effects beside 'doc'"),
     ],
 )
 def test_what_moments_alone_cannot_answer_is_refused_before_any_work(tiny, corpus, tmp_path, changes, said):

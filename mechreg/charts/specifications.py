@@ -89,8 +89,8 @@ def plot_specifications(
         detail = sample_size(shown[shown["model"] == model])
         grid = grid.resolve_scale(y="independent")
         rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
-    within = [name.replace("_", " ") for name in names if name in ("document_effects", "half_panel")]
-    note = f" R² of {' and '.join(within)} is of what varies within documents." if within else ""
+    within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
+    note = f" R² of {' and '.join(within)} is of what these leave." if within else ""
     caption = f"Bars: confidence intervals, clustered by document. Grey: {names[0].replace('_', ' ')}.{note}"
 
     def sentence(part: pd.DataFrame) -> str:

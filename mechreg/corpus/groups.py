@@ -39,7 +39,7 @@ def group_norms(
     pandas.DataFrame
         model, hook, layer, (head,) the columns of ``by``, depth, n (tokens), share (of the layer's tokens), n_docs,
         estimate (mean log norm), std_error, df, conf_low, conf_high, q25, median, q75. Errors are clustered by
-        document (crv3, t(n_docs - 1)), as those of ``fit_lagged(..., "log_norm ~ 1", by=by)``; NaN with one document.
+        document (crv3, effective df), as those of ``fit_lagged(..., "log_norm ~ 1", by=by)``; NaN with one document.
 
     Raises
     ------
@@ -77,24 +77,28 @@ def group_norms(
     quartiles = by_group["log_norm"].quantile(np.array([0.25, 0.5, 0.75])).unstack()
     quartiles.columns = ["q25", "median", "q75"]
     of_docs = table.groupby([*keys, *names, "doc"], observed=True)["log_norm"].agg(["size", "mean"])
-    std_error, n_docs = _errors(of_docs, means, [*keys, *names])
-    table = means.assign(std_error=std_error, n_docs=n_docs).join(quartiles).reset_index()
+    table = means.join(_errors(of_docs, means, [*keys, *names])).join(quartiles).reset_index()
     table["share"] = table["n"] / table.groupby(keys, observed=True)["n"].transform("sum")
-    table["df"] = np.where(table["n_docs"] > 1, table["n_docs"] - 1.0, np.nan)
     half = stats.t.ppf((1 + conf_level) / 2, table["df"]) * table["std_error"]
     table = table.assign(conf_low=table["estimate"] - half, conf_high=table["estimate"] + half)
     numbers = ["n", "share", "n_docs", "estimate", "std_error", "df", "conf_low", "conf_high"]
     return table[[*keys, *names, "depth", *numbers, "q25", "median", "q75"]]
 
 
-def _errors(of_docs: pd.DataFrame, means: pd.DataFrame, levels: list[str]) -> tuple[pd.Series, pd.Series]:
-    """Return the standard error of every mean, from the means without each document, and the documents' number."""
+def _errors(of_docs: pd.DataFrame, means: pd.DataFrame, levels: list[str]) -> pd.DataFrame:
+    """Return every mean's standard error, from the means without each document, its df, and the documents' number."""
     index: Any = of_docs.index
     total, mean = (means[name].reindex(index.droplevel("doc")).to_numpy() for name in ("n", "estimate"))
     size, own = of_docs["size"].to_numpy(), of_docs["mean"].to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = pd.Series(size * (mean - own) / (total - size), of_docs.index)  # NaN: the only document
-    groups = moved.groupby(level=levels, observed=True)
-    n_docs = groups.size().reindex(means.index)
-    squares = (moved**2).groupby(level=levels, observed=True).sum().reindex(means.index)
-    return np.sqrt((n_docs - 1) / n_docs * squares).where(n_docs > 1), n_docs
+        left_out = pd.Series(size / (total - size), of_docs.index)
+        parts = {"moved": moved**2, "own": left_out + left_out**2, "shared": left_out**2}
+        parts |= {"own_2": parts["own"] ** 2, "mixed": parts["own"] * parts["shared"]}
+    sums = pd.DataFrame(parts).groupby(level=levels, observed=True)
+    n_docs, total_of = sums.size().reindex(means.index), sums.sum().reindex(means.index)
+    together, shared = total_of["own"], total_of["shared"]
+    df = (together - shared) ** 2 / (total_of["own_2"] - 2 * total_of["mixed"] + shared**2)
+    std_error = np.sqrt((n_docs - 1) / n_docs * total_of["moved"])
+    table = pd.DataFrame({"std_error": std_error, "df": df}).where(n_docs > 1, axis=0)
+    return table.assign(n_docs=n_docs)

@@ -3,9 +3,12 @@
 from mechreg.formulas import formula_columns
 from mechreg.regression.carried_sums import sums_by_document
 from mechreg.regression.document_sums import DocumentSums, solve_sums
-from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
+from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.lstsq_check import lstsq_check
+from mechreg.regression.mean_group import mean_group
 from mechreg.regression.regression_table import regression_table
+from mechreg.regression.wild_bootstrap import wild_bootstrap
 
 __all__ = [
     "DocumentSums",
@@ -14,7 +17,9 @@ __all__ = [
     "fit_lagged",
     "formula_columns",
     "lstsq_check",
+    "mean_group",
     "regression_table",
     "solve_sums",
     "sums_by_document",
+    "wild_bootstrap",
 ]

@@ -49,6 +49,8 @@ class Layout(NamedTuple):
     run: Int[np.ndarray, " rows"]  # how many tokens directly before, in the same window, are rows
     longest: int  # rows of the longest window; 0 where the order is not known
     has_gaps: bool  # some window lacks rows inside
+    within: int = 0  # degrees of freedom that effects within clusters take
+    across: int = 0  # those that other effects take
 
 
 class Blocks(NamedTuple):
@@ -66,6 +68,8 @@ class Blocks(NamedTuple):
     n: int
     longest: int
     has_gaps: bool
+    within: int = 0
+    across: int = 0
 
 
 def choose_coordinates(values: Float[np.ndarray, "columns rows"], *, whole: bool) -> Coordinates:
@@ -142,6 +146,8 @@ def sum_blocks(
         n=n,
         longest=layout.longest,
         has_gaps=layout.has_gaps,
+        within=layout.within,
+        across=layout.across,
     )
 
 
@@ -174,6 +180,8 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
         # A part whose order is not known leaves nothing that can be said of neighbours.
         longest=max(first.longest, second.longest) if first.longest and second.longest else 0,
         has_gaps=first.has_gaps or second.has_gaps,
+        within=first.within + second.within,
+        across=first.across + second.across,
     )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from mechreg.regression.clusters import cluster_sums
 from mechreg.regression.results import Fit
-from mechreg.regression.solve import cluster_sums
 
 # Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
 MIN_SHARE = 1e-8

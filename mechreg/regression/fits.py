@@ -13,10 +13,12 @@ from statsmodels.regression.linear_model import RegressionResultsWrapper
 from mechreg.formulas import formula_columns
 from mechreg.outside import for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
-from mechreg.regression.design import matrices
+from mechreg.regression.clusters import Clusters
+from mechreg.regression.design import matrices, take_apart
+from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.evaluation import evaluate
 from mechreg.regression.lag_sums import LagSums
-from mechreg.regression.residuals import Products, residual_statistics, row_products, summed_products
+from mechreg.regression.residuals import residual_statistics
 from mechreg.regression.results import (
     CLUSTERED,
     Adjust,
@@ -28,6 +30,7 @@ from mechreg.regression.results import (
     usual_lags,
 )
 from mechreg.regression.rows import Place, Rows, groups_of, read_groups, words
+from mechreg.regression.second_look import across_clusters, products_of, two_way_covariances
 from mechreg.regression.statsmodels_result import statsmodels_result
 from mechreg.schema import (
     GROUP_KEYS,
@@ -36,6 +39,7 @@ from mechreg.schema import (
     InputError,
     among,
     did_you_mean,
+    one_or_many,
     require,
     require_by,
     require_conf_level,
@@ -53,8 +57,9 @@ def fit_lagged(
     *,
     cov: Cov = "auto",
     adjust: Adjust = "bh",
-    cluster: str = "doc",
+    cluster: str | Sequence[str] = "doc",
     by: str | Sequence[str] = (),
+    effects: str | Sequence[str] = (),
     hac_lags: int | None = None,
     conf_level: float = 0.95,
     seed: int = 0,
@@ -72,19 +77,24 @@ def fit_lagged(
         pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
         `add_lags`; a name that is not a column, and a call that is not listed, is refused.
     cov : str
-        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k); "crv1" and
-        "crv3": clustered, with the factors G/(G-1) (n-1)/(n-k) and (G-1)/G, and t(G-1) for all tests. "auto" is
-        crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single document)").
-        "jackknife" is crv3 about the mean of the fits without a cluster.
+        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k). Clustered:
+        "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster; "crv2"; all
+        with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
+        t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single
+        document)").
     adjust : str
         "bh" (Benjamini-Hochberg), "bonferroni", "holm", "max-t" or "none": ``p_adjusted`` over all terms but the
         intercept in all layers of a (model, hook). "max-t" counts how alike the layers are: a wild bootstrap of
         the clusters, 9,999 draws, the same weights in all layers; it needs cov "crv3" or "crv1".
-    cluster : str
-        The column of clusters.
+    cluster : str or two of them
+        The column of clusters; ``("doc", "token_id")`` allows for both, by "crv1" and the smaller number of clusters.
     by : str or sequence of str
         Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
         All values of a (model, hook) are one family of ``adjust``.
+    effects : str or sequence of str
+        Columns every value of which has a level of its own, taken off outcome and regressors: ``("doc", "position")``.
+        R2 is then of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew
+        without each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
     hac_lags : int, optional
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
         which, as in "hac(4)".
@@ -105,7 +115,8 @@ def fit_lagged(
 
     Notes
     -----
-    CRV3 and t(G-1): MacKinnon, Nielsen, Webb, arXiv 2301.04527. Newey, West (1987).
+    CRV3: MacKinnon, Nielsen, Webb, arXiv 2301.04527. Degrees of freedom: Bell, McCaffrey (2002); Pustejovsky, Tipton
+    (2018). Newey, West (1987).
 
     With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
     the coefficients, and no standard error repairs that (Keele, Kelly 2006): a beta is predictive, not structural.
@@ -124,14 +135,20 @@ def fit_lagged(
     1       lag1  2.0  141       3          9     crv3
     2       lag2  2.0  141       3          9     crv3
     """
-    by = require_by(by, who="fit_lagged")
+    by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
-    keys = TOKEN_KEYS if cov == "hac" else (cluster,) if is_clustered else ()
-    require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *keys), who="fit_lagged")
+    cluster, *crossed = one_or_many(cluster)
+    if len(crossed) > 1 or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t")):
+        raise InputError(
+            "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
+        )
+    keys = TOKEN_KEYS if cov == "hac" else (cluster, *crossed) if is_clustered else ()
+    require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *effects, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
-    make = partial(LagSums.from_frame, frame, formula, by=by, cluster=cluster if is_clustered else None)
+    options: dict[str, Any] = {"by": by, "effects": effects, "cluster": cluster if is_clustered else None}
+    make = partial(LagSums.from_frame, frame, formula, **options)
     try:
         lags = None if cov in ("hc2", "hc3") else _lags_of(frame, hac_lags) if cov == "hac" else 1
         sums = make(max_lag=lags, most_products=MOST_PRODUCTS)
@@ -139,10 +156,18 @@ def fit_lagged(
         sums = make(max_lag=None)
     fits = sums.solve()
     known: dict[tuple, Any] = {}
-    for fit, products in _products(fits, sums, frame):
+    across: dict[tuple, Clusters] = {}
+    two_way: dict[tuple, Covariance] = {}
+    if crossed:
+        two_way = two_way_covariances(fits, sums, frame, crossed[0])
+    elif cov in ("auto", "crv3", "jackknife"):
+        across = across_clusters(fits, sums, frame)
+    for fit, products in products_of(fits, sums, frame):
         residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
-        covariance = covariance_of(fit, products, cov=cov, cluster=sums.cluster, hac_lags=hac_lags)
-        known[tuple(fit.keys.values())] = covariance, residuals
+        key = tuple(fit.keys.values())
+        about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
+        covariance = two_way.get(key) or covariance_of(fit, products, clusters=across.get(key), **about)
+        known[key] = covariance, residuals
     covariances, statistics = zip(*(known[tuple(fit.keys.values())] for fit in fits), strict=True)
     return LaggedFits(
         coefficients=coefficient_frame(
@@ -173,18 +198,6 @@ def _lags_of(frame: pd.DataFrame, hac_lags: int | None) -> int:
     """Return how far back Newey-West needs products; 1 for the statistics."""
     longest = int(frame["position"].max() - frame["position"].min()) + 1 if len(frame) else 1
     return max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
-
-
-def _products(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
-    """Yield every fit with its products: those of the sums, else of the rows in a second look."""
-    if sums.max_lag is not None:
-        for fit in fits:
-            yield fit, summed_products(fit.solution, fit.blocks)
-        return
-    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
-    for rows in read_groups(frame, sums.columns, cluster=sums.cluster, by=sums.by):
-        fit = by_keys[tuple(rows.keys.values())]
-        yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -220,15 +233,21 @@ class LaggedFits:
         """The columns by whose values there are fits of their own."""
         return self._sums.by
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """The columns whose levels are taken off."""
+        return self._sums.effects
+
     @cached_property
     def sums(self) -> LagSums:
         """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
 
-        They are those of the tables; where the fit has no clusters or others they are made on first use.
+        They are those of the tables; where the fit has no clusters or others they are made on first use. Effects are
+        taken off them: refits keep the levels that all documents gave, but for a document's own.
         """
         if self._sums.cluster == "doc":
             return self._sums
-        return LagSums.from_frame(self._frame, self.formula, by=self.by, max_lag=None)
+        return LagSums.from_frame(self._frame, self.formula, by=self.by, effects=self.effects, max_lag=None)
 
     @cached_property
     def _places(self) -> dict[tuple, Place]:
@@ -237,7 +256,8 @@ class LaggedFits:
     def _rows(self, fit: Fit) -> Rows:
         """Return the rows of one fit."""
         part = self._frame.iloc[self._places[tuple(fit.keys.values())]]
-        return next(read_groups(part, self._sums.columns, cluster=None, by=self.by))
+        options: dict[str, Any] = {"cluster": self._sums.cluster, "by": self.by, "effects": self.effects}
+        return next(read_groups(part, self._sums.columns, **options))
 
     def result(
         self,
@@ -256,9 +276,15 @@ class LaggedFits:
 
         No such fit, or more than one, is an `InputError`.
         """
-        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
+
+    def _result(self, fit: Fit) -> RegressionResultsWrapper:
         covariance = self._covariances[tuple(fit.keys.values())]
-        return statsmodels_result(self._rows(fit).data, self.formula, fit, covariance)
+        rows = self._rows(fit)
+        parts = None
+        if self.effects:
+            parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
+        return statsmodels_result(rows.data, self.formula, fit, covariance, parts)
 
     def summary(
         self,
@@ -274,14 +300,12 @@ class LaggedFits:
         Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
         has at most one direction less than there are clusters, is no test of all terms.
         """
-        result = self.result(model=model, layer=layer, hook=hook, head=head, **by)
+        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        result = self._result(fit)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
             text = str(result.summary(alpha=round(1 - self._conf_level, 12)))
-        terms, most = (
-            int(result.df_model),
-            result.df_resid_inference,
-        )  # clusters - 1, where there are clusters
+        terms, most = int(result.df_model), len(fit.blocks.labels) - 1
         if result.cov_type.startswith("cluster") and terms > most:
             text += (
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
@@ -328,8 +352,10 @@ class LaggedFits:
         """
         new = np.full((2, len(lagged)), np.nan)
         for fit, rows, outcome, design in self._designs(lagged, who="augment"):
-            predicted = design @ fit.solution.estimate
-            new[:, rows.at] = predicted, outcome - predicted
+            residual = outcome - design @ fit.solution.estimate
+            if self.effects:  # their levels are part of what is predicted
+                outcome = take_apart(self.formula, rows.data, whole=True, where=fit.where).values[-1]
+            new[:, rows.at] = outcome - residual, residual
         return lagged.assign(predicted=new[0], residual=new[1])
 
     def _designs(
@@ -341,9 +367,20 @@ class LaggedFits:
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
                 raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
-        for rows in read_groups(lagged, self._sums.columns, cluster=None, by=self.by):
-            if len(rows.at):
-                fit = fits[tuple(rows.keys.values())]
+        options: dict[str, Any] = {"cluster": None, "by": self.by, "effects": self.effects}
+        for rows in read_groups(lagged, self._sums.columns, **options):
+            if not len(rows.at):
+                continue
+            fit = fits[tuple(rows.keys.values())]
+            if rows.effects is not None:
+                if not rows.data.equals(self._rows(fit).data):
+                    raise InputError(
+                        f"{who} needs the frame that was fitted where there are effects: the levels of other rows are "
+                        f"not known; {fit.where} has others."
+                    )
+                parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
+                yield fit, rows, parts.values[-1], parts.values[:-1].T
+            else:
                 build = partial(matrices, self.formula, self._rows(fit).data, rows.data)
                 yield fit, rows, *evaluate(build, self.formula, where=fit.where)
 
@@ -355,45 +392,3 @@ class LaggedFits:
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p><code>{for_page(repr(self))}</code></p>{table}"
-
-
-def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
-    """Return every estimate beside the one that ``numpy.linalg.lstsq`` gives on the same design.
-
-    Parameters
-    ----------
-    fits : LaggedFits
-    lagged : pandas.DataFrame
-        The frame that was fitted.
-
-    Returns
-    -------
-    pandas.DataFrame
-        model, hook, layer, (head,) term, estimate, lstsq, difference (estimate - lstsq).
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, or not the groups, terms or rows that were fitted.
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd
-    >>> x = np.random.default_rng(0).normal(size=20)
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "y": 1 + 2 * x + x**2, "x": x})
-    >>> fits = fit_lagged(frame, "y ~ x", cov="nonrobust")
-    >>> bool(lstsq_check(fits, frame)["difference"].abs().max() < 1e-12)
-    True
-    """
-    keys, parts = list(fits._sums.solve()[0].keys), []
-    for fit, _, outcome, design in fits._designs(lagged, who="lstsq_check"):
-        if len(outcome) == fit.solution.n:
-            estimate = np.linalg.lstsq(design, outcome, rcond=None)[0]
-            parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": estimate}))
-    check = fits.coefficients[[*keys, "term", "estimate"]]
-    if sum(map(len, parts)) < len(check):
-        raise InputError(
-            "lstsq_check needs the frame that was fitted; this one has other groups, terms or rows."
-        )
-    check = check.merge(pd.concat(parts), on=[*keys, "term"], how="left")
-    return check.assign(difference=check["estimate"] - check["lstsq"])

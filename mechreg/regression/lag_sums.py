@@ -20,8 +20,9 @@ from mechreg.regression.blocks import (
     merge_blocks,
     sum_blocks,
 )
-from mechreg.regression.design import Terms, take_apart, terms_of, united_cells
+from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
 from mechreg.regression.document_sums import DocumentSums, sums_of
+from mechreg.regression.effects import absorbed_parts, require_effects, without_intercept
 from mechreg.regression.evaluation import evaluate, require_finite
 from mechreg.regression.residuals import Residuals, residual_statistics, summed_products
 from mechreg.regression.results import Adjust, Fit, coefficient_frame, covariance_of, statistics_frame
@@ -42,8 +43,10 @@ from mechreg.schema import (
 
 MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
-FILE_VERSION = 1
-_OPTIONS = ("formula", "cluster", "max_lag", "by")
+FILE_VERSION = 2
+_OPTIONS = ("formula", "cluster", "max_lag", "by", "effects")
+
+_COUNTS = ("n", "longest", "has_gaps", "within", "across")
 
 
 class _Group(NamedTuple):
@@ -62,8 +65,9 @@ class LagSums:
 
     Parameters
     ----------
-    formula, by
-        As for `fit_lagged`.
+    formula, by, effects
+        As for `fit_lagged`. `update` takes the effect "doc" alone: a document is whole there, and levels of others are
+        known only when all rows are.
     cluster : str, optional
         The column of clusters; None for none.
     max_lag : int, optional
@@ -99,10 +103,12 @@ class LagSums:
         cluster: str | None = "doc",
         max_lag: int | None = 1,
         by: str | Sequence[str] = (),
+        effects: str | Sequence[str] = (),
     ) -> None:
         require_whole_number(0 if max_lag is None else max_lag, name="max_lag", least=0, most=MAX_SUMMED_LAGS)
         self.formula, self.cluster, self.max_lag = formula, cluster, max_lag
         self.by = require_by(by, who="LagSums")
+        self.effects = require_effects(effects)
         self.columns = formula_columns(formula)
         self._most_products: int | None = None
         self._groups: dict[tuple, _Group] = {}
@@ -224,7 +230,7 @@ class LagSums:
             entry: dict[str, Any] = {"keys": group.keys, "depth": group.depth, "n_dropped": group.n_dropped}
             if group.blocks is not None:
                 values = group.blocks._asdict() | group.blocks.coordinates._asdict()
-                entry["blocks"] = {key: values[key] for key in ("n", "longest", "has_gaps")}
+                entry["blocks"] = {key: values[key] for key in _COUNTS}
                 for key in ("labels", "docs"):
                     values[key] = values[key].to_numpy(str if values[key].dtype == "str" else None)
                 arrays |= {
@@ -282,10 +288,16 @@ class LagSums:
         return f"LagSums({self.formula!r}: {len(self)} groups, {rows} rows)"
 
     def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
+        if not whole and not {*self.effects} <= {"doc"}:
+            raise NeedsAllRows(
+                f"The effects {list(self.effects)} need all rows at once, and update sees a part; use "
+                "effects=('doc',), or LagSums.from_frame or fit_lagged on one frame."
+            )
         needed = [] if self.cluster is None else [self.cluster]
-        require(frame, (*GROUP_KEYS, *self.columns, *self.by, *needed), who="LagSums")
+        require(frame, (*GROUP_KEYS, *self.columns, *self.by, *self.effects, *needed), who="LagSums")
         groups = dict(self._groups)
-        for rows in read_groups(frame, self.columns, cluster=self.cluster, by=self.by):
+        options: dict[str, Any] = {"cluster": self.cluster, "by": self.by, "effects": self.effects}
+        for rows in read_groups(frame, self.columns, **options):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
         require_one_processing({group.keys["model"] for group in groups.values()}, who="The regression")
@@ -297,7 +309,7 @@ class LagSums:
         if not len(rows.layout.cluster):
             return nothing
         where = words(rows.keys)
-        parts = take_apart(self.formula, rows.data, whole=whole, where=where)
+        parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=whole, where=where)
         require_finite(zip(parts.names, parts.values, strict=True), where=where)
         before = None if known is None else known.blocks
         if before is not None and before.n >= parts.values.shape[1]:
@@ -351,7 +363,10 @@ class LagSums:
                     f"The regression needs complete rows; {where} has none of {group.n_dropped}; give longer "
                     "documents, or fewer lags."
                 )
-            terms = terms_of(self.formula, group.seen) if group.terms is None else group.terms
+            terms = group.terms
+            if terms is None:
+                terms = terms_of(self.formula, group.seen)
+                terms = without_intercept(terms) if self.effects else terms
             solution = solve(group.blocks, terms, where=where, n_dropped=group.n_dropped)
             fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))
         self._solved = fits

@@ -95,7 +95,7 @@ def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np
     larger = np.zeros(len(observed), np.int64)
     step = max(1, CHUNK_NUMBERS // len(labels))
     for begin in range(0, draws, step):
-        weights = _weights(rng, min(step, draws - begin), len(labels))
+        weights = wild_weights(rng, min(step, draws - begin), len(labels))
         drawn = np.concatenate([_drawn(g, weights, at) for g, at in zip(groups, where, strict=True)], axis=1)
         # From the smallest statistic up: each is compared with the maximum over itself and all below.
         maxima = np.maximum.accumulate(np.abs(drawn)[:, order], axis=1)
@@ -106,7 +106,8 @@ def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np
     return adjusted
 
 
-def _weights(rng: np.random.Generator, draws: int, clusters: int) -> Float[np.ndarray, "draws clusters"]:
+def wild_weights(rng: np.random.Generator, draws: int, clusters: int) -> Float[np.ndarray, "draws clusters"]:
+    """Return random signs, or with few clusters Webb's weights."""
     if clusters < WEBB_BELOW:
         return WEBB[rng.integers(0, 6, (draws, clusters))]
     return rng.integers(0, 2, (draws, clusters), dtype=np.int8) * 2.0 - 1.0

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, Blocks, in_coordinates, product_weights
-from mechreg.regression.design import take_apart
+from mechreg.regression.effects import absorbed_parts
 from mechreg.regression.rows import Rows, words
 from mechreg.regression.solve import Solution
 
@@ -68,7 +68,7 @@ def summed_products(solution: Solution, blocks: Blocks) -> Products:
 
 def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -> Products:
     """Return the products of the rows themselves, which are those of which the blocks were made."""
-    parts = take_apart(formula, rows.data, whole=True, where=words(rows.keys))
+    parts = absorbed_parts(formula, rows.data, rows.effects, whole=True, where=words(rows.keys))
     z = in_coordinates(parts.values, blocks.coordinates)
     x, e = np.empty((len(solution.names), z.shape[1])), np.empty((1, z.shape[1]))
     for cell, (basis, residual) in enumerate(zip(solution.basis, solution.residual, strict=True)):
@@ -85,8 +85,9 @@ def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -
 
 
 def fit_statistics(solution: Solution) -> dict[str, float]:
-    """Return R2, F, AIC, BIC and the residuals' sd, as statsmodels defines them."""
+    """Return R2, F, AIC, BIC and the residuals' sd, as statsmodels defines them; R2 and F of what effects leave."""
     n, k = solution.n, len(solution.names)
+    parameters = k + solution.absorbed
     residual_ss, total_ss = solution.residual_ss, solution.total_ss
     df_model = k - solution.has_constant
     r_squared = 1 - residual_ss / total_ss
@@ -94,11 +95,12 @@ def fit_statistics(solution: Solution) -> dict[str, float]:
     f = (total_ss - residual_ss) / df_model / (residual_ss / solution.df) if df_model else np.nan
     return {
         "r_squared": r_squared,
-        "adj_r_squared": 1 - (n - solution.has_constant) / solution.df * (1 - r_squared),
+        "adj_r_squared": 1
+        - (n - max(solution.has_constant, solution.absorbed)) / solution.df * (1 - r_squared),
         "f_statistic": f,
         "f_p_value": float(stats.f.sf(f, df_model, solution.df)) if df_model else np.nan,
-        "aic": -2 * likelihood + 2 * k,
-        "bic": -2 * likelihood + np.log(n) * k,
+        "aic": -2 * likelihood + 2 * parameters,
+        "bic": -2 * likelihood + np.log(n) * parameters,
         "residual_sd": float(np.sqrt(residual_ss / solution.df)),
     }
 
@@ -138,6 +140,7 @@ def residual_statistics(solution: Solution, products: Products, *, longest: int)
         now, before = total(1, squares, ones).item(), total(1, ones, squares).item()
         watson = (now - 2 * product + before) / solution.residual_ss
         autocorrelation = product / np.sqrt(now * before) if now * before > 0 else np.nan
+    if not np.isnan(watson) and not solution.absorbed:  # its regression would need the effects too
         # e on x, 1 and the residual before. x takes up nothing of e: what explains it is the rest of the others.
         with_x, with_e, own = total(1, xs, errors), np.array([product]), np.array([[before]])
         if not solution.has_constant:

@@ -5,14 +5,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from mechreg.regression.blocks import Blocks
+from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
-from mechreg.regression.solve import Clusters, Solution, changes_without, clusters_of
+from mechreg.regression.solve import Solution
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     GROUP_KEYS,
@@ -24,7 +25,7 @@ from mechreg.schema import (
 Adjust = Literal["bh", "bonferroni", "holm", "max-t", "none"]
 _MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
 # The covariances that have clusters; "auto" is one of them, or nonrobust where all rows are of one cluster.
-CLUSTERED = ("auto", "crv1", "crv3", "jackknife", "cr0")
+CLUSTERED = ("auto", "crv1", "crv2", "crv3", "jackknife", "cr0")
 
 
 class Fit(NamedTuple):
@@ -39,12 +40,12 @@ class Fit(NamedTuple):
 
 
 class Covariance(NamedTuple):
-    """A covariance of the coefficients in the orthonormal basis, and the t distribution that goes with it."""
+    """A covariance of the coefficients in the orthonormal basis, and the t distribution of each coefficient."""
 
     kind: str
     label: str
     matrix: Float[np.ndarray, "terms terms"]
-    df: int
+    df: Float[np.ndarray, " terms"]
     clusters: Clusters | None = None
 
 
@@ -86,33 +87,80 @@ def statistics_frame(
 
 
 def covariance_of(
-    fit: Fit, products: Products, *, cov: str, cluster: str | None, hac_lags: int | None
+    fit: Fit,
+    products: Products,
+    *,
+    cov: str,
+    cluster: str | None,
+    hac_lags: int | None,
+    clusters: Clusters | None = None,
 ) -> Covariance:
-    """Return the covariance that was asked for; "auto" depends on the clusters."""
+    """Return the covariance that was asked for; effects that go across clusters need what those add given."""
     solution, blocks = fit.solution, fit.blocks
-    n, k, count = solution.n, len(solution.names), len(blocks.labels)
+    k, count = len(solution.names), len(blocks.labels)
     kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
     if kind == "nonrobust":
         single = f" (single {'document' if cluster in (None, 'doc') else cluster})" if cov == "auto" else ""
-        return Covariance(
-            kind, f"nonrobust{single}", solution.residual_ss / solution.df * np.eye(k), solution.df
-        )
+        matrix = solution.residual_ss / solution.df * np.eye(k)
+        return Covariance(kind, f"nonrobust{single}", matrix, np.full(k, float(solution.df)))
     if kind not in CLUSTERED:
         return _of_rows(fit, products, kind, hac_lags)
     if count < 2:
         raise InputError(
             f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
         )
-    clusters = clusters_of(solution, blocks)
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
-        moved = clusters.score
-        factor = 1.0 if kind == "cr0" else count / (count - 1) * (n - 1) / (n - k)
-    else:
-        moved = changes_without(clusters, cov=kind, where=fit.where, cluster=str(cluster))
-        moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
-        factor = (count - 1) / count
-    return Covariance(kind, label, factor * moved.T @ moved, count - 1, clusters)
+        clusters = clusters_of(solution, blocks)
+        factor = 1.0 if kind == "cr0" else crv1_factor(fit)
+        matrix = factor * clusters.score.T @ clusters.score
+        return Covariance(kind, label, matrix, np.full(k, count - 1.0), clusters)
+    if blocks.across and (clusters is None or kind == "crv2"):
+        raise InputError(
+            f"cov={kind!r} cannot be computed from sums where effects have levels in several clusters; in "
+            f"{fit.where} some have. Use fit_lagged with cov='crv3', or cov='crv1'."
+        )
+    clusters = clusters_of(solution, blocks) if clusters is None else clusters
+    without = left_out(clusters, cov=kind, where=fit.where, cluster=str(cluster))
+    moved = (without @ clusters.score[..., None])[..., 0]
+    moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
+    factor = 1.0 if kind == "crv2" else (count - 1) / count
+    df = effective_df(clusters, without, solution.to_terms)
+    return Covariance(kind, label, factor * moved.T @ moved, df, clusters._replace(across=None))
+
+
+def crv1_factor(fit: Fit) -> float:
+    """Return Stata's factor of crv1; effects within clusters count as one constant, as in reghdfe and pyfixest."""
+    count, n = len(fit.blocks.labels), fit.solution.n
+    parameters = len(fit.solution.names) + fit.blocks.across + (fit.blocks.within > 0)
+    return count / (count - 1) * (n - 1) / (n - parameters)
+
+
+def two_way_covariance(
+    fit: Fit,
+    scores: Float[np.ndarray, "terms rows"],
+    names: tuple[str, str],
+    clusters: tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]],
+) -> Covariance:
+    """Return crv1 by two columns of clusters (Cameron, Gelbach, Miller 2011): one, plus the other, less both together.
+
+    The smaller number of clusters sets the factor and the t distribution, as in reghdfe and pyfixest.
+    """
+    first, other = clusters
+    both = np.unique(first * (int(other.max()) + 1) + other, return_inverse=True)[1]
+    counts, matrix = [], np.zeros((len(scores),) * 2)
+    for codes, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
+        sums = np.array([np.bincount(codes, row) for row in scores]).T
+        counts.append(len(sums))
+        matrix += sign * sums.T @ sums
+    fewest = min(counts)
+    if fewest < 2:
+        raise InputError(f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}.")
+    parameters = len(matrix) + fit.blocks.across + (fit.blocks.within > 0)
+    factor = fewest / (fewest - 1) * (fit.solution.n - 1) / (fit.solution.n - parameters)
+    values, vectors = np.linalg.eigh(factor * matrix)
+    matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
+    return Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, np.full(len(matrix), fewest - 1.0))
 
 
 def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:
@@ -121,6 +169,10 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
     scores, label, weights = products.times(products.x, products.e), kind, np.ones(1)
     factor = 1.0 if kind == "hc0" else solution.n / solution.df
     if kind in ("hc2", "hc3"):
+        if solution.absorbed:
+            raise InputError(
+                f"cov={kind!r} needs the leverage of effects too; use cov='hc1' or 'crv3' with effects=."
+            )
         if products.leverage is None:
             raise InputError(
                 f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
@@ -140,7 +192,7 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
     for lag in range(1, min(len(weights), max(fit.blocks.longest, 1))):  # beyond, there are no pairs
         part = weights[lag] * products.total(lag, scores, scores)
         total = total + part + part.T
-    return Covariance(kind, label, factor * total, solution.df)
+    return Covariance(kind, label, factor * total, np.full(len(total), float(solution.df)))
 
 
 def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " lags"]:
@@ -181,7 +233,7 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
             "estimate": solution.estimate,
             "std_error": error,
             "statistic": statistic,
-            "df": float(covariance.df),
+            "df": covariance.df,
             "p_value": 2 * stats.t.sf(np.abs(statistic), covariance.df),
             "conf_low": solution.estimate - half,
             "conf_high": solution.estimate + half,
@@ -203,7 +255,7 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
             f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
-    count, n, k = len(fit.blocks.labels), fit.solution.n, len(tested)
+    count = len(fit.blocks.labels)
     is_jackknife = covariance.kind == "crv3"
     return influence(
         statistic[tested],
@@ -211,7 +263,7 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
         covariance.clusters.score,
         covariance.clusters.products,
         jackknife=is_jackknife,
-        factor=(count - 1) / count if is_jackknife else count / (count - 1) * (n - 1) / (n - k),
+        factor=(count - 1) / count if is_jackknife else crv1_factor(fit),
         labels=covariance.clusters.labels,
     )
 

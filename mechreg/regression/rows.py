@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.regression.blocks import Layout
+from mechreg.regression.effects import Effects, make_effects, without_singletons
 from mechreg.regression.evaluation import plain_column
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids
 
@@ -25,6 +26,7 @@ class Rows(NamedTuple):
     layout: Layout
     n_dropped: int
     at: Int[np.ndarray, " rows"]  # where each of them is in the frame
+    effects: Effects | None
 
 
 class _Ids(NamedTuple):
@@ -35,31 +37,43 @@ class _Ids(NamedTuple):
 
 
 def read_groups(
-    frame: pd.DataFrame, columns: tuple[str, ...], *, cluster: str | None, by: tuple[str, ...] = ()
+    frame: pd.DataFrame,
+    columns: tuple[str, ...],
+    *,
+    cluster: str | None,
+    by: tuple[str, ...] = (),
+    effects: tuple[str, ...] = (),
 ) -> Iterator[Rows]:
-    """Yield the groups of a frame; the layout of groups with the same rows is made once."""
+    """Yield the groups of a frame; the layout and the effects of groups with the same rows are made once."""
     data = {name: _prepared(frame[name]) for name in columns}
     complete = np.ones(len(frame), bool)
     for column in data.values():
         complete &= column.notna().to_numpy()
-    ids = {str(key): _ids(frame[key]) for key in (*TOKEN_KEYS, cluster) if key in frame.columns}
+    for name in effects:
+        complete &= frame[name].notna().to_numpy()
+    ids = {str(key): _ids(frame[key]) for key in (*TOKEN_KEYS, cluster, *effects) if key in frame.columns}
     if "position" in ids and ids["position"].names is not None:
         raise InputError(
             f"The regression needs whole numbers as 'position'; the column is {frame['position'].dtype}."
         )
     depth = frame["depth"].to_numpy(np.float64) if "depth" in frame.columns else np.full(len(frame), np.nan)
-    known: tuple[list[np.ndarray], np.ndarray | None, Layout] | None = None
+    known: tuple[Any, ...] | None = None
     for keys, place in groups_of(frame, by):
         kept = complete[place]
         same = [kept, *(codes[place] for codes, _ in ids.values())]
         if known is None or not all(map(np.array_equal, same, known[0])):
+            if effects and kept.any():
+                kept = kept.copy()
+                kept[kept] = without_singletons([ids[name].codes[place][kept] for name in effects])
             part = {key: _Ids(codes[place][kept], names) for key, (codes, names) in ids.items()}
-            known = (same, *_layout(part, int(kept.sum()), cluster, where=words(keys)))
-        _, order, layout = known
+            known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=words(keys)))
+        _, kept, order, layout, taken_off = known
         everywhere = np.arange(place.start, place.stop) if isinstance(place, slice) else place
         at = everywhere[kept] if order is None else everywhere[kept][order]
         taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
-        yield Rows(keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, int((~kept).sum()), at)
+        yield Rows(
+            keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, int((~kept).sum()), at, taken_off
+        )
 
 
 def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], Place]]:
@@ -101,9 +115,9 @@ def words(keys: dict[str, Any]) -> str:
 
 
 def _layout(
-    ids: dict[str, _Ids], rows: int, cluster: str | None, *, where: str
-) -> tuple[np.ndarray | None, Layout]:
-    """Return the order in which complete rows are sorted (None: they are) and their layout."""
+    ids: dict[str, _Ids], rows: int, cluster: str | None, effects: tuple[str, ...], *, where: str
+) -> tuple[np.ndarray | None, Layout, Effects | None]:
+    """Return the order in which complete rows are sorted (None: they are), their layout and their effects."""
     codes, labels = {}, {"doc": NO_LABELS, cluster: NO_LABELS}
     for key, (code, names) in ids.items():
         codes[key] = code.astype(np.int64)
@@ -122,7 +136,11 @@ def _layout(
     if len(keys) == len(TOKEN_KEYS) and rows:
         run, longest, has_gaps = _runs(*(codes[key] for key in TOKEN_KEYS), where=where)
     number = np.zeros(rows, np.int64) if cluster is None else codes[cluster]
-    return order, Layout(number, labels[cluster], labels["doc"], run, longest, has_gaps)
+    layout = Layout(number, labels[cluster], labels["doc"], run, longest, has_gaps)
+    if not effects or not rows:
+        return order, layout, None
+    made = make_effects({name: codes[name] for name in effects}, None if cluster is None else number)
+    return order, layout._replace(within=made.within, across=made.across), made
 
 
 def _runs(

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import einops
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float
 from scipy.linalg import solve_triangular
 
 from mechreg.regression.blocks import Blocks, gram_matrices, sums_by
-from mechreg.regression.design import Terms, require_room
+from mechreg.regression.design import Terms
 from mechreg.schema import InputError, NumericalError
 
 # Beyond 1/sqrt(eps) of the centred and scaled columns, their products are singular in double precision.
@@ -25,8 +24,6 @@ CONSTANT = 1e-12
 MAX_LOSS = 1e-11
 # The constant is in the span of the columns when no more than this is left of it.
 IN_SPAN = 1e-7
-# Without a cluster, the least that must be left of the design in any direction.
-MIN_LEFT = 1e-8
 
 
 class Solution(NamedTuple):
@@ -41,28 +38,23 @@ class Solution(NamedTuple):
     residual_ss: float
     total_ss: float  # about the mean where there is a constant
     n: int
+    absorbed: int = 0  # degrees of freedom that effects took
 
     @property
     def df(self) -> int:
         """Degrees of freedom of the residuals."""
-        return self.n - len(self.names)
-
-
-class Clusters(NamedTuple):
-    """What each cluster adds to the sums of x e and of x x', in the orthonormal basis."""
-
-    score: Float[np.ndarray, "clusters terms"]
-    products: Float[np.ndarray, "clusters terms terms"]
-    labels: pd.Index
+        return self.n - len(self.names) - self.absorbed
 
 
 def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:
     """Return the least-squares fit, or refuse a group whose numbers would be wrong."""
     k = len(terms.names)
-    if blocks.n < k + 2:
+    absorbed = blocks.within + blocks.across
+    if blocks.n < k + 2 + absorbed:
+        levels = f" and {absorbed} levels of effects" if absorbed else ""
         raise InputError(
-            f"The regression needs at least {k + 2} complete rows for {k} terms; {where} has {blocks.n} "
-            f"({n_dropped} dropped for missing values); give more text, or fewer terms."
+            f"The regression needs at least {k + 2 + absorbed} complete rows for {k} terms{levels}; {where} has "
+            f"{blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))
@@ -95,49 +87,8 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
         residual_ss=float(triangle[k, k] ** 2),
         total_ss=float((outcome**2).sum()),
         n=blocks.n,
+        absorbed=absorbed,
     )
-
-
-def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
-    """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
-    one = np.zeros_like(solution.residual)
-    one[:, 0] = 1.0
-    forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
-    clusters, columns = len(blocks.labels), forms.shape[-1]
-    require_room(clusters * columns**2, f"{columns - 2:,} terms in {clusters:,} clusters")
-    sums = np.zeros((len(blocks.labels), forms.shape[-1], forms.shape[-1]))
-    for cell, form in enumerate(forms):
-        here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
-        sums[blocks.cluster[here]] += form.T @ gram_matrices(blocks.gram[here]) @ form
-    return sums
-
-
-def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
-    """Return what every cluster adds."""
-    k, sums = len(solution.names), cluster_sums(solution, blocks)
-    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
-
-
-def changes_without(
-    clusters: Clusters, *, cov: str, where: str, cluster: str
-) -> Float[np.ndarray, "clusters terms"]:
-    """Return by how much the coefficients fall when each cluster is left out, in the orthonormal basis.
-
-    Raises
-    ------
-    NumericalError
-        Without one of the clusters the terms are collinear.
-    """
-    k = clusters.score.shape[1]
-    # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
-    large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
-    remaining = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]
-    if (remaining < MIN_LEFT).any():
-        raise NumericalError(
-            f"cov={cov!r} fits without each cluster in turn; in {where} the terms are collinear without "
-            f"{cluster} {clusters.labels[large[int(remaining.argmin())]]}. Use cov='crv1', or leave a term out."
-        )
-    return np.linalg.solve(np.eye(k) - clusters.products, clusters.score[..., None])[..., 0]
 
 
 def _forms(blocks: Blocks, terms: Terms) -> Float[np.ndarray, "cells columns terms_and_outcome"]:

@@ -8,9 +8,8 @@ import pandas as pd
 
 from mechreg.corpus import token_counts
 from mechreg.lags import add_lags, lags_among
-from mechreg.regression import LagSums, formula_columns
+from mechreg.regression import fit_lagged, formula_columns, mean_group
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
-from mechreg.robustness.within import within_table
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -25,7 +24,8 @@ from mechreg.schema import (
 Specification = Literal[
     "baseline",
     "document_effects",
-    "half_panel",
+    "document_position_effects",
+    "mean_group",
     "more_lags",
     "position",
     "log_frequency",
@@ -41,6 +41,7 @@ _COVARIATES = {
     "is_repeat": "is_repeat",
     "covariates": f"{_POSITION} + log_frequency + is_repeat",
 }
+_EFFECTS = {"document_effects": ("doc",), "document_position_effects": ("doc", "position")}
 _WORDS = ("log_frequency", "is_repeat")
 _COLUMNS = (
     "term", "estimate", "std_error", "df", "p_value", "conf_low", "conf_high", "n", "n_docs", "r_squared",
@@ -68,8 +69,8 @@ def specification_curve(
     formula : str
         The baseline.
     specifications : sequence of str
-        "baseline"; "document_effects": a level for every document (the within estimator, as with ``C(doc)``);
-        "half_panel": the same with the half-panel jackknife, 2 b - (b of first halves + b of second halves) / 2;
+        "baseline"; "document_effects": a level for every document; "document_position_effects": one for every position
+        too; "mean_group": the mean of documents' own slopes, with both effects and the half-panel jackknife;
         "more_lags": ``extra_lags`` beyond the longest of the formula; "position": ``position`` and
         ``np.log(position + 1)``; "log_frequency": log of the token's share in this corpus; "is_repeat": 1 where
         the document had the token before; "covariates": these three together; "first_tokens_kept": the formula
@@ -86,9 +87,8 @@ def specification_curve(
     pandas.DataFrame
         specification, model, hook, layer, (head,) depth, term (not the intercept), estimate, std_error, df, p_value,
         conf_low, conf_high, n, n_docs, r_squared, held_out_r_squared, cov_type. All errors are clustered by
-        document (crv3, t(G-1); for half_panel the jackknife over documents of the whole estimator). R2 of
-        "document_effects" and "half_panel" is of what varies within documents, so it is comparable only between
-        these two; R2 of specifications with another ``n`` is of other rows.
+        document (crv3; of "mean_group" the spread of the slopes over documents). R2 where there are effects is of what
+        they leave, and missing for "mean_group"; R2 of specifications with another ``n`` is of other rows.
 
     Raises
     ------
@@ -97,10 +97,8 @@ def specification_curve(
 
     Notes
     -----
-    Levels that differ between documents raise pooled lag coefficients; taking them off lowers those of short documents
-    (Nickell 1981), which the half-panel jackknife repairs (Dhaene, Jochmans 2015): in documents of a hundred tokens;
-    of a dozen each coefficient stays off by some .03. It takes both halves of a document for alike: where norms
-    change along a document (position), it moves for that reason too.
+    Levels that differ between documents and a trend along them raise pooled lag coefficients; document effects lower
+    those of short documents (Nickell 1981), which the half-panel jackknife of `mean_group` repairs.
 
     Examples
     --------
@@ -134,10 +132,10 @@ def specification_curve(
                 rows = relagged(lagged, skip=0)
             elif name in _COVARIATES:
                 text += f" + {_COVARIATES[name]}"
-            if name in ("document_effects", "half_panel"):
-                table = within_table(rows, text, fold, float(conf_level), halves=name == "half_panel")
+            if name == "mean_group":
+                table = _mean_group(rows, text, float(conf_level))
             else:
-                table = _pooled(rows, text, fold, float(conf_level))
+                table = _pooled(rows, text, fold, float(conf_level), _EFFECTS.get(name, ()))
         except (InputError, NumericalError) as error:
             raise type(error)(f"{WHO}, specification {name!r}: {error}") from error
         table.insert(0, "specification", name)
@@ -178,12 +176,20 @@ def _with_words(lagged: pd.DataFrame) -> pd.DataFrame:
     return lagged.assign(**{name: joined[name].to_numpy() for name in wanted})
 
 
-def _pooled(frame: pd.DataFrame, formula: str, fold: pd.Series, conf_level: float) -> pd.DataFrame:
+def _pooled(
+    frame: pd.DataFrame, formula: str, fold: pd.Series, conf_level: float, effects: tuple[str, ...]
+) -> pd.DataFrame:
     """Return the rows of least squares over all documents, clustered by them."""
-    sums = LagSums.from_frame(frame, formula, max_lag=None)
-    table = sums.coefficients(cov="crv3", adjust="none", conf_level=conf_level)
-    held_out = [held_out_r_squared(group, fold[group.labels].to_numpy()) for group in sums.document_sums()]
+    fits = fit_lagged(frame, formula, cov="crv3", adjust="none", conf_level=conf_level, effects=effects)
+    table, sums = fits.coefficients, fits.sums.document_sums()
+    held_out = [held_out_r_squared(group, fold[group.labels].to_numpy()) for group in sums]
     keys = [key for key in (*GROUP_KEYS, "head") if key in table.columns]
     group = table.groupby(keys, sort=False).ngroup()
     table = table.assign(held_out_r_squared=np.array(held_out)[group])
     return table.loc[table["term"] != "Intercept", [*keys, "depth", *_COLUMNS]]
+
+
+def _mean_group(frame: pd.DataFrame, formula: str, conf_level: float) -> pd.DataFrame:
+    table = mean_group(frame, formula, conf_level=conf_level)
+    table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
+    return table[[*(key for key in (*GROUP_KEYS, "head") if key in table), "depth", *_COLUMNS]]

@@ -128,8 +128,9 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
             )
     if spec.keep == "moments" and not is_summable(spec):
         raise InputError(
-            f"keep = 'moments' cannot give cov = {spec.cov!r} of {spec.formula!r}, which needs all rows: hc2 and "
-            "hc3 do, and functions of a whole column, such as splines, center(x) and x.rank(). Use keep = 'norms'."
+            f"keep = 'moments' cannot give cov = {spec.cov!r} of {spec.formula!r} with effects = {[*spec.effects]}, "
+            "which needs all rows: hc2 and hc3 do, functions of a whole column, such as splines, center(x) and "
+            "x.rank(), and effects beside 'doc'. Use keep = 'norms'."
         )
 
 
@@ -164,14 +165,14 @@ def is_summable(spec: Spec) -> bool:
     >>> is_summable(Spec(models=("m",), corpus="demo")), is_summable(Spec(models=("m",), corpus="demo", cov="hc3"))
     (True, False)
     """
-    if spec.cov in ("hc2", "hc3"):
+    if spec.cov in ("hc2", "hc3") or not {*spec.effects} <= {"doc"}:
         return False
     columns = formula_columns(spec.formula)
     # A few rows of anything: what learns from all rows is refused by its name, whatever the rows are.
     place = {"model": "m", "hook": "h", "layer": 0, "doc": "d", "window": 0, "position": range(4)}
     rows = {name: [1.0, 2.0, 4.0, 3.0] for name in columns} | place
     try:
-        LagSums(spec.formula, max_lag=None).update(rows)
+        LagSums(spec.formula, max_lag=None, effects=spec.effects).update(rows)
     except NeedsAllRows:
         return False
     except (InputError, NumericalError):  # of these rows, not of the corpus

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from patsy import ModelDesc
@@ -12,7 +13,7 @@ from mechreg.lags import add_lags_of, lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED
-from mechreg.schema import InputError
+from mechreg.schema import InputError, one_or_many
 from mechreg.spec import Spec
 
 # Columns that have one value in a regression.
@@ -26,6 +27,7 @@ def run_moments(
     skip: int | None = None,
     models: str | Sequence[str] | None = None,
     hooks: str | Sequence[str] | None = None,
+    effects: str | Sequence[str] | None = None,
     cluster: str | None = "doc",
     max_lag: int | None = 1,
 ) -> LagSums:
@@ -38,8 +40,8 @@ def run_moments(
     formula : str, optional
         The run's own by default; any of lags, tokens' columns and ``source``. A formula with functions of all rows
         (splines, centring) needs a model's rows in memory at once.
-    skip : int, optional
-        The run's own by default.
+    skip, effects : optional
+        The run's own by default; effects beside "doc" need a model's rows in memory at once.
     models, hooks : sequence of str, optional
         Only these.
     cluster, max_lag : optional
@@ -62,7 +64,13 @@ def run_moments(
     spec = opened.spec
     chosen_models = store.chosen(models, opened.models, name="models")
     if spec["keep"] == "moments":
-        if formula not in (None, spec["formula"]) or skip not in (None, spec["skip"]) or hooks is not None:
+        own = effects is None or [*one_or_many(effects)] == [*spec["effects"]]
+        if (
+            not own
+            or formula not in (None, spec["formula"])
+            or skip not in (None, spec["skip"])
+            or hooks is not None
+        ):
             raise InputError(
                 f"{str(run)!r} keeps the sums of its own regression, and no norms but those of a sample; run it with "
                 "keep = 'norms' for another."
@@ -70,6 +78,8 @@ def run_moments(
         return merged(kept_sums(opened, model) for model in chosen_models)
     formula = spec["formula"] if formula is None else formula
     skip = spec["skip"] if skip is None else skip
+    effects = spec["effects"] if effects is None else effects
+    options: dict[str, Any] = {"effects": effects, "cluster": cluster, "max_lag": max_lag}
     chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
 
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
@@ -79,7 +89,7 @@ def run_moments(
                 f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
             )
         for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
-            sums = LagSums(formula, cluster=cluster, max_lag=max_lag)
+            sums = LagSums(formula, **options)
             frame = store.read_norm_shard(norms)
             sums.update(lagged_norms(frame, formula, skip, partial(store.read_token_shard, tokens)))
             yield sums
@@ -90,7 +100,7 @@ def run_moments(
         except NeedsAllRows:
             norms, tokens = opened.norms(models=[model], hooks=[hook]), partial(opened.tokens, models=[model])
             frame = lagged_norms(norms, formula, skip, tokens)
-            return LagSums.from_frame(frame, formula, cluster=cluster, max_lag=max_lag)
+            return LagSums.from_frame(frame, formula, **options)
 
     return merged(of_hook(model, hook) for model in chosen_models for hook in chosen_hooks)
 
@@ -127,7 +137,7 @@ def require_fittable(spec: Spec, documents: int) -> None:
         if codes in (["doc"], ["C(doc)"]) and documents > 1 and spec.cov in ("auto", "crv3", "jackknife"):
             raise InputError(
                 f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
-                "has a column for each; use cov = 'crv1'."
+                "has a column for each; use effects = ['doc']."
             )
 
 
@@ -153,6 +163,7 @@ def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, l
         spec.formula,
         cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
+        effects=spec.effects,
     )
     sums.update(lagged_norms(norms, spec.formula, spec.skip, lambda: tokens))
     return sums

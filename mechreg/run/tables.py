@@ -35,7 +35,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         return Tables(coefficients, moments.statistics(), text, norms, drawn)
     norms = opened.norms(models=[name])
     frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
-    fits = fit_lagged(frame, spec.formula, cov=spec.cov)
+    fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
 
 

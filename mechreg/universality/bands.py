@@ -1,6 +1,6 @@
 """Bands: how far the truth may be from an estimate, at one depth and at all depths at once.
 
-Standard errors are the jackknife's (CRV3), critical values at one place are t(G - 1)'s, as in `fit_lagged`. The
+Standard errors are the jackknife's (CRV3), critical values at one place are t(G - 1)'s. The
 bootstrap of documents says how alike the errors at several places are, and so how far out the largest of them is.
 """
 

@@ -124,7 +124,7 @@ def compare_profiles(
 
     Notes
     -----
-    Standard errors are CRV3 with t(G - 1), as in `fit_lagged`; bands over depth are sup-t (`.bands`), agreement is
+    Standard errors are CRV3 with t(G - 1); bands over depth are sup-t (`.bands`), agreement is
     without sampling noise (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the
     meta-analysis counts that models read the same documents (`.pooling`).
 

@@ -1,0 +1,262 @@
+"""Effects: columns every value of which has a level of its own, taken off all others (Frisch, Waugh, Lovell).
+
+One effect, within the clusters where there is such a one, is taken off as its levels' means; the levels of the others
+then solve normal equations, exactly where they are few, else by conjugate gradients to a relative 1e-12.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from scipy import linalg, sparse
+from scipy.sparse.csgraph import connected_components
+
+from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
+from mechreg.schema import InputError, NumericalError, one_or_many
+
+# So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
+MAX_DENSE = 3_000
+TOLERANCE = 1e-12
+# Relative size below which what effects leave of a column is rounding.
+TAKEN_UP = 1e-9
+# Share of a direction in a cluster beyond which it is of that cluster alone.
+OWN = 1e-9
+
+
+class Effects(NamedTuple):
+    """Levels of every row, and what takes them off."""
+
+    names: tuple[str, ...]
+    first: Int[np.ndarray, " rows"] | None  # numbers of the first effect's levels
+    means: sparse.csr_matrix | None  # levels x rows: means over the rows of each
+    columns: Int[np.ndarray, "others rows"]  # numbers of the other effects' levels, one after another
+    levels: sparse.csr_matrix | None  # rows x other levels
+    normal: sparse.csr_matrix | None  # of the other levels, less the first effect's means
+    inverse: Float[np.ndarray, "levels levels"] | None  # where these are few
+    within: int  # degrees of freedom of effects within clusters
+    across: int  # of the others
+
+
+def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of ``effects``, after checking that each comes once."""
+    names = tuple(one_or_many(effects))
+    for name in names:
+        if not isinstance(name, str) or names.count(name) > 1:
+            raise InputError(
+                f"effects must name columns, each once, for example ('doc', 'position'); got {names!r}."
+            )
+    return names
+
+
+def make_effects(
+    codes: dict[str, Int[np.ndarray, " rows"]], cluster: Int[np.ndarray, " rows"] | None
+) -> Effects:
+    """Return the effects of these columns, in rows of these clusters; without clusters all are across."""
+    numbers = {name: np.unique(code, return_inverse=True)[1] for name, code in codes.items()}
+    nested = [name for name in numbers if cluster is not None and _is_nested(numbers[name], cluster)]
+    eligible = nested if cluster is not None else list(numbers)
+    first = max(eligible, key=lambda name: numbers[name].max(), default=None)
+    others = [name for name in numbers if name != first]
+    rows = len(next(iter(numbers.values())))
+    means, of_first = None, 0
+    if first is not None:
+        sizes = np.bincount(numbers[first])
+        of_first = len(sizes)
+        means = sparse.csr_matrix((1 / sizes[numbers[first]], (numbers[first], np.arange(rows))))
+    counts = [int(numbers[name].max()) + 1 for name in others]
+    begins = np.cumsum([0, *counts])
+    columns = np.array([numbers[name] + begin for name, begin in zip(others, begins, strict=False)], np.int64)
+    columns = columns.reshape(len(others), rows)
+    levels = normal = inverse = None
+    of_others = 0
+    if others:
+        at = (np.tile(np.arange(rows), len(others)), columns.ravel())
+        levels = sparse.csr_matrix((np.ones(columns.size), at), shape=(rows, int(begins[-1])))
+        normal = sparse.csr_matrix(levels.T @ levels)
+        if means is not None:
+            sums = sparse.csr_matrix((means != 0).astype(np.float64) @ levels)
+            normal = sparse.csr_matrix(normal - sums.T @ (means @ levels))
+        if begins[-1] <= MAX_DENSE:
+            inverse, of_others = _pseudo_inverse(normal.toarray())
+        else:
+            of_others = sum(
+                _rank(None if first is None else numbers[first], numbers[name]) for name in others
+            )
+            of_others -= 0 if first is not None else len(others) - 1
+    all_nested = cluster is not None and len(nested) == len(numbers)
+    within = of_first * (first in nested) + of_others * all_nested
+    return Effects(
+        tuple(codes), None if first is None else numbers[first], means, columns, levels, normal, inverse,
+        within, of_first + of_others - within,
+    )  # fmt: skip
+
+
+def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
+    """Return which rows are left when rows that are alone in a level go, again and again, as reghdfe does."""
+    kept = np.arange(len(codes[0]))
+    while True:
+        alone = np.zeros(len(kept), bool)
+        for code in codes:
+            number, counts = np.unique(code[kept], return_inverse=True, return_counts=True)[1:]
+            alone |= counts[number] == 1
+        if not alone.any():
+            left = np.zeros(len(codes[0]), bool)
+            left[kept] = True
+            return left
+        kept = kept[~alone]
+
+
+def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Float[np.ndarray, "columns rows"]:
+    """Return what the effects leave of the columns."""
+    left = np.ascontiguousarray(values.T)
+    passes = 1 if effects.levels is not None and effects.inverse is None else 2
+    for _ in range(passes):  # the second time takes up what the first one rounded
+        left = _centred(effects, left)
+        if effects.levels is not None:
+            left = _centred(effects, left - effects.levels @ _solved(effects, effects.levels.T @ left))
+    return np.ascontiguousarray(left.T)
+
+
+def hat(effects: Effects, own: Int[np.ndarray, " own"]) -> Float[np.ndarray, "own own"]:
+    """Return the projection on the effects that go across clusters, in the rows of one cluster."""
+    assert effects.inverse is not None
+    here = effects.columns[:, own]
+    block = np.zeros((len(own), len(own)))
+    for one in here:
+        for other in here:
+            block += effects.inverse[one[:, None], other]
+    if effects.first is not None:  # its levels are of this cluster alone
+        number = np.unique(effects.first[own], return_inverse=True)[1]
+        same = (number[:, None] == number).astype(np.float64)
+        mean = same / same.sum(axis=1)
+        block = block - mean @ block
+        block = block - block @ mean
+    return block
+
+
+def pattern(effects: Effects, own: Int[np.ndarray, " own"]) -> bytes:
+    """Return what `hat` depends on."""
+    first = np.zeros(0) if effects.first is None else np.unique(effects.first[own], return_inverse=True)[1]
+    return effects.columns[:, own].tobytes() + b"|" + first.tobytes()
+
+
+def solve_rest(
+    block: Float[np.ndarray, "own own"], values: Float[np.ndarray, "own some"]
+) -> Float[np.ndarray, "own some"]:
+    """Return (1 - block)⁻¹ values; directions that are of this cluster alone stay out of it."""
+    rest = np.eye(len(block)) - block
+    try:
+        factor = linalg.cho_factor(rest, lower=True)
+        if np.diag(factor[0]).min() ** 2 > OWN:
+            return linalg.cho_solve(factor, values)
+    except linalg.LinAlgError:
+        pass
+    sizes, vectors = np.linalg.eigh(rest)
+    inverse = np.where(sizes > OWN, 1 / np.where(sizes > OWN, sizes, 1.0), 0.0)
+    return (vectors * inverse) @ (vectors.T @ values)
+
+
+def absorbed_parts(
+    formula: str, data: pd.DataFrame, effects: Effects | None, *, whole: bool, where: str
+) -> Parts:
+    """Return the parts of some rows, each term's column a number from which the effects are taken off."""
+    parts = take_apart(formula, data, whole=whole, where=where)
+    if effects is None:
+        return parts
+    is_plain = parts.terms is None and len(parts.seen) == 1
+    if not whole and not is_plain:
+        raise NeedsAllRows(
+            f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
+            "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
+        )
+    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
+    if not kept:
+        raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
+    design = np.empty((len(kept) + 1, parts.values.shape[1]))
+    design[-1] = parts.values[-1]
+    numbers = np.concatenate([np.ones((1, design.shape[1])), parts.values[:-1]])
+    for cell, weights in enumerate(terms.weights):
+        here = parts.cell == cell
+        design[:-1, here] = weights[:, kept].T @ numbers[:, here]
+    names = (*(terms.names[at] for at in kept), terms.outcome)
+    with np.errstate(all="ignore"):  # infinite values are refused later
+        left = project(effects, design)
+        spread = np.linalg.norm(design - design.mean(axis=1, keepdims=True), axis=1)
+        taken_up = np.linalg.norm(left, axis=1) <= TAKEN_UP * spread
+    left[taken_up] = 0.0  # of a part of the rows; a column that is 0 in all is refused when they are solved
+    if whole and taken_up.any():
+        raise NumericalError(
+            f"The effects {list(effects.names)} take off all of {names[int(taken_up.argmax())]!r} in {where}, which "
+            "is constant within them; leave it out of the formula, or them out of effects=."
+        )
+    return Parts(
+        values=left,
+        names=names,
+        cell=np.zeros(len(parts.cell), np.int64),
+        seen=parts.seen if is_plain else parts.seen[:0],
+        terms=None if is_plain else without_intercept(terms),
+    )
+
+
+def without_intercept(terms: Terms) -> Terms:
+    """Return the terms as columns of their own, which they are once effects are taken off."""
+    names = tuple(name for name in terms.names if name != "Intercept")
+    return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
+
+
+def _is_nested(number: Int[np.ndarray, " rows"], cluster: Int[np.ndarray, " rows"]) -> bool:
+    of_level = np.zeros(int(number.max(initial=0)) + 1, np.int64)
+    of_level[number] = cluster
+    return bool((of_level[number] == cluster).all())
+
+
+def _centred(
+    effects: Effects, values: Float[np.ndarray, "rows columns"]
+) -> Float[np.ndarray, "rows columns"]:
+    if effects.means is None:
+        return values
+    return values - (effects.means @ values)[effects.first]
+
+
+def _solved(
+    effects: Effects, sums: Float[np.ndarray, "levels columns"]
+) -> Float[np.ndarray, "levels columns"]:
+    if effects.inverse is not None:
+        return effects.inverse @ sums
+    assert effects.normal is not None
+    diagonal = effects.normal.diagonal()
+    scale = sparse.diags(1 / np.where(diagonal > 0, diagonal, 1.0))
+    solved = np.zeros_like(sums)
+    for column in range(sums.shape[1]):
+        solved[:, column], failed = sparse.linalg.cg(
+            effects.normal, sums[:, column], rtol=TOLERANCE, atol=0.0, maxiter=10_000, M=scale
+        )
+        if failed:
+            raise NumericalError(
+                f"The effects {list(effects.names)} could not be solved to {TOLERANCE}; leave one out."
+            )
+    return solved
+
+
+def _pseudo_inverse(normal: Float[np.ndarray, "levels levels"]) -> tuple[np.ndarray, int]:
+    """Return the pseudo-inverse of scaled normal equations, and their rank."""
+    scale = np.sqrt(np.diag(normal))
+    scale = np.where(scale > 0, scale, 1.0)
+    values, vectors = np.linalg.eigh(normal / scale[:, None] / scale)
+    kept = values > 1e-10 * max(float(values.max()), 1.0)
+    root = vectors[:, kept] / scale[:, None]
+    return (root / values[kept]) @ root.T, int(kept.sum())
+
+
+def _rank(first: np.ndarray | None, other: Int[np.ndarray, " rows"]) -> int:
+    """Return the rank of an effect beside the first: its levels less the parts of the graph that both make."""
+    levels = int(other.max()) + 1
+    if first is None:
+        return levels
+    of_first = int(first.max()) + 1
+    size = of_first + levels
+    graph = sparse.csr_matrix((np.ones(len(other)), (first, of_first + other)), shape=(size, size))
+    return levels - int(connected_components(graph, directed=False)[0])

@@ -1,0 +1,173 @@
+"""Mean group: every document's own slopes, averaged, beside the pooled regression, and how far documents differ."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from mechreg.formulas import formula_columns
+from mechreg.regression.effects import absorbed_parts, require_effects
+from mechreg.regression.fits import fit_lagged
+from mechreg.regression.rows import Rows, read_groups, words
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_conf_level
+
+WHO = "mean_group"
+# Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
+LEAST_ROWS, MAX_CONDITION = 2, 1e8
+
+
+class _Slopes(NamedTuple):
+    """The slopes of every document, or of every first or second half."""
+
+    estimate: Float[np.ndarray, "docs terms"]
+    variance: Float[np.ndarray, "docs terms"]
+    usable: Bool[np.ndarray, " docs"]
+
+
+def mean_group(
+    lagged: pd.DataFrame,
+    formula: str = "log_norm ~ lag1 + lag2",
+    *,
+    effects: str | Sequence[str] = ("position",),
+    conf_level: float = 0.95,
+) -> pd.DataFrame:
+    """Return the mean over documents of their own slopes, half-panel jackknifed, beside the pooled coefficients.
+
+    Pooled coefficients also say which document it is and how far along; they are larger where levels differ between
+    documents or norms have a trend. Here every document has its level and its slopes, and every position its own
+    effect. A short document's slopes are too small (Nickell 1981); twice those less the mean of its halves'
+    is not.
+
+    Parameters
+    ----------
+    lagged : pandas.DataFrame
+        As for `fit_lagged`, with doc, window and position.
+    formula : str
+    effects : str or sequence of str
+        Columns whose levels are taken off beside the documents'; () for none.
+    conf_level : float
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, hook, layer, (head,) depth, term; pooled (`fit_lagged`), within (the same with all effects), estimate
+        (mean group), std_error, statistic, df, p_value, conf_low, conf_high (from the slopes' spread over documents,
+        t(documents - 1)); uncorrected (without the jackknife); spread (the slopes' standard deviation over documents
+        less what their errors add); n, n_docs, n_docs_short (documents too short for slopes of halves).
+
+    Raises
+    ------
+    SchemaError, InputError
+        As `fit_lagged`; fewer than two documents that are long enough.
+
+    Notes
+    -----
+    Mean group: Pesaran, Smith (1995). Half-panel jackknife: Dhaene, Jochmans (2015).
+
+    Examples
+    --------
+    >>> from mechreg.lags import add_lags
+    >>> rng = np.random.default_rng(0)
+    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
+    ...                       "window": 0, "position": np.tile(range(50), 3), "norm": rng.lognormal(size=150)})
+    >>> mean_group(add_lags(norms))[["term", "df", "n_docs"]].values.tolist()
+    [['lag1', 2.0, 3], ['lag2', 2.0, 3]]
+    """
+    others = require_effects(effects)
+    require_conf_level(conf_level)
+    columns = formula_columns(formula)
+    require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *columns, *others), who=WHO)
+    names = tuple(dict.fromkeys(("doc", *others)))
+    tables = {
+        "pooled": fit_lagged(lagged, formula, cov="nonrobust").coefficients,
+        "within": fit_lagged(lagged, formula, cov="nonrobust", effects=names).coefficients,
+    }
+    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+    parts = [
+        _rows(rows, formula, float(conf_level))
+        for rows in read_groups(lagged, columns, cluster="doc", effects=names)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    for name, fitted in tables.items():
+        fitted = fitted[[*keys, "term", "estimate"]].rename(columns={"estimate": name})
+        table = table.merge(fitted, on=[*keys, "term"], how="left")
+    first = [*keys, "depth", "term", "pooled", "within"]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
+def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
+    """Return the rows of one group."""
+    where = words(rows.keys)
+    parts = absorbed_parts(formula, rows.data, rows.effects, whole=True, where=where)
+    halves = _sums(parts.values, rows.layout.cluster)
+    whole = _slopes(halves.sum(axis=1))
+    first, second = (_slopes(halves[:, half]) for half in (0, 1))
+    usable = whole.usable & first.usable & second.usable
+    count = int(usable.sum())
+    if count < 2:
+        raise InputError(
+            f"{WHO} needs two documents or more with {len(parts.names) + LEAST_ROWS} complete rows in each half; "
+            f"{where} has {count}."
+        )
+    own = (2 * whole.estimate - (first.estimate + second.estimate) / 2)[usable]
+    estimate, error = own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(count)
+    half_width = stats.t.ppf((1 + conf_level) / 2, count - 1) * error
+    spread = whole.estimate[usable].var(axis=0, ddof=1) - whole.variance[usable].mean(axis=0)
+    columns: dict[str, Any] = {
+        **rows.keys,
+        "depth": rows.depth,
+        "term": parts.names[:-1],
+        "estimate": estimate,
+        "std_error": error,
+        "statistic": estimate / error,
+        "df": count - 1.0,
+        "p_value": 2 * stats.t.sf(np.abs(estimate / error), count - 1),
+        "conf_low": estimate - half_width,
+        "conf_high": estimate + half_width,
+        "uncorrected": whole.estimate[usable].mean(axis=0),
+        "spread": np.sqrt(np.maximum(spread, 0.0)),
+        "n": int(np.isin(rows.layout.cluster, np.flatnonzero(usable)).sum()),
+        "n_docs": count,
+        "n_docs_short": len(usable) - count,
+    }
+    return pd.DataFrame(columns)
+
+
+def _sums(
+    values: Float[np.ndarray, "columns rows"], doc: Int[np.ndarray, " rows"]
+) -> Float[np.ndarray, "docs two sums sums"]:
+    """Return the sums of [1, values] [1, values]' over the first and the second half of every document's rows."""
+    sizes = np.bincount(doc)
+    begin = np.cumsum([0, *sizes[:-1]])
+    second = 2 * (np.arange(len(doc)) - begin[doc]) >= sizes[doc]
+    z = np.concatenate([np.ones((1, len(doc))), values])
+    sums = np.zeros((len(sizes), 2, len(z), len(z)))
+    number = 2 * doc + second
+    for i in range(len(z)):
+        for j in range(i, len(z)):
+            summed = np.bincount(number, z[i] * z[j], 2 * len(sizes)).reshape(-1, 2)
+            sums[..., i, j] = sums[..., j, i] = summed
+    return sums
+
+
+def _slopes(sums: Float[np.ndarray, "docs sums sums"]) -> _Slopes:
+    """Return the slopes about each document's means, and their own variances."""
+    n = sums[:, 0, 0]
+    with np.errstate(all="ignore"):
+        about = sums[:, 1:, 1:] - sums[:, 1:, :1] * sums[:, :1, 1:] / n[:, None, None]
+        scale = np.sqrt(np.diagonal(about, axis1=1, axis2=2))
+        scaled = about / scale[:, :, None] / scale[:, None, :]
+    k = scaled.shape[1] - 1
+    enough = (n >= k + 1 + LEAST_ROWS) & np.isfinite(scaled).all(axis=(1, 2))
+    scaled = np.where(enough[:, None, None], scaled, np.eye(k + 1))
+    scale = np.where(enough[:, None], scale, 1.0)
+    usable = enough & (np.linalg.cond(scaled[:, :k, :k]) < MAX_CONDITION)
+    inverse = np.linalg.inv(np.where(usable[:, None, None], scaled[:, :k, :k], np.eye(k)))
+    slope = (inverse @ scaled[:, :k, k:])[..., 0]
+    left = np.maximum(1 - (slope * scaled[:, :k, k]).sum(axis=1), 0.0) / np.maximum(n - k - 1, 1.0)
+    unit = scale[:, k:] / scale[:, :k]
+    variance = left[:, None] * np.diagonal(inverse, axis1=1, axis2=2) * unit**2
+    return _Slopes(slope * unit, variance, usable)

@@ -1,0 +1,87 @@
+"""A second look at the rows, for what sums cannot hold: leverage, and effects and clusters that go across clusters."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechreg.regression.clusters import Clusters, clusters_across
+from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.residuals import Products, row_products, summed_products
+from mechreg.regression.results import Covariance, Fit, two_way_covariance
+from mechreg.regression.rows import Rows, read_groups, words
+from mechreg.schema import InputError
+
+# Rows times fits that are looked at together.
+MOST_TOGETHER = 15_000_000
+
+
+def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
+    """Yield every fit with its products: those of the sums, else of the rows in a second look."""
+    if sums.max_lag is not None:
+        for fit in fits:
+            yield fit, summed_products(fit.solution, fit.blocks)
+        return
+    for fit, rows in with_rows(fits, sums, frame):
+        yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
+
+
+def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
+    """Yield every fit with its rows, of which the sums were made."""
+    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
+    options: dict[str, Any] = {"cluster": sums.cluster, "by": sums.by, "effects": sums.effects}
+    for rows in read_groups(frame, sums.columns, **options):
+        yield by_keys[tuple(rows.keys.values())], rows
+
+
+def two_way_covariances(
+    fits: list[Fit], sums: LagSums, frame: pd.DataFrame, second: str
+) -> dict[tuple, Covariance]:
+    """Return the covariance of every fit by the sums' clusters and those of a second column."""
+    codes = pd.factorize(frame[second])[0]
+    names = (str(sums.cluster), second)
+    found = {}
+    for fit, rows in with_rows(fits, sums, frame):
+        products = row_products(fit.solution, fit.blocks, rows, sums.formula)
+        other = codes[rows.at]
+        if (other < 0).any():
+            raise InputError(
+                f"The regression needs a value of {second!r} in every complete row; {fit.where} lacks some."
+            )
+        other = np.unique(other, return_inverse=True)[1]
+        found[tuple(fit.keys.values())] = two_way_covariance(
+            fit, products.x * products.e, names, (rows.layout.cluster, other)
+        )
+    return found
+
+
+def across_clusters(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict[tuple, Clusters]:
+    """Return the clusters of fits with effects that go across them, from the rows; fits of the same rows together."""
+    if not any(fit.blocks.across and len(fit.blocks.labels) > 1 for fit in fits):
+        return {}
+    found: dict[tuple, Clusters] = {}
+    together: list[tuple[Fit, Rows, np.ndarray, np.ndarray]] = []
+
+    def finish() -> None:
+        if together:
+            _, rows, _, _ = together[0]
+            assert rows.effects is not None
+            values = [(x, e[0]) for _, _, x, e in together]
+            labels = rows.layout.labels
+            clusters = clusters_across(
+                values, rows.effects, rows.layout.cluster, labels, where=words(rows.keys)
+            )
+            found.update(zip((tuple(fit.keys.values()) for fit, *_ in together), clusters, strict=True))
+            together.clear()
+
+    for fit, rows in with_rows(fits, sums, frame):
+        if together and (
+            rows.layout is not together[0][1].layout or len(together) * rows.at.size > MOST_TOGETHER
+        ):
+            finish()
+        if fit.blocks.across and len(fit.blocks.labels) > 1:
+            products = row_products(fit.solution, fit.blocks, rows, sums.formula)
+            together.append((fit, rows, products.x, products.e))
+    finish()
+    return found
