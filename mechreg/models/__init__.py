@@ -11,6 +11,7 @@ from mechreg.models.identity import (
     is_bridge,
     is_transformer_lens_model,
     record_of,
+    special_ids,
     tokenizer_hash,
     weight_hash,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "model_label",
     "record_of",
     "require_loadable",
+    "special_ids",
     "tokenizer_hash",
     "weight_hash",
 ]

@@ -198,9 +198,10 @@ class LaggedFits:
         p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
         ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
     statistics : pandas.DataFrame
-        One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
-        residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
-        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F, AIC, BIC,
+        residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a window's start) and Durbin-Watson,
+        neither across windows, NaN where the frame lacks doc, window or position; Koenker's Breusch-Pagan, NaN
+        without an intercept; Jarque-Bera.
     """
 
     coefficients: pd.DataFrame
@@ -274,20 +275,20 @@ class LaggedFits:
         Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
         has at most one direction less than there are clusters, is no test of all terms.
         """
-        result = self.result(model=model, layer=layer, hook=hook, head=head, **by)
+        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        result = self.result(**fit.keys)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
             text = str(result.summary(alpha=round(1 - self._conf_level, 12)))
-        terms, most = (
-            int(result.df_model),
-            result.df_resid_inference,
-        )  # clusters - 1, where there are clusters
+        terms = int(result.df_model)
+        most = result.df_resid_inference  # clusters - 1, where there are clusters
         if result.cov_type.startswith("cluster") and terms > most:
             text += (
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
                 f"{most} at most.\nTerms one by one are not affected."
             )
-        return text
+        sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
+        return text + sinks * (fit.n_sinks > 0)
 
     def _chosen(self, named: dict[str, Any]) -> Fit:
         """Return the one fit of these keys."""

@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
+from mechreg.models import (
+    DeviceMap,
+    describe_model,
+    load_model,
+    record_of,
+    special_ids,
+    tokenizer_hash,
+    weight_hash,
+)
 from mechreg.norms import BATCH_TOKENS, window_norms
 from mechreg.norms.reduction import is_per_head
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
@@ -129,6 +137,7 @@ class ShardMaker:
         }
         facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
         facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
+        facts["special_ids"] = special_ids(model)
         facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
         record: dict[str, Any] = {
             "name": known.name,
@@ -161,9 +170,7 @@ class ShardMaker:
                     store.norm_frame(values, tokens, model=shard.model, hook=hook, covariates=covariates)
                     for hook, values in norms.items()
                 ]
-                sums = moments_of_shard(
-                    store.stacked(frames), tokens, self.spec, longest=record["plan"]["longest"]
-                )
+                sums = moments_of_shard(store.stacked(frames), tokens, self.spec, record)
                 with store.committed(files[None]) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
