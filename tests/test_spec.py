@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mechreg import schema
 from mechreg.schema import InputError
-from mechreg.spec import Spec, read_spec, write_spec
+from mechreg.spec import Spec, parse_spec, read_spec, write_spec
 
 quick = settings(max_examples=100, deadline=None)
 SMALL = 'models = ["mini-s"]\ncorpus = "demo"\n'
@@ -364,7 +364,7 @@ def test_sinks_are_dropped_by_rules_that_a_run_can_apply():
     assert parse_spec(write_spec(spec)).drop_sinks == ("size>12", "special")
     with pytest.raises(InputError, match=r"drop_sinks of a run must be .* got 'odd'"):
         Spec(models=("mini-s",), corpus="demo", drop_sinks="odd")
-    with pytest.raises(InputError, match="keep = 'moments' sees every token once.* use keep = 'norms'"):
+    with pytest.raises(InputError, match=r"keep = 'moments' sees every token once.* use keep = 'norms'"):
         Spec(models=("mini-s",), corpus="demo", drop_sinks="size", keep="moments")
     assert Spec(models=("mini-s",), corpus="demo", drop_sinks="special", keep="moments").drop_sinks == (
         "special",

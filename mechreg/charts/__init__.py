@@ -1,5 +1,6 @@
 """Charts: frames in, Altair values out, drawn from summaries in one theme; and how they are saved."""
 
+from mechreg.charts.autocorrelation import plot_autocorrelation
 from mechreg.charts.betas import plot_betas
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.equivalence import plot_equivalence
@@ -14,6 +15,7 @@ from mechreg.charts.universality import plot_agreement, plot_profiles
 
 __all__ = [
     "plot_agreement",
+    "plot_autocorrelation",
     "plot_betas",
     "plot_cause_maps",
     "plot_dose_response",

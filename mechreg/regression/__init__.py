@@ -2,6 +2,7 @@
 
 from mechreg.formulas import formula_columns
 from mechreg.regression.carried_sums import sums_by_document
+from mechreg.regression.demeaned import demeaned, without_effects
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged, lstsq_check
 from mechreg.regression.lag_sums import LagSums
@@ -11,10 +12,12 @@ __all__ = [
     "DocumentSums",
     "LagSums",
     "LaggedFits",
+    "demeaned",
     "fit_lagged",
     "formula_columns",
     "lstsq_check",
     "regression_table",
     "solve_sums",
     "sums_by_document",
+    "without_effects",
 ]

@@ -79,7 +79,7 @@ def run_moments(
     chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
 
     def lagged(model: str, norms: pd.DataFrame, tokens: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        options = {
+        options: dict[str, Any] = {
             "skip": skip,
             "drop_sinks": drop_sinks,
             "special_ids": special_ids_of(opened.records[model]),
