@@ -31,7 +31,7 @@ def pool(
     effects: Float[np.ndarray, " models"],
     covariance: Float[np.ndarray, "models models"],
     *,
-    df: float = np.inf,
+    df: float | int = np.inf,
     conf_level: float,
 ) -> Pooled:
     """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
@@ -95,7 +95,7 @@ def pool(
     )
 
 
-def _expected_q(tau2: float, values: Float[np.ndarray, " contrasts"], df: float) -> float:
+def _expected_q(tau2: float, values: Float[np.ndarray, " contrasts"], df: float | int) -> float:
     """Return the expectation of Q: more than its degrees of freedom, as far as the variances are estimated."""
     count = len(values)
     if np.isinf(df):
@@ -105,7 +105,7 @@ def _expected_q(tau2: float, values: Float[np.ndarray, " contrasts"], df: float)
     return float(count + (excess * noise**2).sum())
 
 
-def _p_value(q: float, k: int, df: float) -> float:
+def _p_value(q: float, k: int, df: float | int) -> float:
     """Return Hotelling's p value of Q, NaN where the covariance has more contrasts than documents."""
     if np.isinf(df):
         return float(stats.chi2.sf(q, k - 1))
