@@ -1,6 +1,6 @@
 """Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -182,7 +182,7 @@ def regression_vs_cause(
 
 
 def _require_options(
-    own_lag: object, step: object, counts: dict[str, tuple[object, int]], conf_level: object
+    own_lag: object, step: object, counts: Mapping[str, tuple[object, int]], conf_level: object
 ) -> None:
     require_option(own_lag, (True, False), name="own_lag")
     require_number(step, name="step", least=0, most=1, strict=True, example=0.01)

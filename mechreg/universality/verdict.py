@@ -129,7 +129,7 @@ def _yardstick(yardstick: pd.DataFrame, profiles: pd.DataFrame, conf_level: floa
         is_known = np.isfinite(ratio["conf_high"])
         high = f"{ratio['conf_high']:.1f}" if is_known else "any ratio, since seeds may be equal"
         text += f"{ratio['estimate']:.1f} times as much ({conf_level:.0%} interval {ratio['conf_low']:.1f} to {high})."
-    n_pairs = int(within["n_pairs"])
+    n_pairs = int(within.to_dict()["n_pairs"])
     if n_pairs >= FEW:
         return text
     return text + (
