@@ -752,7 +752,7 @@ def test_causes_are_called_alike_only_where_the_pairs_could_show_it(noise, layer
         assert found["detectable"] == pytest.approx(np.tanh(2.8016 * np.sqrt(1.06 / 33)), abs=0.01)
 
 
-def test_maps_that_have_nothing_in_common_are_called_not_alike():
+def test_maps_that_have_nothing_in_common_are_not_told_from_0():
     rng = np.random.default_rng(1)
     truth, other = rng.normal(size=(2, 12, 12))
     other -= truth * (other * truth).sum() / (truth**2).sum()
@@ -763,7 +763,7 @@ def test_maps_that_have_nothing_in_common_are_called_not_alike():
         draws=99,
         seed=0,
     )
-    assert re.fullmatch(r"not alike: 0\.\d\d would have been seen", found["verdict"])
+    assert re.fullmatch(r"not told from 0: 0\.\d\d would have been seen", found["verdict"])
 
 
 def test_effects_are_means_over_documents_of_the_elasticities(load, backend, make_windows):

@@ -108,7 +108,7 @@ def _detectable(n_pairs: int, reliability: list[float], conf_level: float) -> fl
 
 
 def _verdict(found: float, low: float, high: float, n_pairs: int, least: float, conf_level: float) -> str:
-    """Return what may be said: alike, opposite, not alike, or that it cannot be told."""
+    """Return what may be said: alike, opposite, not told from 0 by pairs that could have shown it, or nothing."""
     if np.isfinite(found) and n_pairs >= FEWEST_PAIRS:
         z = np.arctanh(np.clip(found, -1 + 1e-12, 1 - 1e-12)) / np.sqrt(1.06 / (n_pairs - 3))
         if abs(z) > stats.norm.ppf((1 + conf_level) / 2):
@@ -118,4 +118,4 @@ def _verdict(found: float, low: float, high: float, n_pairs: int, least: float, 
                 return "opposite"
     if not np.isfinite(least):
         return "cannot be told"
-    return f"not alike: {least:.2f} would have been seen"
+    return f"not told from 0: {least:.2f} would have been seen"
