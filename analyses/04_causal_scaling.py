@@ -63,7 +63,7 @@ for name, part in pairs.groupby("model", sort=False):
         f"{own['coefficient'].max():.2f}, the effect {own['effect'].abs().max():g}. From layer k up to layer l > k the "
         f"coefficients are {above['coefficient'].min():.2f} to {above['coefficient'].max():.2f}, the effects "
         f"{above['effect'].min():.3f} to {above['effect'].max():.3f}, and their ranks correlate {rank['spearman']:.2f} "
-        f"({rank['conf_low']:.2f} to {rank['conf_high']:.2f})."
+        f"({rank['conf_low']:.2f} to {rank['conf_high']:.2f}; {rank['n_pairs']} pairs): {rank['verdict']}."
     )
 worst = total.query("measure == 'loss' and dose == 0").set_index("layer")["estimate"]
 cost = surprise.query("offset == -1 and measure == 'loss'").groupby("dose")["estimate"].mean()

@@ -105,6 +105,13 @@ show(
     says="The specification curve: one coefficient under every reasonable regression.",
 )
 
+# %% How long is a token felt?
+show(
+    mr.plot_autocorrelation(mr.autocorrelation(norms, draws=199), model=MODELS[0]),
+    function="plot_autocorrelation",
+    says="How long a token is felt, and how much of it is a slow context: s rho^lag.",
+)
+
 # %% Is it the same in all models?
 alike = mr.compare_profiles(
     fits, term="lag1", groups={name: name.removesuffix("-b") for name in MODELS}, margin=0.1

@@ -14,6 +14,7 @@ from . import run as run
 from . import store as store
 from . import universality as universality
 from .charts import plot_agreement as plot_agreement
+from .charts import plot_autocorrelation as plot_autocorrelation
 from .charts import plot_betas as plot_betas
 from .charts import plot_cause_maps as plot_cause_maps
 from .charts import plot_dose_response as plot_dose_response
@@ -52,6 +53,7 @@ from .regression import LagSums as LagSums
 from .regression import fit_lagged as fit_lagged
 from .regression import regression_table as regression_table
 from .report import run_report as run_report
+from .robustness import autocorrelation as autocorrelation
 from .robustness import specification_curve as specification_curve
 from .run import run_spec as run_spec
 from .schema import InputError as InputError

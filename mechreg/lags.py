@@ -16,11 +16,13 @@ from mechreg.schema import (
     TOKEN_KEYS,
     InputError,
     NumericalError,
+    one_or_many,
     require,
     require_whole_number,
 )
+from mechreg.sinks import find_sinks
 
-_OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?")
+_OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
 
 def add_lags(
@@ -29,6 +31,7 @@ def add_lags(
     lags: int | Iterable[int] = (1, 2),
     skip: int = 1,
     layer_below: int | Iterable[int] = (),
+    drop_sinks: str | Iterable[str] = (),
 ) -> pd.DataFrame:
     """Return the norm frame with the log of every norm and the logs of the norms before it.
 
@@ -43,12 +46,18 @@ def add_lags(
         So many first positions of each window are neither an outcome nor a lag (their ``log_norm`` is NaN).
     layer_below : int or iterable of int
         Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
+    drop_sinks : str or iterable of str
+        Tokens that are, as the first ones, neither an outcome nor a lag. "size" (that is, "size>8"): the log norm is
+        more than 8 robust standard deviations (1.4826 median |deviation|) above the median of its model, hook and
+        layer (and head), in that layer only; "token_id=0"; "position=1"; "special", or another column of True and
+        False. `docs/traps.md` has what the 8 costs where tails are long.
 
     Returns
     -------
     pandas.DataFrame
         A new frame with the same rows in the same order, plus ``log_norm`` (natural logarithm) and its lags,
-        all float64; NaN where a window has no such token. A document of n tokens in one window has n - 3
+        all float64; NaN where a window has no such token, or it is left out. With ``drop_sinks``, ``is_sink`` too,
+        which the fits count. A document of n tokens in one window has n - 3
         complete rows with ``lags=(1, 2), skip=1``.
 
     Raises
@@ -79,7 +88,8 @@ def add_lags(
 
     lag_names = {f"lag{lag}": lag for lag in lags}
     below_names = {"layer_below" if lag == 0 else f"layer_below_lag{lag}": lag for lag in layer_below}
-    names = {"log_norm", *lag_names, *below_names}
+    drop_sinks = one_or_many(drop_sinks)
+    names = {"log_norm", *lag_names, *below_names, *(["is_sink"] if drop_sinks else [])}
     stale = [str(name) for name in norms.columns if _OWN_COLUMN.fullmatch(str(name)) and name not in names]
     if stale:  # they were made with another skip=, maybe
         raise InputError(
@@ -93,7 +103,12 @@ def add_lags(
     _require_whole_windows(norms, window[order], position[order], order)
 
     log_norm = np.where(position < skip, np.nan, _log(norms))
-    columns = {"log_norm": log_norm}
+    columns: dict[str, np.ndarray] = {}
+    if drop_sinks:
+        group = _codes(norms, group_keys)
+        columns["is_sink"] = find_sinks(norms, drop_sinks, log_norm=log_norm, group=group)
+        log_norm = np.where(columns["is_sink"], np.nan, log_norm)
+    columns["log_norm"] = log_norm
     for name, lag in lag_names.items():
         columns[name] = _shift(log_norm, lag, window, order)
     if layer_below:
@@ -103,7 +118,9 @@ def add_lags(
     return norms.assign(**columns)
 
 
-def add_lags_of(norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1) -> pd.DataFrame:
+def add_lags_of(
+    norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1, drop_sinks: str | Iterable[str] = ()
+) -> pd.DataFrame:
     """Return the norm frame with the lags that are among a formula's columns.
 
     Where the layer below is one of them, the first layer, which has none below it, is left out.
@@ -116,7 +133,7 @@ def add_lags_of(norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1) -
     [[1.0, 0.0]]
     """
     lags, layer_below = lags_among(columns)
-    lagged = add_lags(norms, lags=lags or (1,), skip=skip, layer_below=layer_below)
+    lagged = add_lags(norms, lags=lags or (1,), skip=skip, layer_below=layer_below, drop_sinks=drop_sinks)
     return lagged[lagged["layer"] > 0] if layer_below else lagged
 
 

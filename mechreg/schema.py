@@ -88,7 +88,7 @@ _STATISTICS = (
 )  # fmt: skip
 STATISTICS_COLUMNS = {
     **_OF_A_LAYER,
-    **dict.fromkeys(("n", "n_docs"), "int64"),
+    **dict.fromkeys(("n", "n_docs", "n_sinks"), "int64"),
     **dict.fromkeys(_STATISTICS, "float64"),
 }
 

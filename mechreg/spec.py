@@ -26,6 +26,7 @@ from mechreg.schema import (
     require_option,
     require_path,
 )
+from mechreg.sinks import sink_rules
 
 OWN_TAGS = "corpus"  # the tagger of documents whose words have tags
 _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "true or false"}
@@ -36,7 +37,8 @@ _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "tru
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
 
-    ``models``, ``hooks``, ``lags`` and ``effects`` take one entry or a list; models and the corpus may be paths.
+    ``models``, ``hooks``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and the corpus
+    may be paths.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
@@ -58,6 +60,7 @@ class Spec:
     hooks: tuple[Hook, ...] = ("attn_out",)
     lags: tuple[int, ...] = (1, 2)
     skip: int = 1
+    drop_sinks: tuple[str, ...] = ()
     formula: str = "log_norm ~ lag1 + lag2"
     effects: tuple[Effect, ...] = ()
     cov: Cov = "auto"
@@ -80,7 +83,7 @@ class Spec:
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
                 f"a letter or digit; got {self.name!r}."
             )
-        for key in ("models", "hooks", "lags", "effects"):
+        for key in ("models", "hooks", "lags", "drop_sinks", "effects"):
             entries = getattr(self, key)
             if len(set(entries)) < len(entries):
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")
@@ -91,6 +94,17 @@ class Spec:
         formula_columns(self.formula)  # it is refused here, before a model is loaded for it
         if self.skip < 0:
             raise InputError(f"skip must be 0 or more; got {self.skip}.")
+        for rule in sink_rules(self.drop_sinks):
+            if rule.kind not in ("size", "token_id", "position", "special"):
+                raise InputError(
+                    "drop_sinks of a run must be 'size', 'size>12', 'special', 'token_id=0' or 'position=1', one or "
+                    f"several; got {rule.kind!r}."
+                )
+            if rule.kind == "size" and self.keep == "moments":
+                raise InputError(
+                    "keep = 'moments' sees every token once, and drop_sinks = 'size' needs each layer's median first; "
+                    "use keep = 'norms', or 'special', 'token_id=0' or 'position=1'."
+                )
 
     def digest(self) -> str:
         """Return the SHA-256 of all keys, which tells two specs apart."""

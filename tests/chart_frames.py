@@ -177,6 +177,11 @@ def plot_nulls(models: Models, tokens: int) -> Any:
     return mr.plot_nulls(make_nulls(models))
 
 
+def plot_autocorrelation(models: Models, tokens: int) -> Any:
+    found = mr.autocorrelation(make_norms(models, n_tokens=tokens, docs=4), max_lag=8, draws=99)
+    return mr.plot_autocorrelation(found, model=next(iter(models)))
+
+
 def plot_specifications(models: Models, tokens: int) -> Any:
     return mr.plot_specifications(make_specifications(models))
 
@@ -259,7 +264,6 @@ CHARTS: dict[str, Callable[[Models, int], Any]] = {
     for chart in (
         *(plot_norms, plot_betas, plot_layer_explorer, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
         *(plot_specifications, plot_profiles, plot_agreement, plot_equivalence, plot_dose_response),
-        plot_token_agreement,
-        plot_cause_maps,
+        *(plot_token_agreement, plot_cause_maps, plot_autocorrelation),
     )
 }

@@ -75,7 +75,7 @@ def by_statsmodels(
                 cov_type=label,
             )
         )
-        statistics.append(about | residual_statistics(model.fit(), complete))
+        statistics.append(about | {"n_sinks": 0} | residual_statistics(model.fit(), complete))
     table = pd.concat(parts, ignore_index=True)
     p = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
     if adjust != "none":

@@ -156,7 +156,7 @@ def test_statistics_equal_statsmodels_where_there_is_one_window():
     pagan, pagan_p, *_ = het_breuschpagan(plain.resid, plain.model.exog)
     normality, normality_p, *_ = jarque_bera(plain.resid)
     expected = {
-        "n": 78, "n_docs": 1, "r_squared": plain.rsquared, "adj_r_squared": plain.rsquared_adj,
+        "n": 78, "n_docs": 1, "n_sinks": 0, "r_squared": plain.rsquared, "adj_r_squared": plain.rsquared_adj,
         "f_statistic": plain.fvalue, "f_p_value": plain.f_pvalue, "aic": plain.aic, "bic": plain.bic,
         "residual_sd": np.sqrt(plain.scale), "durbin_watson": durbin_watson(plain.resid),
         "breusch_godfrey": godfrey, "breusch_godfrey_p": godfrey_p, "breusch_pagan": pagan,

@@ -24,13 +24,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outside": set(),
     "miniatures": set(),
     "formulas": {"schema"},
-    "spec": {"schema", "formulas"},
+    "sinks": {"schema"},
+    "spec": {"schema", "formulas", "sinks"},
     "models": {"schema", "miniatures"},
     "corpus": {"schema", "miniatures"},
     "forward": {"schema", "models"},
     "norms": {"schema", "models", "corpus", "forward"},
     "check": {"schema", "models", "corpus", "forward", "norms"},
-    "lags": {"schema"},
+    "lags": {"schema", "sinks"},
     "regression": {"schema", "formulas", "lags"},
     "robustness": {"schema", "corpus", "lags", "regression", "formulas"},
     "universality": {"schema", "lags", "regression"},
@@ -52,8 +53,8 @@ for module, allowed in MAY_IMPORT.items():
 MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "outside", "formulas", "spec", "lags", "regression", "robustness", "universality", "charts", "report",
-    "store",
+    "schema", "outside", "formulas", "sinks", "spec", "lags", "regression", "robustness", "universality", "charts",
+    "report", "store",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

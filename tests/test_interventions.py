@@ -8,6 +8,7 @@ derivative by step^2 times its third derivative: 1e-5. Least squares in two ways
 
 import functools
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from mechreg.interventions import (
     regression_vs_cause,
     surprise_edits,
 )
+from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import moved_at_random, rotated
@@ -685,21 +687,83 @@ def lagged_table(model, tokens, k, l, skip=1):
 @pytest.mark.parametrize("own_lag", [True, False])
 def test_cross_layer_coefficients_equal_statsmodels(model, make_windows, own_lag):
     tokens = make_windows([20, 31, 14, 40, 25])
-    maps = regression_vs_cause(model, tokens, own_lag=own_lag, per_window=2, draws=20, progress=False)
+    maps = regression_vs_cause(
+        model, tokens, effects=(), own_lag=own_lag, per_window=2, draws=20, progress=False
+    )
     pairs = maps.pairs.set_index(["layer", "later_layer"])
     assert len(pairs) == 9
     for (k, l), row in pairs.iterrows():
         table = lagged_table(model, tokens, k, l)
         columns = ["x"] if not own_lag or k == l else ["x", "own"]
-        groups = {"groups": pd.factorize(table["doc"])[0]}
-        fit = sm.OLS(table["y"], sm.add_constant(table[columns])).fit(
-            cov_type="cluster-crv3", cov_kwds=groups, use_t=True
-        )
-        low, high = fit.conf_int().loc["x"]
+        weights = 1 / table.groupby("doc")["y"].transform("size")  # every document counts the same
+        design = sm.add_constant(table[columns])
+        fit = sm.WLS(table["y"], design, weights=weights).fit()
+        without = [
+            sm.WLS(table["y"][other], design[other], weights=weights[other]).fit().params["x"]
+            for other in (table["doc"] != doc for doc in table["doc"].unique())
+        ]
+        error = np.sqrt(4 / 5 * ((np.array(without) - fit.params["x"]) ** 2).sum())
         assert row["coefficient"] == pytest.approx(fit.params["x"], rel=1e-8)
-        assert row["coefficient_std_error"] == pytest.approx(fit.bse["x"], rel=1e-7)
-        assert [row["coefficient_low"], row["coefficient_high"]] == pytest.approx([low, high], rel=1e-6)
+        assert row["coefficient_std_error"] == pytest.approx(error, rel=1e-7)
+        half = stats.t.ppf(0.975, 4) * error
+        assert row["coefficient_high"] - row["coefficient"] == pytest.approx(half, rel=1e-6)
         assert row["n"] == len(table)
+
+
+def test_document_effects_are_dummies_and_positions_are_those_of_t(model, make_windows):
+    tokens = make_windows([20, 31, 14, 40, 25])
+    table = lagged_table(model, tokens, 0, 2)
+    weights = 1 / table.groupby("doc")["y"].transform("size")
+    position = table.groupby("doc").cumcount().to_numpy()
+    doc = pd.factorize(table["doc"])[0]
+    dummies = np.column_stack([doc[:, None] == np.arange(5), position[:, None] == np.arange(38)])
+    for effects, columns in ((["doc"], slice(0, 5)), (["doc", "position"], slice(0, 43))):
+        levels = dummies[:, columns].astype(float)
+        left = (
+            table[["y", "x", "own"]]
+            - levels @ np.linalg.lstsq(levels, table[["y", "x", "own"]], rcond=None)[0]
+        )
+        expected = sm.WLS(left["y"], left[["x", "own"]], weights=weights).fit().params["x"]
+        maps = regression_vs_cause(model, tokens, effects=effects, per_window=1, draws=9, progress=False)
+        row = maps.pairs.query("layer == 0 and later_layer == 2").iloc[0]
+        assert row["coefficient"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("noise", "layers", "verdict"),
+    [(0.1, 9, "alike"), (30.0, 9, "cannot be told"), (0.0, 3, "cannot be told")],
+)
+def test_causes_are_called_alike_only_where_the_pairs_could_show_it(noise, layers, verdict):
+    # Made-up maps: the coefficients are the true effects, each document's effects have noise of their own.
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(layers, layers))
+    found = agreement(
+        lambda weights: np.broadcast_to(truth, (len(weights), layers, layers)),
+        truth + noise * rng.normal(size=(40, layers, layers)),
+        conf_level=0.95,
+        draws=99,
+        seed=0,
+    )
+    assert found["verdict"] == verdict
+    assert found["n_pairs"] == layers * (layers - 1) / 2
+    if noise == 0.1:
+        assert found["effect_reliability"] > 0.99
+        # 36 pairs: 80% power for Fisher's z of 2.8 standard errors sqrt(1.06 / 33).
+        assert found["detectable"] == pytest.approx(np.tanh(2.8016 * np.sqrt(1.06 / 33)), abs=0.01)
+
+
+def test_maps_that_have_nothing_in_common_are_not_told_from_0():
+    rng = np.random.default_rng(1)
+    truth, other = rng.normal(size=(2, 12, 12))
+    other -= truth * (other * truth).sum() / (truth**2).sum()
+    found = agreement(
+        lambda weights: np.broadcast_to(truth, (len(weights), 12, 12)),
+        other + 0.1 * rng.normal(size=(40, 12, 12)),
+        conf_level=0.95,
+        draws=99,
+        seed=0,
+    )
+    assert re.fullmatch(r"not told from 0: 0\.\d\d would have been seen", found["verdict"])
 
 
 def test_effects_are_means_over_documents_of_the_elasticities(load, backend, make_windows):
@@ -722,10 +786,10 @@ def test_effects_are_means_over_documents_of_the_elasticities(load, backend, mak
     assert (maps.pairs.query("later_layer <= layer")["effect"] == 0).all()
 
     above = maps.pairs.query("later_layer > layer")
-    agreement = maps.agreement.iloc[0]
-    assert agreement["spearman"] == pytest.approx(stats.spearmanr(above["coefficient"], above["effect"])[0])
-    assert agreement["n_pairs"] == 3
-    assert agreement["conf_low"] <= agreement["conf_high"]
+    row = maps.agreement.iloc[0]
+    assert row["spearman"] == pytest.approx(stats.spearmanr(above["coefficient"], above["effect"])[0])
+    assert row["n_pairs"] == 3
+    assert row["conf_low"] <= row["conf_high"]
 
 
 def test_the_same_seed_draws_the_same_tokens_and_documents(model, make_windows):
@@ -758,6 +822,7 @@ def test_regressors_without_a_slope_of_their_own_have_none(second, said):
     ("options", "said"),
     [
         ({"own_lag": "own"}, "own_lag must be one of True, False"),
+        ({"effects": "layer"}, "effects must"),
         ({"step": 0.0}, "step must be a number between 0 and 1"),
         ({"per_window": 0}, "per_window must be a whole number, 1 or more"),
         ({"draws": 0}, "draws must be a whole number"),

@@ -5,6 +5,7 @@ Tolerances: lags are copies of ``log_norm``, so they are compared exactly; a log
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechreg.lags import add_lags
+from mechreg.regression import LagSums, fit_lagged
 from mechreg.schema import InputError, NumericalError, SchemaError
 
 quick = settings(max_examples=25, deadline=None)
@@ -250,3 +252,108 @@ def test_a_missing_column_is_named_with_its_likeliest_spelling():
 def test_below_is_refused_where_it_has_no_meaning(norms, message):
     with pytest.raises(InputError, match=message):
         add_lags(norms, layer_below=(0,))
+
+
+# --- sinks: neither outcome nor lag ---
+
+
+def contaminated(share: float, *, tail: str = "normal", docs: int = 100, tokens: int = 300) -> pd.DataFrame:
+    """Return norms whose logs have the lags .4 and .2, a share of later tokens then 15 standard deviations up."""
+    rng = np.random.default_rng(0)
+    size = (docs, tokens + 50)
+    draw = {
+        "normal": rng.standard_normal,
+        "t3": partial(rng.standard_t, 3),
+        "lognormal": partial(rng.lognormal, 0, 1),
+    }
+    log_norm = draw[tail](size=size)
+    for now in range(2, size[1]):
+        log_norm[:, now] += 0.4 * log_norm[:, now - 1] + 0.2 * log_norm[:, now - 2]
+    log_norm = log_norm[:, 50:]
+    at = rng.random(log_norm.shape) < share
+    at[:, 0] = False
+    log_norm = log_norm / log_norm.std() + 15 * at
+    norms = make_norms([[tokens]] * docs, layers=(0,))
+    return norms.assign(norm=np.exp(0.3 * log_norm).ravel(), placed=at.ravel())
+
+
+def lag_betas(norms: pd.DataFrame, **options) -> np.ndarray:
+    fits = fit_lagged(add_lags(norms, **options))
+    return fits.coefficients.set_index("term").loc[["lag1", "lag2"], "estimate"].to_numpy()
+
+
+@pytest.mark.parametrize(("share", "without"), [(0.01, (0.14, 0.10)), (0.003, (0.25, 0.165))])
+def test_lags_come_back_when_later_tokens_are_sinks(share, without):
+    # 30,000 tokens: a beta's standard error is .006, so .02 is more than three of them.
+    norms = contaminated(share)
+    np.testing.assert_allclose(lag_betas(norms), without, atol=0.03)
+    np.testing.assert_allclose(lag_betas(norms, drop_sinks="size"), (0.4, 0.2), atol=0.02)
+    lagged = add_lags(norms, drop_sinks="size")
+    assert (lagged["is_sink"] == norms["placed"]).all()
+
+
+@pytest.mark.parametrize(("tail", "cost"), [("normal", 0.0), ("t3", 0.003), ("lognormal", 0.012)])
+def test_the_default_hardly_moves_betas_of_real_tails(tail, cost):
+    # The same draws with and without, so the difference is what the threshold costs; a lognormal tail is the worst.
+    norms = contaminated(0.0, tail=tail)
+    moved = np.abs(lag_betas(norms, drop_sinks="size") - lag_betas(norms))
+    assert moved.max() <= cost
+
+
+def test_a_sink_is_neither_outcome_nor_lag_in_its_own_layer_only():
+    norms = make_norms([[6]]).assign(norm=np.exp(np.tile([9.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2)))
+    bad = (norms["layer"] == 1) & (norms["position"] == 3)
+    lagged = add_lags(norms.assign(odd=bad), lags=1, drop_sinks="odd")
+    clean = add_lags(norms, lags=1)
+    pd.testing.assert_frame_equal(lagged[lagged["layer"] == 0][clean.columns], clean[clean["layer"] == 0])
+    upper, nan = lagged[lagged["layer"] == 1], np.nan
+    np.testing.assert_allclose(upper["log_norm"], [nan, 1, 2, nan, 4, 5], atol=1e-12)
+    np.testing.assert_allclose(upper["lag1"], [nan, nan, 1, 2, nan, 4], atol=1e-12)
+    assert lagged["is_sink"].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("rules", "positions"),
+    [
+        ("position=2", [2]),
+        ("token_id=7", [4]),
+        (("position=2", "token_id=7"), [2, 4]),
+        ("special", [5]),
+        ("position=0", []),  # skip has left it out already
+    ],
+)
+def test_rules_by_position_id_and_column(rules, positions):
+    norms = make_norms([[6]], layers=(0,)).assign(token_id=[7, 1, 2, 3, 7, 5])
+    norms["special"] = norms["token_id"] == 5
+    lagged = add_lags(norms, drop_sinks=rules)
+    assert lagged.loc[lagged["is_sink"], "position"].tolist() == positions
+
+
+def test_the_fits_count_sinks_and_say_so():
+    norms = contaminated(0.01, docs=8, tokens=100)
+    norms = pd.concat([norms, norms.assign(layer=1, norm=1 + np.random.default_rng(1).random(len(norms)))])
+    lagged = add_lags(norms, drop_sinks="size")
+    fits = fit_lagged(lagged)
+    n_sinks = int(norms["placed"].sum()) // 2
+    assert fits.statistics["n_sinks"].tolist() == [n_sinks, 0]
+    assert f"{n_sinks} tokens are left out as sinks" in fits.summary(layer=0)
+    assert "sinks" not in fits.summary(layer=1)
+    shards = [LagSums() for _ in range(2)]
+    for shard, docs in zip(shards, (["d0", "d1"], [f"d{i}" for i in range(2, 8)]), strict=True):
+        shard.update(lagged[lagged["doc"].isin(docs)])
+    assert shards[0].merge(shards[1]).statistics()["n_sinks"].tolist() == [n_sinks, 0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "message"),
+    [
+        ("size>", InputError, "drop_sinks must be 'size', 'size>12'"),
+        ("token_id", InputError, "got 'token_id'"),
+        ("special", InputError, "special_ids"),
+        ("odd", SchemaError, "needs the column 'odd'"),
+        ("norm", InputError, "a column of True and False"),
+    ],
+)
+def test_wrong_rules_are_refused(rules, error, message):
+    with pytest.raises(error, match=message):
+        add_lags(make_norms([[6]]), drop_sinks=rules)

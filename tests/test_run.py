@@ -277,3 +277,26 @@ def test_what_is_no_path_or_spec_is_refused(call):
     # TypeError: where types are checked, as in these tests, the checker answers first.
     with pytest.raises((InputError, TypeError), match=r"must be a path|needs a Spec|type"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("keep", "rules"), [("norms", ("size>2", "special")), ("moments", ("special", "position=3"))]
+)
+def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path):
+    texts = [f"The cat number {i} <|endoftext|> sat on the mat, and the dog on the log." for i in range(8)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"doc": f"d{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    )
+    spec = Spec(models=("mini-s",), corpus=str(path), keep=keep, drop_sinks=rules)
+    folder = mr.run_spec(spec, out=tmp_path / "run", progress=False)
+    norms = mr.extract_norms("mini-s", mr.read_corpus(path), progress=False)
+    ids = mr.models.special_ids(mr.load_model("mini-s"))
+    lagged = mr.add_lags(norms.assign(special=norms["token_id"].isin(ids)), drop_sinks=rules)
+    fits = mr.fit_lagged(lagged)
+    assert norms["token_id"].isin(ids).sum() == 8 * 4
+    run = mr.open_run(folder)
+    for sums in (run.statistics, mr.run.run_moments(folder).statistics()):
+        assert sums["n_sinks"].tolist() == fits.statistics["n_sinks"].tolist()
+    np.testing.assert_allclose(run.coefficients["estimate"], fits.coefficients["estimate"], rtol=1e-9)
+    assert "Tokens left out as sinks" in (folder / "report.html").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mechreg import schema
 from mechreg.schema import InputError
-from mechreg.spec import Spec, read_spec, write_spec
+from mechreg.spec import Spec, parse_spec, read_spec, write_spec
 
 quick = settings(max_examples=100, deadline=None)
 SMALL = 'models = ["mini-s"]\ncorpus = "demo"\n'
@@ -50,6 +50,7 @@ def test_the_example_of_the_design(tmp_path):
         "hooks": ("attn_out",),
         "lags": (1, 2),
         "skip": 1,
+        "drop_sinks": (),
         "formula": "log_norm ~ lag1 + lag2",
         "effects": (),
         "cov": "auto",
@@ -359,3 +360,15 @@ def test_no_file_at_all_raises_anything_else(tmp_path):
     tables()
     one_wrong_value()
     bytes_of_any_kind()
+
+
+def test_sinks_are_dropped_by_rules_that_a_run_can_apply():
+    spec = Spec(models=("mini-s",), corpus="demo", drop_sinks=["size>12", "special"])
+    assert parse_spec(write_spec(spec)).drop_sinks == ("size>12", "special")
+    with pytest.raises(InputError, match=r"drop_sinks of a run must be .* got 'odd'"):
+        Spec(models=("mini-s",), corpus="demo", drop_sinks="odd")
+    with pytest.raises(InputError, match=r"keep = 'moments' sees every token once.* use keep = 'norms'"):
+        Spec(models=("mini-s",), corpus="demo", drop_sinks="size", keep="moments")
+    assert Spec(models=("mini-s",), corpus="demo", drop_sinks="special", keep="moments").drop_sinks == (
+        "special",
+    )

@@ -509,6 +509,31 @@ def test_with_shared_errors_pooling_solves_its_equations(seed):
     assert left @ inverse @ left == pytest.approx(k - 1, rel=1e-8)  # tau2 > 0: effects far apart
 
 
+@pytest.mark.parametrize("docs", [12, 60])
+def test_hotellings_f_keeps_its_size_and_tau2_its_mean_with_an_estimated_covariance(docs):
+    # 1,000 true nulls: a 5% test's share has a standard error of .007. chi2 rejects 22% of them with 12 documents.
+    rng, truth = np.random.default_rng(0), 0.5 + 0.5 * np.eye(5)
+    noise = rng.multivariate_normal(np.zeros(5), truth, size=(1000, docs))
+    effects = noise.sum(axis=1) / np.sqrt(docs)
+    found = [
+        pool(effect, np.cov(own.T), df=docs - 1, conf_level=0.95)
+        for effect, own in zip(effects, noise, strict=True)
+    ]
+    assert 0.03 <= np.mean([one.q_p_value < 0.05 for one in found]) <= 0.07
+    # I2 of true nulls: cut at 0, it has a mean of .13 where the covariance is known.
+    assert np.mean([one.i2 for one in found]) == pytest.approx(0.13, abs=0.03)
+    apart = effects + np.sqrt(2) * rng.normal(size=effects.shape)
+    pairs = zip(apart[:500], noise, strict=False)
+    tau2 = [pool(effect, np.cov(own.T), df=docs - 1, conf_level=0.95).tau2 for effect, own in pairs]
+    assert np.mean(tau2) == pytest.approx(2.0, abs=0.25)
+
+
+def test_too_few_documents_for_so_many_models_have_no_test():
+    found = pool(np.arange(7.0), np.eye(7), df=5, conf_level=0.95)
+    assert np.isnan(found.q_p_value)
+    assert found.tau2 > 0
+
+
 def test_errors_that_all_models_share_are_no_difference():
     shared = np.full((4, 4), 0.04) + 0.0001 * np.eye(4)
     effects = np.array([0.31, 0.29, 0.30, 0.30])
@@ -535,6 +560,7 @@ def test_sizes_are_measured_by_seeds():
     assert rows.loc["ratio", "conf_low"] > 1
     assert found.differences["same_group"].sum() == 2 * 2
     assert "With 2 groups this describes these models" in found.verdict[-1]
+    assert any("The seeds' number rests on 2 pairs" in sentence for sentence in found.verdict)
 
 
 def test_equal_seeds_make_no_finite_ratio():

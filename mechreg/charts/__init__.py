@@ -20,6 +20,7 @@ chosen, two rows for one mark, a wrong option (InputError), a number that is NaN
 """
 
 from mechreg.charts.agreement import plot_agreement
+from mechreg.charts.autocorrelation import plot_autocorrelation
 from mechreg.charts.betas import plot_betas
 from mechreg.charts.cause_maps import plot_cause_maps
 from mechreg.charts.interventions import plot_dose_response
@@ -34,6 +35,7 @@ from mechreg.charts.tokens import plot_tokens
 
 __all__ = [
     "plot_agreement",
+    "plot_autocorrelation",
     "plot_betas",
     "plot_cause_maps",
     "plot_dose_response",

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.depth import ALL_DEPTHS, QUARTERS, Tooltip, tooltips
+from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.rows import count, few, frame_of, one_value
 from mechreg.charts.theme import INK, PALE_INK, WIDTH, figure_title, panel_title
 from mechreg.schema import InputError, NumericalError, require
 
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)
 _ENDS = tuple(f"{name}_{end}" for name in ("model", "layer", "depth") for end in "ab")
 _NUMBERS = ("estimate", "conf_low", "conf_high", "p_adjusted")
 _COMMON = ("hook", "column", "unit", "effects", "match", "conf_level", "n", "n_docs", "matched")

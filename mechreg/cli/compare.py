@@ -73,7 +73,8 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
     for folder in folders:
         facts, spec, run = read_provenance(folder), stored_spec(folder), open_run(folder)
         run.require_all()
-        of_run = {key: getattr(spec, key) for key in ("formula", "effects", "skip", "cov", "prepend_bos")}
+        keys = ("formula", "effects", "skip", "drop_sinks", "cov", "prepend_bos")
+        of_run = {key: getattr(spec, key) for key in keys}
         of_run["corpus"] = facts["corpus"]["sha256"]
         options = options or of_run
         for key, value in of_run.items():

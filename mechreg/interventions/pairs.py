@@ -8,26 +8,38 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from mechreg.forward import Window
+from mechreg.regression import demeaned
 
 MAX_CORRELATION = 1 - 1e-10  # of two regressors; above it their slopes are rounding
 
 
 def pair_moments(
-    log_norms: Float[np.ndarray, "layer tokens"], windows: Sequence[Window], docs: Sequence[int], skip: int
+    log_norms: Float[np.ndarray, "layer tokens"],
+    windows: Sequence[Window],
+    docs: Sequence[int],
+    skip: int,
+    *,
+    effects: Sequence[str] = (),
 ) -> tuple[Float[np.ndarray, "doc column column"], Int[np.ndarray, " doc"]]:
-    """Return each document's products of [1, every layer at t-1, every layer at t], and its number of tokens t.
+    """Return each document's mean products of [1, every layer at t-1, every layer at t], and its number of tokens t.
 
-    Layers are measured from their means, so that nothing cancels.
+    Means, so that every document counts the same, as in the effects of edits. ``effects``, of "doc" and "position",
+    are taken off both sides; without any the layers are measured from their means, so that nothing cancels.
     """
-    used = [np.arange(window.start + skip, window.start + window.length) for window in windows]
-    shift = einops.reduce(log_norms[:, np.concatenate(used)], "layer tokens -> layer 1", "mean")
-    n_docs, columns = max(docs) + 1, 1 + 2 * len(log_norms)
-    moments, n = np.zeros((n_docs, columns, columns)), np.zeros(n_docs, np.int64)
-    for doc, rows in zip(docs, used, strict=True):
-        now = log_norms[:, rows] - shift
-        table = np.concatenate([np.ones((1, len(rows) - 1)), now[:, :-1], now[:, 1:]])
-        moments[doc] += einops.einsum(table, table, "column tokens, other tokens -> column other")
-        n[doc] += len(rows) - 1
+    now = [np.arange(window.start + skip + 1, window.start + window.length) for window in windows]
+    doc = np.repeat(docs, [len(rows) for rows in now])
+    position = np.concatenate([skip + 1 + np.arange(len(rows)) for rows in now])
+    rows = np.concatenate(now)
+    levels = {"doc": doc, "position": position}
+    table = demeaned(
+        np.concatenate([log_norms[:, rows - 1], log_norms[:, rows]]), [levels[name] for name in effects]
+    )
+    table = np.concatenate([np.ones((1, len(rows))), table])
+    n = np.bincount(doc)
+    moments = np.zeros((len(n), len(table), len(table)))
+    for number in range(len(n)):
+        own = table[:, doc == number]
+        moments[number] = einops.einsum(own, own, "column tokens, other tokens -> column other") / n[number]
     return moments, n
 
 

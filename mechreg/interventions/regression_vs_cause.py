@@ -1,16 +1,17 @@
 """Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import einops
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import stats
 
 from mechreg.forward import Batch, Window, padded_batches, token_bar, token_windows
+from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
 from mechreg.interventions.passes import Edited, Passes
@@ -22,6 +23,7 @@ from mechreg.schema import (
     InputError,
     NumericalError,
     require_conf_level,
+    require_names,
     require_number,
     require_option,
     require_whole_number,
@@ -41,9 +43,11 @@ class CauseMaps:
         coefficient_std_error, coefficient_low, coefficient_high, n (tokens); effect with effect_std_error,
         effect_low, effect_high, n_edits; n_docs.
     agreement : pandas.DataFrame
-        One row: model, hook, own_lag, step, n_pairs (with l > k), spearman between coefficient and effect,
-        conf_low, conf_high (percentiles over documents drawn with replacement), draws (those in which all
-        coefficients are determined), n_docs.
+        One row: model, hook, own_lag, effects, step, n_pairs (with l > k), spearman between coefficient and effect,
+        conf_low, conf_high (percentiles over documents drawn with replacement), draws (those in which all coefficients
+        are determined), coefficient_reliability and effect_reliability (rank correlations of maps from two halves of
+        the documents, brought to all of them), detectable (the smallest true correlation that so many pairs, if they
+        were independent, would show at this level in 80% of cases), verdict, n_docs.
     """
 
     pairs: pd.DataFrame
@@ -66,6 +70,7 @@ def regression_vs_cause(
     documents: Any,
     *,
     hook: str = "attn_out",
+    effects: str | Sequence[str] = ("doc", "position"),
     own_lag: bool = True,
     step: float = 0.01,
     per_window: int = 8,
@@ -78,16 +83,19 @@ def regression_vs_cause(
 ) -> CauseMaps:
     """Return, for every pair of layers, the cross-layer lag coefficient beside the measured effect of scaling.
 
-    The coefficient is the least-squares slope of log_norm of layer l at t on log_norm of layer k at t-1. The
-    effect is the elasticity of the same: the vector of layer k at t-1 alone is scaled by exp(step) and by
-    exp(-step), and the difference of log_norm of layer l at t is divided by 2 step. Where l <= k the effect is
-    0 to the bit: attention at t reads the tokens before it through the layers below, so a layer's update at t-1
-    cannot move its own update at t, whatever their regression says.
+    The coefficient is the least-squares slope of log_norm of layer l at t on log_norm of layer k at t-1, less what
+    levels of documents and positions explain of both; every document counts the same, as in the effect. The effect
+    is the elasticity of the same: the vector of layer k at t-1 alone is scaled by exp(step) and by exp(-step), and
+    the difference of log_norm of layer l at t is divided by 2 step. Where l <= k the effect is 0 to the bit: attention
+    at t reads the tokens before it through the layers below, so a layer's update at t-1 cannot move its own update at
+    t, whatever their regression says.
 
     Parameters
     ----------
     model, documents, hook, batch_tokens, conf_level, progress
         As in `intervene`.
+    effects : str or sequence of str
+        Of "doc" and "position": columns with a level for every value, taken off before the regression.
     own_lag : bool
         Adds log_norm of layer l at t-1 to the regression (but where l = k, which has it already).
     step : float
@@ -103,9 +111,9 @@ def regression_vs_cause(
     Returns
     -------
     CauseMaps
-        Coefficients have standard errors clustered by document (CRV3, the jackknife's) and intervals from
-        t(G - 1). Effects are means over documents of their means, with intervals from t(G - 1) of those. All
-        NaN with one document; the correlation is NaN with fewer than three pairs.
+        Coefficients have standard errors clustered by document (CRV3, the jackknife's) and intervals from t(G - 1),
+        levels of positions as they are in all documents. Effects are means over documents of their means, with
+        intervals from t(G - 1) of those. All NaN with one document; the correlation is NaN with fewer than three pairs.
 
     Raises
     ------
@@ -127,12 +135,9 @@ def regression_vs_cause(
     0.0
     """
     model = load_model(model)
-    require_option(own_lag, (True, False), name="own_lag")
-    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
+    effects = tuple(require_names(effects, ("doc", "position"), name="effects", least=0))
     counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
-    for name, (value, least) in (counts | {"draws": (draws, 1), "seed": (seed, 0)}).items():
-        require_whole_number(value, name=name, least=least)
-    require_conf_level(conf_level)
+    _require_options(own_lag, step, counts | {"draws": (draws, 1), "seed": (seed, 0)}, conf_level)
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
@@ -143,9 +148,13 @@ def regression_vs_cause(
         )
     codes = pd.factorize(tokens["doc"])[0]
     docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
+    if len(docs) < 2 and "position" in effects:
+        raise InputError(
+            f"effects={effects!r} leave nothing of one document; give two or more, or effects=()."
+        )
 
     log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
-    moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip))
+    moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip), effects=effects)
     coefficient, squares = _regressions(moments, own_lag=own_lag)
 
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
@@ -166,20 +175,20 @@ def regression_vs_cause(
         "n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum()),
         "n_docs": np.full(coefficient.shape, len(docs)),
     }
-    above = np.triu(np.ones(coefficient.shape, bool), 1)
-    agreement = keys | {"own_lag": own_lag, "step": float(step), "n_pairs": int(above.sum())}
-    agreement |= {
-        "spearman": _rank_correlations(coefficient[above][None], effect["estimate"][above][None])[0]
-    }
-    weights = _bootstrap(len(docs), int(draws), int(seed))
-    drawn = _rank_correlations(  # NaN in draws of so few documents that a coefficient is not determined
-        pair_coefficients(moments, weights.astype("float64"), own_lag=own_lag)[:, above],
-        einops.einsum(weights / len(docs), sums / counted, "draw doc, doc layer later -> draw layer later")[
-            :, above
-        ],
-    )
-    agreement |= _percentiles(drawn if len(docs) > 1 else drawn[:0], conf_level=conf_level)
-    return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([agreement | {"n_docs": len(docs)}]))
+    fit = partial(pair_coefficients, moments, own_lag=own_lag)
+    found = agreement(fit, sums / counted, conf_level=conf_level, draws=int(draws), seed=int(seed))
+    row = {"own_lag": own_lag, "effects": " + ".join(effects), "step": float(step)} | found
+    return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([keys | row | {"n_docs": len(docs)}]))
+
+
+def _require_options(
+    own_lag: object, step: object, counts: Mapping[str, tuple[object, int]], conf_level: object
+) -> None:
+    require_option(own_lag, (True, False), name="own_lag")
+    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
+    for name, (value, least) in counts.items():
+        require_whole_number(value, name=name, least=least)
+    require_conf_level(conf_level)
 
 
 def _summed(
@@ -254,12 +263,6 @@ def _regressions(
     return coefficient, squares
 
 
-def _percentiles(draws: Float[np.ndarray, " draw"], *, conf_level: float) -> dict[str, float]:
-    known, tail = draws[np.isfinite(draws)], (1 - conf_level) / 2
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-    return {"conf_low": low, "conf_high": high, "draws": len(known)}
-
-
 def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return one row a pair of layers, of matrices "layer later_layer"."""
     shape = columns["coefficient"].shape
@@ -275,12 +278,6 @@ def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.Data
     return pd.DataFrame(keys | flat)
 
 
-def _bootstrap(n_docs: int, draws: int, seed: int) -> Int[np.ndarray, "draw doc"]:
-    """Return how often each document is drawn, with replacement."""
-    shares = np.full(n_docs, 1 / n_docs)
-    return generator(seed, "causes", "bootstrap").multinomial(n_docs, shares, size=draws)
-
-
 def _rows(
     tokens: pd.DataFrame, windows: Sequence[Window], per_window: int, skip: int, seed: int
 ) -> list[Window]:
@@ -291,21 +288,3 @@ def _rows(
         places = draw.permutation(np.arange(skip, window.length - 1))[:per_window]
         rows += [Window(window.start, int(place) + 2) for place in np.sort(places)]
     return rows
-
-
-def _rank_correlations(
-    one: Float[np.ndarray, "draw pair"], other: Float[np.ndarray, "draw pair"]
-) -> Float[np.ndarray, " draw"]:
-    """Return Spearman's correlation in each draw; NaN with fewer than three pairs, or one not known."""
-    if one.shape[1] < 3:
-        return np.full(len(one), np.nan)
-    product = np.full(len(one), np.nan)
-    known = np.isfinite(one).all(axis=1)
-    ranks = [stats.rankdata(values[known], axis=1) for values in (one, other)]
-    centred = [rank - einops.reduce(rank, "draw pair -> draw 1", "mean") for rank in ranks]
-    sizes = [np.sqrt(einops.reduce(rank**2, "draw pair -> draw", "sum")) for rank in centred]
-    with np.errstate(invalid="ignore"):  # all effects alike
-        product[known] = einops.reduce(centred[0] * centred[1], "draw pair -> draw", "sum") / (
-            sizes[0] * sizes[1]
-        )
-    return product

@@ -11,6 +11,7 @@ from mechreg.models.identity import (
     is_bridge,
     is_transformer_lens_model,
     record_of,
+    special_ids,
     tokenizer_hash,
     weight_hash,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "record_of",
     "relative_difference",
     "require_loadable",
+    "special_ids",
     "tokenizer_hash",
     "weight_hash",
 ]

@@ -121,6 +121,19 @@ def tokenizer_hash(model: Any) -> str | None:
     return hashlib.sha256(plain.to_str().encode()).hexdigest()
 
 
+def special_ids(model: Any) -> list[int]:
+    """Return the ids of the tokenizer's special tokens (BOS, EOS, chat marks), none where there is no tokenizer.
+
+    Examples
+    --------
+    >>> from mechreg import load_model
+    >>> special_ids(load_model("mini-s"))
+    [0]
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    return sorted(getattr(tokenizer, "all_special_ids", []))
+
+
 def _has_centred_weights(model: Any) -> bool:
     """Return whether writing weights were centred: every row of W_O then sums to zero, which no training does."""
     blocks = getattr(model, "blocks", [])

@@ -2,6 +2,7 @@
 
 from mechreg.formulas import formula_columns
 from mechreg.regression.carried_sums import sums_by_document
+from mechreg.regression.demeaned import demeaned, without_effects
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
@@ -14,6 +15,7 @@ __all__ = [
     "DocumentSums",
     "LagSums",
     "LaggedFits",
+    "demeaned",
     "fit_lagged",
     "formula_columns",
     "lstsq_check",
@@ -22,4 +24,5 @@ __all__ = [
     "solve_sums",
     "sums_by_document",
     "wild_bootstrap",
+    "without_effects",
 ]

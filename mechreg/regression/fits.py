@@ -211,9 +211,10 @@ class LaggedFits:
         p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
         ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
     statistics : pandas.DataFrame
-        One row a fit, all from the nonrobust fit: F, AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the
-        residual before is 0 at a window's start) and Durbin-Watson, neither across windows, NaN where the frame
-        lacks doc, window or position; Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F, AIC, BIC,
+        residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a window's start) and Durbin-Watson,
+        neither across windows, NaN where the frame lacks doc, window or position; Koenker's Breusch-Pagan, NaN
+        without an intercept; Jarque-Bera.
     """
 
     coefficients: pd.DataFrame
@@ -311,7 +312,8 @@ class LaggedFits:
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
                 f"{most} at most.\nTerms one by one are not affected."
             )
-        return text
+        sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
+        return text + sinks * (fit.n_sinks > 0)
 
     def _chosen(self, named: dict[str, Any]) -> Fit:
         """Return the one fit of these keys."""

@@ -58,6 +58,7 @@ class _Group(NamedTuple):
     seen: pd.DataFrame  # a row of every cell
     terms: Terms | None  # where they cannot be made from ``seen``
     blocks: Blocks | None  # None until there is a complete row
+    n_sinks: int = 0
 
 
 class LagSums:
@@ -227,7 +228,8 @@ class LagSums:
             seen = io.BytesIO()
             group.seen.to_parquet(seen)
             arrays[f"{number}.seen"] = np.frombuffer(seen.getvalue(), np.uint8)
-            entry: dict[str, Any] = {"keys": group.keys, "depth": group.depth, "n_dropped": group.n_dropped}
+            known = group._asdict()
+            entry: dict[str, Any] = {key: known[key] for key in ("keys", "depth", "n_dropped", "n_sinks")}
             if group.blocks is not None:
                 values = group.blocks._asdict() | group.blocks.coordinates._asdict()
                 entry["blocks"] = {key: values[key] for key in _COUNTS}
@@ -275,7 +277,9 @@ class LagSums:
                     own[key] = pd.Index(own[key], dtype="int64" if own[key].dtype.kind == "i" else "str")
                 coordinates = Coordinates(own.pop("shift"), own.pop("basis"))
                 blocks = Blocks(coordinates=coordinates, **own, **entry["blocks"])
-            group = _Group(entry["keys"], entry["depth"], entry["n_dropped"], seen, None, blocks)
+            group = _Group(
+                entry["keys"], entry["depth"], entry["n_dropped"], seen, None, blocks, entry["n_sinks"]
+            )
             moments._groups[tuple(group.keys.values())] = group
         return moments
 
@@ -305,7 +309,7 @@ class LagSums:
 
     def _summed(self, rows: Rows, known: _Group | None, *, whole: bool) -> _Group:
         """Return the sums over the rows of one group in one frame."""
-        nothing = _Group(rows.keys, rows.depth, rows.n_dropped, pd.DataFrame(), None, None)
+        nothing = _Group(rows.keys, rows.depth, rows.n_dropped, pd.DataFrame(), None, None, rows.n_sinks)
         if not len(rows.layout.cluster):
             return nothing
         where = words(rows.keys)
@@ -326,10 +330,13 @@ class LagSums:
         """Return the sums of both."""
         if first is None:
             return second
-        dropped = first.n_dropped + second.n_dropped
+        counts: dict[str, Any] = {
+            "n_dropped": first.n_dropped + second.n_dropped,
+            "n_sinks": first.n_sinks + second.n_sinks,
+        }
         if first.blocks is None or second.blocks is None:
             full = first if first.blocks is not None else second
-            return full._replace(n_dropped=dropped)
+            return full._replace(**counts)
         where = words(first.keys)
         if first.terms is not None or second.terms is not None:
             raise InputError(
@@ -343,7 +350,7 @@ class LagSums:
         united = partial(united_cells, self.formula, first.seen, second.seen)
         seen, cell_of_second = evaluate(united, self.formula, where=where)
         blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
-        return first._replace(n_dropped=dropped, seen=seen, blocks=blocks)
+        return first._replace(**counts, seen=seen, blocks=blocks)
 
     def solve(self) -> list[Fit]:
         """Return all groups solved: models and hooks in the order in which they came, then layers and heads."""
@@ -368,7 +375,8 @@ class LagSums:
                 terms = terms_of(self.formula, group.seen)
                 terms = without_intercept(terms) if self.effects else terms
             solution = solve(group.blocks, terms, where=where, n_dropped=group.n_dropped)
-            fits.append(Fit(group.keys, group.depth, group.n_dropped, group.blocks, solution, where))
+            counts = group.n_dropped, group.blocks, solution, where, group.n_sinks
+            fits.append(Fit(group.keys, group.depth, *counts))
         self._solved = fits
         return fits
 

@@ -37,6 +37,7 @@ class Fit(NamedTuple):
     blocks: Blocks
     solution: Solution
     where: str
+    n_sinks: int = 0
 
 
 class Covariance(NamedTuple):
@@ -82,6 +83,7 @@ def statistics_frame(
     rows = []
     for fit, tests in zip(fits, residuals, strict=True):
         start = {**fit.keys, "depth": fit.depth, "n": fit.solution.n, "n_docs": len(fit.blocks.docs)}
+        start["n_sinks"] = fit.n_sinks
         rows.append(start | fit_statistics(fit.solution) | tests._asdict())
     return _typed(pd.DataFrame(rows), STATISTICS_COLUMNS, by)
 

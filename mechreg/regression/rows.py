@@ -27,6 +27,7 @@ class Rows(NamedTuple):
     n_dropped: int
     at: Int[np.ndarray, " rows"]  # where each of them is in the frame
     effects: Effects | None
+    n_sinks: int = 0  # rows of the group that add_lags left out
 
 
 class _Ids(NamedTuple):
@@ -57,6 +58,7 @@ def read_groups(
             f"The regression needs whole numbers as 'position'; the column is {frame['position'].dtype}."
         )
     depth = frame["depth"].to_numpy(np.float64) if "depth" in frame.columns else np.full(len(frame), np.nan)
+    is_sink = frame["is_sink"].to_numpy(bool) if "is_sink" in frame.columns else np.zeros(len(frame), bool)
     known: tuple[Any, ...] | None = None
     for keys, place in groups_of(frame, by):
         kept = complete[place]
@@ -71,9 +73,8 @@ def read_groups(
         everywhere = np.arange(place.start, place.stop) if isinstance(place, slice) else place
         at = everywhere[kept] if order is None else everywhere[kept][order]
         taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
-        yield Rows(
-            keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, int((~kept).sum()), at, taken_off
-        )
+        counts = int((~kept).sum()), at, taken_off, int(is_sink[place].sum())
+        yield Rows(keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, *counts)
 
 
 def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], Place]]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, vega_bundle
 from mechreg.outside import changed, visible
-from mechreg.report.sentences import headline
+from mechreg.report.sentences import headline, sinks_left_out
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
 from mechreg.schema import MechregError
 
@@ -92,6 +92,7 @@ def report_html(
         "agreement": universality,
         "against_nulls": page.by(charts.plot_nulls, nulls, "hook"),
         "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit"),
+        "sinks": sinks_left_out(statistics),
         "diagnostics": diagnostics_table(statistics),
         "summaries": summaries_by_hook(summaries),
         "all_summaries": summaries,

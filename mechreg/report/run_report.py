@@ -106,7 +106,7 @@ def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
 
 def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame) -> Iterator[Any]:
     """Yield a layer explorer for every model, at the first hook that can have one."""
-    lags, skip = run.spec["lags"], run.spec["skip"]
+    lags, options = run.spec["lags"], {key: run.spec[key] for key in ("lags", "skip", "drop_sinks")}
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in lags}]
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
@@ -115,8 +115,9 @@ def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame
             if norms is None or rows.empty:
                 continue
             norms = norms[norms["layer"].isin(rows["layer"].unique())]
+            norms = norms.assign(special=norms["token_id"].isin(model.get("special_ids", [])))
             try:
-                chart = charts.plot_layer_explorer(add_lags(norms, lags=lags, skip=skip), rows, term=terms[0])
+                chart = charts.plot_layer_explorer(add_lags(norms, **options), rows, term=terms[0])
             except MechregError:  # heads, or a formula whose terms stand for something else
                 continue
             shown = len(norms) // norms["layer"].nunique()

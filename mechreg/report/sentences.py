@@ -92,6 +92,25 @@ def headline(
     return sentence[0].upper() + sentence[1:], context
 
 
+def sinks_left_out(statistics: pd.DataFrame) -> str:
+    """Return how many tokens the fits leave out as sinks, by model and hook; "" where they leave out none.
+
+    Examples
+    --------
+    >>> sinks_left_out(pd.DataFrame({"model": "m", "hook": "resid_pre", "layer": [0, 1], "n_sinks": [0, 65]}))
+    'Tokens left out as sinks, as outcome and as lag: m, resid_pre: 0 to 65 a layer, in 1 of 2 layers.'
+    """
+    if "n_sinks" not in statistics or not statistics["n_sinks"].any():
+        return ""
+    parts = []
+    for (model, hook), rows in statistics.groupby(["model", "hook"], sort=False, observed=True):
+        n = rows["n_sinks"]
+        parts.append(
+            f"{model}, {hook}: {n.min()} to {n.max()} a layer, in {(n > 0).sum()} of {len(n)} layers"
+        )
+    return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
+
+
 _ASK = "Whether the tokens before predict the update is asked by a formula with lags, such as log_norm ~ lag1 + lag2."
 _MOST = 4  # terms of one sentence
 

@@ -1,19 +1,27 @@
 """How many lags are worth having: information criteria and held-out documents, for every layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.regression import DocumentSums, LagSums
+from mechreg.regression import DocumentSums, LagSums, formula_columns, without_effects
+from mechreg.robustness.autocorrelations import require_effects
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.robustness.specifications import relagged, skip_of
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
 
 
 def lag_order(
-    frame: pd.DataFrame, *, max_lag: int = 8, folds: int = 10, skip: int | None = None, seed: int = 0
+    frame: pd.DataFrame,
+    *,
+    max_lag: int = 8,
+    effects: str | Sequence[str] = (),
+    folds: int = 10,
+    skip: int | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return AIC, BIC and held-out R2 of every number of lags in every layer, and which each of them picks.
 
@@ -24,6 +32,8 @@ def lag_order(
     max_lag : int
         Orders 0 (an intercept only) to this are fitted, all on the rows that the longest has: criteria of fits to
         different rows are not comparable.
+    effects : str or sequence of str
+        Columns, such as ``("doc", "position")``, a level of every value of which is taken off first.
     folds : int
         Documents are left out in so many parts.
     skip : int, optional
@@ -66,7 +76,11 @@ def lag_order(
         skip = skip_of(frame) if "log_norm" in frame.columns else 1
     lags = range(1, int(max_lag) + 1)
     formula = "log_norm ~ " + " + ".join(f"lag{lag}" for lag in lags)
-    sums = LagSums.from_frame(relagged(frame, lags=lags, skip=skip), formula, max_lag=None)
+    rows = relagged(frame, lags=lags, skip=skip)
+    names = require_effects(effects, rows, who="lag_order")
+    if names:
+        rows = without_effects(rows, formula_columns(formula), names)
+    sums = LagSums.from_frame(rows, formula, max_lag=None)
     tables = [_criteria(group, fold[group.labels].to_numpy()) for group in sums.document_sums()]
     return pd.concat(tables, ignore_index=True)
 

@@ -144,8 +144,8 @@ def specification_curve(
 
 
 def skip_of(lagged: pd.DataFrame) -> int:
-    """Return how many first positions a lagged frame leaves out: those, and no others, have no ``log_norm``."""
-    lacks = lagged["log_norm"].isna()
+    """Return how many first positions a lagged frame leaves out: those, and sinks, have no ``log_norm``."""
+    lacks = lagged["log_norm"].isna() & ~lagged.get("is_sink", pd.Series(False, lagged.index))
     skip = int(lagged.loc[lacks, "position"].max()) + 1 if lacks.any() else 0
     if not (lacks == (lagged["position"] < skip)).all():
         raise InputError(
@@ -159,7 +159,13 @@ def relagged(lagged: pd.DataFrame, *, lags: Iterable[int] = (), skip: int) -> pd
     have = [str(name) for name in lagged.columns]
     own, layer_below = lags_among(have)
     made = [name for name in have if name == "log_norm" or any(lags_among([name]))]
-    return add_lags(lagged.drop(columns=made), lags=sorted({*own, *lags}), skip=skip, layer_below=layer_below)
+    return add_lags(
+        lagged.drop(columns=made),
+        lags=sorted({*own, *lags}),
+        skip=skip,
+        layer_below=layer_below,
+        drop_sinks="is_sink" if "is_sink" in have else (),
+    )
 
 
 def _with_words(lagged: pd.DataFrame) -> pd.DataFrame:

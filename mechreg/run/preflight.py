@@ -13,6 +13,7 @@ from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, NumericalError, did_you_mean
+from mechreg.sinks import sink_rules
 from mechreg.spec import OWN_TAGS, Spec
 
 _MADE = {*NORM_COLUMNS, *TOKEN_COLUMNS, *COVARIATES, "log_norm", "head"}
@@ -165,7 +166,8 @@ def is_summable(spec: Spec) -> bool:
     >>> is_summable(Spec(models=("m",), corpus="demo")), is_summable(Spec(models=("m",), corpus="demo", cov="hc3"))
     (True, False)
     """
-    if spec.cov in ("hc2", "hc3") or not {*spec.effects} <= {"doc"}:
+    needs_rows = any(rule.kind == "size" for rule in sink_rules(spec.drop_sinks))
+    if needs_rows or spec.cov in ("hc2", "hc3") or not {*spec.effects} <= {"doc"}:
         return False
     columns = formula_columns(spec.formula)
     # A few rows of anything: what learns from all rows is refused by its name, whatever the rows are.

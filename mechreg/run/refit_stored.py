@@ -14,6 +14,7 @@ from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED
 from mechreg.schema import InputError, one_or_many
+from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
 
 # Columns that have one value in a regression.
@@ -25,6 +26,7 @@ def run_moments(
     formula: str | None = None,
     *,
     skip: int | None = None,
+    drop_sinks: str | Sequence[str] | None = None,
     models: str | Sequence[str] | None = None,
     hooks: str | Sequence[str] | None = None,
     effects: str | Sequence[str] | None = None,
@@ -40,7 +42,9 @@ def run_moments(
     formula : str, optional
         The run's own by default; any of lags, tokens' columns and ``source``. A formula with functions of all rows
         (splines, centring) needs a model's rows in memory at once.
-    skip, effects : optional
+    skip, drop_sinks : optional
+        As for `add_lags`; the run's own by default.
+    effects : optional
         The run's own by default; effects beside "doc" need a model's rows in memory at once.
     models, hooks : sequence of str, optional
         Only these.
@@ -64,12 +68,9 @@ def run_moments(
     spec = opened.spec
     chosen_models = store.chosen(models, opened.models, name="models")
     if spec["keep"] == "moments":
-        own = effects is None or [*one_or_many(effects)] == [*spec["effects"]]
-        if (
-            not own
-            or formula not in (None, spec["formula"])
-            or skip not in (None, spec["skip"])
-            or hooks is not None
+        own = {"formula": formula, "skip": skip, "drop_sinks": drop_sinks, "effects": effects}
+        if hooks is not None or any(
+            value is not None and _entries(value) != _entries(spec[key]) for key, value in own.items()
         ):
             raise InputError(
                 f"{str(run)!r} keeps the sums of its own regression, and no norms but those of a sample; run it with "
@@ -79,8 +80,18 @@ def run_moments(
     formula = spec["formula"] if formula is None else formula
     skip = spec["skip"] if skip is None else skip
     effects = spec["effects"] if effects is None else effects
-    options: dict[str, Any] = {"effects": effects, "cluster": cluster, "max_lag": max_lag}
+    drop_sinks = one_or_many(spec["drop_sinks"] if drop_sinks is None else drop_sinks)
+    needs_all_rows = any(rule.kind == "size" for rule in sink_rules(drop_sinks))
+    of_sums: dict[str, Any] = {"effects": effects, "cluster": cluster, "max_lag": max_lag}
     chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
+
+    def lagged(model: str, norms: pd.DataFrame, tokens: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        options: dict[str, Any] = {
+            "skip": skip,
+            "drop_sinks": drop_sinks,
+            "special_ids": special_ids_of(opened.records[model]),
+        }
+        return lagged_norms(norms, formula, tokens, **options)
 
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
         shards = opened.shards("norms", model, hook)
@@ -89,20 +100,24 @@ def run_moments(
                 f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
             )
         for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
-            sums = LagSums(formula, **options)
-            frame = store.read_norm_shard(norms)
-            sums.update(lagged_norms(frame, formula, skip, partial(store.read_token_shard, tokens)))
+            sums = LagSums(formula, **of_sums)
+            sums.update(lagged(model, store.read_norm_shard(norms), partial(store.read_token_shard, tokens)))
             yield sums
 
     def of_hook(model: str, hook: str) -> LagSums:
         try:
-            return merged(of_shards(model, hook))
+            if not needs_all_rows:
+                return merged(of_shards(model, hook))
         except NeedsAllRows:
-            norms, tokens = opened.norms(models=[model], hooks=[hook]), partial(opened.tokens, models=[model])
-            frame = lagged_norms(norms, formula, skip, tokens)
-            return LagSums.from_frame(frame, formula, **options)
+            pass
+        norms, tokens = opened.norms(models=[model], hooks=[hook]), partial(opened.tokens, models=[model])
+        return LagSums.from_frame(lagged(model, norms, tokens), formula, **of_sums)
 
     return merged(of_hook(model, hook) for model in chosen_models for hook in chosen_hooks)
+
+
+def _entries(value: Any) -> Any:
+    return list(one_or_many(value)) if isinstance(value, (str, list, tuple)) else value
 
 
 def kept_sums(run: store.Run, model: str) -> LagSums:
@@ -154,18 +169,26 @@ def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
         raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
-def moments_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, *, longest: int) -> LagSums:
+def moments_of_shard(
+    norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, record: dict[str, Any]
+) -> LagSums:
     """Return the sums of a spec's regression over the norms of one shard.
 
-    ``longest``, the tokens of the longest window of the whole corpus, sets the number of Newey-West lags.
+    Parameters
+    ----------
+    norms, tokens : pandas.DataFrame
+    spec : Spec
+    record : dict
+        The model's. The longest window of its plan, of the whole corpus, sets the number of Newey-West lags.
     """
+    longest = record["plan"]["longest"]
     sums = LagSums(
         spec.formula,
         cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
         effects=spec.effects,
     )
-    sums.update(lagged_norms(norms, spec.formula, spec.skip, lambda: tokens))
+    sums.update(lagged_by_spec(norms, spec, record, lambda: tokens))
     return sums
 
 
@@ -186,12 +209,37 @@ def merged(parts: Iterable[LagSums]) -> LagSums:
     return whole
 
 
+def special_ids_of(record: dict[str, Any]) -> list[int]:
+    """Return the ids of a model's special tokens from its record."""
+    return record["facts"].get("special_ids", [])
+
+
+def lagged_by_spec(
+    norms: pd.DataFrame, spec: Spec, record: dict[str, Any], tokens: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return the lagged frame of a run's own regression of one model."""
+    options: dict[str, Any] = {
+        "skip": spec.skip,
+        "drop_sinks": spec.drop_sinks,
+        "special_ids": special_ids_of(record),
+    }
+    return lagged_norms(norms, spec.formula, tokens, **options)
+
+
 def lagged_norms(
-    norms: pd.DataFrame, formula: str, skip: int, tokens: Callable[[], pd.DataFrame]
+    norms: pd.DataFrame,
+    formula: str,
+    tokens: Callable[[], pd.DataFrame],
+    *,
+    skip: int,
+    drop_sinks: str | Sequence[str],
+    special_ids: Sequence[int],
 ) -> pd.DataFrame:
     """Return the lagged frame that a formula needs, with the tokens' columns that it asks for, read only if it asks."""
     columns = formula_columns(formula)
-    lagged = add_lags_of(norms, columns, skip=skip)
+    if any(rule.kind == "special" for rule in sink_rules(drop_sinks)):
+        norms = norms.assign(special=norms["token_id"].isin(special_ids))
+    lagged = add_lags_of(norms, columns, skip=skip, drop_sinks=drop_sinks)
     wanted = [column for column in columns if column not in lagged.columns]
     if not wanted:
         return lagged

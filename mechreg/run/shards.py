@@ -11,7 +11,15 @@ import numpy as np
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import DeviceMap, describe_model, load_model, record_of, tokenizer_hash, weight_hash
+from mechreg.models import (
+    DeviceMap,
+    describe_model,
+    load_model,
+    record_of,
+    special_ids,
+    tokenizer_hash,
+    weight_hash,
+)
 from mechreg.norms import BATCH_TOKENS, window_norms
 from mechreg.norms.reduction import is_per_head
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
@@ -126,6 +134,7 @@ class ShardMaker:
         }
         facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
         facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
+        facts["special_ids"] = special_ids(model)
         facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         record: dict[str, Any] = {"name": known.name, "spec_name": name, "config_hash": digest}
@@ -151,10 +160,8 @@ class ShardMaker:
             tokens, norms, covariates = self._passes(record, shard.number)
             about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
             if None in missing:
-                frame = store.stacked(
-                    [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
-                )
-                sums = moments_of_shard(frame, tokens, self.spec, longest=record["plan"]["longest"])
+                frames = [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
+                sums = moments_of_shard(store.stacked(frames), tokens, self.spec, record)
                 with store.committed(files[None]) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)

@@ -9,7 +9,7 @@ import pandas as pd
 from mechreg import store
 from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
-from mechreg.run.refit_stored import kept_sums, lagged_norms
+from mechreg.run.refit_stored import kept_sums, lagged_by_spec
 from mechreg.schema import GROUP_KEYS
 from mechreg.spec import Spec
 
@@ -34,7 +34,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         text, drawn = _short_summaries(coefficients), _drawn(norms, record["plan"])
         return Tables(coefficients, moments.statistics(), text, norms, drawn)
     norms = opened.norms(models=[name])
-    frame = lagged_norms(norms, spec.formula, spec.skip, partial(opened.tokens, models=[name]))
+    frame = lagged_by_spec(norms, spec, record, partial(opened.tokens, models=[name]))
     fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
     return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
 

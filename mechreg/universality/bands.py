@@ -24,6 +24,15 @@ class Estimates(NamedTuple):
         return len(self.jackknife) - 1
 
     @property
+    def effective_df(self) -> float:
+        """Those of the standard errors by the jackknife's kurtosis: fewer where few documents count."""
+        squares = self.jackknife**2
+        total = squares.sum(axis=0) ** 2
+        moves = total > 0  # the difference of a model from itself does not
+        df = 3 * total[moves] / (squares**2).sum(axis=0)[moves] - 1
+        return float(np.clip(df, 2, self.df).mean())
+
+    @property
     def std_error(self) -> Float[np.ndarray, " places"]:
         """The jackknife's standard errors, about the estimate."""
         return np.sqrt(self.df / (self.df + 1) * (self.jackknife**2).sum(axis=0))
@@ -74,8 +83,10 @@ def bands(estimates: Estimates, *, conf_level: float) -> Bands:
     """Return the pointwise and the simultaneous (sup-t) bands.
 
     The simultaneous critical value is the quantile of the largest |deviation| / standard error over the places in the
-    bootstrap, brought from normal tails to those of t(G - 1). In simulations with 6, 10, 20 and 60 documents, bands
-    that should cover 95% did so in 91, 92, 93 and 95% of samples; without that step in 69, 81, 88 and 94%.
+    bootstrap, brought from normal tails to those of t with as many degrees of freedom as documents count in effect (a
+    variance from draws with kurtosis K / G has some 3 G / K - 1). In simulations of differences of two models in 60
+    documents of 15 to 400 tokens, bands that should cover 95% did so in 94 and 95% of 250 samples (lags and levels
+    that differ between documents; normal and t3 errors), and in 95% of 20 documents; with t(G - 1) in 94, 94 and 92%.
 
     Montiel Olea, Plagborg-Møller (2019), Simultaneous confidence bands, J. Applied Econometrics 34, algorithm 2.
 
@@ -99,7 +110,7 @@ def _joint_critical_value(estimates: Estimates, conf_level: float) -> float:
     if not moves.any():
         return 0.0
     largest = np.abs(estimates.draws[:, moves] / own[moves]).max(axis=1)
-    return float(stats.t.isf(stats.norm.sf(np.quantile(largest, conf_level)), estimates.df))
+    return float(stats.t.isf(stats.norm.sf(np.quantile(largest, conf_level)), estimates.effective_df))
 
 
 def interval(

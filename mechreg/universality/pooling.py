@@ -31,19 +31,22 @@ def pool(
     effects: Float[np.ndarray, " models"],
     covariance: Float[np.ndarray, "models models"],
     *,
+    df: float | int = np.inf,
     conf_level: float,
 ) -> Pooled:
     """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
 
-    ``covariance`` is that of the sampling errors. The mean is the generalised least squares mean, its interval by
-    t(k - 1); tau2 is the variance of the true effects; I2 the share of what models differ by that is not noise; Q is
-    Cochran's, its p value by chi2(k - 1). The prediction interval says where the effect of one more such model would
-    lie, by t(k - 2); it is NaN with two models.
+    ``covariance`` is that of the sampling errors, estimated with ``df`` degrees of freedom (documents less one). The
+    mean is the generalised least squares mean, its interval by t(k - 1); tau2 is the variance of the true effects; I2
+    the share of what models differ by that is not noise. Q is Cochran's, its p value Hotelling's: (df - k + 2) /
+    (df (k - 1)) Q by F(k - 1, df - k + 2), or chi2(k - 1) where df is infinite; NaN with too few documents. The
+    prediction interval says where the effect of one more such model would lie, by t(k - 2); it is NaN with two models.
 
     Notes
     -----
     effects ~ N(mean, covariance + tau2 I). Paule, Mandel (1982), with the full covariance: tau2 is where Q equals its
-    expectation k - 1. Higgins, Thompson, Spiegelhalter (2009), J. R. Stat. Soc. A 172, 137, for the prediction
+    expectation: k - 1, and more by as much as the inverse of an estimated covariance is too large (times df / (df - k)
+    where tau2 is 0). Higgins, Thompson, Spiegelhalter (2009), J. R. Stat. Soc. A 172, 137, for the prediction
     interval, which is too short with fewer than five models (Partlett, Riley 2017). With independent errors all
     numbers are those of statsmodels' ``combine_effects(method_re="iterated", use_t=True)``.
 
@@ -62,11 +65,15 @@ def pool(
     along = np.where(np.abs(along) > ROUNDING * np.abs(effects).max(), along, 0.0)
     q = _q(0.0, along, values)
     tau2 = 0.0
-    if q > k - 1:
+    expected = _expected_q(0.0, values, df)
+    if q > expected:
+        # Beyond this variance Q is below k - 1, and so below what is expected.
         most = float((along**2).sum()) / (k - 1)
-        tau2 = float(
-            brentq(lambda t: _q(t, along, values) - (k - 1), 0.0, most, xtol=1e-16 * most, rtol=1e-14)
-        )
+
+        def excess(t: float) -> float:
+            return _q(t, along, values) - _expected_q(t, values, df)
+
+        tau2 = float(brentq(excess, 0.0, most, xtol=1e-16 * most, rtol=1e-14))
     spread = covariance + tau2 * np.eye(k)
     shared = vectors.T @ contrasts @ spread @ mean
     weights = np.divide(shared, values + tau2, out=np.zeros(k - 1), where=values + tau2 > 0)
@@ -80,12 +87,30 @@ def pool(
         conf_low=estimate - half,
         conf_high=estimate + half,
         tau2=tau2,
-        i2=max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0,
+        i2=max(0.0, 1 - expected / q) if q > 0 else 0.0,
         q=q,
-        q_p_value=float(stats.chi2.sf(q, k - 1)),
+        q_p_value=_p_value(q, k, df),
         prediction_low=estimate - far,
         prediction_high=estimate + far,
     )
+
+
+def _expected_q(tau2: float, values: Float[np.ndarray, " contrasts"], df: float | int) -> float:
+    """Return the expectation of Q: more than its degrees of freedom, as far as the variances are estimated."""
+    count = len(values)
+    if np.isinf(df):
+        return float(count)
+    excess = (count + 1) / (df - count - 1) if df > count + 1 else 0.0  # of an inverse Wishart matrix's mean
+    noise = np.divide(values, values + tau2, out=np.ones(count), where=values + tau2 > 0)
+    return float(count + (excess * noise**2).sum())
+
+
+def _p_value(q: float, k: int, df: float | int) -> float:
+    """Return Hotelling's p value of Q, NaN where the covariance has more contrasts than documents."""
+    if np.isinf(df):
+        return float(stats.chi2.sf(q, k - 1))
+    left = df - k + 2
+    return float(stats.f.sf(left / (df * (k - 1)) * q, k - 1, left)) if left > 0 else np.nan
 
 
 def _q(tau2: float, along: Float[np.ndarray, " contrasts"], values: Float[np.ndarray, " contrasts"]) -> float:

@@ -165,9 +165,11 @@ def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataF
         np.stack([own.scaled_draws for own in models]),
     )
     covariances = np.einsum("mdp,ndp->pmn", draws, draws) / draws.shape[1]
-    means = [
-        pool(*place, conf_level=comparison.conf_level) for place in zip(effects.T, covariances, strict=True)
-    ]
+    options: dict[str, Any] = {
+        "df": float(len(comparison.profiles.docs) - 1),
+        "conf_level": comparison.conf_level,
+    }
+    means = [pool(*place, **options) for place in zip(effects.T, covariances, strict=True)]
     columns = {str(name): column for name, column in pd.DataFrame(means).items()}
     return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
 

@@ -118,21 +118,23 @@ def _yardstick(yardstick: pd.DataFrame, profiles: pd.DataFrame, conf_level: floa
         return "All models are of one group, so there are no differences between groups to measure."
     if yardstick.empty:
         return "No group has two models (seeds), so there is no yardstick for differences between groups."
-    estimate = yardstick.set_index("comparison")["estimate"]
-    text = (
-        f"Models of different groups differ by {estimate['between groups']:.3f} RMS, seeds of one group by "
-        f"{estimate['within groups']:.3f}: "
+    between, within, ratio = (
+        yardstick.set_index("comparison").loc[name] for name in ("between groups", "within groups", "ratio")
     )
-    if np.isnan(estimate["ratio"]):
-        return text + "neither is more than sampling noise."
-    ratio = yardstick.set_index("comparison").loc["ratio"]
-    high = (
-        f"{ratio['conf_high']:.1f}"
-        if np.isfinite(ratio["conf_high"])
-        else "any ratio, since seeds may be equal"
-    )
+    text = f"Models of different groups differ by {between['estimate']:.3f} RMS, seeds of one group by "
+    text += f"{within['estimate']:.3f}: "
+    if np.isnan(ratio["estimate"]):
+        text += "neither is more than sampling noise."
+    else:
+        is_known = np.isfinite(ratio["conf_high"])
+        high = f"{ratio['conf_high']:.1f}" if is_known else "any ratio, since seeds may be equal"
+        text += f"{ratio['estimate']:.1f} times as much ({conf_level:.0%} interval {ratio['conf_low']:.1f} to {high})."
+    n_pairs = int(within.to_dict()["n_pairs"])
+    if n_pairs >= FEW:
+        return text
     return text + (
-        f"{ratio['estimate']:.1f} times as much ({conf_level:.0%} interval {ratio['conf_low']:.1f} to {high})."
+        f" The seeds' number rests on {_count(n_pairs, 'pair')}, and the interval is over documents, not over seeds: "
+        "it does not say how much another seed would differ."
     )
 
 

@@ -1,0 +1,66 @@
+"""Autocorrelation by lag, a panel a layer, with the slow context that fits it."""
+
+from typing import Any
+
+import altair as alt
+from altair.typing import ChartType
+
+from mechreg.charts.rows import frame_of, one_value, rows_of_hook
+from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title
+
+COLUMNS = 4  # panels beside each other
+SERIES = {"acf": INK, "pacf": OKABE_ITO[1], "fitted": OKABE_ITO[0]}
+
+
+def plot_autocorrelation(found: Any, *, model: str | None = None, hook: str | None = None) -> ChartType:
+    """Return the figure of one model's autocorrelations by lag, a panel a layer, with s rho^lag as a line.
+
+    Parameters
+    ----------
+    found : Autocorrelation or pandas.DataFrame
+        What `autocorrelation` gives, or its ``lags``.
+    model, hook : str, optional
+        Which, where the frame has several.
+
+    Raises
+    ------
+    SchemaError, InputError
+        A missing column, or several models or hooks and none chosen.
+
+    Examples
+    --------
+    >>> row = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "lag": 1, "acf": 0.5, "acf_low": 0.4,
+    ...        "acf_high": 0.6, "pacf": 0.5, "fitted": 0.45}
+    >>> plot_autocorrelation(pd.DataFrame([row])).to_dict()["title"]["text"]
+    'Autocorrelation of attn_out in m'
+    """
+    who = "plot_autocorrelation"
+    rows = frame_of(found, "lags", who=who)
+    columns = ("lag", "acf", "acf_low", "acf_high", "pacf", "fitted")
+    rows, hook = rows_of_hook(rows, hook, columns, who=who)
+    rows, model = one_value(rows, "model", model, who=who)
+    base = alt.Chart().encode(alt.X("lag:Q", title="tokens before"))
+    scale = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
+
+    def series(name: str, mark: alt.Chart) -> alt.Chart:
+        y = alt.Y(f"{name}:Q", title="correlation")
+        color = alt.Color("series:N", title=None, scale=scale)
+        return mark.transform_calculate(series=f"'{name}'").encode(y, color)
+
+    panel = alt.layer(
+        base.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
+        base.mark_rule(color=PALE_INK, opacity=0.6).encode(alt.Y("acf_low:Q"), alt.Y2("acf_high:Q")),
+        series("pacf", base.mark_point(shape="cross", size=14, filled=True)),
+        series("acf", base.mark_point(shape="circle", size=20, filled=True, opacity=1)),
+        series("fitted", base.mark_line(strokeWidth=1.8)),
+        data=rows[["layer", *columns]],
+    ).properties(width=WIDTH // COLUMNS - 30, height=110)
+    caption = (
+        "Points: autocorrelation of log norms, with intervals over documents; crosses: partial autocorrelation; line: "
+        "s rho^lag, a slow context of share s on top of white token noise."
+    )
+    header = alt.Header(labelExpr="'layer ' + datum.value")
+    return panel.facet(alt.Facet("layer:N", title=None, header=header), columns=COLUMNS).properties(
+        title=figure_title(f"Autocorrelation of {hook} in {model}", [caption]),
+        description=f"Autocorrelation by lag of {hook} in {model}, {rows['layer'].nunique()} layers. {caption}",
+    )
