@@ -129,11 +129,11 @@ def fit_lagged(
     >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
     ...                       "window": 0, "position": np.tile(range(50), 3), "norm": rng.lognormal(size=150)})
     >>> fits = fit_lagged(add_lags(norms))
-    >>> fits.coefficients[["term", "df", "n", "n_docs", "n_dropped", "cov_type"]]
-            term   df    n  n_docs  n_dropped cov_type
-    0  Intercept  2.0  141       3          9     crv3
-    1       lag1  2.0  141       3          9     crv3
-    2       lag2  2.0  141       3          9     crv3
+    >>> fits.coefficients[["term", "n", "n_docs", "n_dropped", "cov_type"]]
+            term    n  n_docs  n_dropped cov_type
+    0  Intercept  141       3          9     crv3
+    1       lag1  141       3          9     crv3
+    2       lag2  141       3          9     crv3
     """
     by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)

@@ -91,10 +91,10 @@ class LagSums:
     >>> moments = LagSums("log_norm ~ lag1")
     >>> for _, shard in add_lags(norms).groupby("doc"):
     ...     moments.update(shard)
-    >>> moments.coefficients()[["term", "df", "n", "n_docs", "n_dropped", "cov_type"]]
-            term   df    n  n_docs  n_dropped cov_type
-    0  Intercept  2.0  144       3          6     crv3
-    1       lag1  2.0  144       3          6     crv3
+    >>> moments.coefficients()[["term", "n", "n_docs", "n_dropped", "cov_type"]]
+            term    n  n_docs  n_dropped cov_type
+    0  Intercept  144       3          6     crv3
+    1       lag1  144       3          6     crv3
     """
 
     def __init__(
