@@ -138,8 +138,12 @@ def fit_lagged(
     by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
-    cluster, *crossed = one_or_many(cluster)
-    if len(crossed) > 1 or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t")):
+    cluster, *crossed = one_or_many(cluster) or [None]
+    if (
+        cluster is None
+        or len(crossed) > 1
+        or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t"))
+    ):
         raise InputError(
             "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
         )
