@@ -398,6 +398,26 @@ def test_nulls_may_be_frames_fits_or_sums_and_the_layer_below_is_fitted_in_all()
         pd.testing.assert_frame_equal(compare_to_nulls(fits.sums, {"order": [same]}, draws=99), table)
 
 
+@pytest.mark.parametrize(
+    ("effects", "by"), [(("doc", "position"), ()), ("position", "source"), ("doc", "source")]
+)
+def test_nulls_are_fitted_with_the_effects_and_groups_of_the_fits(effects, by):
+    norms = make_norms(14, 30, b=0.4, layers=2)
+    norms = norms.assign(source=np.where(norms["doc"] < "d07", "web", "books"))
+    null = shuffle_norms(norms)
+    options = {"effects": effects, "by": by}
+    fits, of_null = (fit_lagged(add_lags(frame), **options) for frame in (norms, null))
+    table = compare_to_nulls(fits, {"order": [null]}, draws=99)
+    keys = ["layer", *([by] if by else []), "term"]
+    for column, expected in {"estimate": fits, "null_estimate": of_null}.items():
+        found = expected.coefficients.set_index(keys)["estimate"]
+        assert len(found) == len(table)
+        np.testing.assert_allclose(
+            table.set_index(keys)[column], found[table.set_index(keys).index], rtol=1e-9
+        )
+    pd.testing.assert_frame_equal(compare_to_nulls(fits, {"order": [of_null]}, draws=99), table)
+
+
 def test_a_null_that_repeats_the_frame_leaves_no_excess():
     norms = make_norms(14, 30, b=0.4)
     table = compare_to_nulls(fitted(norms), {"itself": [norms] * 3}, draws=99)
@@ -492,8 +512,10 @@ def test_what_cannot_be_compared_is_refused():
         (InputError, TypeError), match=r"what fit_lagged gives, or LagSums; got DataFrame|fits"
     ):
         compare_to_nulls(norms, {"mine": [norms]})
-    with pytest.raises(InputError, match=r"needs one fit a layer; these fits are by \['token_id'\]"):
-        compare_to_nulls(fit_lagged(add_lags(norms), by="token_id"), {"mine": [norms]})
+    with pytest.raises(
+        InputError, match=r"needs the effects of the fits, \('doc',\); it has \(\)\. Fit it with"
+    ):
+        compare_to_nulls(fit_lagged(add_lags(norms), effects="doc"), {"mine": [fitted(norms)]})
     few = norms[norms["doc"].isin(["d00", "d01"])]
     only = few.assign(only=(few["doc"] == "d01") * np.sin(few["position"]))
     with pytest.raises(NumericalError, match="some draws make the terms collinear"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def compare_to_nulls(
         What `fit_lagged` gives, or the sums of products, clustered by doc.
     nulls : mapping of str to norm frames
         The norm frames of each null, as `null_norms` makes them, or your own (another checkpoint), or their fits or
-        sums: the same model names, hooks, layers and documents. Several of one null are averaged.
+        sums: the same model names, hooks, layers and documents, and effects. Several of one null are averaged.
     skip : int
         As in `add_lags`, for the frames of the nulls: that of the lags that were fitted.
     draws : int
@@ -45,7 +46,7 @@ def compare_to_nulls(
     Returns
     -------
     pandas.DataFrame
-        model, hook, layer, (head,) depth, term (not the intercept), null, estimate, null_estimate (the mean over
+        model, hook, layer, (head,) (by,) depth, term (not the intercept), null, estimate, null_estimate (the mean over
         ``repeats`` frames), null_low, null_high (between which the coefficient of one such frame lies, over frames and
         draws), excess, std_error, conf_low, conf_high, p_value (of no excess), repeats, draws, n, n_docs.
 
@@ -56,6 +57,9 @@ def compare_to_nulls(
 
     Notes
     -----
+    The frames of the nulls are fitted as the fits were: formula, ``by`` and effects; other terms or effects of a null
+    that comes as a fit are refused. Draws keep the levels of effects that all documents gave.
+
     Intervals and p values are from the studentised bootstrap of pairs by cluster, symmetric about the excess (Cameron,
     Gelbach, Miller 2008, section 3), and agree with each other. What shuffling adds is independent between documents
     and so in the interval; random weights are shared by all documents, and the interval is that of the networks drawn:
@@ -80,19 +84,26 @@ def compare_to_nulls(
     require_conf_level(conf_level)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(f"{WHO} needs a mapping of null names to norm frames, as null_norms gives it.")
-    own = sums_by_document(fits, who=WHO)
+    own = sums_by_document(fits, who=WHO, by=True)
     real = own.document_sums()
     columns = formula_columns(own.formula)
     of_nulls: dict[str, list[dict[tuple, DocumentSums]]] = {}
     for null, entries in nulls.items():
         of_nulls[null] = []
         for entry in entries:
+            who = f"{WHO}, null {null!r},"
             if isinstance(entry, pd.DataFrame):
-                require(entry, ("doc", "norm"), who=f"{WHO}, null {null!r},")
-                entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, max_lag=None)
+                require(entry, ("doc", "norm", *own.by, *own.effects), who=who)
+                options: dict[str, Any] = {"by": own.by, "effects": own.effects, "max_lag": None}
+                entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, **options)
             # A frame is freed once it is summed: what stays is a few numbers a document.
-            sums = sums_by_document(entry, who=f"{WHO}, null {null!r},").document_sums()
-            of_nulls[null].append({_key(one): one for one in sums})
+            sums = sums_by_document(entry, who=who, by=True)
+            if {*sums.effects} != {*own.effects}:
+                raise InputError(
+                    f"{who} needs the effects of the fits, {own.effects}; it has {sums.effects}. Fit it with the same "
+                    "effects=, or give its norm frame."
+                )
+            of_nulls[null].append({_key(one): one for one in sums.document_sums()})
         if not of_nulls[null]:
             raise InputError(
                 f"{WHO} needs at least one frame of the null {null!r}; there is none. Iterators of null_norms "

@@ -7,8 +7,10 @@ from mechreg.regression.lag_sums import LagSums
 from mechreg.schema import InputError
 
 
-def sums_by_document(fits: LaggedFits | LagSums, *, who: str) -> LagSums:
+def sums_by_document(fits: LaggedFits | LagSums, *, who: str, by: bool = False) -> LagSums:
     """Return the sums by document of fits, or the sums that are given; ``who`` opens the messages.
+
+    ``by`` lets fits by columns through.
 
     Raises
     ------
@@ -18,7 +20,7 @@ def sums_by_document(fits: LaggedFits | LagSums, *, who: str) -> LagSums:
     if not isinstance(fits, LaggedFits | LagSums):
         remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
         raise InputError(f"{who} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")
-    if fits.by:
+    if fits.by and not by:
         raise InputError(
             f"{who} needs one fit a layer; these fits are by {list(fits.by)}. Fit the rows of one value: "
             "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
