@@ -14,7 +14,7 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.schema import InputError, NumericalError, one_or_many
+from mechreg.schema import GROUP_KEYS, InputError, NumericalError, one_or_many
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
@@ -118,6 +118,40 @@ def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Floa
         if effects.levels is not None:
             left = _centred(effects, left - effects.levels @ _solved(effects, effects.levels.T @ left))
     return np.ascontiguousarray(left.T)
+
+
+def demeaned(
+    values: Float[np.ndarray, "columns rows"], levels: Sequence[Int[np.ndarray, " rows"]]
+) -> Float[np.ndarray, "columns rows"]:
+    """Return the residuals of columns on a level for every value of some keys (without any, on their mean).
+
+    Examples
+    --------
+    >>> demeaned(np.array([[1.0, 2.0, 5.0, 6.0]]), [np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])])
+    array([[0., 0., 0., 0.]])
+    """
+    if not levels:
+        return values - values.mean(axis=1, keepdims=True)
+    return project(make_effects({str(i): level for i, level in enumerate(levels)}, None), values)
+
+
+def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequence[str]) -> pd.DataFrame:
+    """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "m", "hook": "z", "layer": 0, "doc": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
+    >>> without_effects(frame, ["y"], ["doc"])["y"].tolist()
+    [-0.5, 0.5, -1.0, 1.0]
+    """
+    rows = frame.dropna(subset=list(columns))
+    keys = [key for key in (*GROUP_KEYS, "head") if key in rows.columns]
+    new = np.empty((len(columns), len(rows)))
+    table = rows[list(columns)].to_numpy("float64").T
+    codes = [pd.factorize(rows[name])[0] for name in effects]
+    for place in rows.groupby(keys, observed=True, sort=False).indices.values():
+        new[:, place] = demeaned(table[:, place], [code[place] for code in codes])
+    return rows.assign(**dict(zip(columns, new, strict=True)))
 
 
 def part_of(

@@ -8,9 +8,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from mechreg.regression import formula_columns
+from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.design import take_apart, terms_of
-from mechreg.regression.effects import TAKEN_UP, columns_of, part_of, project, require_effects
+from mechreg.regression.effects import TAKEN_UP, columns_of, part_of, project
 from mechreg.regression.rows import Rows, read_groups, words
 from mechreg.regression.solve import MAX_CONDITION
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_conf_level
