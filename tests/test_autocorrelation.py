@@ -107,5 +107,5 @@ def test_what_cannot_be_answered_is_refused():
         autocorrelation(norms)
     with pytest.raises(InputError, match=r"two or more, and model m.* has 1"):
         autocorrelation(norms[norms["doc"] == "d0"], max_lag=2)
-    with pytest.raises(InputError, match="effects must be one or two columns"):
-        autocorrelation(norms, effects=("doc", "position", "window"))
+    with pytest.raises(InputError, match="effects must name columns, each once"):
+        autocorrelation(norms, effects=("doc", "doc"))

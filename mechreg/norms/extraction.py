@@ -93,7 +93,7 @@ def extract_norms(
             progress=progress,
         )
         columns = covariate_columns(tokens, covariates, values.pop("surprisal", None))
-        frame = _norm_frame(record_of(model).name, tokens, values)
+        frame = norm_frame(record_of(model).name, tokens, values)
         repeats = len(frame) // len(tokens)
         frames.append(frame.assign(**{name: np.tile(column, repeats) for name, column in columns.items()}))
         del model, values
@@ -102,7 +102,7 @@ def extract_norms(
     return frames[0] if len(frames) == 1 else _stacked(frames)
 
 
-def _norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
+def norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
     keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})
     columns = list(NORM_COLUMNS)

@@ -24,7 +24,7 @@ def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     first = tokens["position"].to_numpy() == 0
     begins = tokens.loc[first, "token_id"]
     fixed = first & (len(begins) > 1 and begins.nunique() == 1)
-    source = _shuffled(tokens, ["doc"], fixed, seed)
+    source = shuffled_rows(tokens, ["doc"], fixed, seed)
     moved = [name for name in tokens.columns if name not in TOKEN_KEYS]
     return tokens.assign(**{name: tokens[name].array[source] for name in moved})
 
@@ -46,7 +46,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
     require_whole_number(skip, name="skip", least=0)
-    source = _shuffled(
+    source = shuffled_rows(
         norms, [*_group_keys(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
     )
     return norms.assign(norm=norms["norm"].array[source])
@@ -126,7 +126,7 @@ def _group_keys(norms: pd.DataFrame) -> list[str]:
     return [key for key in (*GROUP_KEYS, "head") if key in norms.columns]
 
 
-def _shuffled(
+def shuffled_rows(
     frame: pd.DataFrame, within: list[str], fixed: np.ndarray, seed: int
 ) -> Int[np.ndarray, " rows"]:
     """Return for every row the row that takes its place: at random within groups, the same for the same tokens."""

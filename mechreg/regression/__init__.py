@@ -2,8 +2,8 @@
 
 from mechreg.formulas import formula_columns
 from mechreg.regression.carried_sums import sums_by_document
-from mechreg.regression.demeaned import demeaned, without_effects
 from mechreg.regression.document_sums import DocumentSums, solve_sums
+from mechreg.regression.effects import demeaned, require_effects, without_effects
 from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.lstsq_check import lstsq_check
@@ -21,6 +21,7 @@ __all__ = [
     "lstsq_check",
     "mean_group",
     "regression_table",
+    "require_effects",
     "solve_sums",
     "sums_by_document",
     "wild_bootstrap",

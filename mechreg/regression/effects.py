@@ -14,7 +14,7 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.schema import InputError, NumericalError, one_or_many
+from mechreg.schema import GROUP_KEYS, InputError, NumericalError, one_or_many
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
@@ -28,7 +28,7 @@ OWN = 1e-9
 class Effects(NamedTuple):
     """Levels of every row, and what takes them off."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # that of the first effect first
     first: Int[np.ndarray, " rows"] | None  # numbers of the first effect's levels
     means: sparse.csr_matrix | None  # levels x rows: means over the rows of each
     columns: Int[np.ndarray, "others rows"]  # numbers of the other effects' levels, one after another
@@ -87,8 +87,9 @@ def make_effects(
             of_others -= 0 if first is not None else len(others) - 1
     all_nested = cluster is not None and len(nested) == len(numbers)
     within = of_first * (first in nested) + of_others * all_nested
+    names = (*others,) if first is None else (first, *others)
     return Effects(
-        tuple(codes), None if first is None else numbers[first], means, columns, levels, normal, inverse,
+        names, None if first is None else numbers[first], means, columns, levels, normal, inverse,
         within, of_first + of_others - within,
     )  # fmt: skip
 
@@ -117,6 +118,65 @@ def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Floa
         if effects.levels is not None:
             left = _centred(effects, left - effects.levels @ _solved(effects, effects.levels.T @ left))
     return np.ascontiguousarray(left.T)
+
+
+def demeaned(
+    values: Float[np.ndarray, "columns rows"], levels: Sequence[Int[np.ndarray, " rows"]]
+) -> Float[np.ndarray, "columns rows"]:
+    """Return the residuals of columns on a level for every value of some keys (without any, on their mean).
+
+    Examples
+    --------
+    >>> demeaned(np.array([[1.0, 2.0, 5.0, 6.0]]), [np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])])
+    array([[0., 0., 0., 0.]])
+    """
+    if not levels:
+        return values - values.mean(axis=1, keepdims=True)
+    return project(make_effects({str(i): level for i, level in enumerate(levels)}, None), values)
+
+
+def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequence[str]) -> pd.DataFrame:
+    """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"model": "m", "hook": "z", "layer": 0, "doc": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
+    >>> without_effects(frame, ["y"], ["doc"])["y"].tolist()
+    [-0.5, 0.5, -1.0, 1.0]
+    """
+    rows = frame.dropna(subset=list(columns))
+    keys = [key for key in (*GROUP_KEYS, "head") if key in rows.columns]
+    new = np.empty((len(columns), len(rows)))
+    table = rows[list(columns)].to_numpy("float64").T
+    codes = [pd.factorize(rows[name])[0] for name in effects]
+    for place in rows.groupby(keys, observed=True, sort=False).indices.values():
+        new[:, place] = demeaned(table[:, place], [code[place] for code in codes])
+    return rows.assign(**dict(zip(columns, new, strict=True)))
+
+
+def part_of(
+    effects: Effects, name: str, values: Float[np.ndarray, " rows"], *, transposed: bool = False
+) -> Float[np.ndarray, " rows"]:
+    """Return the part of one effect's levels in the fit of all effects to a column, or that map transposed."""
+    column = values[:, None]
+    is_first = effects.first is not None and name == effects.names[0]
+    mean = column - _centred(effects, column)
+    if effects.levels is None:
+        return mean[:, 0]
+    if transposed and is_first:
+        sums = effects.levels.T @ mean
+        return (mean - _centred(effects, effects.levels @ _solved(effects, sums)))[:, 0]
+    mine = np.zeros((effects.levels.shape[1], 1))
+    if not is_first:
+        mine[effects.columns[effects.names[-len(effects.columns) :].index(name)]] = 1.0
+    if transposed:
+        sums = mine * (effects.levels.T @ column)
+        return _centred(effects, effects.levels @ _solved(effects, sums))[:, 0]
+    level = _solved(effects, effects.levels.T @ _centred(effects, column))
+    if is_first:
+        left = column - effects.levels @ level
+        return (left - _centred(effects, left))[:, 0]
+    return (effects.levels @ (mine * level))[:, 0]
 
 
 def hat(effects: Effects, own: Int[np.ndarray, " own"]) -> Float[np.ndarray, "own own"]:
@@ -175,12 +235,7 @@ def absorbed_parts(
     kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
     if not kept:
         raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
-    design = np.empty((len(kept) + 1, parts.values.shape[1]))
-    design[-1] = parts.values[-1]
-    numbers = np.concatenate([np.ones((1, design.shape[1])), parts.values[:-1]])
-    for cell, weights in enumerate(terms.weights):
-        here = parts.cell == cell
-        design[:-1, here] = weights[:, kept].T @ numbers[:, here]
+    design = columns_of(parts, terms)[[*kept, -1]]
     names = (*(terms.names[at] for at in kept), terms.outcome)
     with np.errstate(all="ignore"):  # infinite values are refused later
         left = project(effects, design)
@@ -199,6 +254,17 @@ def absorbed_parts(
         seen=parts.seen if is_plain else parts.seen[:0],
         terms=None if is_plain else without_intercept(terms),
     )
+
+
+def columns_of(parts: Parts, terms: Terms) -> Float[np.ndarray, "columns rows"]:
+    """Return every term's column of numbers, then the outcome."""
+    columns = np.empty((len(terms.names) + 1, parts.values.shape[1]))
+    columns[-1] = parts.values[-1]
+    numbers = np.concatenate([np.ones((1, columns.shape[1])), parts.values[:-1]])
+    for cell, weights in enumerate(terms.weights):
+        here = parts.cell == cell
+        columns[:-1, here] = weights.T @ numbers[:, here]
+    return columns
 
 
 def without_intercept(terms: Terms) -> Terms:

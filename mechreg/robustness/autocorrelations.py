@@ -10,13 +10,12 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from mechreg.lags import add_lags
-from mechreg.regression import demeaned
+from mechreg.regression import demeaned, require_effects
 from mechreg.schema import (
     GROUP_KEYS,
     MAX_LAGS,
     TOKEN_KEYS,
     InputError,
-    one_or_many,
     require,
     require_conf_level,
     require_whole_number,
@@ -72,7 +71,7 @@ def autocorrelation(
     max_lag : int
         The longest lag, also of the fit of s rho^lag.
     effects : str or sequence of str
-        One or two columns, a level of every value of which is taken off. Without effects levels that differ between
+        Columns, a level of every value of which is taken off. Without effects levels that differ between
         documents look like an autocorrelation that never ends.
     lags, order : int
         Breusch and Godfrey's test is of so many residuals before, in the regression on these lags.
@@ -110,7 +109,8 @@ def autocorrelation(
     require_whole_number(seed, name="seed", least=0)
     require_conf_level(conf_level)
     lagged = add_lags(norms, lags=lags, skip=skip, drop_sinks=drop_sinks)
-    names = require_effects(effects, lagged, who=WHO)
+    names = require_effects(effects)
+    require(lagged, names, who=WHO)
     made = [name for name in lagged.columns if name not in norms.columns and str(name).startswith("lag")]
     keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
     of_lags, of_layers = [], []
@@ -126,19 +126,10 @@ def autocorrelation(
     return Autocorrelation(lags=pd.concat(of_lags, ignore_index=True), layers=pd.DataFrame(of_layers))
 
 
-def require_effects(effects: str | Sequence[str], frame: pd.DataFrame, *, who: str) -> list[str]:
-    """Return the columns of ``effects``: two at most, each in the frame."""
-    names = one_or_many(effects)
-    if len(names) > 2 or not all(isinstance(name, str) for name in names):
-        raise InputError(f"effects must be one or two columns, such as ('doc', 'position'); got {effects!r}.")
-    require(frame, names, who=who)
-    return names
-
-
 class _Group:
     """The rows of one layer, in the order of their tokens, each with its slot on a line with gaps between windows."""
 
-    def __init__(self, rows: pd.DataFrame, effects: list[str], *, reach: int, where: str) -> None:
+    def __init__(self, rows: pd.DataFrame, effects: tuple[str, ...], *, reach: int, where: str) -> None:
         self.rows, self.effects, self.where = rows, effects, where
         window = rows.groupby(["doc", "window"], observed=True, sort=False).ngroup().to_numpy()
         position = rows["position"].to_numpy(np.int64)

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.regression import DocumentSums, LagSums, formula_columns, without_effects
-from mechreg.robustness.autocorrelations import require_effects
+from mechreg.regression import DocumentSums, LagSums, formula_columns, require_effects, without_effects
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.robustness.specifications import relagged, skip_of
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
@@ -77,7 +76,8 @@ def lag_order(
     lags = range(1, int(max_lag) + 1)
     formula = "log_norm ~ " + " + ".join(f"lag{lag}" for lag in lags)
     rows = relagged(frame, lags=lags, skip=skip)
-    names = require_effects(effects, rows, who="lag_order")
+    names = require_effects(effects)
+    require(rows, names, who="lag_order")
     if names:
         rows = without_effects(rows, formula_columns(formula), names)
     sums = LagSums.from_frame(rows, formula, max_lag=None)

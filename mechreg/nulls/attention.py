@@ -1,0 +1,175 @@
+"""Attention nulls: a layer's values in another order, or its pattern uniform, and what neighbours' patterns share."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import einops
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechreg.forward import Act, Forward, padded_batches, token_bar
+from mechreg.models import HOOK_POINTS, load_model, record_of
+from mechreg.norms import BATCH_TOKENS, norm_frame, token_frame, vector_norms
+from mechreg.nulls.surrogates import shuffled_rows
+from mechreg.schema import require_option, require_whole_number, require_whole_numbers
+
+Replace = Literal["values", "uniform"]
+
+
+def attention_norms(
+    model: Any,
+    documents: Any,
+    *,
+    replace: Replace,
+    layers: int | Sequence[int] | None = None,
+    skip: int = 1,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return the norms of every layer's attn_out with that one layer's attention replaced, in the model as it is below.
+
+    What remains of a coefficient with the values permuted comes from patterns that neighbours share, whatever is read;
+    what it is under a uniform pattern is that of a running mean of this layer's values.
+
+    Parameters
+    ----------
+    model : model, name or path
+    documents : documents frame, list of str, path, or token frame
+    replace : {"values", "uniform"}
+        "values": the layer's own patterns, the value vectors of each window in random order, that of `shuffle_norms`,
+        the same for all heads and layers; "uniform": its own values, the same share of all tokens so far.
+    layers : int or sequence of int, optional
+        All by default; a pass through the model up to each of them.
+    skip : int
+        So many first positions of each window keep their values: what a sink has stays at the sink.
+    batch_tokens, progress
+        As in `extract_norms`.
+    seed : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        The norm frame, for `compare_to_nulls`.
+
+    Examples
+    --------
+    >>> text = ["The cat sat on the mat and looked at the moon."]
+    >>> attention_norms("mini-s", text, replace="uniform", layers=[0, 3])["layer"].unique().tolist()
+    [0, 3]
+    """
+    require_option(replace, get_args(Replace), name="replace")
+    require_whole_number(batch_tokens, name="batch_tokens")
+    require_whole_number(skip, name="skip", least=0)
+    model = load_model(model)
+    n_layers = int(model.cfg.n_layers)
+    chosen = require_whole_numbers(
+        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
+    )
+    tokens = token_frame(model, documents)
+    position = tokens["position"].to_numpy(np.int64)
+    place = position[shuffled_rows(tokens, ["doc", "window"], position < skip, seed)]
+    norms = np.full((n_layers, len(tokens)), np.nan)
+    with token_bar(len(tokens) * len(chosen), progress) as bar:
+        for layer in chosen:
+            replaced = _Replaced()
+            acts: list[tuple[str, Act]] = [
+                (f"blocks.{layer}.attn.hook_v", replaced.values)
+                if replace == "values"
+                else (f"blocks.{layer}.attn.hook_pattern", _running_mean),
+                (f"blocks.{layer}.{HOOK_POINTS['attn_out'][0]}", replaced.keep),
+            ]
+            with Forward(model, acts, end="acts") as run:
+                for batch in padded_batches(model, tokens, batch_tokens):
+                    at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
+                    replaced.place = torch.from_numpy(at).to(batch.ids.device)
+                    run(batch.ids)
+                    norms[layer, batch.rows[batch.real]] = replaced.norms.cpu().numpy()[batch.real]
+                    bar.update(int(batch.real.sum()))
+    frame = norm_frame(record_of(model).name, tokens, {"attn_out": norms})
+    return frame[frame["layer"].isin(chosen)].reset_index(drop=True)
+
+
+def pattern_overlap(
+    model: Any, documents: Any, *, skip: int = 1, batch_tokens: int = BATCH_TOKENS, progress: bool = False
+) -> pd.DataFrame:
+    """Return how much of its pattern a token shares with the token before it, by layer.
+
+    The overlap is the sum over keys of the smaller of both shares, its mean over heads and tokens: 1 where both read
+    the same, 0 where nothing is read by both.
+
+    Parameters
+    ----------
+    model, documents, batch_tokens, progress
+        As for `attention_norms`.
+    skip : int
+        First positions of each window that are left out, also as the token before, as in `add_lags`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, layer, depth, overlap, n (tokens).
+
+    Examples
+    --------
+    >>> table = pattern_overlap("mini-s", ["The cat sat on the mat and looked at the moon."])
+    >>> bool(table["overlap"].between(0, 1).all()), table["layer"].tolist()
+    (True, [0, 1, 2, 3])
+    """
+    require_whole_number(skip, name="skip", least=0)
+    require_whole_number(batch_tokens, name="batch_tokens")
+    model = load_model(model)
+    tokens = token_frame(model, documents)
+    n_layers = int(model.cfg.n_layers)
+    shared: dict[int, Tensor] = {}
+    total, n = np.zeros(n_layers), 0
+
+    def take(layer: int) -> Act:
+        def act(pattern: Float[Tensor, "batch head query key"]) -> None:
+            both = torch.minimum(pattern[:, :, 1:], pattern[:, :, :-1]).float()
+            overlap = einops.reduce(both, "batch head query key -> batch head query", "sum")
+            shared[layer] = einops.reduce(overlap, "batch head query -> batch query", "mean")
+
+        return act
+
+    acts = [(f"blocks.{layer}.attn.hook_pattern", take(layer)) for layer in range(n_layers)]
+    with Forward(model, acts, end="acts") as run, token_bar(len(tokens), progress) as bar:
+        for batch in padded_batches(model, tokens, batch_tokens):
+            run(batch.ids)
+            counted = batch.real[:, 1:] & (np.arange(1, batch.real.shape[1]) > skip)
+            for layer, overlap in shared.items():
+                total[layer] += overlap.double().cpu().numpy()[counted].sum()
+            n += int(counted.sum())
+            bar.update(int(batch.real.sum()))
+    numbers = np.arange(n_layers)
+    with np.errstate(invalid="ignore"):
+        columns = {"layer": numbers, "depth": (numbers + 0.5) / n_layers, "overlap": total / n, "n": n}
+    return pd.DataFrame({"model": record_of(model).name, **columns})
+
+
+class _Replaced:
+    """One layer's attention with another order of values, and the norms that follow."""
+
+    def __init__(self) -> None:
+        self.place: Int[Tensor, "batch pos"] = torch.empty(0, 0, dtype=torch.int64)
+        self.norms: Float[Tensor, "batch pos"] = torch.empty(0, 0)
+
+    def values(self, values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos ..."]:
+        """Return the values of other tokens of the window."""
+        row = einops.rearrange(torch.arange(len(values), device=values.device), "batch -> batch 1")
+        return values[row, self.place.to(values.device)]
+
+    def keep(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
+        """Keep the norms."""
+        self.norms = vector_norms(attn_out)
+
+
+def _running_mean(
+    pattern: Float[Tensor, "batch head query key"],
+) -> Float[Tensor, "batch head query key"]:
+    """Return the pattern that reads all tokens so far alike."""
+    so_far = torch.ones_like(pattern).tril()
+    return so_far / einops.reduce(so_far, "batch head query key -> batch head query 1", "sum")
