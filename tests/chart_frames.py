@@ -179,7 +179,7 @@ def plot_nulls(models: Models, tokens: int) -> Any:
 
 def plot_autocorrelation(models: Models, tokens: int) -> Any:
     found = mr.autocorrelation(make_norms(models, n_tokens=tokens, docs=4), max_lag=8, draws=99)
-    return mr.plot_autocorrelation(found, model=next(iter(models)))
+    return mr.plot_autocorrelation(found.lags, model=next(iter(models)))
 
 
 def plot_specifications(models: Models, tokens: int) -> Any:

@@ -16,6 +16,7 @@ from altair.utils.schemapi import SchemaValidationError
 
 from mechreg.charts.drawing import drawn
 from mechreg.charts.rows import names_of
+from mechreg.charts.theme import themed
 from mechreg.outside import for_page, for_vega
 from mechreg.schema import InputError, require_option, require_whole_number
 
@@ -103,7 +104,7 @@ def chart_spec(chart: Any) -> dict[str, Any]:
     if not isinstance(chart, alt.TopLevelMixin):
         raise InputError(f"save_chart needs an Altair chart; got {type(chart).__name__}.")
     try:
-        with alt.data_transformers.enable("default", max_rows=MAX_ROWS):
+        with themed(), alt.data_transformers.enable("default", max_rows=MAX_ROWS):
             spec = chart.to_dict(context={"pre_transform": False})
     except alt.MaxRowsError as error:
         raise InputError(_too_many("more rows")) from error
