@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
@@ -71,6 +72,10 @@ class Spec:
     tagger: str = "none"
     allow_pickle: bool = False
     keep: Keep = "norms"
+
+    def __new__(cls, **values: Any) -> "Spec":  # noqa: D102
+        _require_keys(cls, values)  # before Python's own TypeError, which suggests nothing
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -169,15 +174,10 @@ def parse_spec(text: str) -> Spec:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not TOML: {error}.") from error
-    known = {field.name: field for field in fields(Spec)}
-    for key in table:
-        if key not in known:
-            raise InputError(
-                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
-            )
-    for key, field in known.items():
-        if field.default is MISSING and key not in table:
-            raise InputError(f"The key {key!r} is needed.")
+    for field in fields(Spec):
+        if field.default is MISSING and field.name not in table:
+            _require_keys(Spec, table)  # a misspelt key is missing too
+            raise InputError(f"The key {field.name!r} is needed.")
     return Spec(**table)
 
 
@@ -192,6 +192,15 @@ def write_spec(spec: Spec) -> str:
     # JSON's strings, whole numbers, booleans and lists of them are TOML's, but for one character.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(spec).items()]
     return "".join(lines).replace("\x7f", "\\u007f")
+
+
+def _require_keys(kind: type, keys: Iterable[str]) -> None:
+    known = [field.name for field in fields(kind)]
+    for key in keys:
+        if key not in known:
+            raise InputError(
+                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
 
 
 def _plain(value: Any, kind: Any) -> Any:

@@ -11,7 +11,7 @@ import pandas as pd
 from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import for_page, for_terminal
+from mechreg.outside import Printed, for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
@@ -317,7 +317,7 @@ class LaggedFits:
                 f"{most} at most.\nTerms one by one are not affected."
             )
         sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
-        return text + sinks * (fit.n_sinks > 0)
+        return Printed(text + sinks * (fit.n_sinks > 0))
 
     def _chosen(self, named: dict[str, Any]) -> Fit:
         """Return the one fit of these keys."""
