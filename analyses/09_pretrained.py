@@ -20,7 +20,9 @@ parser.add_argument("model", nargs="?", default=str(ROOT / "build" / "pretrained
 parser.add_argument("--article", type=Path, help="a text file with the article's paragraph")
 parser.add_argument("--every", type=int, default=3, help="read every n-th document of the demo corpus")
 parser.add_argument("--repeats", type=int, default=3, help="frames of each null")
-parser.add_argument("--findings", nargs="*", default=list(dict.fromkeys(mr.findings.list_findings()["finding"])))
+parser.add_argument(
+    "--findings", nargs="*", default=list(dict.fromkeys(mr.findings.list_findings()["finding"]))
+)
 options = parser.parse_args()
 FIGURES = ROOT / "figures" / "pretrained"
 model = mr.load_model(options.model)
@@ -52,7 +54,9 @@ mr.save_chart(mr.plot_norms(norms), FIGURES / "norms")
 raw = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2")
 within = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2", effects=("doc", "position"))
 mr.save_chart(mr.plot_betas(within.coefficients), FIGURES / "betas")
-print(pd.concat({"raw": slopes(raw), "within": slopes(within)}, axis=1).to_string(float_format="{:.2f}".format))
+print(
+    pd.concat({"raw": slopes(raw), "within": slopes(within)}, axis=1).to_string(float_format="{:.2f}".format)
+)
 
 # %% Does word order matter? The same tokens in random order, and random weights, each with the same controls.
 nulls = {"token_order": options.repeats, "random_weights": options.repeats}
@@ -72,7 +76,9 @@ for fits, label in ((raw, "raw"), (within, "within documents and positions")):
 
 # %% The findings that others published, which a model of five layers cannot show.
 for name in options.findings:
-    print(mr.replicate(name, models=[options.model], documents=documents.iloc[::2], progress=False).to_string())
+    print(
+        mr.replicate(name, models=[options.model], documents=documents.iloc[::2], progress=False).to_string()
+    )
 
 # %% Answer.
 both = pd.concat({"raw": slopes(raw), "within": slopes(within)}, axis=1)

@@ -47,6 +47,7 @@ from .lags import add_lags as add_lags
 from .models import describe_model as describe_model
 from .models import load_model as load_model
 from .norms import extract_norms as extract_norms
+from .norms import extract_vectors as extract_vectors
 from .norms import token_covariates as token_covariates
 from .nulls import compare_to_nulls as compare_to_nulls
 from .regression import LaggedFits as LaggedFits

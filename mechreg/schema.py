@@ -41,6 +41,8 @@ Processing = Literal["raw", "folded"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16", "bfloat16-autocast"]
 AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
+# Measures of an update that a run can store.
+RunMeasure = Literal["norm", "relative", "cos_resid", "cos_previous", "cos_layer_below", "cos_mlp", "step"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
 
 Effect = Literal["doc", "window", "position", "token_id"]  # columns whose levels a run can take off

@@ -23,6 +23,7 @@ from mechreg.schema import (
     InputError,
     Keep,
     Processing,
+    RunMeasure,
     did_you_mean,
     require_option,
     require_path,
@@ -38,8 +39,8 @@ _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "tru
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
 
-    ``models``, ``hooks``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and the corpus
-    may be paths.
+    ``models``, ``hooks``, ``measures``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and
+    the corpus may be paths. Where the formula's outcome is a measure other than the norm, ``lag1``, ... are its lags.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
@@ -59,6 +60,7 @@ class Spec:
     corpus: str
     name: str = "run"
     hooks: tuple[Hook, ...] = ("attn_out",)
+    measures: tuple[RunMeasure, ...] = ("norm",)
     lags: tuple[int, ...] = (1, 2)
     skip: int = 1
     drop_sinks: tuple[str, ...] = ()
@@ -88,7 +90,7 @@ class Spec:
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
                 f"a letter or digit; got {self.name!r}."
             )
-        for key in ("models", "hooks", "lags", "drop_sinks", "effects"):
+        for key in ("models", "hooks", "measures", "lags", "drop_sinks", "effects"):
             entries = getattr(self, key)
             if len(set(entries)) < len(entries):
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")
