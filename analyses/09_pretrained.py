@@ -2,8 +2,8 @@
 # Question: what does a real pretrained model say: the article's paragraph, a corpus with the right controls, and
 # the findings that others published?
 #
-# `make pretrained` fetches SmolLM2-135M and takes a minute; this takes ten. `python analyses/09_pretrained.py gpt2` where
-# those weights can be loaded; `--every 1` reads all documents of the demo corpus instead of every third.
+# `make pretrained` fetches SmolLM2-135M and takes a minute; this takes ten. `python analyses/09_pretrained.py gpt2`
+# where those weights can be loaded; `--every 1` reads all documents of the demo corpus instead of every third.
 # `--article FILE` names a file with the article's paragraph (the first of Wikipedia's "Rock music in Hungary").
 
 # %%

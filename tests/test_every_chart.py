@@ -168,7 +168,7 @@ def test_a_chart_of_any_size_is_drawn_and_stays_small(tmp_path, name, n_models, 
     models = {f"gpt2-size-{at}": n_layers for at in range(n_models)}
     chart = CHARTS[name](models, tokens)
     text, svg, png = save_chart(chart, tmp_path / name, formats=("json", "svg", "png"))
-    assert len(json.dumps(json.loads(text.read_text("utf-8")), separators=(",", ":"))) < 4_000_000
+    assert len(json.dumps(json.loads(text.read_text("utf-8")), separators=(",", ":"))) < 3_000_000
     width, height = (float(ElementTree.parse(svg).getroot().get(side)) for side in ("width", "height"))
     assert width < 1_000
     assert struct.unpack(">II", png.read_bytes()[16:24])[0] < 4_200
