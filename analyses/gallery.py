@@ -71,6 +71,12 @@ show(
     says="A document as text, shaded by what the two tokens before do not explain; by norm, lag or loss as well.",
 )
 
+show(
+    mr.plot_heatmap(text[text["position"] < 84], doc=documents["doc"].iloc[0], value="residual"),
+    function="plot_heatmap",
+    says="Layers by tokens of one text, of any column, or the difference of two prompts.",
+)
+
 # %% By part of speech and by register.
 annotated = mr.join_annotations(mr.join_annotations(norms[two], tokens), documents, columns=["source"])
 show(

@@ -19,6 +19,7 @@ from .charts import plot_betas as plot_betas
 from .charts import plot_cause_maps as plot_cause_maps
 from .charts import plot_dose_response as plot_dose_response
 from .charts import plot_equivalence as plot_equivalence
+from .charts import plot_heatmap as plot_heatmap
 from .charts import plot_layer_explorer as plot_layer_explorer
 from .charts import plot_norms as plot_norms
 from .charts import plot_nulls as plot_nulls
@@ -46,6 +47,7 @@ from .lags import add_lags as add_lags
 from .models import describe_model as describe_model
 from .models import load_model as load_model
 from .norms import extract_norms as extract_norms
+from .norms import extract_vectors as extract_vectors
 from .norms import token_covariates as token_covariates
 from .nulls import compare_to_nulls as compare_to_nulls
 from .regression import LaggedFits as LaggedFits

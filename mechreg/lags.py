@@ -28,18 +28,22 @@ _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 def add_lags(
     norms: pd.DataFrame,
     *,
+    column: str = "norm",
     lags: int | Iterable[int] = (1, 2),
     skip: int = 1,
     layer_below: int | Iterable[int] = (),
     drop_sinks: str | Iterable[str] = (),
 ) -> pd.DataFrame:
-    """Return the norm frame with the log of every norm and the logs of the norms before it.
+    """Return the norm frame with the log of every norm, or another measure, and those of the tokens before.
 
     Parameters
     ----------
     norms : pandas.DataFrame
         A norm frame: model, hook, layer, doc, window, position, norm, and ``head`` where hooks are per head;
         rows in any order. All positions of each window must be there, so lags come before any filter on rows.
+    column : str
+        What is lagged. A norm by its logarithm, in ``log_norm``; any other column, such as ``cos_resid``, as it is: it
+        may be missing, and becomes float64, NaN where a token is left out.
     lags : int or iterable of int
         How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
     skip : int
@@ -55,7 +59,7 @@ def add_lags(
     Returns
     -------
     pandas.DataFrame
-        A new frame with the same rows in the same order, plus ``log_norm`` (natural logarithm) and its lags,
+        A new frame with the same rows in the same order, plus ``log_norm`` (natural logarithm) of a norm, and the lags,
         all float64; NaN where a window has no such token, or it is left out. With ``drop_sinks``, ``is_sink`` too,
         which the fits count. A document of n tokens in one window has n - 3
         complete rows with ``lags=(1, 2), skip=1``.
@@ -84,12 +88,16 @@ def add_lags(
     if not lags:
         raise InputError("lags must name at least one lag, for example lags=(1, 2); got none.")
     require_whole_number(skip, name="skip", least=0)
-    require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="add_lags")
+    drop_sinks = one_or_many(drop_sinks)
+    needed = (column, "norm") if drop_sinks else (column,)
+    require(norms, (*GROUP_KEYS, *TOKEN_KEYS, *needed), who="add_lags")
+    if column in (*GROUP_KEYS, *TOKEN_KEYS, "head") or _OWN_COLUMN.fullmatch(column):
+        raise InputError(f"column= of add_lags must be a measure, such as 'norm'; got {column!r}.")
 
     lag_names = {f"lag{lag}": lag for lag in lags}
     below_names = {"layer_below" if lag == 0 else f"layer_below_lag{lag}": lag for lag in layer_below}
-    drop_sinks = one_or_many(drop_sinks)
-    names = {"log_norm", *lag_names, *below_names, *(["is_sink"] if drop_sinks else [])}
+    outcome_name = "log_norm" if column == "norm" else column
+    names = {outcome_name, *lag_names, *below_names, *(["is_sink"] if drop_sinks else [])}
     stale = [str(name) for name in norms.columns if _OWN_COLUMN.fullmatch(str(name)) and name not in names]
     if stale:  # they were made with another skip=, maybe
         raise InputError(
@@ -102,24 +110,30 @@ def add_lags(
     order = np.lexsort((position, window))
     _require_whole_windows(norms, window[order], position[order], order)
 
-    log_norm = np.where(position < skip, np.nan, _log(norms))
+    is_out = position < skip
     columns: dict[str, np.ndarray] = {}
     if drop_sinks:
-        group = _codes(norms, group_keys)
-        columns["is_sink"] = find_sinks(norms, drop_sinks, log_norm=log_norm, group=group)
-        log_norm = np.where(columns["is_sink"], np.nan, log_norm)
-    columns["log_norm"] = log_norm
+        log_norm = np.where(is_out, np.nan, _log(norms))
+        columns["is_sink"] = find_sinks(norms, drop_sinks, log_norm=log_norm, group=_codes(norms, group_keys))
+        is_out = is_out | columns["is_sink"]
+    outcome = np.where(is_out, np.nan, _log(norms) if column == "norm" else _numbers(norms, column))
+    columns[outcome_name] = outcome
     for name, lag in lag_names.items():
-        columns[name] = _shift(log_norm, lag, window, order)
+        columns[name] = _shift(outcome, lag, window, order)
     if layer_below:
-        down = _one_layer_down(norms, log_norm, position)
+        down = _one_layer_down(norms, outcome, position)
         for name, lag in below_names.items():
             columns[name] = _shift(down, lag, window, order)
     return norms.assign(**columns)
 
 
 def add_lags_of(
-    norms: pd.DataFrame, columns: Iterable[str], *, skip: int = 1, drop_sinks: str | Iterable[str] = ()
+    norms: pd.DataFrame,
+    columns: Iterable[str],
+    *,
+    column: str = "norm",
+    skip: int = 1,
+    drop_sinks: str | Iterable[str] = (),
 ) -> pd.DataFrame:
     """Return the norm frame with the lags that are among a formula's columns.
 
@@ -133,7 +147,8 @@ def add_lags_of(
     [[1.0, 0.0]]
     """
     lags, layer_below = lags_among(columns)
-    lagged = add_lags(norms, lags=lags or (1,), skip=skip, layer_below=layer_below, drop_sinks=drop_sinks)
+    options: dict[str, Any] = {"skip": skip, "layer_below": layer_below, "drop_sinks": drop_sinks}
+    lagged = add_lags(norms, column=column, lags=lags or (1,), **options)
     return lagged[lagged["layer"] > 0] if layer_below else lagged
 
 
@@ -170,9 +185,9 @@ def _shift(
 
 
 def _one_layer_down(
-    norms: pd.DataFrame, log_norm: Float[np.ndarray, " rows"], position: Int[np.ndarray, " rows"]
+    norms: pd.DataFrame, outcome: Float[np.ndarray, " rows"], position: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " rows"]:
-    """Return each row's log norm at the same token in the layer numbered one less, or NaN."""
+    """Return each row's outcome at the same token in the layer numbered one less, or NaN."""
     if "head" in norms.columns:
         raise InputError(
             "layer_below= needs one norm a token and layer, and head 3 of a layer is not head 3 of the next; "
@@ -192,16 +207,14 @@ def _one_layer_down(
         raise InputError(
             f"layer_below= needs neighbouring layers; the frame has only {have}. Extract all layers."
         )
-    below = np.full(len(log_norm), np.nan)
-    below[up] = np.where(is_below, log_norm[down], np.nan)
+    below = np.full(len(outcome), np.nan)
+    below[up] = np.where(is_below, outcome[down], np.nan)
     return below
 
 
 def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
     """Return the natural logarithm of every norm, or say where it has none."""
-    if not pd.api.types.is_numeric_dtype(norms["norm"]):
-        raise InputError(f"add_lags needs numbers as 'norm'; the column is {norms['norm'].dtype}.")
-    norm = norms["norm"].to_numpy(dtype="float64", na_value=np.nan)
+    norm = _numbers(norms, "norm")
     bad = ~(np.isfinite(norm) & (norm > 0))
     if bad.any():
         row = int(bad.argmax())
@@ -210,6 +223,13 @@ def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
             f"({int(bad.sum())} such rows). Look at that text with this model before you leave it out."
         )
     return np.log(norm)
+
+
+def _numbers(norms: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
+    """Return a measure as float64, NaN where it is missing."""
+    if not pd.api.types.is_numeric_dtype(norms[column]):
+        raise InputError(f"add_lags needs numbers as {column!r}; the column is {norms[column].dtype}.")
+    return norms[column].to_numpy(dtype="float64", na_value=np.nan)
 
 
 def _position(norms: pd.DataFrame) -> Int[np.ndarray, " rows"]:

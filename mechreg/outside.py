@@ -56,6 +56,25 @@ def for_page(text: object) -> str:
     return html.escape(visible(str(text)), quote=True)
 
 
+class Printed(str):
+    r"""A text of several lines that a prompt shows as it is printed, and a notebook as a table.
+
+    Examples
+    --------
+    >>> Printed("a  b\n1  2")
+    a  b
+    1  2
+    """
+
+    html: str | None = None  # the same as a table; without it the lines are shown in a fixed pitch
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return self.html or f"<pre>{for_page(self)}</pre>"
+
+
 def for_vega(part: Any) -> Any:
     r"""Return a specification whose keys and strings Vega draws as they are.
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
@@ -40,6 +41,8 @@ Processing = Literal["raw", "folded"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16", "bfloat16-autocast"]
 AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
+# Measures of an update that a run can store.
+RunMeasure = Literal["norm", "relative", "cos_resid", "cos_previous", "cos_layer_below", "cos_mlp", "step"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
 
 Effect = Literal["doc", "window", "position", "token_id"]  # columns whose levels a run can take off
@@ -100,9 +103,9 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the nearest known name, or an empty string."""
     if not isinstance(name, str):
         return ""
-    others = [other for other in known if isinstance(other, str) and other != name]
-    near = difflib.get_close_matches(name, others, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    others = {other.casefold(): other for other in known if isinstance(other, str) and other != name}
+    near = difflib.get_close_matches(name.casefold(), others, n=1)
+    return f" Did you mean {others[near[0]]!r}?" if near else ""
 
 
 def among(value: object, known: Iterable[object]) -> bool:
@@ -131,12 +134,16 @@ def require(frame: "pd.DataFrame", columns: Iterable[str], *, who: str) -> None:
     """
     if not hasattr(frame, "columns"):
         raise SchemaError(f"{who} needs a pandas DataFrame; got {type(frame).__name__}.")
+    if hasattr(frame, "to_pandas"):  # of polars, Arrow
+        kind = f"{type(frame).__module__.partition('.')[0]} {type(frame).__name__}"
+        raise SchemaError(f"{who} needs a pandas DataFrame; got a {kind}. Give frame.to_pandas().")
     for column in columns:
         if not isinstance(column, str) or column not in frame.columns:
             have = [str(name) for name in frame.columns]
-            raise SchemaError(
-                f"{who} needs the column {column!r}; the frame has {have}.{did_you_mean(column, have)}"
-            )
+            hint = did_you_mean(column, have)
+            if "norm" in have and re.fullmatch(r"log_norm|lag\d+|layer_below(_lag\d+)?", str(column)):
+                hint = " Make it with add_lags(norms, lags=(1, 2)) first."
+            raise SchemaError(f"{who} needs the column {column!r}; the frame has {have}.{hint}")
 
 
 def require_option(value: object, options: Sequence[Any], *, name: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
@@ -22,6 +23,7 @@ from mechreg.schema import (
     InputError,
     Keep,
     Processing,
+    RunMeasure,
     did_you_mean,
     require_option,
     require_path,
@@ -37,8 +39,8 @@ _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "tru
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
 
-    ``models``, ``hooks``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and the corpus
-    may be paths.
+    ``models``, ``hooks``, ``measures``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and
+    the corpus may be paths. Where the formula's outcome is a measure other than the norm, ``lag1``, ... are its lags.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
@@ -58,6 +60,7 @@ class Spec:
     corpus: str
     name: str = "run"
     hooks: tuple[Hook, ...] = ("attn_out",)
+    measures: tuple[RunMeasure, ...] = ("norm",)
     lags: tuple[int, ...] = (1, 2)
     skip: int = 1
     drop_sinks: tuple[str, ...] = ()
@@ -72,6 +75,10 @@ class Spec:
     allow_pickle: bool = False
     keep: Keep = "norms"
 
+    def __new__(cls, **values: Any) -> "Spec":  # noqa: D102
+        _require_keys(cls, values)  # before Python's own TypeError, which suggests nothing
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = _plain(getattr(self, field.name), field.type)
@@ -83,7 +90,7 @@ class Spec:
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
                 f"a letter or digit; got {self.name!r}."
             )
-        for key in ("models", "hooks", "lags", "drop_sinks", "effects"):
+        for key in ("models", "hooks", "measures", "lags", "drop_sinks", "effects"):
             entries = getattr(self, key)
             if len(set(entries)) < len(entries):
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")
@@ -169,15 +176,10 @@ def parse_spec(text: str) -> Spec:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"it is not TOML: {error}.") from error
-    known = {field.name: field for field in fields(Spec)}
-    for key in table:
-        if key not in known:
-            raise InputError(
-                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
-            )
-    for key, field in known.items():
-        if field.default is MISSING and key not in table:
-            raise InputError(f"The key {key!r} is needed.")
+    for field in fields(Spec):
+        if field.default is MISSING and field.name not in table:
+            _require_keys(Spec, table)  # a misspelt key is missing too
+            raise InputError(f"The key {field.name!r} is needed.")
     return Spec(**table)
 
 
@@ -192,6 +194,15 @@ def write_spec(spec: Spec) -> str:
     # JSON's strings, whole numbers, booleans and lists of them are TOML's, but for one character.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in asdict(spec).items()]
     return "".join(lines).replace("\x7f", "\\u007f")
+
+
+def _require_keys(kind: type, keys: Iterable[str]) -> None:
+    known = [field.name for field in fields(kind)]
+    for key in keys:
+        if key not in known:
+            raise InputError(
+                f"There is no key {key!r}; keys are {', '.join(known)}.{did_you_mean(key, known)}"
+            )
 
 
 def _plain(value: Any, kind: Any) -> Any:

@@ -155,6 +155,12 @@ def plot_tokens(models: Models, tokens: int) -> Any:
     return mr.plot_tokens(first, doc="d0", value="lag1", coefficients=coefficients, model=model)
 
 
+def plot_heatmap(models: Models, tokens: int) -> Any:
+    frame = norms(models, min(tokens, 300))
+    first = frame.assign(doc=frame["doc"].astype("str")).query("doc == 'd0'")
+    return mr.plot_heatmap(first, model=next(iter(models)))
+
+
 def grouped(models: Models, tokens: int) -> pd.DataFrame:
     """Return coefficients of five groups, which serve as their means of norms too."""
     coefficients = make_coefficients(models, lags=(1,))
@@ -179,7 +185,7 @@ def plot_nulls(models: Models, tokens: int) -> Any:
 
 def plot_autocorrelation(models: Models, tokens: int) -> Any:
     found = mr.autocorrelation(make_norms(models, n_tokens=tokens, docs=4), max_lag=8, draws=99)
-    return mr.plot_autocorrelation(found, model=next(iter(models)))
+    return mr.plot_autocorrelation(found.lags, model=next(iter(models)))
 
 
 def plot_specifications(models: Models, tokens: int) -> Any:
@@ -264,6 +270,6 @@ CHARTS: dict[str, Callable[[Models, int], Any]] = {
     for chart in (
         *(plot_norms, plot_betas, plot_layer_explorer, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
         *(plot_specifications, plot_profiles, plot_agreement, plot_equivalence, plot_dose_response),
-        *(plot_token_agreement, plot_cause_maps, plot_autocorrelation),
+        *(plot_token_agreement, plot_cause_maps, plot_autocorrelation, plot_heatmap),
     )
 }

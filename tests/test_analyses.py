@@ -24,6 +24,7 @@ SLOW = (
     "06_coverage",
     "07_nulls",
     "08_specifications",
+    "09_pretrained",
     "12_tokens",
 )
 ANALYSES = [

@@ -243,7 +243,7 @@ def cut_shard(g, kind):
 
 
 def sums(g, change):
-    moments = mr.LagSums("log_norm ~ lag1")
+    moments = mr.LagSums("log_norm ~ lag1 + position")
     moments.update(mr.add_lags(norms()))
     path = moments.save(g.here / "sums.npz")
     return g.write("sums.npz", change(path.read_bytes()))

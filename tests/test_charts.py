@@ -5,8 +5,10 @@ unit of the last one (plus 1e-6 for the float32 norm); bin edges are the same ar
 area of a histogram whose corners are rounded is 1 within 1e-3.
 """
 
+import base64
 import json
 import os
+import pickle
 import re
 import struct
 import subprocess
@@ -536,7 +538,7 @@ def test_files_land_where_they_should_in_their_formats(tmp_path):
             "scale",
         ),
         (alt.Chart("https://example.org/a.csv").mark_point().encode(x="a:Q"), "a", {}, "data as rows inside"),
-        (plot_betas(make_coefficients()), "a.png", {}, "path without suffix"),
+        (plot_betas(make_coefficients()), "a.png", {"formats": "svg"}, "path without suffix"),
         (plot_betas(make_coefficients()), "", {}, "path without suffix"),
         (plot_betas(make_coefficients()), "a", {"formats": ()}, "one name or several"),
         (plot_betas(make_coefficients()), "a", {"formats": ("svg", "svg")}, "each once"),
@@ -546,6 +548,26 @@ def test_what_cannot_be_saved_is_refused_and_nothing_is_written(tmp_path, chart,
     with pytest.raises(InputError, match=message):
         save_chart(chart, tmp_path / path if path else "", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_suffix_says_the_format(tmp_path):
+    assert save_chart(plot_betas(make_coefficients()), tmp_path / "b.svg") == [tmp_path / "b.svg"]
+
+
+def test_a_notebook_shows_a_chart_as_a_picture_and_altair_is_as_before():
+    chart = plot_betas(make_coefficients())
+    both = (chart | plot_norms(make_norms())).resolve_scale(y="shared").properties(title="both")
+    for one in (chart, both):
+        bundle, about = one._repr_mimebundle_()
+        png = base64.b64decode(bundle["image/png"])
+        assert struct.unpack(">I", png[16:20])[0] // 2 == about["image/png"]["width"]
+        assert bundle["application/vnd.vegalite.v6.json"]["config"]["font"].startswith("Liberation")
+        assert set(bundle) == {"application/vnd.vegalite.v6.json", "image/png"}
+        assert type(pickle.loads(pickle.dumps(one))) is type(one)
+    assert (alt.theme.active, alt.renderers.active) == ("default", "default")
+    with alt.theme.enable("dark"), alt.renderers.enable("mimetype"):
+        assert "image/png" not in chart._repr_mimebundle_()[0]
+        assert chart.to_dict()["config"] == alt.theme.get()()["config"]
 
 
 def test_an_unknown_format_is_refused_with_the_list(tmp_path):

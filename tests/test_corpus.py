@@ -30,7 +30,14 @@ from hypothesis import strategies as st
 from mechreg import miniatures
 from mechreg.corpus import corpus_problems, formats, read_corpus, stream_corpus, tokenize
 from mechreg.corpus.reading import files_of
-from mechreg.schema import DOCUMENT_COLUMNS, TOKEN_COLUMNS, InputError, SchemaError, document_ids
+from mechreg.schema import (
+    DOCUMENT_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    MechregError,
+    SchemaError,
+    document_ids,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the folder shared/ is not beside the clone")
@@ -1020,8 +1027,8 @@ def test_a_model_that_cannot_read_the_text_is_refused(tokenizer):
         InputError, match=r"no tokenizer.*load it with tokenizer=, or give a frame of doc and token_ids"
     ):
         tokenize(make_model(None), ["text"])
-    with pytest.raises(InputError, match=r"tokenize needs a model; got str. Use load_model"):
-        tokenize("gpt2", ["text"])
+    with pytest.raises(MechregError, match="no-such-folder"):
+        tokenize("no-such-folder/x/y", ["text"])
     with pytest.raises(InputError, match=r"of document 'text-0' is not in the model's vocabulary of 5"):
         tokenize(make_model(tokenizer, d_vocab=5), ["text"])
     plain = copy.deepcopy(tokenizer)

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sinks": {"schema"},
     "spec": {"schema", "formulas", "sinks"},
     "models": {"schema", "miniatures"},
-    "corpus": {"schema", "miniatures"},
+    "corpus": {"schema", "miniatures", "models"},
     "forward": {"schema", "models"},
     "norms": {"schema", "models", "corpus", "forward"},
     "check": {"schema", "models", "corpus", "forward", "norms"},
@@ -50,7 +50,7 @@ MAY_IMPORT["__main__"] = {"cli"}
 for module, allowed in MAY_IMPORT.items():
     if module not in ("schema", "outside", "miniatures", "__main__"):
         allowed.add("outside")  # what makes a string from outside safe
-MAY_IMPORT["__init__"] = set()  # public names are loaded by name, on first use
+MAY_IMPORT["__init__"] = {"schema"}  # to suggest a name; public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
     "schema", "outside", "formulas", "sinks", "spec", "lags", "regression", "robustness", "universality", "charts",
@@ -176,8 +176,9 @@ def test_a_public_name_is_defined_where_the_package_says(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="fit_lag"):
+    with pytest.raises(AttributeError, match=r"no 'fit_lag'\. Did you mean 'fit_lagged'"):
         _ = mechreg.fit_lag
+    assert not hasattr(mechreg, "__path_of_nothing__")
     assert set(ROOM_OF) <= set(dir(mechreg)) <= set(mechreg.__all__)
 
 

@@ -157,12 +157,13 @@ def test_autocast_is_only_there_when_asked_for_and_then_in_every_pass(tiny, make
     off = np.abs(norms / exact - 1)
     assert 1e-4 < off.max() < 2e-2
     assert record_of(cast).dtype == "bfloat16-autocast"
-    # Whoever runs the model gets the same numbers, and what runs beside it is left alone.
+    # Whoever runs the model gets the same numbers, to bfloat16's rounding since a cache of patterns makes attention eager;
+    # and what runs beside it is left alone.
     ids = torch.tensor(windows["token_id"].to_numpy()[None])
     with torch.inference_mode():
         _, cache = cast.run_with_cache(ids)
     own = torch.stack([cache[f"blocks.{i}.hook_attn_out"][0].float().norm(dim=-1) for i in range(3)])
-    np.testing.assert_allclose(own.numpy(), norms, rtol=1e-6)
+    np.testing.assert_allclose(own.numpy(), norms, rtol=2**-8)
     assert not torch.is_autocast_enabled("cpu")
     np.testing.assert_array_equal(window_norms(plain, windows)["attn_out"], exact)
 

@@ -46,6 +46,19 @@ def test_what_is_no_frame_is_refused(frame):
         require(frame, ["norm"], who="add_lags")
 
 
+def test_the_remedy_is_named():
+    norms = pd.DataFrame({"norm": [1.0]})
+    with pytest.raises(SchemaError, match=r"'lag1'; .* Make it with add_lags\(norms, lags="):
+        require(norms, ["norm", "lag1"], who="fit_lagged")
+    polars = pytest.importorskip("polars").from_pandas(norms)
+    with pytest.raises(
+        (SchemaError, TypeError), match=r"got a polars DataFrame. Give frame.to_pandas\(\)|frame"
+    ):
+        require(polars, ["norm"], who="add_lags")
+    with pytest.raises(InputError, match="Did you mean 'hc3'"):
+        require_option("HC3", ("hc2", "hc3"), name="cov")
+
+
 def test_a_frame_with_its_columns_passes():
     require(pd.DataFrame(columns=["norm", "extra"]), ("norm",), who="add_lags")
     require(pd.DataFrame(), (), who="add_lags")

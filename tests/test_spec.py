@@ -5,6 +5,7 @@ what it writes is read back.
 """
 
 import json
+import pickle
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import get_args
@@ -372,3 +373,10 @@ def test_sinks_are_dropped_by_rules_that_a_run_can_apply():
     assert Spec(models=("mini-s",), corpus="demo", drop_sinks="special", keep="moments").drop_sinks == (
         "special",
     )
+
+
+def test_a_misspelt_key_is_refused_with_the_right_one():
+    with pytest.raises(InputError, match=r"There is no key 'formla'.* Did you mean 'formula'"):
+        Spec(models="mini-s", corpus="demo", formla="log_norm ~ lag1")
+    spec = Spec(models="mini-s", corpus="demo")
+    assert pickle.loads(pickle.dumps(spec)) == spec

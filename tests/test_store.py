@@ -64,16 +64,19 @@ def tidy(tokens, values) -> pd.DataFrame:
 def test_a_norm_shard_reads_back_to_the_bit(tmp_path_factory, lengths, layers, heads):
     tokens = token_frame(lengths)
     values = values_of(tokens, layers=layers, heads=heads)
-    path = store.write_norm_shard(values, tokens, tmp_path_factory.mktemp("shard") / "norms.parquet", **PLACE)
-    pd.testing.assert_frame_equal(store.read_norm_shard(path), tidy(tokens, values))
-    pd.testing.assert_frame_equal(store.norm_frame(values, tokens, **PLACE), tidy(tokens, values))
+    both = {"norm": values, "cos_resid": values / 2}
+    path = store.write_norm_shard(both, tokens, tmp_path_factory.mktemp("shard") / "norms.parquet", **PLACE)
+    frame = tidy(tokens, values)
+    frame["cos_resid"] = frame["norm"] / 2
+    pd.testing.assert_frame_equal(store.read_norm_shard(path), frame)
+    pd.testing.assert_frame_equal(store.norm_frame(both, tokens, **PLACE), frame)
 
 
 def test_a_shard_is_wide_and_any_parquet_reader_reads_it(tmp_path):
     tokens = token_frame().assign(surprisal=[np.nan, 0.1, 4.0, np.nan, 0.5], source="news")
     values = values_of(tokens)
     path = store.write_norm_shard(
-        values, tokens, tmp_path / "norms.parquet", **PLACE, covariates=["surprisal"]
+        {"norm": values}, tokens, tmp_path / "norms.parquet", **PLACE, covariates=["surprisal"]
     )
     wide = pd.read_parquet(path)
     assert wide.columns.tolist() == [
@@ -93,7 +96,7 @@ def test_a_shard_is_wide_and_any_parquet_reader_reads_it(tmp_path):
 def test_only_the_layers_asked_for_are_read(tmp_path):
     tokens = token_frame()
     values = values_of(tokens, layers=12)
-    path = store.write_norm_shard(values, tokens, tmp_path / "norms.parquet", **PLACE)
+    path = store.write_norm_shard({"norm": values}, tokens, tmp_path / "norms.parquet", **PLACE)
     some, frame = store.read_norm_shard(path, layers=[3, 11]), tidy(tokens, values)
     expected = frame[frame["layer"].isin([3, 11])].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, expected)
@@ -102,7 +105,7 @@ def test_only_the_layers_asked_for_are_read(tmp_path):
 def test_values_that_are_not_of_the_tokens_are_refused(tmp_path):
     tokens = token_frame()
     with pytest.raises(InputError, match=r"norm shard of 4 tokens needs as many values; got \(3, 5\)"):
-        store.write_norm_shard(values_of(tokens), tokens[:4], tmp_path / "norms.parquet", **PLACE)
+        store.write_norm_shard({"norm": values_of(tokens)}, tokens[:4], tmp_path / "norms.parquet", **PLACE)
     assert not list(tmp_path.iterdir())
 
 
@@ -216,7 +219,7 @@ def test_layers_that_are_none_are_a_callers_error(layers):
 
 def shard_of(run: Path) -> Path:
     path, tokens = store.shard_path(run, "norms", "m", "attn_out", "0" * 16, 0), token_frame()
-    return store.write_norm_shard(values_of(tokens), tokens, path, **PLACE)
+    return store.write_norm_shard({"norm": values_of(tokens)}, tokens, path, **PLACE)
 
 
 @pytest.mark.parametrize("ended", [True, False])

@@ -84,7 +84,7 @@ CALLS = {
 ACCEPTED = {  # what is right among them
     ("fit_lagged", "by"): [[]], ("LagSums", "by"): [[]],
     **{(name, option): [10**12] for name in CALLS for option in ("seed", "skip")},
-    ("regression_table", "terms"): [("lag1",)],
+    ("regression_table", "terms"): [("lag1",)], ("fit_lagged", "cluster"): [("lag1",)],
     ("compare_profiles", "margin"): [1.5, 10**12],
 }  # fmt: skip
 

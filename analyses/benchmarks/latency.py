@@ -32,7 +32,7 @@ def main() -> None:
     clock = CLOCKS[args.clock]
     text = args.text.read_text(encoding="utf-8") if args.text else mr.read_corpus("demo")["text"].iloc[0]
     hf_model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(args.model),
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
         AutoTokenizer.from_pretrained(args.model),
     )
     kept, model = hook_all(hf_model.eval(), lambda vectors: vectors), mr.load_model(args.model)

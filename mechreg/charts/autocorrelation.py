@@ -3,29 +3,36 @@
 from typing import Any
 
 import altair as alt
+import pandas as pd
 from altair.typing import ChartType
 
+from mechreg.charts.layout import Place, Width, sheet
 from mechreg.charts.rows import frame_of, one_value, rows_of_hook
-from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK, WIDTH, figure_title
+from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
 
-COLUMNS = 4  # panels beside each other
 SERIES = {"acf": INK, "pacf": OKABE_ITO[1], "fitted": OKABE_ITO[0]}
+_COLUMNS = ("lag", "acf", "acf_low", "acf_high", "pacf", "fitted")
 
 
-def plot_autocorrelation(found: Any, *, model: str | None = None, hook: str | None = None) -> ChartType:
+def plot_autocorrelation(
+    found: Any,
+    *,
+    model: str | None = None,
+    hook: str | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
+) -> ChartType:
     """Return the figure of one model's autocorrelations by lag, a panel a layer, with s rho^lag as a line.
 
     Parameters
     ----------
     found : Autocorrelation or pandas.DataFrame
         What `autocorrelation` gives, or its ``lags``.
-    model, hook : str, optional
+    model : str, optional
         Which, where the frame has several.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, or several models or hooks and none chosen.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`.
 
     Examples
     --------
@@ -34,33 +41,32 @@ def plot_autocorrelation(found: Any, *, model: str | None = None, hook: str | No
     >>> plot_autocorrelation(pd.DataFrame([row])).to_dict()["title"]["text"]
     'Autocorrelation of attn_out in m'
     """
-    who = "plot_autocorrelation"
-    rows = frame_of(found, "lags", who=who)
-    columns = ("lag", "acf", "acf_low", "acf_high", "pacf", "fitted")
-    rows, hook = rows_of_hook(rows, hook, columns, who=who)
+    who, page = "plot_autocorrelation", sheet(width, height, title)
+    rows, hook = rows_of_hook(frame_of(found, "lags", who=who), hook, _COLUMNS, who=who)
     rows, model = one_value(rows, "model", model, who=who)
-    base = alt.Chart().encode(alt.X("lag:Q", title="tokens before"))
+    layers = {f"layer {layer}": part[list(_COLUMNS)] for layer, part in rows.groupby("layer")}
+    caption = (
+        "Points: autocorrelation of log norms, with intervals over documents; crosses: partial autocorrelation; line: "
+        "s rho^lag, a slow context of share s on top of white token noise."
+    )
+    words = f"Autocorrelation by lag of {hook} in {model}, {len(layers)} layers. {caption}"
+    grid = page.panels(layers, _panel, columns=4, height=110)
+    return page.figure([grid], f"Autocorrelation of {hook} in {model}", [caption], [words])
+
+
+def _panel(part: pd.DataFrame, place: Place) -> ChartType:
+    base = alt.Chart(part).encode(alt.X("lag:Q", title="tokens before" if place.lowest else None))
     scale = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
 
     def series(name: str, mark: alt.Chart) -> alt.Chart:
-        y = alt.Y(f"{name}:Q", title="correlation")
+        y = alt.Y(f"{name}:Q", title="correlation" if place.leftmost else None)
         color = alt.Color("series:N", title=None, scale=scale)
         return mark.transform_calculate(series=f"'{name}'").encode(y, color)
 
-    panel = alt.layer(
+    return alt.layer(
         base.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
         base.mark_rule(color=PALE_INK, opacity=0.6).encode(alt.Y("acf_low:Q"), alt.Y2("acf_high:Q")),
         series("pacf", base.mark_point(shape="cross", size=14, filled=True)),
         series("acf", base.mark_point(shape="circle", size=20, filled=True, opacity=1)),
         series("fitted", base.mark_line(strokeWidth=1.8)),
-        data=rows[["layer", *columns]],
-    ).properties(width=WIDTH // COLUMNS - 30, height=110)
-    caption = (
-        "Points: autocorrelation of log norms, with intervals over documents; crosses: partial autocorrelation; line: "
-        "s rho^lag, a slow context of share s on top of white token noise."
-    )
-    header = alt.Header(labelExpr="'layer ' + datum.value")
-    return panel.facet(alt.Facet("layer:N", title=None, header=header), columns=COLUMNS).properties(
-        title=figure_title(f"Autocorrelation of {hook} in {model}", [caption]),
-        description=f"Autocorrelation by lag of {hook} in {model}, {rows['layer'].nunique()} layers. {caption}",
-    )
+    ).properties(width=place.width, height=place.height)

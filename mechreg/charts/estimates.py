@@ -82,7 +82,7 @@ def ticks(n_layers: int, width: int) -> list[int]:
     Examples
     --------
     >>> ticks(4, 640), ticks(48, 640)[-2:], ticks(30, 100)
-    ([0, 1, 2, 3], [40, 44], [0, 16])
+    ([0, 1, 2, 3], [40, 44], [0, 8, 16, 24])
     """
     most = min(13, max(2, width // 25))
     every = next(step for step in (2**power for power in range(64)) if (n_layers - 1) // step < most)

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
+from mechreg.charts.notebook import shown_offline
 from mechreg.charts.theme import WIDTH, figure_title, panel_title
 from mechreg.schema import InputError, require_option, require_whole_number
 
@@ -85,7 +86,7 @@ class Sheet:
     def finished(self, chart: Any, title: str, caption: Iterable[str], words: Iterable[str]) -> Any:
         """Return a chart with its title, its caption and a description in words."""
         heading = figure_title(self.title or title, caption, width=self.width)
-        return chart.properties(title=heading, description=" ".join(words))
+        return shown_offline(chart.properties(title=heading, description=" ".join(words)))
 
 
 def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:

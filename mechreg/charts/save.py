@@ -16,6 +16,7 @@ from altair.utils.schemapi import SchemaValidationError
 
 from mechreg.charts.drawing import drawn
 from mechreg.charts.rows import names_of
+from mechreg.charts.theme import themed
 from mechreg.outside import for_page, for_vega
 from mechreg.schema import InputError, require_option, require_whole_number
 
@@ -29,7 +30,7 @@ def save_chart(
     chart: Any,
     path: str | Path,
     *,
-    formats: Sequence[str] = ("html", "json", "svg", "png"),
+    formats: str | Sequence[str] | None = None,
     ppi: int = PRINT_PPI,
 ) -> list[Path]:
     """Return the files that a chart was written to, one for each format.
@@ -41,8 +42,10 @@ def save_chart(
     chart : Altair chart
         One whose data are in it, at most 20,000 rows of them (Altair's own ``save`` lets more pass).
     path : str or pathlib.Path
-        Without a suffix: "figures/betas" becomes figures/betas.html and so on. Folders are made.
-    formats : sequence of "html", "json", "svg", "png", "pdf"
+        "figures/betas.pdf" is one file; without a suffix "figures/betas" becomes figures/betas.html and so on. Folders
+        are made.
+    formats : "html", "json", "svg", "png", "pdf", or a sequence of them
+        By default what the path's suffix says, else all but pdf.
     ppi : int
         Pixels an inch of the png, 36 to 1,200.
 
@@ -56,6 +59,10 @@ def save_chart(
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"save_chart needs a path, such as 'figures/betas'; got {path!r}.")
     path = Path(path)
+    if formats is None:
+        suffix = path.suffix.lower().removeprefix(".")
+        formats = suffix if suffix in FORMATS else ("html", "json", "svg", "png")
+        path = path.with_suffix("") if suffix in FORMATS else path
     contents = chart_files(chart, path, formats=formats, ppi=ppi)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +71,9 @@ def save_chart(
         raise InputError(f"save_chart cannot write to {str(path.parent)!r}: {error.strerror}.") from error
 
 
-def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PRINT_PPI) -> dict[Path, bytes]:
+def chart_files(
+    chart: Any, path: Path, *, formats: str | Sequence[str], ppi: int = PRINT_PPI
+) -> dict[Path, bytes]:
     """Return what `save_chart` writes: every file, and what it holds."""
     names = names_of(formats, name="formats")
     for name in names:
@@ -73,7 +82,7 @@ def chart_files(chart: Any, path: Path, *, formats: Sequence[str], ppi: int = PR
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
             f"save_chart needs a path without suffix, such as 'figures/betas'; got {str(path)!r}. "
-            "Say the kind of file with formats=."
+            "Give the suffix or formats=, not both."
         )
     spec = chart_spec(chart)
     render: dict[str, Callable[[], bytes]] = {
@@ -103,7 +112,7 @@ def chart_spec(chart: Any) -> dict[str, Any]:
     if not isinstance(chart, alt.TopLevelMixin):
         raise InputError(f"save_chart needs an Altair chart; got {type(chart).__name__}.")
     try:
-        with alt.data_transformers.enable("default", max_rows=MAX_ROWS):
+        with themed(), alt.data_transformers.enable("default", max_rows=MAX_ROWS):
             spec = chart.to_dict(context={"pre_transform": False})
     except alt.MaxRowsError as error:
         raise InputError(_too_many("more rows")) from error

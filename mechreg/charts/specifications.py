@@ -69,7 +69,7 @@ def plot_specifications(
     wanted = have if specifications is None else names_of(specifications, name="specifications")
     names = known_names(wanted, have, "specification", who=who)
     shown = shown[shown["specification"].isin(names)]
-    models = drawable(shown, ("model", "layer", "specification"), _NUMBERS, who=who)
+    models = drawable(shown, ("model", "layer", "specification"), _NUMBERS[:3], who=who)
     several = len(models) > 1
     keep = shown[["model", "layer", "depth", "specification", *_NUMBERS]]
     baseline = keep.loc[keep["specification"] == names[0], ["model", "layer", "estimate"]]
@@ -95,7 +95,8 @@ def plot_specifications(
 
     def sentence(part: pd.DataFrame) -> str:
         betas = f"beta {part['estimate'].min():.3f} to {part['estimate'].max():.3f}"
-        return f"{betas}, mean held-out R² {part['held_out_r_squared'].mean():.3f}."
+        fit = part["held_out_r_squared"].mean()  # a mean of documents' regressions has none
+        return f"{betas}, mean held-out R² {fit:.3f}." if fit == fit else f"{betas}."
 
     under = f"under {count(len(names), 'specification')}"
     words = [
@@ -132,7 +133,7 @@ def _panel(
     )
     keys = ["model", "specification", "layer", "depth", "x"]
     long = part.melt(keys, list(_R_SQUARED), var_name="kind", value_name="value")
-    long = long.assign(kind=long["kind"].map(_R_SQUARED))
+    long = long.dropna(subset="value").assign(kind=long["kind"].map(_R_SQUARED))
     look = page.legend(
         "R²", orient="bottom", direction="horizontal", symbolStrokeColor=INK, symbolStrokeWidth=1.3
     )

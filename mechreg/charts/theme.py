@@ -26,14 +26,14 @@ _LABELS: Any = {
 }
 
 
-@alt.theme.register("mechreg", enable=True)
+@alt.theme.register("mechreg", enable=False)
 def mechreg_theme() -> alt.theme.ThemeConfig:
-    """Return the theme that importing this module registers and enables as "mechreg".
+    """Return the theme that importing this module registers as "mechreg", for charts of ours alone.
 
     Examples
     --------
     >>> alt.theme.active, mechreg_theme()["config"]["font"]
-    ('mechreg', 'Liberation Sans, Arial, sans-serif')
+    ('default', 'Liberation Sans, Arial, sans-serif')
     """
     return {
         "config": {
@@ -62,6 +62,11 @@ def mechreg_theme() -> alt.theme.ThemeConfig:
             },
         }
     }
+
+
+def themed() -> Any:
+    """Return a context (for ``with``) in which the theme is ours, unless the user enabled one."""
+    return alt.theme.enable("mechreg" if alt.theme.active == "default" else alt.theme.active)
 
 
 # Relative depth: cividis from the first block (dark) to the last, without the lightest fifth, since thin lines

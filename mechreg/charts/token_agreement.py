@@ -1,5 +1,7 @@
 """Agreement token by token: a heat map of all layers of one model against all layers of another, for every pair."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -8,8 +10,9 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
+from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import count, few, frame_of, one_value
-from mechreg.charts.theme import INK, PALE_INK, WIDTH, figure_title, panel_title
+from mechreg.charts.theme import INK, PALE_INK
 from mechreg.schema import InputError, NumericalError, require
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
@@ -21,7 +24,14 @@ MAX_CELLS = 12_000  # of all pairs; of more, neighbouring layers are drawn as on
 _MATCH = {"depth": "nearest in depth", "best": "best match"}
 
 
-def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
+def plot_token_agreement(
+    cells: Any,
+    *,
+    hook: str | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
+) -> ChartType:
     """Return a heat map for every pair of models: rank correlation, token by token, of every pair of their layers.
 
     Both sides go from the input to the output in relative depth, so the dashed diagonal is equal depth. Matched layers
@@ -32,20 +42,8 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     ----------
     cells : TokenComparison, or pandas.DataFrame
         What `compare_tokens` gives, or its ``cells``.
-    hook : str, optional
-        Which hook point, where there are several.
-
-    Returns
-    -------
-    Altair chart
-        With a title, a caption and a description in words.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A missing column, no rows, two rows for one cell, more than six models, several hooks or measures.
-    NumericalError
-        A number that is NaN or infinite.
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`. Without a height the maps are square.
 
     Examples
     --------
@@ -57,7 +55,7 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
     >>> plot_token_agreement(pd.DataFrame(rows)).to_dict()["title"]["text"]
     'Do models update the same tokens? norm of attn_out, layer by layer'
     """
-    who = "plot_token_agreement"
+    who, page = "plot_token_agreement", sheet(width, height, title)
     cells = frame_of(cells, "cells", who=who)
     require(cells, (*_ENDS, *_NUMBERS, *_COMMON), who=who)
     if not len(cells):
@@ -69,11 +67,8 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
         cells, _ = one_value(cells, name, None, who=who)
     _require_cells(cells, who=who)
     pairs = list(cells.groupby(["model_a", "model_b"], sort=False, observed=True))
-    columns = min(3, len(pairs))
-    side = {1: 400, 2: 270, 3: 165}[columns]
     most = float(np.ceil(20 * cells["estimate"].abs().max()) / 20) or 0.05
     block = int(np.ceil(np.sqrt(len(cells) / MAX_CELLS)))
-    panels = [_panel(part, side, most, block) for _, part in pairs]
     first = cells.iloc[0]
     after = f"after effects of {first['effects']}" if first["effects"] else "no effects taken out"
     docs, alpha = count(int(first["n_docs"]), "document"), 1 - first["conf_level"]
@@ -83,14 +78,17 @@ def plot_token_agreement(cells: Any, *, hook: str | None = None) -> ChartType:
         f"are as smooth (p ≥ {alpha:.2g} over all cells of a pair)."
         + (f" Cells are means over {block} x {block} layers." if block > 1 else "")
     ]
-    title = f"Do models update the same tokens? {column} of {hook}, layer by layer"
-    return alt.concat(
-        *panels,
-        columns=columns,
-        spacing=24,
-        title=figure_title(title, caption),
-        description=_description(pairs, str(column), str(hook)),
-    ).resolve_scale(color="shared")
+    maps = replace(page, width=400) if width is None and len(pairs) == 1 else page
+    panels = maps.panels(
+        {f"{a} and {b}": part for (a, b), part in pairs},
+        partial(_panel, page=page, most=most, block=block),
+        columns=3,
+        height=0,
+        detail=_matched,
+    )
+    heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
+    words = [_description(pairs, str(column), str(hook))]
+    return page.finished(panels.resolve_scale(color="shared"), heading, caption, words)
 
 
 def _require_cells(cells: pd.DataFrame, *, who: str) -> None:
@@ -137,8 +135,9 @@ def _edges(n_layers: dict[str, int], block: int) -> dict[str, str]:
     return edges
 
 
-def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
+def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block: int) -> ChartType:
     """Return the map of one pair: cells as wide as their layers, in relative depth."""
+    height = place.height or place.width
     models = {end: str(part[f"model_{end}"].iloc[0]) for end in "ab"}
     n_layers = {
         end: round((part[f"layer_{end}"].iloc[0] + 0.5) / part[f"depth_{end}"].iloc[0]) for end in "ab"
@@ -160,14 +159,16 @@ def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
         "estimate:Q",
         title="rank correlation",
         scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
-        legend=alt.Legend(gradientLength=140, gradientThickness=10, format=".2~f", tickCount=5),
+        legend=page.legend(
+            "rank correlation", gradientLength=140, gradientThickness=10, format=".2~f", tickCount=5
+        ),
     )
     shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]
     shown.append(("estimate:Q", "rank correlation", ".3f"))
     if block == 1:
         shown += [("low:Q", "interval from", ".3f"), ("high:Q", "to", ".3f")]
     cells, matched = _shown_cells(part, block), part[part["matched"].astype(bool)]
-    thinnest = side / max(n_layers.values())
+    thinnest = min(place.width, height) / max(n_layers.values())
     size = max(5.0, min(12.0, 0.8 * thinnest * block))
     ends = pd.DataFrame({"at": [0, 1]})
     rectangles = placed(cells, "x1", "y1", of=block).mark_rect()
@@ -181,12 +182,11 @@ def _panel(part: pd.DataFrame, side: int, most: float, block: int) -> ChartType:
             x2="x2:Q", y2="y2:Q"
         ),
     ]
-    heading = panel_title(
-        f"{models['a']} and {models['b']}",
-        f"matched layers: mean {_number(matched['estimate'].mean())}",
-        width=max(side, WIDTH // 4),
-    )
-    return alt.layer(*layers).properties(width=side, height=side, title=heading)
+    return alt.layer(*layers).properties(width=place.width, height=height)
+
+
+def _matched(part: pd.DataFrame) -> str:
+    return f"matched layers: mean {_number(part.loc[part['matched'].astype(bool), 'estimate'].mean())}"
 
 
 def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) -> str:

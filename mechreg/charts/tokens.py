@@ -84,8 +84,12 @@ def plot_tokens(
     require(norms, (*TOKEN_KEYS, "token", value), who="plot_tokens")
     if not len(norms):
         raise InputError("plot_tokens needs at least one row; the frame is empty.")
-    group, place = _chosen(norms, {"model": model, "hook": hook, "layer": layer, "head": head})
-    heading, numbers = _values(group, value, coefficients, place)
+    wanted = {"model": model, "hook": hook, "layer": layer, "head": head}
+    group, place = chosen_group(norms, wanted, who="plot_tokens")
+    if coefficients is None:
+        heading, numbers = measured(group, value, who="plot_tokens")
+    else:
+        heading, numbers = _contribution(group, value, coefficients, place)
     shown = _one_document(group.assign(shade=numbers), doc, window)
     finite = shown["shade"][np.isfinite(shown["shade"])]
     if finite.empty:
@@ -238,43 +242,49 @@ def token_layer(
     )
 
 
-def _chosen(norms: pd.DataFrame, wanted: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def chosen_group(
+    norms: pd.DataFrame, wanted: dict[str, Any], *, who: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return the rows of one model, hook, layer and head, and which those are, of what the frame has."""
     place = {}
     for key, which in wanted.items():
         if key in norms:
-            norms, place[key] = one_value(norms, key, which, who="plot_tokens")
+            norms, place[key] = one_value(norms, key, which, who=who)
         elif which is not None:
-            raise InputError(f"plot_tokens was asked for {key} {which!r}; the frame has no column {key!r}.")
+            raise InputError(f"{who} was asked for {key} {which!r}; the frame has no column {key!r}.")
     return norms, place
 
 
-def _values(
-    group: pd.DataFrame, value: str, coefficients: pd.DataFrame | None, place: dict[str, Any]
-) -> tuple[str, np.ndarray]:
-    """Return the value's title and one number a row; NaN where there is none."""
+def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndarray]:
+    """Return a column's title and its numbers; norms as logarithms."""
     try:
         numbers = group[value].to_numpy(dtype="float64", na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise InputError(f"plot_tokens shades by numbers; the column {value!r} has others.") from error
-    if coefficients is not None:
-        require(coefficients, ("term", "estimate"), who="plot_tokens")
-        rows = coefficients[coefficients["term"] == value]
-        for key, which in place.items():
-            rows = rows[rows[key] == which] if key in rows else rows
-        if len(rows) != 1:
-            raise InputError(
-                f"plot_tokens needs one coefficient of {value!r} for "
-                f"{', '.join(f'{key} {which}' for key, which in place.items()) or 'the frame'}; "
-                f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
-            )
-        beta = float(rows["estimate"].iloc[0])
-        return f"contribution of {value}", beta * (numbers - np.nanmean(numbers))
+        raise InputError(f"{who} shades by numbers; the column {value!r} has others.") from error
     if value == "norm":
         if not (np.isfinite(numbers) & (numbers > 0)).all():
-            raise NumericalError("plot_tokens needs the logarithm of every norm; some are not above 0.")
+            raise NumericalError(f"{who} needs the logarithm of every norm; some are not above 0.")
         numbers = np.log(numbers)
     return _TITLES.get(value, value.replace("_", " ")), numbers
+
+
+def _contribution(
+    group: pd.DataFrame, value: str, coefficients: pd.DataFrame, place: dict[str, Any]
+) -> tuple[str, np.ndarray]:
+    """Return the title and the numbers of what a term contributes to the prediction."""
+    require(coefficients, ("term", "estimate"), who="plot_tokens")
+    rows = coefficients[coefficients["term"] == value]
+    for key, which in place.items():
+        rows = rows[rows[key] == which] if key in rows else rows
+    if len(rows) != 1:
+        raise InputError(
+            f"plot_tokens needs one coefficient of {value!r} for "
+            f"{', '.join(f'{key} {which}' for key, which in place.items()) or 'the frame'}; "
+            f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
+        )
+    column = group.rename(columns={value: "lagged"})  # a term, whose norms are logarithms already
+    _, numbers = measured(column, "lagged", who="plot_tokens")
+    return f"contribution of {value}", float(rows["estimate"].iloc[0]) * (numbers - np.nanmean(numbers))
 
 
 def _one_document(group: pd.DataFrame, doc: str, window: int | None) -> pd.DataFrame:

@@ -30,7 +30,7 @@ def tokenize(
 
     Parameters
     ----------
-    model : TransformerLens model
+    model : TransformerLens model, or what `load_model` takes
         Its ``tokenizer``, ``cfg.n_ctx`` and ``cfg.d_vocab`` are used.
     documents : documents frame, or what `read_corpus` takes
         A frame of ``doc`` and ``token_ids`` (a list of int per document) works without a tokenizer.
@@ -56,12 +56,13 @@ def tokenize(
 
     Examples
     --------
-    >>> from mechreg import load_model
-    >>> tokenize(load_model("mini-s"), ["A cat."])["token"].tolist()[0]
+    >>> tokenize("mini-s", ["A cat."])["token"].tolist()[0]
     'A'
     """
     if not hasattr(model, "cfg"):
-        raise InputError(f"tokenize needs a model; got {type(model).__name__}. Use load_model(...) first.")
+        from mechreg.models import load_model  # a frame of texts is read without it
+
+        model = load_model(model)
     size = model.cfg.n_ctx if n_ctx is None else n_ctx
     require_whole_number(size, name="n_ctx", most=model.cfg.n_ctx)
     tokenizer = getattr(model, "tokenizer", None)

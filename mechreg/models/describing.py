@@ -20,7 +20,7 @@ COMPONENTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ModelDescription:
     """The architecture at a glance; printing it shows all of it."""
 
@@ -33,6 +33,14 @@ class ModelDescription:
         lines = [f"{key:<{width}}  {_shown(value)}" for key, value in self.architecture.items()]
         parameters = self.parameters.to_string(index=False, formatters={"parameters": "{:,}".format})
         return "\n".join([*lines, "", parameters, "", self.hook_points.to_string(index=False)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [(key, _shown(value)) for key, value in self.architecture.items()]
+        architecture = pd.DataFrame(rows).to_html(header=False, index=False, border=0)
+        parameters = self.parameters.to_html(index=False, border=0, formatters={"parameters": "{:,}".format})
+        return architecture + parameters + self.hook_points.to_html(index=False, border=0, max_rows=20)
 
 
 def describe_model(model: Any) -> ModelDescription:

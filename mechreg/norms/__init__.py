@@ -1,20 +1,24 @@
-"""Norms: token windows in, one norm per hook point, layer and token out, reduced while the model runs."""
+"""Norms: token windows in, one norm or more measures per hook point, layer and token out, reduced on the way."""
 
 from mechreg.norms.covariates import token_covariates, token_frame
 from mechreg.norms.extraction import as_models, extract_norms, norm_frame
+from mechreg.norms.measures import MEASURES, is_per_head
 from mechreg.norms.reduction import (
     BATCH_TOKENS,
     head_norms,
-    is_per_head,
     known_hooks,
     vector_norms,
     window_norms,
 )
+from mechreg.norms.vectors import Vectors, extract_vectors
 
 __all__ = [
     "BATCH_TOKENS",
+    "MEASURES",
+    "Vectors",
     "as_models",
     "extract_norms",
+    "extract_vectors",
     "head_norms",
     "is_per_head",
     "known_hooks",

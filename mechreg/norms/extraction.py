@@ -11,7 +11,8 @@ import torch
 from mechreg.corpus import COVARIATES, read_corpus, tokenize
 from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
 from mechreg.norms.covariates import covariate_columns
-from mechreg.norms.reduction import BATCH_TOKENS, is_per_head, known_hooks, window_norms
+from mechreg.norms.measures import is_per_head, known_measures
+from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, window_norms
 from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_whole_number
 
 
@@ -20,6 +21,8 @@ def extract_norms(
     documents: Any,
     *,
     hooks: Sequence[str] = ("attn_out",),
+    measures: Sequence[str] = ("norm",),
+    direction: Any = None,
     batch_tokens: int = BATCH_TOKENS,
     prepend_bos: bool = False,
     covariates: Sequence[str] = (),
@@ -27,9 +30,9 @@ def extract_norms(
 ) -> pd.DataFrame:
     """Return the L2 norm of one vector per token at every layer of the hook points, for one or several models.
 
-    The norm is taken inside the hook, so that memory grows with the tokens and not with d_model x tokens, and a pass
-    ends after the last hook point, before the logits. Attention is torch's kernel, as in Hugging Face's own default,
-    wherever there is one and nothing reads its scores (`mechreg.models.fused`).
+    Everything is measured inside the hooks, so that memory grows with the tokens and not with d_model x tokens, and a
+    pass ends after the last hook point, before the logits. Attention is torch's kernel, as in Hugging Face's own
+    default, wherever there is one and nothing reads its scores (`mechreg.models.fused`).
 
     Parameters
     ----------
@@ -40,6 +43,14 @@ def extract_norms(
     hooks : sequence of str
         Of resid_pre, attn_out, resid_mid, mlp_out, resid_post (one vector of d_model per token), z and result
         (one per head: the frame then has a ``head`` column, -1 at the other hooks).
+    measures : sequence of str
+        Columns beside ``norm``, which is always there. "relative": length over that of the stream that an update is
+        added to (resid_pre; for mlp_out resid_mid, where blocks have it); "cos_resid": cosine with that stream;
+        "cos_previous": with the token before; "cos_layer_below": with the layer below; "cos_mlp": of attention and MLP
+        of one block; "step": length of resid_post - resid_pre; "projection": on ``direction``. NaN at a window's first
+        token, in the first layer, and where a vector is 0.
+    direction : array of d_model numbers, or dict of them by layer, optional
+        For "projection", in units of its length; NaN in layers that a dict leaves out.
     batch_tokens : int
         Tokens in a batch, right padding included; a window longer than this is a batch of its own.
     prepend_bos : bool
@@ -52,13 +63,13 @@ def extract_norms(
     Returns
     -------
     pandas.DataFrame
-        The norm frame: model, hook, layer, (head,) depth, doc, window, position, token_id, norm (float32), and the
-        covariates.
+        The norm frame: model, hook, layer, (head,) depth, doc, window, position, token_id, norm and further measures
+        (float32), and the covariates.
 
     Raises
     ------
     InputError
-        An unknown hook, no model, two models of one name, or documents that cannot be used.
+        An unknown hook, a measure that is not one of it, no model, two of one name, or documents that cannot be used.
     ModelError
         A hook point did not fire exactly once in a layer, dropout is on, or ``result`` is not what heads add.
     NumericalError
@@ -71,6 +82,7 @@ def extract_norms(
     (1, 0.125)
     """
     hooks = known_hooks(hooks)
+    measures = known_measures(measures, hooks, direction)
     require_whole_number(batch_tokens, name="batch_tokens")
     covariates = require_names(covariates, COVARIATES, name="covariates", least=0)
     entries = as_models(models, who="extract_norms")
@@ -88,6 +100,8 @@ def extract_norms(
             model,
             tokens,
             hooks=hooks,
+            measures=measures,
+            direction=direction,
             batch_tokens=batch_tokens,
             surprisal="surprisal" in covariates,
             progress=progress,
@@ -106,10 +120,17 @@ def norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -
     """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
     keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})
     columns = list(NORM_COLUMNS)
-    if any(is_per_head(hook) for hook in values):
+    hooks = [name for name in values if "." not in name]
+    if any(is_per_head(hook) for hook in hooks):
         columns.insert(columns.index("layer") + 1, "head")
     frames = []
-    for hook, norms in values.items():
+    for hook in hooks:
+        norms = values[hook]
+        further = {
+            name.removeprefix(f"{hook}."): value.reshape(-1).astype("float32")
+            for name, value in values.items()
+            if name.startswith(f"{hook}.")
+        }
         heads = range(norms.shape[1]) if is_per_head(hook) else [-1]
         layer = np.repeat(np.arange(len(norms)), len(heads) * len(keys))
         frame = pd.concat([keys] * (len(norms) * len(heads)), ignore_index=True).assign(
@@ -119,8 +140,9 @@ def norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -
             head=np.tile(np.repeat(np.array(heads, "int16"), len(keys)), len(norms)),
             depth=(layer + 0.5) / len(norms),
             norm=norms.reshape(-1),
+            **further,
         )
-        frames.append(frame[columns].astype(NORM_COLUMNS))
+        frames.append(frame[[*columns, *further]].astype(NORM_COLUMNS))
     return frames[0] if len(frames) == 1 else _stacked(frames)
 
 

@@ -1,6 +1,7 @@
 """Forward passes that leave one float per hook point, layer and token."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import einops
 import numpy as np
@@ -23,6 +24,7 @@ from mechreg.forward import (
 )
 from mechreg.models import HOOK_POINTS, Model, record_of
 from mechreg.norms.heads import require_heads_add_up
+from mechreg.norms.measures import LayerMeasures, is_per_head, known_measures
 from mechreg.schema import NumericalError, require, require_names, require_whole_number
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
@@ -34,18 +36,22 @@ def window_norms(
     tokens: pd.DataFrame,
     *,
     hooks: Sequence[str] = ("attn_out",),
+    measures: Sequence[str] = ("norm",),
+    direction: Any = None,
     batch_tokens: int = BATCH_TOKENS,
     surprisal: bool = False,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the norms of a token frame's rows, an array for each hook point: the frame's rows in its order.
 
+    Further measures have entries of their own, such as "attn_out.cos_resid".
+
     Parameters
     ----------
     model : TransformerLens model
     tokens : pandas.DataFrame
         What `tokenize` gives: doc, window, position, token_id.
-    hooks, batch_tokens, progress
+    hooks, measures, direction, batch_tokens, progress
         As in `extract_norms`.
     surprisal : bool
         The same passes go on to the logits, and give every token's surprisal under the entry "surprisal".
@@ -69,6 +75,7 @@ def window_norms(
     4
     """
     hooks = known_hooks(hooks)
+    further = [name for name in known_measures(measures, hooks, direction) if name != "norm"]
     require_whole_number(batch_tokens, name="batch_tokens")
     require(tokens, ("doc", "window", "position", "token_id"), who="window_norms")
     captured: dict[tuple[str, int], Tensor] = {}
@@ -77,6 +84,8 @@ def window_norms(
         for hook in hooks
         for layer in range(model.cfg.n_layers)
     ]
+    if further:
+        acts += LayerMeasures(model, hooks, further, direction, captured).acts
     run = Forward(model, acts, end="unembed" if surprisal else "acts", quick=True)
     windows = token_windows(model, tokens)
     if "result" in hooks:
@@ -84,7 +93,11 @@ def window_norms(
     head = Head(model) if surprisal else None
     if head is not None:
         run.end = head.end
-    values = {hook: _empty(model, hook, len(tokens)) for hook in hooks}
+    values = {
+        name: _empty(model, hook, len(tokens))
+        for hook in hooks
+        for name in (hook, *(f"{hook}.{measure}" for measure in further))
+    }
     surprisals = np.full(len(tokens), np.nan)
 
     def passes() -> Iterator[tuple[Batch, Arriving[tuple[str, int]]]]:
@@ -101,14 +114,15 @@ def window_norms(
     with run, token_bar(len(tokens), progress) as bar:
         for batch, arriving in one_late(passes()):
             rows, arrays = batch.rows[batch.real], arriving.arrays()
-            for hook, target in values.items():
-                layers = np.stack([arrays[hook, layer] for layer in range(len(target))])
-                norms = einops.rearrange(layers, "layer batch ... pos -> layer ... batch pos")[
+            for name, target in values.items():
+                layers = np.stack([arrays[name, layer] for layer in range(len(target))])
+                found = einops.rearrange(layers, "layer batch ... pos -> layer ... batch pos")[
                     ..., batch.real
                 ]
-                if not np.isfinite(norms).all():
-                    raise _not_finite(model, hook, norms, tokens.iloc[rows])
-                target[..., rows] = norms
+                bad = ~np.isfinite(found) if name in hooks else np.isinf(found)
+                if bad.any():
+                    raise _not_finite(model, name, bad, tokens.iloc[rows])
+                target[..., rows] = found
             bar.update(len(rows))
     if surprisal:
         _require_finite_surprisal(model, surprisals, tokens)
@@ -157,11 +171,6 @@ def known_hooks(hooks: str | Sequence[str]) -> list[str]:
     return require_names(hooks, HOOK_POINTS, name="hooks")
 
 
-def is_per_head(hook: str) -> bool:
-    """Return whether a hook point has a vector for every head: z and result."""
-    return "head" in HOOK_POINTS[hook][1].split()
-
-
 def _require_finite_surprisal(model: Model, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
     bad = ~np.isfinite(surprisals) & (tokens["position"].to_numpy() > 0)
     if bad.any():
@@ -172,9 +181,9 @@ def _require_finite_surprisal(model: Model, surprisals: np.ndarray, tokens: pd.D
         )
 
 
-def _not_finite(model: Model, hook: str, norms: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
-    """Return the error that names the first NaN or infinite norm, "layer token" or "layer head token"."""
-    layer, *heads, at = np.argwhere(~np.isfinite(norms))[0]
+def _not_finite(model: Model, hook: str, bad: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
+    """Return the error that names the first bad value, "layer token" or "layer head token"."""
+    layer, *heads, at = np.argwhere(bad)[0]
     token = tokens.iloc[int(at)]
     return NumericalError(
         f"The activation of model {record_of(model).name!r}, hook {hook!r}, layer {layer}"

@@ -11,7 +11,7 @@ import pandas as pd
 from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import for_page, for_terminal
+from mechreg.outside import Printed, for_page, for_terminal
 from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
@@ -138,8 +138,12 @@ def fit_lagged(
     by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
     _require_options(cov, adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
-    cluster, *crossed = one_or_many(cluster)
-    if len(crossed) > 1 or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t")):
+    cluster, *crossed = one_or_many(cluster) or [None]
+    if (
+        cluster is None
+        or len(crossed) > 1
+        or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t"))
+    ):
         raise InputError(
             "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
         )
@@ -313,7 +317,7 @@ class LaggedFits:
                 f"{most} at most.\nTerms one by one are not affected."
             )
         sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
-        return text + sinks * (fit.n_sinks > 0)
+        return Printed(text + sinks * (fit.n_sinks > 0))
 
     def _chosen(self, named: dict[str, Any]) -> Fit:
         """Return the one fit of these keys."""

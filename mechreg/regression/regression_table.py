@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.outside import for_page
+from mechreg.outside import Printed, for_page
 from mechreg.regression.fits import LaggedFits
 from mechreg.schema import (
     GROUP_KEYS,
@@ -57,7 +57,8 @@ def regression_table(
     Returns
     -------
     str
-        With rows for n, documents and R2, and a note that says what is shown. Columns of heads are "L.H".
+        With rows for n, documents and R2, and a note that says what is shown. Columns of heads are "L.H". A notebook
+        shows it as a table.
 
     Raises
     ------
@@ -80,6 +81,8 @@ def regression_table(
     | documents | 12 |
     | R² | 0.500 |
     """
+    terms, layers = (None if names is None else one_or_many(names) for names in (terms, layers))
+    options: dict[str, Any] = {"show": show, "p": p, "terms": terms, "layers": layers, "digits": digits}
     require_option(format, get_args(TableFormat), name="format")
     require_option(show, get_args(Show), name="show")
     require_option(p, get_args(Judged), name="p")
@@ -106,7 +109,9 @@ def regression_table(
         for model, hook in order.itertuples(index=False)
         if (model, hook) in panels
     ]
-    return form.write(parts, form.escape(_note(table, show, p)))
+    made = Printed(form.write(parts, form.escape(_note(table, show, p))))
+    made.html = made if format == "html" else regression_table(fits, format="html", **options)
+    return made
 
 
 def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:

@@ -48,6 +48,9 @@ class Autocorrelation:
         columns = ["model", "hook", "layer", "white_share", "rho", "half_life", "breusch_godfrey_p"]
         return self.layers[columns].to_string(index=False, float_format="{:.3g}".format)
 
+    def _repr_html_(self) -> str:
+        return str(self.layers.to_html(index=False, border=0, na_rep="", float_format="{:.3g}".format))
+
 
 def autocorrelation(
     norms: pd.DataFrame,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pandas as pd
 
@@ -12,11 +12,18 @@ from mechreg.lags import lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
-from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, NumericalError, did_you_mean
+from mechreg.schema import (
+    NORM_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    NumericalError,
+    RunMeasure,
+    did_you_mean,
+)
 from mechreg.sinks import sink_rules
 from mechreg.spec import OWN_TAGS, Spec
 
-_MADE = {*NORM_COLUMNS, *TOKEN_COLUMNS, *COVARIATES, "log_norm", "head"}
+_MADE = {*NORM_COLUMNS, *TOKEN_COLUMNS, *COVARIATES, *get_args(RunMeasure), "log_norm", "head"}
 _NUMBERS = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "numbers"),
     "boolean": "true or false",
@@ -114,6 +121,7 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
             )
     have = {
         *NORM_COLUMNS, *TOKEN_COLUMNS, "log_norm", *(f"lag{lag}" for lag in spec.lags), *columns, *tags, *COVARIATES,
+        *spec.measures,
         *("layer_below" if lag == 0 else f"layer_below_lag{lag}" for lag in layer_below),
     } - {"text", "problem", "words"}  # fmt: skip
     for column in sorted(asked):

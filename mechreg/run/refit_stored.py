@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from patsy import ModelDesc
@@ -13,7 +13,7 @@ from mechreg.lags import add_lags_of, lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED
-from mechreg.schema import InputError, one_or_many
+from mechreg.schema import InputError, RunMeasure, one_or_many
 from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
 
@@ -239,7 +239,8 @@ def lagged_norms(
     columns = formula_columns(formula)
     if any(rule.kind == "special" for rule in sink_rules(drop_sinks)):
         norms = norms.assign(special=norms["token_id"].isin(special_ids))
-    lagged = add_lags_of(norms, columns, skip=skip, drop_sinks=drop_sinks)
+    column = next((name for name in columns[:1] if name in get_args(RunMeasure)), "norm")
+    lagged = add_lags_of(norms, columns, column=column, skip=skip, drop_sinks=drop_sinks)
     wanted = [column for column in columns if column not in lagged.columns]
     if not wanted:
         return lagged

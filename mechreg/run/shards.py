@@ -20,8 +20,7 @@ from mechreg.models import (
     tokenizer_hash,
     weight_hash,
 )
-from mechreg.norms import BATCH_TOKENS, window_norms
-from mechreg.norms.reduction import is_per_head
+from mechreg.norms import BATCH_TOKENS, is_per_head, window_norms
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.preflight import Survey, is_summable
 from mechreg.run.refit_stored import moments_of_shard, require_rows
@@ -125,6 +124,7 @@ class ShardMaker:
         config = {
             **self._identity(model),
             "hooks": list(spec.hooks),
+            "measures": list(spec.measures),
             "corpus": survey.sha256,
             **survey.tags,
             "prepend_bos": spec.prepend_bos,
@@ -169,26 +169,33 @@ class ShardMaker:
                 sample = sampled_documents(tokens["doc"], record["plan"]["shards"])
                 kept = tokens["doc"].isin(sample).to_numpy()
             for hook in filter(None, missing):
-                store.write_norm_shard(norms[hook][..., kept], tokens[kept], files[hook], hook=hook, **about)
+                values = {measure: array[..., kept] for measure, array in norms[hook].items()}
+                store.write_norm_shard(values, tokens[kept], files[hook], hook=hook, **about)
         return next(iter(files.values()))
 
     def _passes(
         self, record: dict[str, Any], index: int
-    ) -> tuple[pd.DataFrame, dict[str, np.ndarray], list[str]]:
-        """Return a shard's tokens, their norms by hook, and the covariates found in the same passes."""
+    ) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], list[str]]:
+        """Return a shard's tokens, their measures by hook, and the covariates found in the same passes."""
         model = self._model(record["spec_name"], expected=record)
         path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
         tokens = store.read_token_shard(path)
-        norms = window_norms(
+        values = window_norms(
             model,
             tokens,
             hooks=self.spec.hooks,
+            measures=self.spec.measures,
             batch_tokens=record["config"]["batch_tokens"],
             surprisal="surprisal" in covariates_of(self.spec.formula),
             progress=self.progress,
         )
-        covariates = [name for name in norms if name == "surprisal"]
-        return tokens.assign(**{name: norms.pop(name) for name in covariates}), norms, covariates
+        covariates = [name for name in values if name == "surprisal"]
+        tokens = tokens.assign(**{name: values.pop(name) for name in covariates})
+        norms: dict[str, dict[str, np.ndarray]] = {hook: {} for hook in self.spec.hooks}
+        for name, array in values.items():
+            hook, _, measure = name.partition(".")
+            norms[hook][measure or "norm"] = array
+        return tokens, norms, covariates
 
     def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
         """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""

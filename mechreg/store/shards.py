@@ -1,6 +1,7 @@
 """Shards: whole documents as Parquet, wide on the disk, tidy frames in memory."""
 
 import hashlib
+import itertools
 import json
 import re
 import zipfile
@@ -21,7 +22,7 @@ from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require
 from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 Kind = Literal["tokens", "norms", "moments"]
 Series = tuple[int, int | None]  # a layer, and a head at the hooks that have heads
 Norms = Float[np.ndarray, "layer token"] | Float[np.ndarray, "layer head token"]
@@ -48,22 +49,34 @@ def shard_path(run: Path, kind: Kind, model: str, hook: str | None, config_hash:
 
 
 def norm_frame(
-    values: Norms, tokens: pd.DataFrame, *, model: str, hook: str, covariates: Sequence[str] = ()
+    values: Mapping[str, Norms],
+    tokens: pd.DataFrame,
+    *,
+    model: str,
+    hook: str,
+    covariates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the tidy norm frame of one model and hook from its arrays; parameters as for `write_norm_shard`."""
-    series, depths, flat = _series(values)
+    series, depths = _series(values["norm"])
+    flat = {measure: _flat(array) for measure, array in values.items()}
     return _tidy(tokens, flat, series=series, depths=depths, model=model, hook=hook, covariates=covariates)
 
 
 def write_norm_shard(
-    values: Norms, tokens: pd.DataFrame, path: Path, *, model: str, hook: str, covariates: Sequence[str] = ()
+    values: Mapping[str, Norms],
+    tokens: pd.DataFrame,
+    path: Path,
+    *,
+    model: str,
+    hook: str,
+    covariates: Sequence[str] = (),
 ) -> Path:
-    """Write the norms of one model and hook, wide: a row a token, a float32 column a layer (and head).
+    """Write the norms of one model and hook, wide: a row a token, a float32 column a layer (and head) and measure.
 
     Parameters
     ----------
-    values : numpy.ndarray
-        "layer token" or "layer head token": what `window_norms` gives for the hook.
+    values : dict of str to numpy.ndarray
+        "norm", and other measures, each "layer token" or "layer head token": what `window_norms` gives for the hook.
     tokens : pandas.DataFrame
         The token frame; a ``source`` is kept beside the tokens.
     path : Path
@@ -72,19 +85,23 @@ def write_norm_shard(
         Columns of the token frame that are kept as float64, such as ``surprisal``.
     """
     require(tokens, (*_TOKEN_PLACE, *covariates), who="write_norm_shard")
-    if values.shape[-1] != len(tokens):
-        raise InputError(f"A norm shard of {len(tokens)} tokens needs as many values; got {values.shape}.")
-    series, depths, flat = _series(values)
-    names = [_column(one) for one in series]
+    series, depths = _series(values["norm"])
+    arrays: dict[str, pa.Array] = {}
+    for measure, array in values.items():
+        if array.shape[-1] != len(tokens):
+            raise InputError(f"A norm shard of {len(tokens)} tokens needs as many values; got {array.shape}.")
+        rows = _flat(array).astype(np.float32)
+        arrays |= {_column(one, measure): pa.array(row) for one, row in zip(series, rows, strict=True)}
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
     columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
     columns |= {name: pa.array(tokens[name].to_numpy(np.float64)) for name in covariates}
     if "source" in tokens.columns:
         columns["source"] = pa.array(tokens["source"].astype(str)).dictionary_encode()
-    columns |= dict(zip(names, map(pa.array, flat.astype(np.float32)), strict=True))
+    columns |= arrays
     about = {"model": model, "hook": hook, "covariates": list(covariates), "series": series, "depths": depths}
+    about["measures"] = list(values)
     encodings = dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
-    encodings |= dict.fromkeys([*names, *covariates], "BYTE_STREAM_SPLIT")
+    encodings |= dict.fromkeys([*arrays, *covariates], "BYTE_STREAM_SPLIT")
     return _write(pa.table(columns), path, {"kind": "norms", **about}, encodings=encodings)
 
 
@@ -112,7 +129,8 @@ def read_norm_shard(
             have = sorted({layer for layer, _ in about["series"]})
             raise InputError(f"{path.name} has none of layers={sorted(layers or ())}; it has {have}.")
         series = [(layer, head) for layer, head, _ in kept]
-        columns = [*_TOKEN_PLACE, *about["covariates"], *map(_column, series)]
+        measures = {name: [_column(one, name) for one in series] for name in about["measures"]}
+        columns = [*_TOKEN_PLACE, *about["covariates"], *itertools.chain(*measures.values())]
         if sources is not None:
             if "source" not in dict(about["columns"]):
                 raise InputError(f"{path.name} was written without sources; leave out sources=.")
@@ -123,7 +141,7 @@ def read_norm_shard(
             table = table.filter(pc.is_in(table["source"].cast(pa.string()), pa.array(wanted, pa.string())))
         return _tidy(
             table.select([*_TOKEN_PLACE, *about["covariates"]]).to_pandas(),
-            np.stack([table[_column(one)].to_numpy() for one in series]),
+            {name: np.stack([table[one].to_numpy() for one in held]) for name, held in measures.items()},
             series=series,
             depths=[depth for _, _, depth in kept],
             model=about["model"],
@@ -169,22 +187,27 @@ def require_whole(path: Path) -> None:
             _table(path, _described(path, path.name.split("-")[0]))
 
 
-def _column(series: Series) -> str:
+def _column(series: Series, measure: str) -> str:
     layer, head = series
-    return f"layer_{layer}" if head is None else f"layer_{layer}_head_{head}"
+    name = f"layer_{layer}" if head is None else f"layer_{layer}_head_{head}"
+    return name if measure == "norm" else f"{measure}_{name}"
 
 
-def _series(values: Norms) -> tuple[list[Series], list[float], Float[np.ndarray, "series token"]]:
-    """Return the layer and head of every series of values, their depths, and the values a row a series."""
+def _flat(values: Norms) -> Float[np.ndarray, "series token"]:
+    return einops.rearrange(values, "layer ... token -> (layer ...) token")
+
+
+def _series(values: Norms) -> tuple[list[Series], list[float]]:
+    """Return the layer and head of every series of values, and their depths."""
     heads = [None] if values.ndim == 2 else range(values.shape[1])
     series = [(layer, head) for layer in range(len(values)) for head in heads]
     depths = [(layer + 0.5) / len(values) for layer, _ in series]
-    return series, depths, einops.rearrange(values, "layer ... token -> (layer ...) token")
+    return series, depths
 
 
 def _tidy(
     tokens: pd.DataFrame,
-    values: Float[np.ndarray, "series token"],
+    values: Mapping[str, Float[np.ndarray, "series token"]],
     *,
     series: Sequence[Series],
     depths: Sequence[float],
@@ -192,8 +215,8 @@ def _tidy(
     hook: str,
     covariates: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the tidy frame of a matrix: the tokens again for every series."""
-    rows = values.size
+    """Return the tidy frame of matrices, one a measure: the tokens again for every series."""
+    rows = values["norm"].size
     doc = tokens["doc"].astype("category").array
     columns: dict[str, Any] = {
         key: pd.Categorical.from_codes(np.zeros(rows, np.int8), dtype=pd.CategoricalDtype([name]))
@@ -205,7 +228,7 @@ def _tidy(
     columns["depth"] = np.repeat(depths, len(tokens))
     columns["doc"] = pd.Categorical.from_codes(np.tile(doc.codes, len(series)), dtype=doc.dtype)
     columns |= {key: np.tile(tokens[key].to_numpy(), len(series)) for key in _TOKEN_PLACE[1:]}
-    columns["norm"] = values.reshape(-1)
+    columns |= {measure: matrix.reshape(-1) for measure, matrix in values.items()}
     columns |= {name: np.tile(tokens[name].to_numpy(), len(series)) for name in covariates}
     return pd.DataFrame(columns, copy=False).astype(NORM_COLUMNS)
 

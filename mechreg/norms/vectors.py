@@ -1,0 +1,104 @@
+"""The vectors themselves, of a few documents."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import einops
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechreg.forward import Act, Forward, padded_batches
+from mechreg.models import HOOK_POINTS, load_model
+from mechreg.norms.covariates import token_frame
+from mechreg.norms.heads import require_heads_add_up
+from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
+from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
+
+
+class Vectors(NamedTuple):
+    """Vectors of one hook point, and the tokens that they are of, in the same order."""
+
+    values: Float[np.ndarray, "layer token d"] | Float[np.ndarray, "layer head token d"]
+    tokens: pd.DataFrame
+
+
+def extract_vectors(
+    model: Any,
+    documents: Any,
+    *,
+    hook: str = "attn_out",
+    layers: int | Sequence[int] | None = None,
+    most_bytes: int = 2**30,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Vectors:
+    """Return the vectors of one hook point at every token of a few documents, with their token frame.
+
+    Parameters
+    ----------
+    model : model, name or path
+    documents : documents frame, list of str, path, or token frame
+    hook : str
+        One of `extract_norms`'; "result" has what each head adds, whose sum is attn_out without its bias.
+    layers : int or sequence of int, optional
+        Only these, in this order; all by default.
+    most_bytes : int
+        Vectors that take more are refused: 1 GiB by default.
+    batch_tokens : int
+
+    Returns
+    -------
+    Vectors
+        ``values``, "layer token d_model", or "layer head token d" for z and result: float32, or float64 of a float64
+        model; and ``tokens``.
+
+    Raises
+    ------
+    InputError, ModelError
+        As `extract_norms`; no such layer; too many vectors.
+
+    Examples
+    --------
+    >>> vectors = extract_vectors("mini-s", ["The cat sat on the mat."], layers=[0, 3])
+    >>> vectors.values.shape[0], vectors.values.shape[1] == len(vectors.tokens), vectors.values.shape[2]
+    (2, True, 64)
+    """
+    model, hook = load_model(model), known_hooks([hook])[0]
+    require_whole_number(batch_tokens, name="batch_tokens")
+    require_whole_number(most_bytes, name="most_bytes")
+    everything = range(model.cfg.n_layers)
+    chosen = list(everything) if layers is None else one_or_many(layers)
+    for layer in chosen:
+        require_option(layer, everything, name="layers")
+    tokens = token_frame(model, documents)
+    kind = np.float64 if next(iter(model.parameters())).dtype == torch.float64 else np.float32
+    heads = [int(model.cfg.n_heads)] if hook in ("z", "result") else []
+    shape = (len(chosen), *heads, len(tokens), int(model.cfg.d_head if hook == "z" else model.cfg.d_model))
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+    if size > most_bytes:
+        raise InputError(
+            f"The vectors of {len(tokens):,} tokens in {len(chosen)} layers take {size:,} bytes, and most_bytes is "
+            f"{most_bytes:,}; give fewer documents or layers=, or use extract_norms, which keeps numbers alone."
+        )
+    values = np.empty(shape, kind)
+    if hook == "result":
+        require_heads_add_up(model)
+    kept: dict[int, np.ndarray] = {}
+
+    def keep(at: int) -> Act:
+        def act(vectors: Tensor) -> None:
+            wide = vectors if vectors.dtype == torch.float64 else vectors.float()
+            kept[at] = wide.numpy(force=True).copy()  # some models go on to change it in place
+
+        return act
+
+    acts = [(f"blocks.{layer}.{HOOK_POINTS[hook][0]}", keep(at)) for at, layer in enumerate(chosen)]
+    with Forward(model, acts, end="acts", quick=True) as run:
+        for batch in padded_batches(model, tokens, batch_tokens):
+            run(batch.ids)
+            for at in range(len(chosen)):
+                found = einops.rearrange(kept[at][batch.real], "token ... d -> ... token d")
+                values[at][..., batch.rows[batch.real], :] = found
+    return Vectors(values, tokens)
