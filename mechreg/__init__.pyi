@@ -56,6 +56,7 @@ from .regression import fit_lagged as fit_lagged
 from .regression import regression_table as regression_table
 from .report import run_report as run_report
 from .robustness import autocorrelation as autocorrelation
+from .robustness import decompose as decompose
 from .robustness import specification_curve as specification_curve
 from .run import run_spec as run_spec
 from .schema import InputError as InputError

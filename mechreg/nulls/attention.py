@@ -82,7 +82,7 @@ def attention_norms(
                 else (f"blocks.{layer}.attn.hook_pattern", _running_mean),
                 (f"blocks.{layer}.{HOOK_POINTS['attn_out'][0]}", replaced.keep),
             ]
-            with Forward(model, acts, end="acts") as run:
+            with Forward(model, acts, end="acts", quick=True) as run:
                 for batch in padded_batches(model, tokens, batch_tokens):
                     at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
                     replaced.place = torch.from_numpy(at).to(batch.ids.device)
