@@ -155,7 +155,17 @@ def read_spec(path: str | Path) -> Spec:
         spec = parse_spec(text)
     except InputError as error:
         raise InputError(f"The spec {str(path)!r}: {error}") from error
-    folder = Path(path).resolve().parent
+    return spec_beside(spec, Path(path).resolve().parent)
+
+
+def spec_beside(spec: Spec, folder: Path) -> Spec:
+    """Return a spec whose relative paths are relative to a folder.
+
+    Examples
+    --------
+    >>> spec_beside(Spec(models=("mini-s",), corpus="texts/*.txt"), Path("/data")).corpus
+    '/data/texts/*.txt'
+    """
     return replace(
         spec,
         models=tuple(_model_beside(folder, model) for model in spec.models),

@@ -442,7 +442,7 @@ RUNS = [
     Case("summaries that are no text", lambda g: kept(g, "summaries.txt", lambda d: b"\xff" + d, "report", "runs/kept"), "summaries.txt", "makes it again"),
     Case("coefficients cut short", lambda g: kept(g, "coefficients.parquet", half, "report", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("statistics of zero bytes", lambda g: kept(g, "statistics.csv", lambda d: b"", "report", "runs/kept"), "statistics.csv", "makes it again"),
-    Case("a run's spec is no spec", lambda g: kept(g, "spec.toml", half, "report", "runs/kept"), "spec.toml", "in its place"),
+    Case("a run's spec is no spec", lambda g: kept(g, "spec.toml", lambda d: d + b"[", "report", "runs/kept"), "spec.toml", "in its place"),
     Case("a run to be compared is not there", lambda g: ["diff", "runs/kept", "runs/lost"], "'runs/lost'", "Run `mechreg run` first"),
     Case("tables to be compared are damaged", lambda g: kept(g, "coefficients.parquet", half, "diff", "runs/kept", "runs/kept"), "coefficients.parquet", "makes it again"),
     Case("a report of a folder of texts", lambda g: ["report", "texts"], "'texts'", "finished run"),
@@ -498,7 +498,7 @@ CALLS = [
     Case("positions as words", lambda g: add_lags(position=lambda f: f["position"].astype(str)), "'position'", "whole numbers"),
     Case("positions that jump", lambda g: add_lags(position=lambda f: f["position"] * 2), "from 0 to 2", "before you filter"),
     Case("layers as fractions", lambda g: lambda: mr.fit_lagged(mr.add_lags(norms()).assign(layer=0.5)), "'layer'", "whole numbers"),
-    Case("a dictionary for a frame", lambda g: lambda: mr.fit_lagged(mr.add_lags(norms()).drop(columns="lag1")), "'lag1'", "Did you mean"),
+    Case("a dictionary for a frame", lambda g: lambda: mr.fit_lagged(mr.add_lags(norms()).drop(columns="lag1")), "'lag1'", "add_lags"),
     Case("an intervention in a layer that is not there", lambda g: lambda: mr.intervene("mini-s", [SHIP], mr.Scale(0.5), layers=[99]), "99", "layers"),
     Case("a summary of a layer that is not there", lambda g: lambda: mr.fit_lagged(mr.add_lags(norms(), lags=(1,)), "log_norm ~ lag1").summary(layer=99), "99", "layer"),
     Case("token ids of another model", lambda g: tokens_of(doc=["d"], token_ids=[[1, 10**6]]), "1000000", "own tokenizer"),
@@ -519,7 +519,7 @@ CALLS = [
     Case("sums cut short", lambda g: partial(mr.LagSums.load, sums(g, half)), "sums", "make it again"),
     Case("sums with a bit turned", lambda g: partial(mr.LagSums.load, sums(g, flipped)), "sums", "make it again"),
     Case("a file for a run", lambda g: lambda: mr.open_run("texts/a.txt"), "'texts/a.txt'", "Run `mechreg run` first"),
-    Case("texts for a model", lambda g: lambda: mr.tokenize(SHIP, [SHIP]), "str", "load_model"),
+    Case("texts for a model", lambda g: lambda: mr.tokenize(5, [SHIP]), "int", "load_model"),
     Case("a number for a corpus", lambda g: lambda: mr.read_corpus(5), "int", "a list or dict of str"),
 ]  # fmt: skip
 

@@ -561,8 +561,8 @@ def test_a_notebook_shows_a_chart_as_a_picture_and_altair_is_as_before():
         bundle, about = one._repr_mimebundle_()
         png = base64.b64decode(bundle["image/png"])
         assert struct.unpack(">I", png[16:20])[0] // 2 == about["image/png"]["width"]
-        assert bundle["application/vnd.vegalite.v6.json"]["config"]["font"].startswith("Liberation")
-        assert set(bundle) == {"application/vnd.vegalite.v6.json", "image/png"}
+        assert bundle["application/vnd.vegalite.v6+json"]["config"]["font"].startswith("Liberation")
+        assert set(bundle) == {"application/vnd.vegalite.v6+json", "image/png"}
         assert type(pickle.loads(pickle.dumps(one))) is type(one)
     assert (alt.theme.active, alt.renderers.active) == ("default", "default")
     with alt.theme.enable("dark"), alt.renderers.enable("mimetype"):

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pytest
 import mechreg as mr
 from mechreg import cli, store
 from mechreg.cli import START, main, parser
+from mechreg.spec import Spec, parse_spec, read_spec
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -131,6 +134,11 @@ def test_check_exits_with_1_when_a_check_fails(capsys, monkeypatch):
         (["run", "nowhere.toml"], "cannot be read"),
         (["inspect", "./nowhere"], "no model folder"),
         (["inspect", "mini-s", "--text", " "], "--text is empty"),
+        (["inspekt", "mini-s"], "Did you mean 'inspect'?"),
+        (["run"], "needs a spec file, or --models and --corpus"),
+        (["run", "spec.toml", "--models", "mini-s"], "not both"),
+        (["run", "--models", "mini-s"], "needs --models and --corpus; got models"),
+        (["run", "--models", "mini-s", "--corpus", "demo", "--formula", "log_norm ~"], "formula"),
     ],
 )
 def test_a_refusal_is_one_sentence_and_exit_code_2(capsys, arguments, said):
@@ -148,10 +156,54 @@ def test_an_option_that_does_not_exist_is_refused_with_those_that_do(capsys, tmp
     assert "--engine must be one of 'local', 'ray'; got 'rai'. Did you mean 'ray'?" in capsys.readouterr().err
 
 
-def test_debug_shows_the_traceback():
-    done = mechreg("run", "nowhere.toml", "--debug")
+@pytest.mark.parametrize("command", [("run", "nowhere.toml", "--debug"), ("--debug", "run", "nowhere.toml")])
+def test_debug_shows_the_traceback(command):
+    done = mechreg(*command)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_spec_to_begin_with_has_every_key_with_its_default(tmp_path, capsys):
+    file = tmp_path / "spec.toml"
+    assert main(["init", str(file)]) == 0
+    assert main(["init", str(file)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    spec, text = read_spec(file), file.read_text()
+    assert spec == Spec(models=("mini-s", "mini-m"), corpus="demo", name="study")
+    assert parse_spec(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE)) == spec
+    assert all(f"{field.name} = " in text for field in fields(Spec))
+
+
+def test_a_finished_run_is_not_done_again_until_something_changes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for name in "abc":
+        (tmp_path / "texts" / f"{name}.txt").write_text(
+            f"A cat that sat on {name} mat saw ships on the sea. " * 4
+        )
+    command = [
+        "run",
+        "--models",
+        "mini-s",
+        "--corpus",
+        "texts/*.txt",
+        "--formula",
+        "log_norm ~ lag1",
+        "--name",
+        "one",
+    ]
+    assert main(command) == 0
+    assert "Report: runs/one/report.html" in capsys.readouterr().out
+    assert read_spec("runs/one/spec.toml").corpus == str(tmp_path / "texts" / "*.txt")
+    carried = []
+    monkeypatch.setattr("mechreg.run.run_spec", lambda spec, **_: carried.append(spec) or Path("runs/one"))
+    assert main(command) == 0
+    assert "runs/one is already complete" in capsys.readouterr().out
+    (tmp_path / "texts" / "d.txt").write_text("Another text.")
+    assert main(command) == 0
+    assert len(carried) == 1
+    assert main([*command[:-1], "two"]) == 0
+    assert len(carried) == 2
 
 
 @pytest.mark.slow  # test_readme runs a spec too
@@ -275,6 +327,7 @@ def test_intervene_prints_a_table_and_saves_what_the_function_gives(texts, tmp_p
         (["--edit", "scale"], "--edit must be scale=0.5"),
         (["--edit", "double=2"], "--edit must be scale=0.5"),
         (["--edit", "scale=half"], "--edit must be scale=0.5"),
+        (["--edit", "ablate=nothing"], "--edit must be scale=0.5"),
         (["--edit", "scale=2", "--layers", "last"], "--layers must be whole numbers"),
         (["--edit", "scale=2", "--documents", "0"], "--documents must be a whole number, 1 or more"),
         (["--edit", "scale=2", "--out", "effects.xlsx"], "--out must end in .csv or .parquet"),

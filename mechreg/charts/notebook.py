@@ -36,7 +36,7 @@ class _Shown:
         spec = chart_spec(self)
         png = drawn("png", svg=drawn("svg", spec=spec, version=VEGA_LITE), ppi=72 * _SCALE)
         width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
-        live = f"application/vnd.vegalite.v{VEGA_LITE.partition('.')[0]}.json"
+        live = f"application/vnd.vegalite.v{VEGA_LITE.partition('.')[0]}+json"
         size = {"width": width // _SCALE, "height": height // _SCALE}
         return {live: spec, "image/png": png}, {"image/png": size}
 
@@ -62,7 +62,7 @@ def shown_offline(chart: ChartType) -> ChartType:
     --------
     >>> chart = shown_offline(alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().encode(x="x:Q"))
     >>> sorted((chart | chart)._repr_mimebundle_()[0])
-    ['application/vnd.vegalite.v6.json', 'image/png']
+    ['application/vnd.vegalite.v6+json', 'image/png']
     """
     if type(chart) in _CLASSES:
         chart = chart.copy(deep=False)

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from mechreg import __version__
-from mechreg.cli import check, compare, completion, diff, inspect, intervene, replicate, report, run
-from mechreg.cli.options import Parser, Verbs
+from mechreg.cli import check, compare, completion, diff, init, inspect, intervene, replicate, report, run
+from mechreg.cli.options import Parser, Verbs, add_debug
 from mechreg.cli.terminal import (
     ReaderGone,
     TerminalFormatter,
@@ -32,7 +32,7 @@ Try these, in this order; all of it is offline:
 
 mechreg --help lists all commands; mechreg COMMAND --help has examples of each.
 """
-VERBS = (run, inspect, check, compare, intervene, diff, completion, replicate, report)
+VERBS = (run, init, inspect, check, compare, intervene, diff, completion, replicate, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,14 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         begin_again_in_utf8()
-    debug, output_is_open = False, open_standard_files()
+    debug, output_is_open = "--debug" in (sys.argv if argv is None else argv), open_standard_files()
     # Ours alone: the libraries show their own notes themselves.
     notes, log = logging.StreamHandler(sys.stderr), logging.getLogger("mechreg")
     notes.setFormatter(TerminalFormatter("mechreg: %(message)s"))
     log.addHandler(notes)
     try:
         args = parser().parse_args(argv)
-        debug = args.debug
         code = args.verb(args)
         say(end="", flush=True)
         if not output_is_open:
@@ -87,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="Start with: mechreg demo",
     )
     made.add_argument("--version", action="version", version=f"mechreg {__version__}")
-    made.set_defaults(verb=_start, debug=False)
+    made.set_defaults(verb=_start)
+    add_debug(made)
     verbs = Verbs(made.add_subparsers(title="commands", metavar="COMMAND"))
     for module in VERBS:
         module.declare(verbs)

@@ -14,6 +14,8 @@ EXAMPLES = (
     "         mechreg intervene mini-s --edit ablate=mean --controls random_direction --documents 6"
 )
 
+ABLATIONS = ("zero", "mean", "resample")  # as Ablate has them, which is not imported to refuse
+
 
 def declare(verbs: Verbs) -> None:
     """Add the verb and its options."""
@@ -35,14 +37,19 @@ def declare(verbs: Verbs) -> None:
 
 def intervene(args: argparse.Namespace) -> int:
     """Edit a model's updates and show what changes in its next tokens and later norms."""
-    from mechreg.charts import plot_dose_response, save_chart
-    from mechreg.interventions import intervene
+    asked = [
+        _kind_and_doses(text) for text in args.edit
+    ]  # what is wrong is said before anything heavy is imported
+    layers = None if args.layers is None else _whole_numbers(args.layers)
     from mechreg.store import TABLES, check_place, write_table
 
-    edits = [edit for text in args.edit for edit in _edits(text)]
-    layers = None if args.layers is None else _whole_numbers(args.layers)
     if args.out is not None:
         check_place(args.out, endings=TABLES)
+    from mechreg.charts import plot_dose_response, save_chart
+    from mechreg.interventions import Ablate, Rotate, Scale, intervene
+
+    kinds: dict[str, Any] = {"scale": Scale, "rotate": Rotate, "ablate": Ablate}
+    edits = [kinds[kind](dose) for kind, doses in asked for dose in doses]
     documents = documents_of(args)
     effects = intervene(
         load(args),
@@ -74,23 +81,21 @@ def intervene(args: argparse.Namespace) -> int:
     return 0
 
 
-def _edits(text: str) -> list[Any]:
-    """Return the edits that --edit asks for: a kind and its doses."""
-    from mechreg.interventions import Ablate, Rotate, Scale
-
+def _kind_and_doses(text: str) -> tuple[str, list[Any]]:
+    """Return the kind of edit that --edit asks for, and its doses."""
     kind, _, values = text.partition("=")
-    need = (
-        f"--edit must be scale=0.5, rotate=30 or ablate=mean, or several as in scale=0,0.5,2; got {text!r}."
-    )
-    if kind not in ("scale", "rotate", "ablate") or not values:
-        raise InputError(need)
-    if kind == "ablate":
-        return [Ablate(value) for value in values.split(",")]  # type: ignore[arg-type]
+    doses: list[Any] = values.split(",")
     try:
-        doses = [float(value) for value in values.split(",")]
+        if kind in ("scale", "rotate"):
+            doses = [float(value) for value in doses]
+        elif kind != "ablate" or not {*doses} <= {*ABLATIONS}:
+            raise ValueError(kind)
     except ValueError as error:
-        raise InputError(need) from error
-    return [Scale(dose) if kind == "scale" else Rotate(dose) for dose in doses]
+        raise InputError(
+            "--edit must be scale=0.5, rotate=30 or ablate=mean (zero, resample), or several as in scale=0,0.5,2; "
+            f"got {text!r}."
+        ) from error
+    return kind, doses
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -1,17 +1,21 @@
 """How a verb is declared, and the options that several verbs have."""
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from mechreg.schema import InputError, require_whole_number
+from mechreg.schema import InputError, did_you_mean, require_whole_number
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that refuses like everything else does: one sentence, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise InputError(f"{message}; see {self.prog} --help.")
+        hint = ""
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        raise InputError(f"{message}; see {self.prog} --help.{hint}")
 
 
 class Verbs:
@@ -30,9 +34,14 @@ class Verbs:
             epilog=f"Example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        add_debug(made, default=argparse.SUPPRESS)  # which leaves one that stands before the verb
         made.set_defaults(verb=verb)
         return made
+
+
+def add_debug(made: argparse.ArgumentParser, *, default: Any = False) -> None:
+    """Add ``--debug``."""
+    made.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
 def add_device(made: argparse.ArgumentParser) -> None:

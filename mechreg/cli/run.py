@@ -1,17 +1,34 @@
 """``mechreg run`` and ``mechreg demo``: a spec carried out."""
 
 import argparse
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mechreg.cli.options import Verbs, add_device
 from mechreg.cli.terminal import say
-from mechreg.schema import require_option
+from mechreg.schema import InputError, require_option
+
+if TYPE_CHECKING:
+    from mechreg.spec import Spec
+
+EXAMPLES = (
+    "mechreg run spec.toml\n"
+    '         mechreg run --models mini-s,mini-m --corpus demo --formula "log_norm ~ lag1" --name one-lag'
+)
+KEYS = ("models", "corpus", "formula", "effects", "name")  # of a spec that is not in a file
 
 
 def declare(verbs: Verbs) -> None:
     """Add both verbs and their options."""
-    made = verbs.add(run, example="mechreg run spec.toml")
-    made.add_argument("spec", type=Path, help="a TOML file")
+    made = verbs.add(run, example=EXAMPLES)
+    made.add_argument("spec", type=Path, nargs="?", help="a TOML file (mechreg init writes one)")
+    made.add_argument("--models", help="without a file: hub names, folders or miniatures, with commas")
+    made.add_argument("--corpus", help='without a file: "demo", a file, or a glob in quotes')
+    made.add_argument("--formula", help="without a file (default: log_norm ~ lag1 + lag2)")
+    made.add_argument("--effects", help="without a file: levels to take off, such as doc,position")
+    made.add_argument("--name", help="without a file: of the run (default: run)")
     made.add_argument("--resume", action="store_true", help="continue a run; refuse to begin one")
     made.add_argument("--engine", default="local", help="local (this process) or ray (mechreg[ray])")
     made.add_argument("--workers", type=int, default=2, help="of engine ray")
@@ -28,21 +45,43 @@ def declare(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a spec: norms, fits, tables, figures, report."""
-    return _carry_out(args, args.spec)
+    from mechreg.spec import Spec, read_spec, spec_beside
+
+    given = {key: value for key in KEYS if (value := getattr(args, key)) is not None}
+    if (args.spec is None) == (not given):
+        raise InputError(
+            "run needs a spec file, or --models and --corpus, not both; `mechreg init` writes a file to begin with."
+        )
+    if args.spec is not None:
+        return _carry_out(args, read_spec(args.spec))
+    if not {"models", "corpus"} <= given.keys():
+        raise InputError(f"run without a file needs --models and --corpus; got {', '.join(given)}.")
+    listed: dict[str, Any] = {
+        key: tuple(name.strip() for name in given.pop(key).split(","))
+        for key in ("models", "effects")
+        if key in given
+    }
+    return _carry_out(args, spec_beside(Spec(**given, **listed), Path.cwd()))
 
 
 def demo(args: argparse.Namespace) -> int:
     """Run the study on the models and texts that ship, offline."""
     from mechreg import miniatures
-
-    return _carry_out(args, miniatures.DEMO_SPEC)
-
-
-def _carry_out(args: argparse.Namespace, file: Path) -> int:
     from mechreg.spec import read_spec
 
-    spec = read_spec(file)  # before all that carries it out is imported, which takes seconds
+    return _carry_out(args, read_spec(miniatures.DEMO_SPEC))
+
+
+def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
+    """Carry out a spec, which was read before all that this needs is imported, which takes seconds."""
     require_option(args.engine, ("local", "ray"), name="--engine")
+    folder = Path("runs") / spec.name if args.out is None else args.out
+    if _is_complete(folder, spec):
+        say(
+            f"{folder} is already complete, and nothing has changed since. Give another --out to do it again."
+        )
+        say(f"Report: {folder / 'report.html'}")
+        return 0
     options = {key: getattr(args, key) for key in ("out", "device", "device_map", "resume")}
     if args.batch_tokens is not None:
         options["batch_tokens"] = args.batch_tokens
@@ -57,6 +96,34 @@ def _carry_out(args: argparse.Namespace, file: Path) -> int:
         folder = run_spec(spec, **options)
     _say_results(folder)
     return 0
+
+
+def _is_complete(folder: Path, spec: "Spec") -> bool:
+    """Return whether a run has ended with this spec, its files have their sizes, and all is older."""
+    from mechreg.spec import write_spec
+
+    manifest = folder / "_manifest.json"
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        if (folder / "spec.toml").read_text(encoding="utf-8") != write_spec(spec):
+            return False
+        if any((folder / name).stat().st_size != entry["bytes"] for name, entry in files.items()):
+            return False
+        older = [*map(folder.joinpath, files), folder / "report.html", *_read_by(spec)]
+        return all(path.stat().st_mtime <= manifest.stat().st_mtime for path in older)
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return False  # the run itself says what is wrong, or mends it
+
+
+def _read_by(spec: "Spec") -> Iterator[Path]:
+    """Yield what a run reads on this machine, with its folders, whose times tell of files that came or went."""
+    from mechreg.corpus.reading import files_of
+
+    if spec.corpus.startswith("datasets:"):
+        raise InputError("What the hub has now is not known here.")
+    texts = [] if spec.corpus == "demo" else [Path(path) for path, _ in files_of(spec.corpus)]
+    for path in (*texts, *filter(Path.exists, map(Path, spec.models))):
+        yield from (path, path.parent, *(path.iterdir() if path.is_dir() else ()))
 
 
 def _say_results(folder: Path) -> None:
