@@ -53,6 +53,13 @@ show(
     says="The answer by layer: the coefficient of every lag with its interval, filled where it differs from zero.",
 )
 
+heads = mr.extract_norms(MODELS[:2], few, hooks="result", progress=False)
+show(
+    mr.plot_head_map(mr.fit_lagged(mr.add_lags(heads), FORMULA, effects=("doc", "position"))),
+    function="plot_head_map",
+    says="The coefficient of every attention head's own contribution, by layer.",
+)
+
 # %% One model, to look into: choose a layer in the page; here is the first view.
 augmented = fits.augment(lagged)
 one = augmented[of_first].merge(

@@ -19,6 +19,7 @@ from .charts import plot_betas as plot_betas
 from .charts import plot_cause_maps as plot_cause_maps
 from .charts import plot_dose_response as plot_dose_response
 from .charts import plot_equivalence as plot_equivalence
+from .charts import plot_head_map as plot_head_map
 from .charts import plot_heatmap as plot_heatmap
 from .charts import plot_layer_explorer as plot_layer_explorer
 from .charts import plot_norms as plot_norms

@@ -179,6 +179,11 @@ def plot_betas_by(models: Models, tokens: int) -> Any:
     return mr.plot_betas(grouped(models, tokens), by="pos")
 
 
+def plot_head_map(models: Models, tokens: int) -> Any:
+    heads = [make_coefficients(models, seed=head).assign(head=head, hook="result") for head in range(3)]
+    return mr.plot_head_map(pd.concat(heads, ignore_index=True))
+
+
 def plot_nulls(models: Models, tokens: int) -> Any:
     return mr.plot_nulls(make_nulls(models))
 
@@ -270,6 +275,6 @@ CHARTS: dict[str, Callable[[Models, int], Any]] = {
     for chart in (
         *(plot_norms, plot_betas, plot_layer_explorer, plot_tokens, plot_norms_by, plot_betas_by, plot_nulls),
         *(plot_specifications, plot_profiles, plot_agreement, plot_equivalence, plot_dose_response),
-        *(plot_token_agreement, plot_cause_maps, plot_autocorrelation, plot_heatmap),
+        *(plot_token_agreement, plot_cause_maps, plot_autocorrelation, plot_heatmap, plot_head_map),
     )
 }

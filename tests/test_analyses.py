@@ -14,7 +14,7 @@ from mechreg import miniatures
 
 ROOT = Path(__file__).parents[1]
 # Those that take longer on three models; make figures runs them on all.
-ON_ONE_MODEL = ("01_lagged_norms", "03_part_of_speech", "04_causal_scaling", "05_sources")
+ON_ONE_MODEL = ("01_lagged_norms", "03_part_of_speech", "04_causal_scaling", "05_sources", "11_nature")
 # About ten seconds to half a minute each even so, of functions that have quick tests of their own.
 SLOW = (
     "02_universality_gpt2_sizes",
@@ -25,6 +25,7 @@ SLOW = (
     "07_nulls",
     "08_specifications",
     "09_pretrained",
+    "11_nature",
     "12_tokens",
 )
 ANALYSES = [

@@ -23,6 +23,7 @@ from mechreg.charts.agreement import plot_agreement
 from mechreg.charts.autocorrelation import plot_autocorrelation
 from mechreg.charts.betas import plot_betas
 from mechreg.charts.cause_maps import plot_cause_maps
+from mechreg.charts.head_map import plot_head_map
 from mechreg.charts.heatmap import plot_heatmap
 from mechreg.charts.interventions import plot_dose_response
 from mechreg.charts.layer_explorer import plot_layer_explorer
@@ -41,6 +42,7 @@ __all__ = [
     "plot_cause_maps",
     "plot_dose_response",
     "plot_equivalence",
+    "plot_head_map",
     "plot_heatmap",
     "plot_layer_explorer",
     "plot_norms",

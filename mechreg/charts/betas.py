@@ -90,6 +90,7 @@ def plot_betas(
     who, page = "plot_betas", sheet(width, height, title)
     if not isinstance(adjusted, bool):
         raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
+    formula = "" if hasattr(coefficients, "columns") else getattr(coefficients, "formula", "")
     coefficients = frame_of(coefficients, "coefficients", who=who)
     p = "p_adjusted" if adjusted else "p_value"
     labels = p_labels(alpha, kind="adjusted p" if adjusted else "p")
@@ -119,7 +120,7 @@ def plot_betas(
         estimate_panel,
         several=several,
         scale=value_scale(marks[["conf_low", "conf_high"]]),
-        y_title=f"beta ({_units(terms)})" if by is None else f"beta of {terms[0]}",
+        y_title=f"beta ({_units(terms, formula)})" if by is None else f"beta of {terms[0]}",
         look=hues(hue, names, page, shown=terms if by is None else models),
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
@@ -142,8 +143,11 @@ def _grid(n_layers: int) -> tuple[int, int]:
     return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
 
 
-def _units(terms: list[str]) -> str:
-    return "log norm per log norm" if all(_LAG.fullmatch(term) for term in terms) else "per unit of the term"
+def _units(terms: list[str], formula: str) -> str:
+    """Return units; without a formula the outcome is taken for the log norm."""
+    of_norms = not formula or formula.split("~")[0].strip() == "log_norm"
+    are_lags = of_norms and all(_LAG.fullmatch(term) for term in terms)
+    return "log norm per log norm" if are_lags else "per unit of the term"
 
 
 def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -54,7 +55,7 @@ def run_report(folder: str | Path) -> str:
         coefficients=coefficients,
         statistics=run.statistics,
         results=result_table(coefficients),
-        figures=_figures(folder, coefficients),
+        figures=_figures(folder, coefficients, run.spec["formula"]),
         problems=pd.DataFrame() if problems is None else problems,
         provenance=facts,
         summaries=_text(folder / "summaries.txt"),
@@ -89,16 +90,17 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _figures(folder: Path, coefficients: pd.DataFrame) -> dict[str, Any]:
+def _figures(folder: Path, coefficients: pd.DataFrame, formula: str) -> dict[str, Any]:
     """Return norms and betas of every hook: norms as they were drawn, betas from the table."""
     figures: dict[str, Any] = {}
     hooks = list(coefficients["hook"].unique())
+    fits = SimpleNamespace(coefficients=coefficients, formula=formula)
     for hook in hooks:
         drawn = folder / "figures" / ("norms.json" if len(hooks) == 1 else f"norms-{hook}.json")
         if store.is_there(drawn):
             figures[f"Norms of {hook}"] = store.read_json(drawn)
         try:
-            figures[f"Betas of {hook}"] = charts.plot_betas(coefficients, hook=hook)
+            figures[f"Betas of {hook}"] = charts.plot_betas(fits, hook=hook)
         except MechregError:  # a panel per head, or more models than a figure holds: the tables have them
             continue
     return figures
@@ -108,6 +110,10 @@ def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame
     """Yield a layer explorer for every model, at the first hook that can have one."""
     lags, options = run.spec["lags"], {key: run.spec[key] for key in ("lags", "skip", "drop_sinks")}
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in lags}]
+    if (
+        run.spec["formula"].split("~")[0].strip() != "log_norm"
+    ):  # the explorer shows log norms against their lags
+        return
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
             rows = coefficients[(coefficients["model"] == model["name"]) & (coefficients["hook"] == hook)]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -63,7 +64,8 @@ def _plots(
             continue  # a panel per head is no figure: the tables have them
         suffix = "" if len(spec.hooks) == 1 else f"-{hook}"
         yield f"norms{suffix}", partial(_norms, norms, hook, notes)
-        yield f"betas{suffix}", partial(charts.plot_betas, rows)
+        fits = SimpleNamespace(coefficients=rows, formula=spec.formula)
+        yield f"betas{suffix}", partial(charts.plot_betas, fits)
 
 
 def _norms(norms: pd.DataFrame, hook: str, notes: list[str]) -> Any:

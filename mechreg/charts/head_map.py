@@ -1,0 +1,101 @@
+"""Head maps: a coefficient of every attention head, by layer."""
+
+from functools import partial
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from altair.typing import ChartType
+
+from mechreg.charts.estimates import ticks, tooltips
+from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.rows import drawable, frame_of, known_names, named, rows_of_hook, sample_size
+from mechreg.charts.theme import OKABE_ITO
+from mechreg.schema import require_number
+
+_NUMBERS = ["estimate", "conf_low", "conf_high", "p_adjusted"]
+
+
+def plot_head_map(
+    coefficients: Any,
+    *,
+    term: str = "lag1",
+    alpha: float = 0.05,
+    hook: str | None = None,
+    width: Width | None = None,
+    height: int | None = None,
+    title: str | None = None,
+) -> ChartType:
+    """Return a heat map of one coefficient: layers across, attention heads up, a panel a model.
+
+    A cell whose adjusted p-value is ``alpha`` or more is a small square.
+
+    Parameters
+    ----------
+    coefficients : pandas.DataFrame, or fits
+        What `fit_lagged` gives of a per-head hook (result, z), or its coefficient frame.
+    term : str
+    alpha : float
+    hook, width, height, title
+        As in every chart: see `mechreg.charts`.
+
+    Examples
+    --------
+    >>> row = {"model": "m", "hook": "result", "layer": 0, "head": 0, "depth": 0.5, "term": "lag1", "estimate": 0.3,
+    ...        "conf_low": 0.1, "conf_high": 0.5, "p_adjusted": 0.003, "n": 91, "n_docs": 3}
+    >>> plot_head_map(pd.DataFrame([row])).to_dict()["title"]["text"]
+    'lag1 of result, by layer and head'
+    """
+    who, page = "plot_head_map", sheet(width, height, title)
+    require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
+    frame = frame_of(coefficients, "coefficients", who=who)
+    shown, hook = rows_of_hook(frame, hook, ("head", "term", *_NUMBERS, "n", "n_docs"), who=who)
+    (term,) = known_names([term], list(shown["term"].unique()), "term", who=who)
+    shown = shown[shown["term"] == term].reset_index(drop=True)
+    models = drawable(shown, ("model", "layer", "head"), _NUMBERS, who=who)
+    cells = shown[["model", "layer", "head", *_NUMBERS, "n", "n_docs"]]
+    cells = cells.assign(unsure=cells["p_adjusted"] >= alpha)
+    parts = {model: cells[cells["model"] == model] for model in models}
+    most = float(cells["estimate"].abs().max()) or 1.0
+    tall = max(80, 20 * (int(cells["head"].max()) + 1))
+    draw = partial(_map, page=page, most=most, legend=term)
+    grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size)
+    grid = grid.resolve_scale(y="independent")  # models have as many heads as they have
+    caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
+
+    def sentence(part: pd.DataFrame) -> str:
+        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        low, middle, high = np.quantile(part["estimate"], [0, 0.5, 1])
+        return f"{low:.3g} to {high:.3g}, median {middle:.3g}; largest at layer {top['layer']}, head {top['head']}."
+
+    words = [
+        f"A heat map of {term} of {hook} by layer and attention head.",
+        *named(cells, ["model"], sentence),
+    ]
+    return page.figure([grid], f"{term} of {hook}, by layer and head", [caption], words, own=["y"])
+
+
+def _map(cells: pd.DataFrame, place: Place, *, page: Sheet, most: float, legend: str) -> ChartType:
+    look: dict[str, Any] = {"labelAngle": 0, "ticks": False, "domain": False, "grid": False}
+    layers, heads = (int(cells[key].max()) + 1 for key in ("layer", "head"))
+    bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
+    x_axis = alt.Axis(values=ticks(layers, place.width), **look)
+    x = alt.X("layer:O", title="layer" if place.lowest else None, axis=x_axis, scale=bands)
+    y_axis = alt.Axis(values=ticks(heads, place.height), **look)
+    y_title = "head" if place.leftmost else None
+    y = alt.Y("head:O", title=y_title, axis=y_axis, sort="descending", scale=bands)
+    colors = alt.Scale(domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]])
+    bar = page.legend(legend, gradientLength=100, gradientThickness=10, format=".2~g")
+    tooltip = tooltips(
+        *("layer:O", "head:O", ("estimate:Q", "beta", ".4f"), ("conf_low:Q", "interval from", ".4f")),
+        *(("conf_high:Q", "to", ".4f"), ("p_adjusted:Q", "adjusted p", ".2~g"), ("n:Q", "tokens", ",")),
+    )
+    base = alt.Chart(cells).encode(
+        x=x, y=y, color=alt.Color("estimate:Q", scale=colors, legend=bar), tooltip=tooltip
+    )
+    sure, unsure = (base.transform_filter(f"{no}datum.unsure") for no in ("!", ""))
+    small: Any = {"band": 0.45}
+    return alt.layer(sure.mark_rect(), unsure.mark_rect(width=small, height=small)).properties(
+        width=place.width, height=place.height
+    )
