@@ -53,7 +53,8 @@ lagged = mr.add_lags(norms)
 mr.save_chart(mr.plot_norms(norms), FIGURES / "norms")
 raw = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2")
 within = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2", effects=("doc", "position"))
-mr.save_chart(mr.plot_betas(within.coefficients), FIGURES / "betas")
+title = f"lag1 and lag2 in {raw.coefficients['model'].iloc[0]}, within documents and positions"
+mr.save_chart(mr.plot_betas(within.coefficients, title=title), FIGURES / "betas")
 print(
     pd.concat({"raw": slopes(raw), "within": slopes(within)}, axis=1).to_string(float_format="{:.2f}".format)
 )
