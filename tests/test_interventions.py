@@ -515,6 +515,7 @@ def test_divergences_equal_scipys_and_are_never_negative(clean, other, size):
         assert (loss == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Precision loss:RuntimeWarning")  # scipy, of means that are nearly equal
 @quick
 @given(
     st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=4), min_size=2, max_size=6),
