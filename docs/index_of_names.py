@@ -24,7 +24,9 @@ def pages_of_names() -> dict[str, list[str]]:
     listed = {}
     for _, page in pages_of_site():
         if page.startswith("reference/"):
-            listed[page] = re.findall(r"^::: mechreg\.(.+\..+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+            listed[page] = re.findall(
+                r"^::: mechreg\.(.+\..+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE
+            )
     return listed
 
 
