@@ -120,7 +120,7 @@ save(
 
 # %% Answer.
 wide = means.pivot(index=["model", "hook", "layer"], columns="measure", values="estimate")
-for model in wide.index.unique("model"):
+for model in dict.fromkeys(means["model"]):
     for hook, part in PARTS.items():
         one = wide.loc[(model, hook)]
         relative, cosine = one["np.log(relative)"], one["cos_resid"]
