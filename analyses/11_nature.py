@@ -67,14 +67,19 @@ means["part"] = means["hook"].map(PARTS)
 
 
 # %%
-def save(stem: str, rows: pd.DataFrame, *, color: str, y: str, title: str, caption: str) -> None:
+def save(
+    stem: str, rows: pd.DataFrame, *, color: str, y: str, title: str, caption: str, scale: str = "linear"
+) -> None:
     """Save a figure of lines over layers, a panel a model."""
+    height = alt.Scale(type=scale)
     x = alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, grid=False))
     base = alt.Chart(rows).encode(x=x, color=alt.Color(f"{color}:N", title=None, sort=None))
-    bars = base.mark_rule().encode(alt.Y("conf_low:Q", title=y), alt.Y2("conf_high:Q"))
-    lines = base.mark_line(point=True).encode(alt.Y("estimate:Q", title=y))
+    bars = base.mark_rule().encode(alt.Y("conf_low:Q", title=y, scale=height), alt.Y2("conf_high:Q"))
+    lines = base.mark_line(point=True).encode(alt.Y("estimate:Q", title=y, scale=height))
     panel = alt.layer(lines, bars).properties(width=240, height=180)
-    chart = panel.facet(alt.Facet("model:N", title=None, sort=None), columns=2).resolve_scale(x="independent")
+    chart = panel.facet(
+        alt.Facet("model:N", title=None, sort=list(dict.fromkeys(rows["model"]))), columns=2
+    ).resolve_scale(x="independent")
     chart = chart.properties(title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}")
     ending = "" if len(sys.argv) < 2 else "_" + "_".join(dict.fromkeys(rows["model"])).lower()
     mr.save_chart(chart, FIGURES / f"nature_{stem}{ending}")
@@ -88,6 +93,7 @@ save(
     y="length of update / length of stream",
     title="How large an update is beside the stream that it is added to",
     caption=f"Geometric means over tokens. {intervals}",
+    scale="log",
 )
 save(
     "direction",
@@ -114,7 +120,7 @@ save(
 
 # %% Answer.
 wide = means.pivot(index=["model", "hook", "layer"], columns="measure", values="estimate")
-for model in wide.index.unique("model"):
+for model in dict.fromkeys(means["model"]):
     for hook, part in PARTS.items():
         one = wide.loc[(model, hook)]
         relative, cosine = one["np.log(relative)"], one["cos_resid"]

@@ -79,11 +79,7 @@ def window_norms(
     require_whole_number(batch_tokens, name="batch_tokens")
     require(tokens, ("doc", "window", "position", "token_id"), who="window_norms")
     captured: dict[tuple[str, int], Tensor] = {}
-    acts = [
-        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer))
-        for hook in hooks
-        for layer in range(model.cfg.n_layers)
-    ]
+    acts = _norm_acts(model, hooks, captured)
     if further:
         acts += LayerMeasures(model, hooks, further, direction, captured).acts
     run = Forward(model, acts, end="unembed" if surprisal else "acts", quick=True)
@@ -134,6 +130,16 @@ def _empty(model: Model, hook: str, n_tokens: int) -> np.ndarray:
     is_double = next(iter(model.parameters())).dtype == torch.float64
     heads = [model.cfg.n_heads] if is_per_head(hook) else []
     return np.empty((model.cfg.n_layers, *heads, n_tokens), np.float64 if is_double else np.float32)
+
+
+def _norm_acts(
+    model: Model, hooks: Sequence[str], captured: dict[tuple[str, int], Tensor]
+) -> list[tuple[str, Act]]:
+    return [
+        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer))
+        for hook in hooks
+        for layer in range(model.cfg.n_layers)
+    ]
 
 
 def _capture(captured: dict[tuple[str, int], Tensor], hook: str, layer: int) -> Act:
