@@ -20,11 +20,13 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 
 def pages_of_names() -> dict[str, list[str]]:
-    """Return the pages of the reference, in the order of the site, and the places that each documents."""
+    """Return the pages of the reference, in the order of the site, and the places of the names that each documents."""
     listed = {}
     for _, page in pages_of_site():
         if page.startswith("reference/"):
-            listed[page] = re.findall(r"^::: mechreg\.(.+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+            listed[page] = re.findall(
+                r"^::: mechreg\.(\w+\..+)$", (DOCS / page).read_text("utf-8"), re.MULTILINE
+            )
     return listed
 
 
