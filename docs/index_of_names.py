@@ -20,7 +20,7 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 
 def pages_of_names() -> dict[str, list[str]]:
-    """Return the pages of the reference, in the order of the site, and the places that each documents."""
+    """Return the pages of the reference, in the order of the site, and the places of the names that each documents."""
     listed = {}
     for _, page in pages_of_site():
         if page.startswith("reference/"):

@@ -86,10 +86,7 @@ def plot_tokens(
         raise InputError("plot_tokens needs at least one row; the frame is empty.")
     wanted = {"model": model, "hook": hook, "layer": layer, "head": head}
     group, place = chosen_group(norms, wanted, who="plot_tokens")
-    if coefficients is None:
-        heading, numbers = measured(group, value, who="plot_tokens")
-    else:
-        heading, numbers = _contribution(group, value, coefficients, place)
+    heading, numbers = _values(group, value, coefficients, place)
     shown = _one_document(group.assign(shade=numbers), doc, window)
     finite = shown["shade"][np.isfinite(shown["shade"])]
     if finite.empty:
@@ -268,10 +265,12 @@ def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndar
     return _TITLES.get(value, value.replace("_", " ")), numbers
 
 
-def _contribution(
-    group: pd.DataFrame, value: str, coefficients: pd.DataFrame, place: dict[str, Any]
+def _values(
+    group: pd.DataFrame, value: str, coefficients: pd.DataFrame | None, place: dict[str, Any]
 ) -> tuple[str, np.ndarray]:
-    """Return the title and the numbers of what a term contributes to the prediction."""
+    """Return the title and the numbers of a column, or of what a term contributes to the prediction."""
+    if coefficients is None:
+        return measured(group, value, who="plot_tokens")
     require(coefficients, ("term", "estimate"), who="plot_tokens")
     rows = coefficients[coefficients["term"] == value]
     for key, which in place.items():

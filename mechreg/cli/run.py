@@ -76,7 +76,7 @@ def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
     """Carry out a spec, which was read before all that this needs is imported, which takes seconds."""
     require_option(args.engine, ("local", "ray"), name="--engine")
     folder = Path("runs") / spec.name if args.out is None else args.out
-    if _is_complete(folder, spec):
+    if not args.resume and _is_complete(folder, spec):
         say(
             f"{folder} is already complete, and nothing has changed since. Give another --out to do it again."
         )
