@@ -49,6 +49,7 @@ def test_the_example_of_the_design(tmp_path):
         "corpus": str(tmp_path / "texts/*.txt"),
         "name": "gpt2-sizes",
         "hooks": ("attn_out",),
+        "measures": ("norm",),
         "lags": (1, 2),
         "skip": 1,
         "drop_sinks": (),
