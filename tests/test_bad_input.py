@@ -260,7 +260,7 @@ def tokens_of(**columns):
 # ------------------------------------------------------------------------------------------------------ the table
 
 COMMANDS = [
-    Case("no spec given", lambda g: ["run"], "spec", "--help"),
+    Case("no spec given", lambda g: ["run"], "spec", "mechreg init"),
     Case("unknown command", lambda g: ["fly"], "'fly'", "--help"),
     Case("unknown option", lambda g: [*g.run(), "--bacth", "5"], "--bacth", "--help"),
     Case("no tokens in a batch", lambda g: [*g.run(), "--batch-tokens", "0"], "got 0", "1 or more"),

@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import drawable, frame_of, known_names, named, rows_of_hook, sample_size
+from mechreg.charts.rows import drawable, frame_of, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import require_number
 
@@ -51,8 +51,8 @@ def plot_head_map(
     require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
     frame = frame_of(coefficients, "coefficients", who=who)
     shown, hook = rows_of_hook(frame, hook, ("head", "term", *_NUMBERS, "n", "n_docs"), who=who)
-    (term,) = known_names([term], list(shown["term"].unique()), "term", who=who)
-    shown = shown[shown["term"] == term].reset_index(drop=True)
+    shown, term = one_value(shown, "term", term, who=who)
+    shown = shown.reset_index(drop=True)
     models = drawable(shown, ("model", "layer", "head"), _NUMBERS, who=who)
     cells = shown[["model", "layer", "head", *_NUMBERS, "n", "n_docs"]]
     cells = cells.assign(unsure=cells["p_adjusted"] >= alpha)

@@ -13,6 +13,7 @@ COMMENTS = {
     "corpus": '"demo", a file, or a glob such as "texts/*.txt", relative to this file',
     "name": "of the run, whose results go to runs/<name>",
     "hooks": "resid_pre, z, result, attn_out, resid_mid, mlp_out, resid_post",
+    "measures": "beside the norm: relative, cos_resid, cos_previous, cos_layer_below, cos_mlp, step",
     "lags": "tokens before, that the formula names lag1, lag2, ...",
     "skip": "so many first positions are neither outcome nor lag",
     "drop_sinks": 'also left out: "size", "special", "token_id=0", "position=1"',
