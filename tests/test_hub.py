@@ -44,6 +44,7 @@ BRIEF = {
     "dropped": (Fault(cut=5500, times=1), "model.safetensors"),
     "dropped-often": (Fault(cut=5500, times=3), "model.safetensors"),
 }
+TIMES = {name: entry[0].times for name, entry in (FAULTS | BRIEF).items()}
 COMMANDS = [f"inspect faulty/{name}" for name in [*FAULTS, *BRIEF] if name != "begun"]
 COMMANDS += ["run begun.toml", "run --resume begun.toml"]
 # Hub names that TransformerLens lists, with settings that its HookedTransformer does not hold.
@@ -160,6 +161,10 @@ def fill(found, save_gpt2, make_neox, tokenizer, tmp_path_factory):
     faulty = save_gpt2("faulty")
     for name, (fault, file, *_) in (FAULTS | BRIEF).items():
         found.add(f"faulty/{name}", faulty)
+        fault.times = TIMES[
+            name
+        ]  # it may have happened: a worker that takes up this file again sets it up again
+        fault.ranges.clear()
         found.faults[f"faulty/{name}", file] = fault
 
 
