@@ -33,7 +33,8 @@ documents = everything.iloc[::3]
 # %% The norms as they are, and those of each null: five frames of what is random, one of what is not.
 models = [mr.load_model(name) for name in MODELS]
 norms = mr.extract_norms(models, documents, progress=False)
-nulls = mr.nulls.null_norms(norms, models, repeats=5, seed=0)
+made = mr.nulls.null_norms(norms, models, repeats=5, seed=0)
+nulls = {name: list(frames) for name, frames in made.items()}
 
 # %% Every coefficient beside its nulls, with the same documents drawn in all of them.
 fits = mr.fit_lagged(mr.add_lags(norms))
@@ -47,6 +48,16 @@ wide = total.pivot(index=["model", "layer"], columns="null", values="null_estima
 wide.insert(0, "as read", total.groupby(["model", "layer"])["estimate"].first())
 print("lag1 + lag2:")
 print(wide.to_string(float_format="{:.2f}".format))
+
+# %% The same beside levels of documents and positions, which every null is given too; and what word order adds to lag1.
+within = mr.compare_to_nulls(mr.fit_lagged(mr.add_lags(norms), effects=EFFECTS), nulls, draws=999)
+both = within.groupby(keys, sort=False)[["estimate", "null_estimate"]].sum().reset_index()
+wide = both.pivot(index=["model", "layer"], columns="null", values="null_estimate")
+wide.insert(0, "as read", both.groupby(["model", "layer"])["estimate"].first())
+print("lag1 + lag2 beside levels of documents and positions:")
+print(wide.to_string(float_format="{:.2f}".format))
+order = within.query("term == 'lag1' and null == 'token_order'")
+print(order[["model", "layer", "excess", "conf_low", "conf_high", "p_value"]].round(3).to_string(index=False))
 
 # %% Answer.
 for model, rows in table.groupby("model", sort=False):

@@ -193,7 +193,7 @@ def _dose_panel(
     rules = [still.encode(y=alt.datum(0))]
     if neutral is not None and doses[0] <= neutral <= doses[-1]:
         rules.append(still.encode(x=alt.datum(neutral)))
-    # The shades of the first and last layers are told apart in grey too; a few layers are named besides.
+    # The shades of the first and last layers differ in grey too; a few layers are labelled as well.
     names = itself.transform_filter(f"datum.dose === {doses[0]}").mark_text(align="right", dx=-6, fontSize=9)
     return alt.layer(
         *rules,
