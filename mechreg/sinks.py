@@ -12,6 +12,8 @@ from mechreg.schema import InputError, one_or_many, require
 
 # Chosen on SmolLM2 and by simulation (docs/traps.md): it finds sinks of 15 sd and costs a t3's betas .003 at most.
 DEFAULT_Z = 8.0
+# In a layer of nearly one norm (SmolLM2's block 24) a little more than the others is no sink.
+LEAST_DEVIATION = 0.1
 _RULE = re.compile(r"(size)>(\d+(?:\.\d*)?)|(token_id|position)=(\d+)")
 _HINT = "'size', 'size>12', 'token_id=0', 'position=1', or a column of True and False, such as 'special'"
 
@@ -72,7 +74,7 @@ def find_sinks(
 def robust_z(
     log_norm: Float[np.ndarray, " rows"], group: Int[np.ndarray, " rows"]
 ) -> Float[np.ndarray, " rows"]:
-    """Return (log norm - median) / (1.4826 median |deviation|) within each group; NaN where half are alike.
+    """Return (log norm - median) / (1.4826 median |deviation|, at least .1) within each group, over what is not NaN.
 
     Examples
     --------
@@ -81,7 +83,7 @@ def robust_z(
     """
     deviation = log_norm - pd.Series(log_norm).groupby(group).transform("median").to_numpy()
     spread = pd.Series(np.abs(deviation)).groupby(group).transform("median").to_numpy()
-    return deviation / np.where(spread > 0, 1.4826 * spread, np.nan)
+    return deviation / np.maximum(1.4826 * spread, LEAST_DEVIATION)
 
 
 def _require_column(norms: pd.DataFrame, name: str) -> None:

@@ -145,7 +145,7 @@ def test_a_later_sink_is_drawn_apart_and_a_layer_of_nearly_one_norm_has_none(tok
     assert apart["layer"].tolist() == [1, 1]
     np.testing.assert_allclose(apart["log_norm"], np.log(4_000), atol=1e-4)
     assert rows_of(spec, right)["log_norm"].max() < np.log(4_000)
-    assert "6 robust deviations" in caption(spec)
+    assert "8 robust deviations" in caption(spec)
     assert "2 norms at later positions are sinks" in spec["description"]
 
 

@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["nulls"] = set(MAY_IMPORT)
 MAY_IMPORT["findings"] = set(MAY_IMPORT)
-MAY_IMPORT["charts"] = {"schema"}
+MAY_IMPORT["charts"] = {"schema", "sinks"}
 MAY_IMPORT["store"] = {"schema", "spec"}
 MAY_IMPORT["diff"] = {"schema", "store"}
 MAY_IMPORT["report"] = {"schema", "charts", "store", "lags"}

@@ -14,14 +14,12 @@ from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
 from mechreg.schema import InputError, NumericalError
+from mechreg.sinks import DEFAULT_Z, robust_z
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
 MAX_BINS = 100
 MAX_OUTLINE_ROWS = 9_000
 MAX_SINKS = 12  # of a layer, the largest
-# A sink is so many robust standard deviations above its layer's median log norm. A layer in which all norms are
-# nearly the same has a tenth as its deviation: a tenth more of next to nothing is no sink.
-SINK_Z, LEAST_DEVIATION = 6.0, 0.1
 _FIRST, _SINK, _OTHER = "position 0", "later sinks", "other tokens"
 _QUANTILES = {"q01": 0.01, "q25": 0.25, "log_norm": 0.5, "q75": 0.75, "q99": 0.99}
 
@@ -141,12 +139,8 @@ def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
 def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with their ``place``: position 0, a later sink, or neither."""
     is_first = table["position"] == 0
-    by = [table["model"], table["layer"]]
-    deviation = table["log_norm"] - table["log_norm"].mask(is_first).groupby(by, observed=True).transform(
-        "median"
-    )
-    spread = 1.4826 * deviation.abs().mask(is_first).groupby(by, observed=True).transform("median")
-    is_sink = deviation > SINK_Z * spread.clip(lower=LEAST_DEVIATION)
+    layers = table.groupby(["model", "layer"], observed=True).ngroup().to_numpy()
+    is_sink = robust_z(table["log_norm"].mask(is_first).to_numpy(), layers) > DEFAULT_Z
     return table.assign(place=np.select([is_first, is_sink], [_FIRST, _SINK], _OTHER))
 
 
@@ -327,7 +321,7 @@ def _caption(table: pd.DataFrame, *, as_dots: bool, bins: int) -> list[str]:
     if _SINK not in apart:
         return [left, right]
     most = "" if as_dots else f"; of a layer at most the {MAX_SINKS} largest are drawn"
-    return [left, right, f"Sinks: {SINK_Z:g} robust deviations above the layer's median log norm{most}."]
+    return [left, right, f"Sinks: {DEFAULT_Z:g} robust deviations above the layer's median log norm{most}."]
 
 
 def _words(table: pd.DataFrame, hook: str) -> list[str]:
