@@ -52,9 +52,9 @@ def add_lags(
         Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
     drop_sinks : str or iterable of str
         Tokens that are, as the first ones, neither an outcome nor a lag. "size" (that is, "size>8"): the log norm is
-        more than 8 robust standard deviations (1.4826 median |deviation|, at least .1) above the median of its model, hook and
-        layer (and head), in that layer only; "token_id=0"; "position=1"; "special", or another column of True and
-        False. `docs/traps.md` has what the 8 costs where tails are long.
+        more than 8 robust standard deviations (1.4826 median |deviation|, at least .1) above the median of its model,
+        hook and layer (and head), in that layer only; "token_id=0"; "position=1"; "special", or another column of True
+        and False. `docs/traps.md` has what the 8 costs where tails are long.
 
     Returns
     -------

@@ -3,7 +3,15 @@
 from mechreg.formulas import formula_columns
 from mechreg.regression.carried_sums import sums_by_document
 from mechreg.regression.document_sums import DocumentSums, solve_sums
-from mechreg.regression.effects import demeaned, require_effects, without_effects
+from mechreg.regression.effects import (
+    Effects,
+    demeaned,
+    make_effects,
+    project,
+    require_effects,
+    without_effects,
+    without_singletons,
+)
 from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.lstsq_check import lstsq_check
@@ -13,17 +21,21 @@ from mechreg.regression.wild_bootstrap import wild_bootstrap
 
 __all__ = [
     "DocumentSums",
+    "Effects",
     "LagSums",
     "LaggedFits",
     "demeaned",
     "fit_lagged",
     "formula_columns",
     "lstsq_check",
+    "make_effects",
     "mean_group",
+    "project",
     "regression_table",
     "require_effects",
     "solve_sums",
     "sums_by_document",
     "wild_bootstrap",
     "without_effects",
+    "without_singletons",
 ]

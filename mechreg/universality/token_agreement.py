@@ -9,9 +9,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy.fft import dct, idct
 
+from mechreg.regression import Effects, project
 from mechreg.schema import NumericalError
 from mechreg.universality.bands import Estimates, bands, mean_of
-from mechreg.universality.token_units import WHO, Effects, ModelTokens, Units, unit_ranks
+from mechreg.universality.token_units import WHO, ModelTokens, Units, unit_ranks
 
 Match = Literal["depth", "best"]
 CHUNK_NUMBERS = 2**22  # of surrogates made at a time
@@ -67,7 +68,7 @@ def all_pairs(
 
     def residuals(at: int, values: Float[np.ndarray, "tokens layers"]) -> Residuals:
         ranks = unit_ranks(values, units.unit_of[at], len(units.doc))
-        left = effects[at].residuals(ranks)
+        left = project(effects[at], ranks.T).T
         _require_variation(ranks, left, models[at].layers)
         return unit_length(left)
 
@@ -136,7 +137,7 @@ def null_draws(
         count = min(step, draws - begin)
         moved = []
         for own, absorbed in zip(series, effects, strict=True):
-            surrogates = absorbed.residuals(_surrogates(own, lengths, count, rng))
+            surrogates = project(absorbed, _surrogates(own, lengths, count, rng).T).T
             pattern = "units (draws layers) -> draws units layers"
             moved.append(einops.rearrange(unit_length(surrogates), pattern, draws=count))
         for (a, b), held in null.items():

@@ -1,21 +1,20 @@
 """Units of text that the tokens of several models share, each model's ranks on them, and effects projected out."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import linalg, sparse, stats
+from scipy import sparse, stats
 
+from mechreg.regression import Effects, make_effects, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, require
 
 WHO = "compare_tokens"
 Unit = Literal["token", "span", "word"]
 Effect = Literal["doc", "position", "token"]
 _COLUMNS = {"token": (), "span": ("char_start", "char_end"), "word": ("word",)}
-# Documents and positions are solved for in one dense system of this many rows at most: 3 GB.
-MAX_SYSTEM = 20_000
 
 
 class ModelTokens(NamedTuple):
@@ -93,7 +92,9 @@ def shared_units(models: Sequence[ModelTokens], *, unit: Unit, skip: int, effect
     )
     whole = whole.sort_values("order")
     groups = {"doc": ["doc"], "token": ["identity"], "position": at}
-    whole = _without_singletons(whole, [name for effect in effects for name in groups[effect]])
+    levels = [pd.factorize(whole[name])[0] for effect in effects for name in groups[effect]]
+    if levels:
+        whole = whole[without_singletons(levels)]
     places = pd.Series(np.arange(len(whole)), whole.index)
     table = table[table["unit"].isin(whole.index)]
     unit_of = [np.full(len(one.tokens), -1) for one in models]
@@ -133,16 +134,6 @@ def _units(table: pd.DataFrame, unit: Unit) -> Int[np.ndarray, " tokens"]:
     return number
 
 
-def _without_singletons(units: pd.DataFrame, groups: list[str]) -> pd.DataFrame:
-    """Return the units none of whose groups has it as its only member."""
-    while groups and len(units):
-        alone = np.logical_or.reduce([~units.duplicated(name, keep=False) for name in groups])
-        if not alone.any():
-            break
-        units = units[~alone]
-    return units
-
-
 def unit_ranks(
     values: Float[np.ndarray, "tokens layers"], unit_of: Int[np.ndarray, " tokens"], n_units: int
 ) -> Float[np.ndarray, "units layers"]:
@@ -162,49 +153,6 @@ def unit_ranks(
     return stats.rankdata((membership.T @ ranks) / np.asarray(membership.sum(axis=0)).reshape(-1, 1), axis=0)
 
 
-class Effects:
-    """Group effects, to be projected out exactly: those with most levels by their means, the others in one system.
-
-    Examples
-    --------
-    >>> two = Effects([np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])])
-    >>> bool(np.allclose(two.residuals(np.array([[1.0], [2.0], [5.0], [6.0]])), 0)), two.df
-    (True, 1)
-    """
-
-    def __init__(self, groups: Sequence[Int[np.ndarray, " units"]]) -> None:
-        coded = [np.unique(group, return_inverse=True)[1] for group in groups]
-        coded.sort(key=lambda codes: -int(codes.max()))
-        n_others = sum(int(codes.max()) + 1 for codes in coded[1:])
-        if n_others > MAX_SYSTEM:
-            raise InputError(
-                f"{WHO} solves for at most {MAX_SYSTEM} documents and positions at once; there are {n_others}. "
-                "Choose some documents, or fewer effects."
-            )
-        self.most = _one_hot(coded[0], int(coded[0].max()) + 1)
-        self.sizes = np.bincount(coded[0])[:, None]
-        self.others: Any = (
-            sparse.hstack([_one_hot(codes, int(codes.max()) + 1) for codes in coded[1:]], "csr")
-            if coded[1:]
-            else None
-        )
-        rank = 0
-        if self.others is not None:
-            self.crossed = (self.most.T @ self.others).tocsr()
-            means = sparse.csr_array(self.crossed / self.sizes)
-            system = (self.others.T @ self.others - self.crossed.T @ means).toarray()
-            self.inverse, rank = linalg.pinvh(system, rtol=1e-10, return_rank=True)
-        self.df = len(coded[0]) - len(self.sizes) - rank
-
-    def residuals(self, values: Float[np.ndarray, "units columns"]) -> Float[np.ndarray, "units columns"]:
-        """Return what group means do not explain."""
-        values = values - self.most @ (self.most.T @ values / self.sizes)
-        if self.others is None:
-            return values
-        moved = self.inverse @ (self.others.T @ values)
-        return values - self.others @ moved + self.most @ (self.crossed @ moved / self.sizes)
-
-
 def effects_of(units: Units, effects: Sequence[Effect]) -> list[Effects]:
     """Return each model's effects; models with the same positions share them."""
     made: list[Effects] = []
@@ -214,7 +162,9 @@ def effects_of(units: Units, effects: Sequence[Effect]) -> list[Effects]:
             made.append(made[same])
             continue
         groups = {"doc": units.doc, "position": position, "token": units.identity}
-        made.append(Effects([np.zeros_like(units.doc), *(groups[name] for name in effects)]))
+        codes: dict[str, Int[np.ndarray, " units"]] = {name: groups[name] for name in effects}
+        codes = codes or {"all": np.zeros_like(units.doc)}
+        made.append(make_effects(codes, None))
     return made
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechreg.outside import for_page
+from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
     among,
@@ -25,7 +26,6 @@ from mechreg.universality.token_agreement import Match, all_pairs
 from mechreg.universality.token_units import (
     WHO,
     Effect,
-    Effects,
     ModelTokens,
     Unit,
     Units,
@@ -240,7 +240,7 @@ def _require_docs(units: Units, names: list[str]) -> None:
 
 
 def _require_df(units: Units, effects: list[Effects]) -> None:
-    left = min(one.df for one in effects)
+    left = len(units.doc) - max(one.within + one.across for one in effects)
     if left < MIN_DF:
         raise InputError(
             f"{WHO} has {len(units.doc)} shared units, and {left} degrees of freedom after the effects; it needs "
