@@ -252,7 +252,7 @@ def test_bad_frames_are_refused(comparison, name):
 def test_numbers_that_are_not_finite_are_refused(comparison, name):
     frame = getattr(comparison, name).copy()
     frame.loc[0, "sim_high"] = np.inf
-    with pytest.raises(NumericalError, match=r"1 rows have others"):
+    with pytest.raises(NumericalError, match=r"1 such rows"):
         PLOTS[name](frame)
 
 

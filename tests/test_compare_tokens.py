@@ -328,7 +328,7 @@ def test_the_map_draws_every_cell_and_frames_the_matched_ones():
     ("change", "error", "says"),
     [
         (lambda f: f.iloc[:0], InputError, "at least one row"),
-        (lambda f: pd.concat([f, f]), InputError, "some come twice"),
+        (lambda f: pd.concat([f, f]), InputError, "Were two tables concatenated"),
         (lambda f: pd.concat([f, f.assign(match="best")]), InputError, "one match at a time"),
         (lambda f: f.assign(depth_b=1.5), InputError, "'depth_b' between 0 and 1"),
         (lambda f: f.assign(estimate=np.nan), NumericalError, "finite numbers"),

@@ -81,27 +81,41 @@ def few(values: Iterable[Any], noun: str = "model", *, most: int = MAX_MODELS, w
     return have
 
 
-def require_one_row(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *, who: str) -> None:
-    """Check that every mark has one row, a depth between 0 and 1, and finite numbers."""
-
-    def first_of(rows: pd.Series) -> str:
-        row = frame[rows].iloc[0]
-        return ", ".join(f"{key} {row[key]}" for key in keys)
+def require_one_row(
+    frame: pd.DataFrame,
+    keys: Sequence[str],
+    numbers: Sequence[str],
+    *,
+    depths: Sequence[str] = ("depth",),
+    who: str,
+) -> None:
+    """Check that every mark has one row, its depths between 0 and 1, and finite numbers."""
 
     twice = frame.duplicated(list(keys))
     if twice.any():
+        row = frame[twice].iloc[0]
+        where = ", ".join(f"{key} {row[key]}" for key in keys)
         heads = "head" in frame and frame["head"].nunique() > 1
         raise InputError(
-            f"{who} needs one row for each mark; there are two for {first_of(twice)}. "
+            f"{who} needs one row for each mark; there are two for {where}. "
             + ("Choose one head: frame[frame['head'] == 0]." if heads else "Were two tables concatenated?")
         )
-    if not frame["depth"].between(0, 1, inclusive="neither").all():
-        raise InputError(f"{who} needs a 'depth' between 0 and 1, (layer + 0.5) / n_layers, in every row.")
+    for depth in depths:
+        if not frame[depth].between(0, 1, inclusive="neither").all():
+            raise InputError(
+                f"{who} needs a {depth!r} between 0 and 1, (layer + 0.5) / n_layers, in every row."
+            )
+    require_finite(frame, keys, numbers, who=who)
+
+
+def require_finite(frame: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *, who: str) -> None:
+    """Check that numbers are finite; the keys say which row is not."""
     bad = ~np.isfinite(frame[list(numbers)].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
     if bad.any():
+        row = frame[bad].iloc[0]
         raise NumericalError(
             f"{who} needs finite numbers as {', '.join(numbers)}; some are not at "
-            f"{first_of(pd.Series(bad, frame.index))} ({int(bad.sum())} such rows)."
+            f"{', '.join(f'{key} {row[key]}' for key in keys)} ({int(bad.sum())} such rows)."
         )
 
 
@@ -155,11 +169,7 @@ def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -
             raise InputError(
                 f"{who} draws one comparison; the frame has several values of {key!r}. Choose one."
             )
-    bad = ~np.isfinite(frame[list(numbers)].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
-    if bad.any():
-        raise NumericalError(
-            f"{who} needs finite numbers as {', '.join(numbers)}; {int(bad.sum())} rows have others."
-        )
+    require_finite(frame, keys, numbers, who=who)
     first = frame.iloc[0]
     return str(first["hook"]), str(first["term"]), float(first["conf_level"]), int(first["n_docs"])
 

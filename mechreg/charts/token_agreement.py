@@ -11,9 +11,9 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import count, few, frame_of, one_value
+from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
-from mechreg.schema import InputError, NumericalError, require
+from mechreg.schema import InputError, require
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)
@@ -65,7 +65,8 @@ def plot_token_agreement(
     few([*cells["model_a"], *cells["model_b"]], who=who)
     for name in _COMMON[2:-1]:
         cells, _ = one_value(cells, name, None, who=who)
-    _require_cells(cells, who=who)
+    keys = ("model_a", "model_b", "layer_a", "layer_b")
+    require_one_row(cells, keys, _NUMBERS, depths=("depth_a", "depth_b"), who=who)
     pairs = list(cells.groupby(["model_a", "model_b"], sort=False, observed=True))
     most = float(np.ceil(20 * cells["estimate"].abs().max()) / 20) or 0.05
     block = int(np.ceil(np.sqrt(len(cells) / MAX_CELLS)))
@@ -89,24 +90,6 @@ def plot_token_agreement(
     heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
     words = [_description(pairs, str(column), str(hook))]
     return page.finished(panels.resolve_scale(color="shared"), heading, caption, words)
-
-
-def _require_cells(cells: pd.DataFrame, *, who: str) -> None:
-    keys = ["model_a", "model_b", "layer_a", "layer_b"]
-    if cells.duplicated(keys).any():
-        raise InputError(
-            f"{who} needs one row for each pair of layers; some come twice. Choose one comparison."
-        )
-    for end in "ab":
-        if not cells[f"depth_{end}"].between(0, 1, inclusive="neither").all():
-            raise InputError(
-                f"{who} needs a 'depth_{end}' between 0 and 1, (layer + 0.5) / n_layers, in every row."
-            )
-    bad = ~np.isfinite(cells[list(_NUMBERS)].to_numpy(dtype="float64", na_value=np.nan)).all(axis=1)
-    if bad.any():
-        raise NumericalError(
-            f"{who} needs finite numbers as {', '.join(_NUMBERS)}; {int(bad.sum())} rows have others."
-        )
 
 
 def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
