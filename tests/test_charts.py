@@ -363,6 +363,21 @@ def test_terms_are_all_lags_in_order_or_those_asked_for():
     assert set(beta_rows(chosen, beta_panels(chosen)[0])["term"]) == {"Intercept", "lag10"}
 
 
+@pytest.mark.parametrize(
+    ("cov_type", "words"),
+    [
+        ("crv2", "clustered by document"),
+        ("crv3 (source)", "clustered by source"),
+        ("hac(4)", "robust to serial correlation"),
+        ("nonrobust (single document)", "of equal variances"),
+        ("hc3", "robust to unequal variances"),
+    ],
+)
+def test_the_caption_says_in_words_what_covariance_is(cov_type, words):
+    told = caption(plot_betas(make_coefficients().assign(cov_type=cov_type)).to_dict())
+    assert f"confidence intervals, {words}." in told
+
+
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_the_caption_tells_level_covariance_and_correction(level):
     coefficients = make_coefficients(level=level)

@@ -228,6 +228,7 @@ def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp
     [
         ({"formula": "log_norm ~ lag1 + depth"}, "'depth' .* is constant in every regression"),
         ({"formula": "log_norm ~ C(doc)"}, "has a column for each; use effects = "),
+        ({"formula": "log_norm ~ C(doc)", "cov": "crv2"}, "has a column for each; use effects = "),
         (
             {"formula": "log_norm ~ lag300", "lags": (300,)},
             "needs windows of 302 tokens or more; the longest has",

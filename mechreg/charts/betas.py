@@ -99,7 +99,7 @@ def plot_betas(
     shown, hook = rows_of_hook(coefficients, hook, needed, who=who)
     lags = sort_terms(shown["term"]).lags
     terms = _terms(shown, terms, one=by is not None)
-    # A lag has its colour whatever else is shown, so that figures side by side can have one legend.
+    # A lag has the same colour whatever else is shown, so that figures side by side can share a legend.
     palette = lags if set(terms) <= set(lags) and len(lags) <= len(OKABE_ITO) else terms
     if terms == ["Intercept"]:  # which no family of tests has
         adjusted, p, labels = False, "p_value", p_labels(alpha)

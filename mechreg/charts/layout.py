@@ -102,14 +102,20 @@ def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
     return Sheet(width=WIDTH if width is None else width, height=height, title=title)
 
 
-# How standard errors were computed, for captions.
+# How standard errors were computed, for captions, by the first word of a frame's cov_type.
 _COVARIANCES = {
     "nonrobust": "of equal variances",
     "hac": "robust to serial correlation",
-    "crv1": "clustered by document",
-    "crv3": "clustered by document",
+    "hc": "robust to unequal variances",
     "jackknife": "from documents left out one by one",
 }
+
+
+def _covariance_in_words(cov_type: str) -> str:
+    """Return how standard errors were computed: "crv3 (source)" is clustered by source."""
+    kind, _, detail = cov_type.partition("(")
+    known = _COVARIANCES.get(kind.strip().rstrip("0123"))
+    return known or f"clustered by {detail.rstrip(')').replace('doc', 'document') or 'document'}"
 
 
 def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
@@ -120,8 +126,5 @@ def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
     >>> intervals_in_words(pd.DataFrame({"cov_type": ["crv3"]}), "95% ")
     'Bars: 95% confidence intervals, clustered by document.'
     """
-    kinds = [
-        _COVARIANCES.get(kind, "robust to unequal variances" if kind.startswith("hc") else kind)
-        for kind in rows["cov_type"].astype(str).unique()
-    ]
+    kinds = map(_covariance_in_words, rows["cov_type"].astype(str).unique())
     return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."
