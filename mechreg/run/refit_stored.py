@@ -149,7 +149,11 @@ def require_fittable(spec: Spec, documents: int) -> None:
                 "model, hook and layer; leave it out."
             )
         codes = [factor.code.replace(" ", "") for factor in term.factors]
-        if codes in (["doc"], ["C(doc)"]) and documents > 1 and spec.cov in ("auto", "crv2", "crv3", "jackknife"):
+        if (
+            codes in (["doc"], ["C(doc)"])
+            and documents > 1
+            and spec.cov in ("auto", "crv2", "crv3", "jackknife")
+        ):
             raise InputError(
                 f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
                 "has a column for each; use effects = ['doc']."
