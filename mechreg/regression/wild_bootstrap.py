@@ -82,7 +82,7 @@ def _bootstrapped(
 ) -> tuple[float, float]:
     """Return crv1's t and its p under the null that term ``at`` is ``value``."""
     clusters, to_term = clusters_of(fit.solution, fit.blocks), fit.solution.to_terms[at]
-    factor, gap = crv1_factor(fit), fit.solution.estimate[at] - value
+    factor, gap = crv1_factor(fit, len(clusters.labels)), fit.solution.estimate[at] - value
     statistic = gap / np.sqrt(factor * ((clusters.score @ to_term) ** 2).sum())
     score = _restricted_scores(clusters, to_term, gap, fit.where)
     larger, step = 0, max(1, CHUNK_NUMBERS // len(score))
