@@ -31,13 +31,7 @@ DISC, CROSS = Mark("circle", True), Mark("cross", False)
 
 
 def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
-    """Return tooltips of fields such as "layer:Q", or of a field with its title and its format ("" for none).
-
-    Examples
-    --------
-    >>> [shown.to_dict()["field"] for shown in tooltips("layer:Q", ("estimate:Q", "beta", ".4f"))]
-    ['layer', 'estimate']
-    """
+    """Return tooltips of fields such as "layer:Q", or of a field with its title and its format ("" for none)."""
     entries = [(field, "", "") if isinstance(field, str) else field for field in fields]
     return [
         alt.Tooltip(field, title=title or alt.Undefined, format=form or alt.Undefined)
@@ -46,13 +40,7 @@ def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
 
 
 def p_labels(alpha: float, *, kind: str = "p") -> list[str]:
-    """Return the two words of the legend of significance, significant first.
-
-    Examples
-    --------
-    >>> p_labels(0.05, kind="adjusted p")
-    ['adjusted p < 0.05', 'adjusted p ≥ 0.05']
-    """
+    """Return the two words of the legend of significance, significant first."""
     require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
     return [f"{kind} < {alpha:g}", f"{kind} ≥ {alpha:g}"]
 

@@ -113,13 +113,7 @@ _COVARIANCES = {
 
 
 def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
-    """Return what the bars of a frame's coefficients are.
-
-    Examples
-    --------
-    >>> intervals_in_words(pd.DataFrame({"cov_type": ["crv3"]}), "95% ")
-    'Bars: 95% confidence intervals, clustered by document.'
-    """
+    """Return what the bars of a frame's coefficients are."""
     kinds = [
         _COVARIANCES.get(kind, "robust to unequal variances" if kind.startswith("hc") else kind)
         for kind in rows["cov_type"].astype(str).unique()

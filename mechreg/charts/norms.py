@@ -13,7 +13,7 @@ from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
-from mechreg.schema import InputError, NumericalError
+from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
@@ -122,18 +122,10 @@ def histogram_edges(
 
 def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that the figure needs, with the natural logarithm of every norm."""
-    norm = shown["norm"].to_numpy(dtype="float64", na_value=np.nan)
-    bad = ~(np.isfinite(norm) & (norm > 0))
-    if bad.any():
-        row = shown.iloc[int(bad.argmax())]
-        raise NumericalError(
-            f"plot_norms needs the logarithm of every norm; the norm is {row['norm']} at model {row['model']}, "
-            f"layer {row['layer']}, doc {row['doc']}, position {row['position']} ({int(bad.sum())} such rows)."
-        )
     keep = [name for name in ("model", "layer", "head", "depth", "doc", "position", "token") if name in shown]
     if "head" in keep and shown["head"].nunique() == 1:  # -1 at a hook without heads
         keep.remove("head")
-    return shown[keep].assign(log_norm=np.log(norm))
+    return shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
 
 
 def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:

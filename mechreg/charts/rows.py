@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import InputError, NumericalError, SchemaError, among, did_you_mean, require
+from mechreg import schema
+from mechreg.schema import InputError, NumericalError, SchemaError, did_you_mean, require
 
 MAX_MODELS = 6
 MAX_GROUPS = 20  # more panels than that are a poster
@@ -41,20 +42,8 @@ def one_name(value: Any, *, name: str) -> str:
 
 def one_value(frame: pd.DataFrame, column: str, wanted: Any, *, who: str) -> tuple[pd.DataFrame, Any]:
     """Return the rows that have one value in a column, and that value: the one asked for, else the only one."""
-    have = distinct(frame[column])
-    if wanted is None and len(have) == 1:
-        return frame, have[0]
-    listed = ", ".join(repr(name) if isinstance(name, str) else str(name) for name in have[:8])
-    listed += ", ..." if len(have) > 8 else ""
-    if wanted is None:
-        raise InputError(
-            f"{who} shows one {column} at a time; the frame has {listed}. Choose with {column}=."
-        )
-    if not among(wanted, have):
-        raise InputError(
-            f"{who} has no rows of the {column} {wanted!r}; the frame has {listed}.{did_you_mean(wanted, have)}"
-        )
-    return frame[frame[column] == wanted], wanted
+    value = schema.one_value(frame[column].unique(), wanted, name=column, who=who)
+    return frame if wanted is None else frame[frame[column] == value], value
 
 
 def rows_of_hook(

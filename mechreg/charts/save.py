@@ -102,13 +102,7 @@ def chart_files(
 
 
 def chart_spec(chart: Any) -> dict[str, Any]:
-    """Return a chart as a Vega-Lite specification with its data and theme in it; what cannot be drawn is an InputError.
-
-    Examples
-    --------
-    >>> chart_spec(alt.Chart(alt.Data(values=[{"lag": 1}])).mark_point().encode(x="lag:Q"))["mark"]
-    {'type': 'point'}
-    """
+    """Return a chart as a Vega-Lite specification with its data and theme in it; refuse what cannot be drawn."""
     if not isinstance(chart, alt.TopLevelMixin):
         raise InputError(f"save_chart needs an Altair chart; got {type(chart).__name__}.")
     try:
@@ -151,13 +145,7 @@ def vega_bundle() -> str:
 
 
 def content_policy(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy of a page that runs these scripts and no other, and requests nothing.
-
-    Examples
-    --------
-    >>> content_policy([])
-    "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
-    """
+    """Return the Content-Security-Policy of a page that runs these scripts and no other, and requests nothing."""
     allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 

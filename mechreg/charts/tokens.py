@@ -13,7 +13,7 @@ from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms, require
 
 MAX_TOKENS = 2_000
 # All of them have characters 0.6 of the size wide, so that a token's place can be computed without drawing it.
@@ -258,10 +258,7 @@ def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndar
         numbers = group[value].to_numpy(dtype="float64", na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise InputError(f"{who} shades by numbers; the column {value!r} has others.") from error
-    if value == "norm":
-        if not (np.isfinite(numbers) & (numbers > 0)).all():
-            raise NumericalError(f"{who} needs the logarithm of every norm; some are not above 0.")
-        numbers = np.log(numbers)
+    numbers = log_norms(group, who=who) if value == "norm" else numbers
     return _TITLES.get(value, value.replace("_", " ")), numbers
 
 

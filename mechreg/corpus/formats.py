@@ -189,13 +189,7 @@ def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def filled(items: Iterable[Item], size: Callable[[Item], int], *, most: int) -> Iterator[list[Item]]:
-    """Yield consecutive items together: as many as reach a size of ``most``, and the rest.
-
-    Examples
-    --------
-    >>> list(filled(["ab", "c", "d"], len, most=3))
-    [['ab', 'c'], ['d']]
-    """
+    """Yield consecutive items together: as many as reach a size of ``most``, and the rest."""
     held: list[Item] = []
     total = 0
     for item in items:

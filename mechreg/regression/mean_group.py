@@ -12,7 +12,14 @@ from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, read_groups, words
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_conf_level
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    require,
+    require_conf_level,
+)
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -85,7 +92,7 @@ def mean_group(
         "pooled": fit_lagged(lagged, formula, cov="nonrobust").coefficients,
         "within": fit_lagged(lagged, formula, cov="nonrobust", effects=names).coefficients,
     }
-    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+    keys = group_columns(lagged)
     parts = [
         _rows(rows, formula, float(conf_level))
         for rows in read_groups(lagged, columns, cluster="doc", effects=names)

@@ -14,6 +14,7 @@ from mechreg.schema import (
     NumericalError,
     among,
     did_you_mean,
+    group_columns,
     one_or_many,
     require,
     require_option,
@@ -93,7 +94,7 @@ def regression_table(
     require(table, (*GROUP_KEYS, "term", *numbers, *judged, "n", "n_docs", "r_squared", "cov_type"), who=_WHO)
     order = table[["model", "hook"]].drop_duplicates()
     table = _chosen(_chosen(table, "term", terms), "layer", layers)
-    keys = [*GROUP_KEYS, *(["head"] if "head" in table else []), "term"]
+    keys = [*group_columns(table), "term"]
     if (twice := table.duplicated(keys)).any():
         where = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
         raise InputError(f"{_WHO} needs one row for each coefficient; there are two for {where}.")

@@ -16,10 +16,10 @@ from mechreg.regression.residuals import Products, Residuals, fit_statistics
 from mechreg.regression.solve import Solution
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
-    GROUP_KEYS,
     STATISTICS_COLUMNS,
     InputError,
     NumericalError,
+    group_columns,
     require_conf_level,
     require_option,
     require_whole_number,
@@ -275,7 +275,6 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
 
 def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:
     """Return a table with the schema's columns and dtypes; after ``layer`` stand ``head`` (where it is) and ``by``."""
-    has_head = "head" in table.columns
-    dtypes = columns | ({"head": "int64"} if has_head else {})
-    others = [name for name in columns if name not in GROUP_KEYS]
-    return table[[*GROUP_KEYS, *(["head"] if has_head else []), *by, *others]].astype(dtypes)
+    keys = group_columns(table)
+    others = [name for name in columns if name not in keys]
+    return table[[*keys, *by, *others]].astype(columns | ({"head": "int64"} if "head" in keys else {}))

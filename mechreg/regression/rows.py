@@ -10,7 +10,12 @@ from jaxtyping import Int
 from mechreg.regression.blocks import Layout
 from mechreg.regression.effects import Effects, make_effects, without_singletons
 from mechreg.regression.evaluation import plain_column
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids
+from mechreg.schema import (
+    TOKEN_KEYS,
+    InputError,
+    document_ids,
+    group_columns,
+)
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
 Place = Int[np.ndarray, " rows"]  # the numbers of a group's rows in its frame
@@ -77,7 +82,7 @@ def read_groups(
 
 def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], Place]]:
     """Yield the keys of every group, as plain values, and the numbers of its rows."""
-    keys = [*(key for key in (*GROUP_KEYS, "head") if key in frame.columns), *by]
+    keys = [*group_columns(frame), *by]
     if not len(frame):
         raise InputError("The regression needs at least one row; the frame is empty.")
     codes = []

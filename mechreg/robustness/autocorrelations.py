@@ -12,10 +12,10 @@ from scipy import stats
 from mechreg.lags import add_lags
 from mechreg.regression import demeaned, require_effects
 from mechreg.schema import (
-    GROUP_KEYS,
     MAX_LAGS,
     TOKEN_KEYS,
     InputError,
+    group_columns,
     require,
     require_conf_level,
     require_whole_number,
@@ -115,7 +115,7 @@ def autocorrelation(
     names = require_effects(effects)
     require(lagged, names, who=WHO)
     made = [name for name in lagged.columns if name not in norms.columns and str(name).startswith("lag")]
-    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+    keys = group_columns(lagged)
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))

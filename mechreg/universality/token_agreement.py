@@ -181,8 +181,8 @@ def across_frames(
     weights: Float[np.ndarray, "draws docs"],
 ) -> Estimates:
     """Return the mean correlations of one model's frames with the other's further frames."""
-    found = [correlations(first[i], second[j], doc, weights) for i, j in permutations(range(len(first)), 2)]
-    return Estimates(*(np.mean(parts, axis=0) for parts in zip(*found, strict=True)))
+    pairs = permutations(range(len(first)), 2)
+    return mean_of([correlations(first[i], second[j], doc, weights) for i, j in pairs])
 
 
 def _require_variation(ranks: Residuals, left: Residuals, layers: pd.DataFrame) -> None:

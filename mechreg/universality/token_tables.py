@@ -8,6 +8,7 @@ import pandas as pd
 
 from mechreg.universality.bands import Estimates, mean_of
 from mechreg.universality.token_agreement import Pair, interval_columns, p_adjusted, summary
+from mechreg.universality.verdict import count, spread
 
 
 def _names(pair: Pair) -> dict[str, str]:
@@ -107,16 +108,16 @@ def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> 
     ]
     alpha = 1 - first["conf_level"]
     how = "nearest in depth" if first["match"] == "depth" else "with the best match, chosen in the null too"
-    n_above, n_pairs = int((pairs["p_value"] <= alpha + 1e-12).sum()), _count(len(pairs), "pair")
+    n_above, n_pairs = int((pairs["p_value"] <= alpha + 1e-12).sum()), count(len(pairs), "pair")
     sentences.append(
-        f"Rank correlation of layers {how}, mean over layers: {_range(pairs['estimate'])}; by chance "
-        f"{_range(pairs['null_mean'])}. More than unrelated series as smooth in {n_above} of {n_pairs} "
+        f"Rank correlation of layers {how}, mean over layers: {spread(pairs['estimate'])}; by chance "
+        f"{spread(pairs['null_mean'])}. More than unrelated series as smooth in {n_above} of {n_pairs} "
         f"(p ≤ {alpha:.2g}, not adjusted)."
     )
     if pairs["random_weights"].notna().any():
         above = int((pairs["over_random_low"] > 0).sum())
         sentences.append(
-            f"With random weights {_range(pairs['random_weights'])}: training adds to what text and architecture "
+            f"With random weights {spread(pairs['random_weights'])}: training adds to what text and architecture "
             f"share in {above} of {n_pairs} ({first['conf_level']:.0%} intervals)."
         )
     else:
@@ -136,12 +137,3 @@ def _seeds(yardstick: pd.DataFrame) -> str:
         f"{difference['estimate']:.2f} "
         f"({difference['conf_level']:.0%} interval {difference['conf_low']:.2f} to {difference['conf_high']:.2f})."
     )
-
-
-def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -140,12 +140,6 @@ def unit_ranks(
     """Return the ranks of units in each layer: of the mean rank of a unit's tokens among all tokens of units.
 
     Ranks come first, so that any increasing function of the measure gives the same.
-
-    Examples
-    --------
-    >>> unit_ranks(np.array([[3.0], [1.0], [9.0], [2.0]]), np.array([0, 0, 1, -1]), 2)
-    array([[1.],
-           [2.]])
     """
     inside = np.flatnonzero(unit_of >= 0)
     ranks = stats.rankdata(values[inside], axis=0)
