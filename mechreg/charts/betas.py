@@ -33,6 +33,7 @@ from mechreg.charts.rows import (
     frame_of,
     in_words,
     known_names,
+    largest,
     named,
     names_of,
     one_name,
@@ -113,9 +114,13 @@ def plot_betas(
     marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
     if by is None:
         parts = {model: marks[marks["model"] == model] for model in models}
-        columns, usual = _grid(int(layers_of_depth(marks).max())) if several else (1, 280)
+        n_layers = int(layers_of_depth(marks).max())  # many need the width
+        columns, usual = (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+        columns, usual = (columns, usual) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
+    names_of_groups: list[Tooltip] = ["group:N"] if groups else []
+    p_shown: Tooltip = ("p:Q", labels[0].split(" <")[0], ".2~g")
     draw = partial(
         estimate_panel,
         several=several,
@@ -125,7 +130,7 @@ def plot_betas(
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
         bars={"conf": 1.4},
-        tooltip=_tooltip(labels, groups),
+        tooltip=("model:N", "layer:Q", "term:N", *names_of_groups, *BETA, p_shown, ("n:Q", "", ",")),
     )
     detail = partial(sample_size, layers=by is None)
     grid = page.panels(parts, draw, columns=columns, height=usual, detail=detail)
@@ -138,22 +143,11 @@ def plot_betas(
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
 
 
-def _grid(n_layers: int) -> tuple[int, int]:
-    """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
-    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
-
-
 def _units(terms: list[str], formula: str) -> str:
     """Return units; without a formula the outcome is taken for the log norm."""
     of_norms = not formula or formula.split("~")[0].strip() == "log_norm"
     are_lags = of_norms and all(_LAG.fullmatch(term) for term in terms)
     return "log norm per log norm" if are_lags else "per unit of the term"
-
-
-def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
-    p = labels[0].split(" <")[0]
-    names = ["term:N", *(["group:N"] if groups else [])]
-    return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
@@ -189,11 +183,11 @@ def _words(
     marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str], groups: list[str]
 ) -> list[str]:
     def sentence(rows: pd.DataFrame) -> str:
-        largest = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
+        top = largest(rows)
         n_significant = int((rows["judged"] == labels[0]).sum())
         return (
-            f"{n_significant} of {count(len(rows), 'layer')} with {labels[0]}, largest {largest['estimate']:.3f} in "
-            f"layer {largest['layer']}, mean over layers {rows['estimate'].mean():.2f}."
+            f"{n_significant} of {count(len(rows), 'layer')} with {labels[0]}, largest {top['estimate']:.3f} in "
+            f"layer {top['layer']}, mean over layers {rows['estimate'].mean():.2f}."
         )
 
     lead = f"Coefficients of {_listed(terms)} for {hook} by layer, with confidence intervals."

@@ -99,12 +99,6 @@ def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = Fa
     return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)
 
 
-def zero_line() -> alt.Chart:
-    """Return a dashed line at 0."""
-    nothing = alt.Chart(alt.Data(values=[{}]))
-    return nothing.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0))
-
-
 def marks_legend(kinds: Mapping[str, Mark], legend: alt.Legend) -> alt.Chart:
     """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
     looks: dict[Any, list[str]] = {
@@ -195,7 +189,8 @@ def estimate_panel(
         return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=y_title if place.leftmost else None)
 
     base = alt.Chart(rows).encode(across(rows, place, several=several), *(look or [alt.ColorValue(INK)]))
-    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero_line()]
+    zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3])
+    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero.encode(y=alt.datum(0))]
     layers += behind(base, y) if behind else []
     layers.append(base.mark_line(strokeWidth=1.1, opacity=0.45).encode(y=y("estimate")))
     for name, width in ({} if len(rows) > CROWDED else bars or {}).items():

@@ -16,13 +16,14 @@ from mechreg.charts.rows import (
     drawable,
     frame_of,
     known_names,
+    largest,
     named,
     names_of,
     one_value,
     rows_of_hook,
 )
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK, panel_title
-from mechreg.schema import InputError, require
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
+from mechreg.schema import InputError
 
 _EFFECTS = (
     *("edit", "dose", "control", "measure", "measured_layer", "offset"),
@@ -85,8 +86,7 @@ def plot_dose_response(
     'attn_out scaled: effects by dose and layer'
     """
     who, page = "plot_dose_response", sheet(width, height, title)
-    effects = frame_of(effects, "effects", who=who)
-    require(effects, ("layer",), who=who)
+    effects = frame_of(effects, "effects", ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
     shown, hook = rows_of_hook(effects, hook, _EFFECTS, who=who)
     shown, edit = one_value(shown, "edit", edit, who=who)
@@ -119,11 +119,11 @@ def plot_dose_response(
             gap=30,
         )
         grid = grid.resolve_scale(y="independent", stroke="independent")
-        rows.append(grid.properties(title=panel_title(model, _sample_size(own), width=page.width)))
+        rows.append(page.titled(grid, model, _sample_size(own)))
     done = _DOSES.get(edit, ("dose", None, edit))[2]
 
     def sentence(part: pd.DataFrame) -> str:
-        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        top = largest(part)
         return f"largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
 
     lead = f"Effects of {hook} {done}, by dose, a line an edited layer."

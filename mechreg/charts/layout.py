@@ -36,9 +36,13 @@ class Sheet:
     height: int | None = None
     title: str | None = None
 
-    def place(self, height: int, *, width: int | None = None) -> Place:
+    def place(self, height: int) -> Place:
         """Return the place of a single panel, of a usual height."""
-        return Place(width or self.width, self.height or height)
+        return Place(self.width, self.height or height)
+
+    def titled(self, row: ChartType, name: str, detail: str) -> ChartType:
+        """Return a row of the figure under its heading, such as a model's."""
+        return row.properties(title=panel_title(name, detail, width=self.width))
 
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
         """Return a legend, which stands below a narrow figure."""

@@ -12,7 +12,7 @@ from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 
@@ -88,7 +88,7 @@ def plot_norms(
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
         panels = alt.hconcat(columns, _ridge_marks(right, place, x, pick), spacing=24)
         panels = panels.resolve_scale(fill="independent")
-        rows.append(panels.properties(title=panel_title(model, _sample_size(parts[model]), width=page.width)))
+        rows.append(page.titled(panels, model, _sample_size(parts[model])))
     caption = _caption(table, as_dots=as_dots, bins=bins)
     return page.figure(rows, f"Log norms of {hook} by layer", caption, _words(table, hook), own=["y", "fill"])
 

@@ -14,14 +14,20 @@ MAX_GROUPS = 20  # more panels than that are a poster
 PLACE = ("model", "hook", "layer", "depth")
 
 
-def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
-    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments."""
+def frame_of(holder: Any, part: str, columns: Iterable[str] = (), *, who: str) -> pd.DataFrame:
+    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
+
+    One of which columns are needed has these, and a row.
+    """
     held = holder if hasattr(holder, "columns") else getattr(holder, part, None)
     held = held() if callable(held) else held
     if not isinstance(held, pd.DataFrame):
         raise SchemaError(
             f"{who} needs a pandas DataFrame, or an object that holds one as .{part}; got {type(holder).__name__}."
         )
+    require(held, columns, who=who)
+    if columns and not len(held):
+        raise InputError(f"{who} needs at least one row; the frame is empty.")
     return held
 
 
@@ -50,9 +56,7 @@ def rows_of_hook(
     frame: pd.DataFrame, hook: str | None, columns: Iterable[str] = (), *, who: str
 ) -> tuple[pd.DataFrame, str]:
     """Return the rows of one hook point and its name, of a frame that has the columns and a place in every row."""
-    require(frame, (*PLACE, *columns), who=who)
-    if not len(frame):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    frame = frame_of(frame, "", (*PLACE, *columns), who=who)
     for key in PLACE:
         if frame[key].isna().any():  # such rows would vanish from the figure without a word
             raise InputError(f"{who} needs a value of {key!r} in every row; some are missing.")
@@ -79,7 +83,6 @@ def require_one_row(
     who: str,
 ) -> None:
     """Check that every mark has one row, its depths between 0 and 1, and finite numbers."""
-
     twice = frame.duplicated(list(keys))
     if twice.any():
         row = frame[twice].iloc[0]
@@ -150,9 +153,7 @@ def named(rows: pd.DataFrame, keys: Sequence[str], sentence: Callable[[pd.DataFr
 def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -> tuple[str, str, float, int]:
     """Return the hook, the term, the level of the intervals and the documents, which all rows must share."""
     keys = ("hook", "term", "conf_level", "n_docs")
-    require(frame, keys, who=who)
-    if not len(frame):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    frame = frame_of(frame, "", keys, who=who)
     for key in keys:
         if frame[key].nunique(dropna=False) > 1:
             raise InputError(
@@ -161,6 +162,11 @@ def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -
     require_finite(frame, keys, numbers, who=who)
     first = frame.iloc[0]
     return str(first["hook"]), str(first["term"]), float(first["conf_level"]), int(first["n_docs"])
+
+
+def largest(rows: pd.DataFrame, column: str = "estimate") -> pd.Series:
+    """Return the row in which a column is largest in size."""
+    return rows.iloc[int(rows[column].abs().to_numpy().argmax())]
 
 
 def distinct(values: pd.Series) -> list[Any]:

@@ -21,7 +21,7 @@ from mechreg.charts.rows import (
     rows_of_hook,
     sample_size,
 )
-from mechreg.charts.theme import INK, panel_title
+from mechreg.charts.theme import INK
 
 _NUMBERS = ("estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared")
 _R_SQUARED = {"r_squared": "of the rows fitted", "held_out_r_squared": "of documents left out"}
@@ -86,9 +86,8 @@ def plot_specifications(
             height=130 if several else 150,
             gap=14,
         )
-        detail = sample_size(shown[shown["model"] == model])
         grid = grid.resolve_scale(y="independent")
-        rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
+        rows.append(page.titled(grid, model, sample_size(shown[shown["model"] == model])))
     within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
     note = f" R² of {' and '.join(within)} is of what these leave." if within else ""
     caption = f"Bars: confidence intervals, clustered by document. Grey: {names[0].replace('_', ' ')}.{note}"

@@ -136,14 +136,10 @@ def _annotation(column: pd.Series) -> pd.Series:
                 return column.astype("Int64") if largest < 2**63 else column
         elif any(isinstance(entry, Decimal) for entry in given):
             return column.map(float, na_action="ignore").astype("float64")
-    read = [_readable(entry) if isinstance(entry, str) else entry for entry in column]
+    # Half characters, which no frame stores, are spelled out.
+    read = [document_id(entry) if isinstance(entry, str) else entry for entry in column]
     return pd.Series(read, column.index, dtype=object).infer_objects()
 
 
 def _is_missing(entry: Any) -> bool:
     return bool(pd.api.types.is_scalar(entry) and pd.isna(entry))
-
-
-def _readable(text: str) -> str:
-    """Return a text with its half characters spelled out, since no frame stores them."""
-    return text.encode("utf-8", errors="backslashreplace").decode()

@@ -11,11 +11,6 @@ from mechreg.schema import ModelError
 def config_of(model: Any) -> Any:
     """Return the Hugging Face config of a model, or of a name or folder, whose weights are then not read.
 
-    Raises
-    ------
-    ModelError
-        The config is not known, as of a HookedTransformer that was made elsewhere.
-
     Examples
     --------
     >>> config_of("mini-s").n_layer

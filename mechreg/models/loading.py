@@ -226,11 +226,6 @@ def _wrapped(
 def model_label(model: Any, *, name: str | None = None) -> str:
     """Return what a model is called in frames, before it is loaded or after; ``name`` where it is given.
 
-    Raises
-    ------
-    InputError
-        Not something that `load_model` takes, or no such folder.
-
     Examples
     --------
     >>> model_label("mini-s")
@@ -263,11 +258,6 @@ def require_loadable(
 ) -> None:
     """Check all that can be known of models without their weights, and that no two have one name.
 
-    Raises
-    ------
-    InputError, ModelError
-        As in `load_model`.
-
     Examples
     --------
     >>> require_loadable("mini-s")
@@ -290,11 +280,6 @@ def require_loadable(
 
 def load_reference(model: Any, original: Any = None) -> Any:
     """Return the raw Hugging Face model that a model was made from: a copy of ``original``, or loaded again.
-
-    Raises
-    ------
-    ModelError
-        Its source is not known or could not be loaded.
 
     Examples
     --------

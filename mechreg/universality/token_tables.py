@@ -17,23 +17,27 @@ def _names(pair: Pair) -> dict[str, str]:
     }
 
 
+def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
+    """Return the columns that name both models, and the layers of each at the given numbers."""
+    ends = [(end, one.layers, rows) for end, one, rows in zip("ab", pair.models, at, strict=True)]
+    return _names(pair) | {
+        f"{name}_{end}": layers[name].to_numpy()[rows]
+        for name in ("layer", "depth")
+        for end, layers, rows in ends
+    }
+
+
 def cells(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every pair of layers of every pair of models."""
     tables = []
     for pair in pairs:
-        a, b = (one.layers for one in pair.models)
-        rows, columns = (index.ravel() for index in np.indices((len(a), len(b))))
-        places = {
-            f"{name}_{end}": layers[name].to_numpy()[at]
-            for name in ("layer", "depth")
-            for end, layers, at in (("a", a, rows), ("b", b, columns))
-        }
+        rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
         null = pair.null.reshape(len(pair.null), -1)
         numbers: dict[str, Any] = summary(pair.cells, null, conf_level=common["conf_level"])
         numbers["p_adjusted"] = p_adjusted(pair.cells.estimate, null)
         numbers["random_weights"] = pair.random.estimate if pair.random else np.nan
         numbers["matched"] = np.isin(np.arange(len(rows)), pair.matched)
-        tables.append(pd.DataFrame(_names(pair) | places | numbers | common))
+        tables.append(pd.DataFrame(_layers(pair, rows, columns) | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -41,14 +45,12 @@ def matched(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every layer of the first model of a pair, with its match."""
     tables = []
     for pair in pairs:
-        a, b = pair.models[0].layers, pair.models[1].layers.iloc[pair.match]
-        places = {"layer_a": a["layer"].to_numpy(), "layer_b": b["layer"].to_numpy()}
-        places |= {"depth_a": a["depth"].to_numpy(), "depth_b": b["depth"].to_numpy()}
         numbers: dict[str, Any] = summary(
             pair.cells.at(pair.matched), pair.null_matched, conf_level=common["conf_level"]
         )
         numbers["random_weights"] = pair.random.estimate[pair.random_matched] if pair.random else np.nan
-        tables.append(pd.DataFrame(_names(pair) | places | numbers | common))
+        places = _layers(pair, np.arange(len(pair.match)), pair.match)
+        tables.append(pd.DataFrame(places | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -143,7 +143,8 @@ def unit_ranks(
     """
     inside = np.flatnonzero(unit_of >= 0)
     ranks = stats.rankdata(values[inside], axis=0)
-    membership = _one_hot(unit_of[inside], n_units)
+    at = (np.arange(len(inside)), unit_of[inside])
+    membership = sparse.csr_array((np.ones(len(inside)), at), shape=(len(inside), n_units))
     return stats.rankdata((membership.T @ ranks) / np.asarray(membership.sum(axis=0)).reshape(-1, 1), axis=0)
 
 
@@ -160,10 +161,6 @@ def effects_of(units: Units, effects: Sequence[Effect]) -> list[Effects]:
         codes = codes or {"all": np.zeros_like(units.doc)}
         made.append(make_effects(codes, None))
     return made
-
-
-def _one_hot(codes: Int[np.ndarray, " rows"], levels: int) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=(len(codes), levels))
 
 
 def require_columns(norms: pd.DataFrame, *, column: str, unit: Unit) -> None:
