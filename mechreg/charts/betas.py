@@ -32,17 +32,15 @@ from mechreg.charts.rows import (
     drawable,
     frame_of,
     in_words,
-    known_names,
     largest,
     named,
-    names_of,
     one_name,
     rows_of_hook,
     sample_size,
 )
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
-from mechreg.schema import InputError
+from mechreg.schema import InputError, require_names
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")
@@ -119,7 +117,7 @@ def plot_betas(
         columns, usual = (columns, usual) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
-    names_of_groups: list[Tooltip] = ["group:N"] if groups else []
+    of_groups: list[Tooltip] = ["group:N"] if groups else []
     p_shown: Tooltip = ("p:Q", labels[0].split(" <")[0], ".2~g")
     draw = partial(
         estimate_panel,
@@ -130,7 +128,7 @@ def plot_betas(
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
         bars={"conf": 1.4},
-        tooltip=("model:N", "layer:Q", "term:N", *names_of_groups, *BETA, p_shown, ("n:Q", "", ",")),
+        tooltip=("model:N", "layer:Q", "term:N", *of_groups, *BETA, p_shown, ("n:Q", "", ",")),
     )
     detail = partial(sample_size, layers=by is None)
     grid = page.panels(parts, draw, columns=columns, height=usual, detail=detail)
@@ -159,7 +157,7 @@ def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool)
         wanted = known.lags or (known.interactions + known.others)[: len(OKABE_ITO)] or have[:1]
         wanted = wanted[: 1 if one else None]
     else:
-        wanted = known_names(names_of(terms, name="terms"), have, "term", who="plot_betas")
+        wanted = require_names(terms, have, name="terms")
     if len(wanted) > most:
         raise InputError(
             f"plot_betas shows at most {count(most, 'term')}{' with by=' if one else ''}; got {len(wanted)}: {wanted}. "

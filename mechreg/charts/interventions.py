@@ -15,15 +15,13 @@ from mechreg.charts.rows import (
     distinct,
     drawable,
     frame_of,
-    known_names,
     largest,
     named,
-    names_of,
     one_value,
     rows_of_hook,
 )
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
-from mechreg.schema import InputError
+from mechreg.schema import InputError, require_names
 
 _EFFECTS = (
     *("edit", "dose", "control", "measure", "measured_layer", "offset"),
@@ -139,11 +137,11 @@ def plot_dose_response(
 
 def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list[str]:
     """Return the measures that were asked for, by default all."""
-    who, have = "plot_dose_response", [name for name in _MEASURES if name in set(shown["measure"])]
+    have = [name for name in _MEASURES if name in set(shown["measure"])]
     if measures is not None:
-        return known_names(names_of(measures, name="measures"), have, "measure", who=who)
+        return require_names(measures, have, name="measures")
     if not have:
-        raise InputError(f"{who} draws {', '.join(_MEASURES)}; the frame has none of them.")
+        raise InputError(f"plot_dose_response draws {', '.join(_MEASURES)}; the frame has none of them.")
     return have
 
 

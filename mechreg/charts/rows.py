@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg import schema
-from mechreg.schema import InputError, NumericalError, SchemaError, did_you_mean, require
+from mechreg.schema import InputError, NumericalError, SchemaError, require
 
 MAX_MODELS = 6
 MAX_GROUPS = 20  # more panels than that are a poster
@@ -29,14 +29,6 @@ def frame_of(holder: Any, part: str, columns: Iterable[str] = (), *, who: str) -
     if columns and not len(held):
         raise InputError(f"{who} needs at least one row; the frame is empty.")
     return held
-
-
-def names_of(value: Any, *, name: str) -> list[str]:
-    """Return the names that an option has, one or several, each once; anything else is an InputError."""
-    names = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not names or not all(isinstance(entry, str) for entry in names) or len(set(names)) < len(names):
-        raise InputError(f"{name} must be one name or several, each once; got {value!r}.")
-    return names
 
 
 def one_name(value: Any, *, name: str) -> str:
@@ -116,16 +108,6 @@ def drawable(rows: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *,
     models = few(rows["model"], who=who)
     require_one_row(rows, keys, numbers, who=who)
     return models
-
-
-def known_names(names: Sequence[str], have: Sequence[str], noun: str, *, who: str) -> list[str]:
-    """Return the names, of which each must be one that the frame has."""
-    for name in names:
-        if name not in have:
-            raise InputError(
-                f"{who} has no rows of the {noun} {name!r}; the frame has {have}.{did_you_mean(name, have)}"
-            )
-    return list(names)
 
 
 def by_group(rows: pd.DataFrame, by: str, *, who: str) -> dict[str, pd.DataFrame]:

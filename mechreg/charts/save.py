@@ -15,10 +15,9 @@ import altair as alt
 from altair.utils.schemapi import SchemaValidationError
 
 from mechreg.charts.drawing import drawn
-from mechreg.charts.rows import names_of
 from mechreg.charts.theme import themed
 from mechreg.outside import for_page, for_vega
-from mechreg.schema import InputError, require_option, require_whole_number
+from mechreg.schema import InputError, require_names, require_whole_number
 
 FORMATS = ("html", "json", "svg", "png", "pdf")
 MAX_ROWS = 20_000
@@ -75,9 +74,7 @@ def chart_files(
     chart: Any, path: Path, *, formats: str | Sequence[str], ppi: int = PRINT_PPI
 ) -> dict[Path, bytes]:
     """Return what `save_chart` writes: every file, and what it holds."""
-    names = names_of(formats, name="formats")
-    for name in names:
-        require_option(name, FORMATS, name="formats")
+    names = require_names(formats, FORMATS, name="formats")
     require_whole_number(ppi, name="ppi", least=36, most=1_200)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(

@@ -12,11 +12,10 @@ from mechreg.schema import (
     GROUP_KEYS,
     InputError,
     NumericalError,
-    among,
-    did_you_mean,
     group_columns,
     one_or_many,
     require,
+    require_names,
     require_option,
     require_whole_number,
 )
@@ -122,13 +121,7 @@ def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
         raise InputError(f"{_WHO} needs at least one row; the table is empty.")
     if wanted is None:
         return table
-    names = one_or_many(wanted)
-    if not names:
-        raise InputError(f"{_WHO} needs at least one {column}; {column}s= names none.")
-    for name in names:
-        if not among(name, have):
-            hint = did_you_mean(name, have)
-            raise InputError(f"{_WHO} finds no {column} {name!r}; the table has {have}.{hint}")
+    names = require_names(wanted, have, name=f"{column}s")
     place = {name: at for at, name in enumerate(names)}
     return table[table[column].isin(names)].sort_values(
         column, key=lambda values: values.map(place).astype("int64"), kind="stable"

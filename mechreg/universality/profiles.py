@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mechreg.lags import lags_among
 from mechreg.regression import DocumentSums, LagSums, formula_columns, solve_sums
-from mechreg.schema import InputError, NumericalError, among, did_you_mean, one_value
+from mechreg.schema import InputError, NumericalError, one_value, require_option
 from mechreg.universality.bands import Estimates
 
 WHO = "compare_profiles"
@@ -119,10 +119,7 @@ def groups_of(groups: Mapping[str, str] | None, models: Sequence[str]) -> dict[s
 
 def _require_term(fits: list[DocumentSums], term: str) -> None:
     for fit in fits:
-        if not among(term, fit.names):
-            raise InputError(
-                f"{WHO} finds no term {term!r}; the formula gives {list(fit.names)}.{did_you_mean(term, fit.names)}"
-            )
+        require_option(term, fit.names, name="term")
         if np.isnan(fit.depth):
             raise InputError(f"{WHO} needs the depth of every layer; {fit.where} has none.")
 
