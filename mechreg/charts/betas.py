@@ -112,13 +112,9 @@ def plot_betas(
     marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
     if by is None:
         parts = {model: marks[marks["model"] == model] for model in models}
-        n_layers = int(layers_of_depth(marks).max())  # many need the width
-        columns, usual = (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
-        columns, usual = (columns, usual) if several else (1, 280)
+        columns, usual = _grid(marks) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
-    of_groups: list[Tooltip] = ["group:N"] if groups else []
-    p_shown: Tooltip = ("p:Q", labels[0].split(" <")[0], ".2~g")
     draw = partial(
         estimate_panel,
         several=several,
@@ -128,7 +124,7 @@ def plot_betas(
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
         bars={"conf": 1.4},
-        tooltip=("model:N", "layer:Q", "term:N", *of_groups, *BETA, p_shown, ("n:Q", "", ",")),
+        tooltip=_tooltip(labels, groups),
     )
     detail = partial(sample_size, layers=by is None)
     grid = page.panels(parts, draw, columns=columns, height=usual, detail=detail)
@@ -139,6 +135,18 @@ def plot_betas(
     bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
     caption = [f"{bars} Significance: {_CORRECTIONS[adjusted]}. n: tokens a layer.", *notes]
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
+
+
+def _grid(marks: pd.DataFrame) -> tuple[int, int]:
+    """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
+    n_layers = int(layers_of_depth(marks).max())
+    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+
+
+def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
+    p = labels[0].split(" <")[0]
+    names = ["term:N", *(["group:N"] if groups else [])]
+    return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 
 def _units(terms: list[str], formula: str) -> str:

@@ -76,10 +76,6 @@ def plot_layer_explorer(
     """
     who, page = "plot_layer_explorer", sheet(width, height, title)
     term = one_name(term, name="term")
-    needed = ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term)
-    lagged = frame_of(lagged, "lagged", needed, who=who)
-    needed = ("model", "hook", "layer", "depth", "term", *_NUMBERS)
-    coefficients = frame_of(coefficients, "coefficients", needed, who=who)
     rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
     others = [name for name in distinct(betas["term"]) if name not in ("Intercept", term)]
@@ -142,15 +138,13 @@ def _words(at: pd.Series, what: str, term: str, first: int, largest: int) -> str
 
 
 def _rows_and_betas(
-    lagged: pd.DataFrame,
-    coefficients: pd.DataFrame,
-    term: str,
-    model: str | None,
-    hook: str | None,
-    *,
-    who: str,
+    lagged: Any, coefficients: Any, term: str, model: str | None, hook: str | None, *, who: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, str, str]:
     """Return one model's and hook's rows, with residuals where they can be computed, and its coefficients."""
+    needed = ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term)
+    lagged = frame_of(lagged, "lagged", needed, who=who)
+    needed = ("model", "hook", "layer", "depth", "term", *_NUMBERS)
+    coefficients = frame_of(coefficients, "coefficients", needed, who=who)
     rows, model = one_value(lagged, "model", model, who=who)
     rows, hook = rows_of_hook(rows.assign(depth=0.5), hook, who=who)
     if "head" in rows and rows["head"].nunique() > 1:
