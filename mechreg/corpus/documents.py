@@ -26,14 +26,6 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
 
     ``stem`` is the source of documents that name none and, with the row's number (from ``first`` on), their id;
     ``where`` opens the messages. A half character in a text (``surrogateescape``) makes it undecodable.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"id": [7, 8], "text": ["One.", ""], "year": [1848, 1849]})
-    >>> documents_frame(table, text="text", stem="news", where="The frame")
-      doc  text source problem  year
-    0   7  One.   news          1848
-    1   8         news   empty  1849
     """
     have = [str(column) for column in table.columns]
     if text not in have:

@@ -30,15 +30,6 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
     """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
     Bytes of a text that are not UTF-8 become half characters, which mark its document.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.jsonl"
-    >>> _ = path.write_bytes(b'{"text": "One."}')
-    >>> next(tables_of(str(path), ".jsonl", stem="a", text="text"))
-       text
-    0  One.
     """
     if kind == ".jsonl":
         yield from _json_tables(path, text)

@@ -36,7 +36,7 @@ def cells(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
         numbers: dict[str, Any] = summary(pair.cells, null, conf_level=common["conf_level"])
         numbers["p_adjusted"] = p_adjusted(pair.cells.estimate, null)
         numbers["random_weights"] = pair.random.estimate if pair.random else np.nan
-        numbers["matched"] = np.isin(np.arange(len(rows)), pair.matched)
+        numbers["matched"] = np.isin(np.arange(len(rows)), pair.numbers(pair.match))
         tables.append(pd.DataFrame(_layers(pair, rows, columns) | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
@@ -46,9 +46,11 @@ def matched(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     tables = []
     for pair in pairs:
         numbers: dict[str, Any] = summary(
-            pair.cells.at(pair.matched), pair.null_matched, conf_level=common["conf_level"]
+            pair.cells.at(pair.numbers(pair.match)), pair.null_matched, conf_level=common["conf_level"]
         )
-        numbers["random_weights"] = pair.random.estimate[pair.random_matched] if pair.random else np.nan
+        numbers["random_weights"] = (
+            pair.random.estimate[pair.numbers(pair.random_match)] if pair.random else np.nan
+        )
         places = _layers(pair, np.arange(len(pair.match)), pair.match)
         tables.append(pd.DataFrame(places | numbers | common))
     return pd.concat(tables, ignore_index=True)
@@ -58,12 +60,12 @@ def pairs(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) 
     """Return a row for every pair of models: the mean over matched layers."""
     tables = []
     for pair in found:
-        mean, names, level = pair.mean(pair.cells), _names(pair), common["conf_level"]
+        mean, names, level = pair.mean(pair.cells, pair.match), _names(pair), common["conf_level"]
         null = pair.null_matched.mean(axis=1, keepdims=True)
         numbers: dict[str, Any] = {**summary(mean, null, conf_level=level), "random_weights": np.nan}
         numbers |= {"over_random": np.nan, "over_random_low": np.nan, "over_random_high": np.nan}
         if pair.random:
-            random = pair.mean(pair.random, of_random=True)
+            random = pair.mean(pair.random, pair.random_match)
             over = interval_columns(mean - random, conf_level=level, most=2.0)
             numbers |= {"random_weights": random.estimate, "over_random": over["estimate"]}
             numbers |= {"over_random_low": over["conf_low"], "over_random_high": over["conf_high"]}
@@ -78,7 +80,7 @@ def yardstick(pairs: list[Pair], common: dict[str, Any], groups: Mapping[str, st
     found: dict[bool, list[Estimates]] = {True: [], False: []}
     for pair in pairs if groups else ():
         one, other = _names(pair).values()
-        found[groups[one] == groups[other]].append(pair.mean(pair.cells))
+        found[groups[one] == groups[other]].append(pair.mean(pair.cells, pair.match))
     if not (found[True] and found[False]):
         return pd.DataFrame(columns=columns)
     within, between = mean_of(found[True]), mean_of(found[False])
