@@ -396,8 +396,8 @@ def test_the_caption_tells_level_covariance_and_correction(level):
     [
         (lambda f: f.drop(columns="p_adjusted"), {}, SchemaError, "needs the column 'p_adjusted'"),
         (lambda f: f.iloc[:0], {}, InputError, "the frame is empty"),
-        (lambda f: f, {"terms": ["lag3"]}, InputError, "no rows of the term 'lag3'"),
-        (lambda f: f, {"terms": []}, InputError, "one name or several"),
+        (lambda f: f, {"terms": ["lag3"]}, InputError, "terms must be one of .*; got 'lag3'"),
+        (lambda f: f, {"terms": []}, InputError, "terms must name at least 1 of"),
         (lambda f: f, {"terms": ["lag1", "lag1"]}, InputError, "each once"),
         (lambda f: f, {"alpha": 5.0}, InputError, "alpha must be a number between 0 and 1"),
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
@@ -555,7 +555,7 @@ def test_files_land_where_they_should_in_their_formats(tmp_path):
         (alt.Chart("https://example.org/a.csv").mark_point().encode(x="a:Q"), "a", {}, "data as rows inside"),
         (plot_betas(make_coefficients()), "a.png", {"formats": "svg"}, "path without suffix"),
         (plot_betas(make_coefficients()), "", {}, "path without suffix"),
-        (plot_betas(make_coefficients()), "a", {"formats": ()}, "one name or several"),
+        (plot_betas(make_coefficients()), "a", {"formats": ()}, "formats must name at least 1 of"),
         (plot_betas(make_coefficients()), "a", {"formats": ("svg", "svg")}, "each once"),
     ],
 )

@@ -19,7 +19,6 @@ from frames import autoregressive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import by_statsmodels
-from scipy import stats
 
 from mechreg.lags import add_lags
 from mechreg.regression import LagSums, fit_lagged
@@ -189,23 +188,6 @@ def test_cr0_and_jackknife_by_their_definitions(lagged):
     ):
         table = moments.coefficients(cov=cov).query("model == 'a' and layer == 3")
         np.testing.assert_allclose(table["std_error"], np.sqrt(np.diag(matrix)), rtol=1e-9)
-
-
-def test_residual_moments_are_those_of_the_residuals(lagged):
-    fits = fit_lagged(lagged)
-    residuals = fits.augment(lagged).dropna(subset=["residual"])
-    found = LagSums.from_frame(lagged).residual_moments()
-    for _, row in found.iterrows():
-        mine = residuals.query(f"model == '{row['model']}' and layer == {row['layer']}")
-        e = mine["residual"].to_numpy()
-        before = mine.groupby(["doc", "window"], observed=True)["residual"].shift(1).to_numpy()
-        both = ~np.isnan(before)
-        rho = (e * before)[both].sum() / np.sqrt((e[both] ** 2).sum() * (before[both] ** 2).sum())
-        np.testing.assert_allclose(
-            row[["skewness", "kurtosis", "autocorrelation"]].astype(float),
-            [stats.skew(e), stats.kurtosis(e, fisher=False), rho],
-            rtol=1e-9,
-        )
 
 
 # ---------------------------------------------------------------- digits

@@ -10,8 +10,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import count, drawable, frame_of, named, rows_of_hook
-from mechreg.charts.theme import GRID, INK, OKABE_ITO, panel_title
+from mechreg.charts.rows import count, drawable, frame_of, largest, named, rows_of_hook
+from mechreg.charts.theme import GRID, INK, OKABE_ITO
 from mechreg.schema import require
 
 _PAIRS = (
@@ -62,8 +62,7 @@ def plot_cause_maps(
         agreement = getattr(pairs, "agreement", None)
     elif agreement is not None:
         agreement = frame_of(agreement, "agreement", who=who)
-    pairs = frame_of(pairs, "pairs", who=who)
-    require(pairs, _PAIRS, who=who)
+    pairs = frame_of(pairs, "pairs", _PAIRS, who=who)
     pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"]).reset_index(drop=True)
     shown, hook = rows_of_hook(pairs, None, who=who)
     models = drawable(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
@@ -81,14 +80,14 @@ def plot_cause_maps(
         maps = [
             _map(cells, name, place._replace(leftmost=name == "coefficient"), page, most) for name in _MAPS
         ]
-        rows.append(alt.hconcat(*maps, spacing=20, title=panel_title(model, detail, width=page.width)))
+        rows.append(page.titled(alt.hconcat(*maps, spacing=20), model, detail))
     caption = (
         "Cells: log norm per log norm, intervals from t(G − 1) over documents; a small square: the interval holds 0. "
         "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t. Colours: of square roots."
     )
 
     def sentence(part: pd.DataFrame) -> str:
-        tops = {name: part.iloc[int(part[name].abs().to_numpy().argmax())] for name in _MAPS}
+        tops = {name: largest(part, name) for name in _MAPS}
         return "; ".join(
             f"largest {name} {top[name]:.3g}, from layer {top['layer']} to layer {top['later_layer']}"
             for name, top in tops.items()

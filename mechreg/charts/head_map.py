@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import drawable, frame_of, named, one_value, rows_of_hook, sample_size
+from mechreg.charts.rows import drawable, frame_of, largest, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import require_number
 
@@ -65,7 +65,7 @@ def plot_head_map(
     caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
 
     def sentence(part: pd.DataFrame) -> str:
-        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        top = largest(part)
         low, middle, high = np.quantile(part["estimate"], [0, 0.5, 1])
         return f"{low:.3g} to {high:.3g}, median {middle:.3g}; largest at layer {top['layer']}, head {top['head']}."
 

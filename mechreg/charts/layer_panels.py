@@ -1,6 +1,5 @@
 """The panels of the linked view of layers, which all follow one choice of a layer."""
 
-import re
 from typing import Any
 
 import altair as alt
@@ -10,11 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips, value_scale
 from mechreg.charts.layout import Sheet
-from mechreg.charts.rows import distinct
+from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.charts.tokens import ABOVE, BELOW, LINE_HEIGHT, NEUTRAL, token_layer
 
-_LAG = re.compile(r"lag\d+")
 _DENSE = ["#dce9f3", OKABE_ITO[0], "#002b45"]
 _NORM = "log norm"
 _OWN = alt.Scale(zero=False, nice=False)  # the chosen layer's
@@ -44,8 +42,7 @@ def profile_panel(
     betas: pd.DataFrame, term: str, layers: list[int], pick: alt.Parameter, page: Sheet
 ) -> ChartType:
     """Return the coefficients by layer, the chosen layer lit up; a click on a layer chooses it."""
-    lags = sorted((t for t in distinct(betas["term"]) if _LAG.fullmatch(t)), key=lambda t: int(t[3:]))
-    terms = [term, *(lag for lag in lags if lag != term)][:4]
+    terms = [term, *(lag for lag in sort_terms(betas["term"]).lags if lag != term)][:4]
     marks = betas[betas["term"].isin(terms) & betas["layer"].isin(layers)]
     marks = marks[["model", "layer", "depth", "term", "estimate", "conf_low", "conf_high"]].round(4)
     columns = alt.Data(values=[{"layer": at, "left": at - 0.5, "right": at + 0.5} for at in layers])

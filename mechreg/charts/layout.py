@@ -36,9 +36,13 @@ class Sheet:
     height: int | None = None
     title: str | None = None
 
-    def place(self, height: int, *, width: int | None = None) -> Place:
+    def place(self, height: int) -> Place:
         """Return the place of a single panel, of a usual height."""
-        return Place(width or self.width, self.height or height)
+        return Place(self.width, self.height or height)
+
+    def titled(self, row: ChartType, name: str, detail: str) -> ChartType:
+        """Return a row of the figure under its heading, such as a model's."""
+        return row.properties(title=panel_title(name, detail, width=self.width))
 
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
         """Return a legend, which stands below a narrow figure."""
@@ -119,12 +123,6 @@ def _covariance_in_words(cov_type: str) -> str:
 
 
 def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
-    """Return what the bars of a frame's coefficients are.
-
-    Examples
-    --------
-    >>> intervals_in_words(pd.DataFrame({"cov_type": ["crv3"]}), "95% ")
-    'Bars: 95% confidence intervals, clustered by document.'
-    """
+    """Return what the bars of a frame's coefficients are."""
     kinds = map(_covariance_in_words, rows["cov_type"].astype(str).unique())
     return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

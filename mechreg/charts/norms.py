@@ -12,8 +12,8 @@ from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
-from mechreg.schema import InputError, NumericalError
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
+from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
@@ -88,7 +88,7 @@ def plot_norms(
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
         panels = alt.hconcat(columns, _ridge_marks(right, place, x, pick), spacing=24)
         panels = panels.resolve_scale(fill="independent")
-        rows.append(panels.properties(title=panel_title(model, _sample_size(parts[model]), width=page.width)))
+        rows.append(page.titled(panels, model, _sample_size(parts[model])))
     caption = _caption(table, as_dots=as_dots, bins=bins)
     return page.figure(rows, f"Log norms of {hook} by layer", caption, _words(table, hook), own=["y", "fill"])
 
@@ -122,18 +122,10 @@ def histogram_edges(
 
 def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that the figure needs, with the natural logarithm of every norm."""
-    norm = shown["norm"].to_numpy(dtype="float64", na_value=np.nan)
-    bad = ~(np.isfinite(norm) & (norm > 0))
-    if bad.any():
-        row = shown.iloc[int(bad.argmax())]
-        raise NumericalError(
-            f"plot_norms needs the logarithm of every norm; the norm is {row['norm']} at model {row['model']}, "
-            f"layer {row['layer']}, doc {row['doc']}, position {row['position']} ({int(bad.sum())} such rows)."
-        )
     keep = [name for name in ("model", "layer", "head", "depth", "doc", "position", "token") if name in shown]
     if "head" in keep and shown["head"].nunique() == 1:  # -1 at a hook without heads
         keep.remove("head")
-    return shown[keep].assign(log_norm=np.log(norm))
+    return shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
 
 
 def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:

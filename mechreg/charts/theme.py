@@ -28,13 +28,7 @@ _LABELS: Any = {
 
 @alt.theme.register("mechreg", enable=False)
 def mechreg_theme() -> alt.theme.ThemeConfig:
-    """Return the theme that importing this module registers as "mechreg", for charts of ours alone.
-
-    Examples
-    --------
-    >>> alt.theme.active, mechreg_theme()["config"]["font"]
-    ('default', 'Liberation Sans, Arial, sans-serif')
-    """
+    """Return the theme that importing this module registers as "mechreg", for charts of ours alone."""
     return {
         "config": {
             "font": FONT,

@@ -13,7 +13,6 @@ from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
-from mechreg.schema import InputError, require
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)
@@ -56,10 +55,7 @@ def plot_token_agreement(
     'Do models update the same tokens? norm of attn_out, layer by layer'
     """
     who, page = "plot_token_agreement", sheet(width, height, title)
-    cells = frame_of(cells, "cells", who=who)
-    require(cells, (*_ENDS, *_NUMBERS, *_COMMON), who=who)
-    if not len(cells):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    cells = frame_of(cells, "cells", (*_ENDS, *_NUMBERS, *_COMMON), who=who)
     cells, hook = one_value(cells, "hook", hook, who=who)
     cells, column = one_value(cells, "column", None, who=who)
     few([*cells["model_a"], *cells["model_b"]], who=who)

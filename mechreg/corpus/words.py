@@ -5,8 +5,16 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.corpus.annotations import group_columns, join_annotations
-from mechreg.schema import GROUP_KEYS, NORM_COLUMNS, TOKEN_KEYS, InputError, require, require_option
+from mechreg.corpus.annotations import join_annotations
+from mechreg.schema import (
+    GROUP_KEYS,
+    NORM_COLUMNS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    require,
+    require_option,
+)
 
 Reduce = Literal["mean", "first", "last"]
 

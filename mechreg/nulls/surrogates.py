@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, NumericalError, require, require_whole_number
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    log_norms,
+    require,
+    require_whole_number,
+)
 
 
 def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -47,7 +55,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
     require_whole_number(skip, name="skip", least=0)
     source = shuffled_rows(
-        norms, [*_group_keys(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
+        norms, [*group_columns(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
     )
     return norms.assign(norm=norms["norm"].array[source])
 
@@ -91,15 +99,11 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     require_whole_number(skip, name="skip", least=0)
     if norms["doc"].nunique() < 2:
         raise InputError("token_means takes means over other documents; it needs at least two.")
-    value = norms["norm"].to_numpy("float64", na_value=np.nan)
-    if not (np.isfinite(value) & (value > 0)).all():
-        raise NumericalError(
-            "token_means needs the logarithm of every norm; some are zero, negative or not finite."
-        )
+    logs = log_norms(norms, who="token_means")
     counted = norms["position"].to_numpy() >= skip
-    group = _group_keys(norms)
+    group = group_columns(norms)
     rows = norms[[*group, "doc", "token_id"]].assign(
-        log_norm=np.where(counted, np.log(value), 0.0), count=counted.astype(np.int64)
+        log_norm=np.where(counted, logs, 0.0), count=counted.astype(np.int64)
     )
 
     def others(keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +123,8 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(count > 0, total / count, overall / rest)
+    value = norms["norm"].to_numpy("float64")
     return norms.assign(norm=np.where(counted, np.exp(mean), value))
-
-
-def _group_keys(norms: pd.DataFrame) -> list[str]:
-    return [key for key in (*GROUP_KEYS, "head") if key in norms.columns]
 
 
 def shuffled_rows(

@@ -15,6 +15,7 @@ from mechreg.schema import (
     TOKEN_KEYS,
     InputError,
     NumericalError,
+    group_columns,
     require,
     require_conf_level,
     require_names,
@@ -189,7 +190,7 @@ def _pooled(
     fits = fit_lagged(frame, formula, cov="crv3", adjust="none", conf_level=conf_level, effects=effects)
     table, sums = fits.coefficients, fits.sums.document_sums()
     held_out = [held_out_r_squared(group, fold[group.labels].to_numpy()) for group in sums]
-    keys = [key for key in (*GROUP_KEYS, "head") if key in table.columns]
+    keys = group_columns(table)
     group = table.groupby(keys, sort=False).ngroup()
     table = table.assign(held_out_r_squared=np.array(held_out)[group])
     return table.loc[table["term"] != "Intercept", [*keys, "depth", *_COLUMNS]]
@@ -198,4 +199,4 @@ def _pooled(
 def _mean_group(frame: pd.DataFrame, formula: str, conf_level: float) -> pd.DataFrame:
     table = mean_group(frame, formula, conf_level=conf_level)
     table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
-    return table[[*(key for key in (*GROUP_KEYS, "head") if key in table), "depth", *_COLUMNS]]
+    return table[[*group_columns(table), "depth", *_COLUMNS]]

@@ -304,23 +304,22 @@ def _require_ours(out: Path, text: str) -> None:
     """Check that a folder is not there, is empty, or holds a run of this spec."""
     file = out / "spec.toml"
     require_name(out)
+
+    def may_be_ours(name: str) -> bool:  # of a run that was killed as it began
+        return name == _LOCK or name.startswith(TEMPORARY)
+
     try:
         if file.exists():
             if file.read_bytes() != text.encode():
                 raise InputError(
                     f"{str(out)!r} holds a run of another spec; give another --out, or remove it."
                 )
-        elif out.exists() and not (out.is_dir() and all(map(_is_our_start, os.listdir(out)))):
+        elif out.exists() and not (out.is_dir() and all(map(may_be_ours, os.listdir(out)))):
             raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
     except OSError as error:
         raise InputError(
             f"{str(out)!r} cannot be read: {error.strerror or error}; give another --out."
         ) from error
-
-
-def _is_our_start(name: str) -> bool:
-    """Return whether a file may be all that there is of a run that was killed as it began."""
-    return name == _LOCK or name.startswith(TEMPORARY)
 
 
 def _short(value: Any) -> str:
