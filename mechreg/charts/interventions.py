@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
@@ -118,8 +118,9 @@ def plot_dose_response(
             narrowest=150,
             gap=30,
         )
-        grid = grid.resolve_scale(y="independent", stroke="independent")
-        rows.append(grid.properties(title=panel_title(model, _sample_size(own), width=page.width)))
+        grid.resolve = resolved(y="independent", stroke="independent")
+        grid.title = panel_title(model, _sample_size(own), width=page.width)
+        rows.append(grid)
     done = _DOSES.get(edit, ("dose", None, edit))[2]
 
     def sentence(part: pd.DataFrame) -> str:
@@ -205,7 +206,9 @@ def _dose_panel(
             color=color, tooltip=tooltip
         ),
         *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
-    ).properties(width=place.width, height=place.height)
+        width=place.width,
+        height=place.height,
+    )
 
 
 def _sample_size(part: pd.DataFrame) -> str:

@@ -65,6 +65,7 @@ def shown_offline(chart: ChartType) -> ChartType:
     ['application/vnd.vegalite.v6+json', 'image/png']
     """
     if type(chart) in _CLASSES:
-        chart = chart.copy(deep=False)
-        object.__setattr__(chart, "__class__", _CLASSES[type(chart)])
+        shown = object.__new__(_CLASSES[type(chart)])  # a copy of Altair's composes the chart anew
+        shown.__dict__.update(_args=chart._args, _kwds=dict(chart._kwds))
+        return shown
     return chart

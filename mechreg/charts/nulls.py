@@ -104,7 +104,8 @@ def plot_nulls(
         parts = {str(null).replace("_", " "): own[own["null"] == null] for null in nulls}
         grid = page.panels(parts, panel, columns=len(nulls), height=150 if several else 240)
         detail = sample_size(shown[shown["model"] == model])
-        rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
+        grid.title = panel_title(model, detail, width=page.width)
+        rows.append(grid)
     heading = f"{term} of {hook} against its nulls, by {'depth' if several else 'layer'}"
     lead = f"Coefficients of {term} for {hook} by layer, against nulls."
     return page.figure(rows, heading, [_caption(shown)], [lead, *_words(marks, list(kinds))])

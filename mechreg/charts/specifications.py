@@ -8,7 +8,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
@@ -87,8 +87,9 @@ def plot_specifications(
             gap=14,
         )
         detail = sample_size(shown[shown["model"] == model])
-        grid = grid.resolve_scale(y="independent")
-        rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
+        grid.resolve = resolved(y="independent")
+        grid.title = panel_title(model, detail, width=page.width)
+        rows.append(grid)
     within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
     note = f" R² of {' and '.join(within)} is of what these leave." if within else ""
     caption = f"Bars: confidence intervals, clustered by document. Grey: {names[0].replace('_', ' ')}.{note}"
