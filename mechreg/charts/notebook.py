@@ -65,7 +65,7 @@ def shown_offline(chart: ChartType) -> ChartType:
     ['application/vnd.vegalite.v6+json', 'image/png']
     """
     if type(chart) in _CLASSES:
-        shown = object.__new__(_CLASSES[type(chart)])  # a copy of Altair's composes the chart anew
+        shown: Any = object.__new__(_CLASSES[type(chart)])  # a copy of Altair's composes it anew
         shown.__dict__.update(_args=chart._args, _kwds=dict(chart._kwds))
         return shown
     return chart
