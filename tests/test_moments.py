@@ -26,7 +26,7 @@ from mechreg.regression import max_t as max_t_module
 from mechreg.regression.max_t import influence, max_t
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
 
-quick = settings(max_examples=8, deadline=None)
+quick = settings(max_examples=5, deadline=None)
 KEYS = ["model", "hook", "layer", "term"]
 
 

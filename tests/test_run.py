@@ -13,6 +13,7 @@ import pytest
 import mechreg as mr
 from mechreg import store
 from mechreg.cli import main
+from mechreg.run import figures
 from mechreg.run import shards as run_module
 from mechreg.run.preflight import is_summable
 from mechreg.schema import InputError, ModelError
@@ -114,7 +115,7 @@ def test_the_document_that_could_not_be_used_is_named(folder):
     ]
 
 
-def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch):
+def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch, pictureless):
     before = (folder / "coefficients.csv").read_bytes()
     monkeypatch.setattr(run_module, "window_norms", lambda *args, **options: pytest.fail("made again"))
     mr.run_spec(spec, out=folder, progress=False)
@@ -160,7 +161,7 @@ def test_shards_are_whole_documents_of_at_least_so_many_tokens(minimum):
     assert sum(shard["doc"].nunique() for shard in shards) == 7
 
 
-def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_path):
+def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_path, pictureless):
     spec = Spec(
         models=("mini-s",),
         corpus=corpus,
@@ -179,7 +180,11 @@ def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_pa
     assert "C(source)[T.sea]" in table["term"].tolist()
 
 
-def test_several_hooks_and_heads(corpus, tmp_path):
+def test_several_hooks_and_heads(corpus, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        figures, "chart_files", lambda chart, path, **_: drawn.update({path.name: chart}) or {}
+    )
     spec = Spec(
         models=("mini-s",), corpus=corpus, hooks=("attn_out", "z", "mlp_out"), formula="log_norm ~ lag1"
     )
@@ -188,7 +193,12 @@ def test_several_hooks_and_heads(corpus, tmp_path):
     heads = table[table["hook"] == "z"]
     assert sorted(heads["head"].unique()) == [0, 1, 2, 3]
     assert table.groupby("hook").size().to_dict() == {"attn_out": 8, "mlp_out": 8, "z": 32}
-    assert (folder / "figures" / "betas-mlp_out.svg").exists()
+    assert {name: chart.title.text for name, chart in drawn.items()} == {
+        "norms-attn_out": "Log norms of attn_out by layer",
+        "betas-attn_out": "Coefficients of lag1 for attn_out, by layer",
+        "norms-mlp_out": "Log norms of mlp_out by layer",
+        "betas-mlp_out": "Coefficients of lag1 for mlp_out, by layer",
+    }
 
 
 @pytest.mark.parametrize(
@@ -283,7 +293,7 @@ def test_what_is_no_path_or_spec_is_refused(call):
 @pytest.mark.parametrize(
     ("keep", "rules"), [("norms", ("size>2", "special")), ("moments", ("special", "position=3"))]
 )
-def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path):
+def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path, pictureless):
     texts = [f"The cat number {i} <|endoftext|> sat on the mat, and the dog on the log." for i in range(8)]
     path = tmp_path / "texts.jsonl"
     path.write_text(
@@ -300,4 +310,4 @@ def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path):
     for sums in (run.statistics, mr.run.run_moments(folder).statistics()):
         assert sums["n_sinks"].tolist() == fits.statistics["n_sinks"].tolist()
     np.testing.assert_allclose(run.coefficients["estimate"], fits.coefficients["estimate"], rtol=1e-9)
-    assert "Tokens left out as sinks" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "Tokens left out as sinks" in mr.run_report(folder)

@@ -607,7 +607,7 @@ def test_from_five_models_on_a_description_may_be_more(count):
 
 profiles_of_models = st.lists(st.lists(st.floats(-1, 1), min_size=2, max_size=4), min_size=2, max_size=4)
 named = profiles_of_models.map(lambda lists: {f"m{at}": betas for at, betas in enumerate(lists)})
-slowly = settings(max_examples=8, deadline=None)
+slowly = settings(max_examples=5, deadline=None)
 
 
 def pair_of(row, names=("model_a", "model_b")) -> frozenset:

@@ -115,7 +115,7 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
         )
     ]
     cell = base.mark_rect(stroke="white", strokeWidth=2).encode(color=color)
-    return alt.layer(cell, *texts).properties(width=side * n_cells, height=height)
+    return alt.layer(cell, *texts, width=side * n_cells, height=height)
 
 
 def _cells(shown: pd.DataFrame, models: list[str], *, digits: int) -> pd.DataFrame:

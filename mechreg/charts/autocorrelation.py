@@ -69,4 +69,6 @@ def _panel(part: pd.DataFrame, place: Place) -> ChartType:
         series("pacf", base.mark_point(shape="cross", size=14, filled=True)),
         series("acf", base.mark_point(shape="circle", size=20, filled=True, opacity=1)),
         series("fitted", base.mark_line(strokeWidth=1.8)),
-    ).properties(width=place.width, height=place.height)
+        width=place.width,
+        height=place.height,
+    )

@@ -148,7 +148,7 @@ def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float)
     heading = alt.Title(
         textwrap.wrap(_MAPS[name], place.width // 5), fontSize=11, fontWeight="normal", offset=6
     )
-    return alt.layer(*layers).properties(width=place.width, height=place.height, title=heading)
+    return alt.layer(*layers, width=place.width, height=place.height, title=heading)
 
 
 def _short(value: float) -> str:

@@ -210,7 +210,7 @@ def estimate_panel(
         bulk = size if mark.filled else 1.5 * size
         layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
     layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []
-    return alt.layer(*layers).properties(width=place.width, height=place.height)
+    return alt.layer(*layers, width=place.width, height=place.height)
 
 
 def level_of(rows: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import drawable, frame_of, largest, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import require_number
@@ -61,7 +61,7 @@ def plot_head_map(
     tall = max(80, 20 * (int(cells["head"].max()) + 1))
     draw = partial(_map, page=page, most=most, legend=term)
     grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size)
-    grid = grid.resolve_scale(y="independent")  # models have as many heads as they have
+    grid.resolve = resolved(y="independent")  # models have as many heads as they have
     caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
 
     def sentence(part: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
@@ -116,7 +116,7 @@ def plot_dose_response(
             narrowest=150,
             gap=30,
         )
-        grid = grid.resolve_scale(y="independent", stroke="independent")
+        grid.resolve = resolved(y="independent", stroke="independent")
         rows.append(page.titled(grid, model, _sample_size(own)))
     done = _DOSES.get(edit, ("dose", None, edit))[2]
 
@@ -203,7 +203,9 @@ def _dose_panel(
             color=color, tooltip=tooltip
         ),
         *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
-    ).properties(width=place.width, height=place.height)
+        width=place.width,
+        height=place.height,
+    )
 
 
 def _sample_size(part: pd.DataFrame) -> str:

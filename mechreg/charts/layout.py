@@ -42,7 +42,10 @@ class Sheet:
 
     def titled(self, row: ChartType, name: str, detail: str) -> ChartType:
         """Return a row of the figure under its heading, such as a model's."""
-        return row.properties(title=panel_title(name, detail, width=self.width))
+        row.title = panel_title(
+            name, detail, width=self.width
+        )  # a method of Altair's would copy all that is within
+        return row
 
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
         """Return a legend, which stands below a narrow figure."""
@@ -70,8 +73,10 @@ class Sheet:
         for at, (name, part) in enumerate(parts.items()):
             place = Place(width, self.height or height, at % columns == 0, at + columns >= len(parts))
             heading = panel_title(str(name), detail(part) if detail else "", width=width)
-            panels.append(draw(part, place).properties(title=heading))
-        return alt.concat(*panels, columns=columns, spacing=gap).resolve_scale(y="shared")
+            panel = draw(part, place)
+            panel.title = heading  # Altair's methods copy all that is within, twice a level
+            panels.append(panel)
+        return alt.concat(*panels, columns=columns, spacing=gap, resolve=resolved(y="shared"))
 
     def figure(
         self,
@@ -85,12 +90,20 @@ class Sheet:
         """Return rows of panels as one figure, so that `a | b` puts two figures side by side."""
         scales: Any = dict.fromkeys(("y", "color", "shape", "fill", "stroke"), "shared")
         scales |= dict.fromkeys(own, "independent")
-        return self.finished(alt.vconcat(*rows, spacing=GAP).resolve_scale(**scales), title, caption, words)
+        return self.finished(
+            alt.vconcat(*rows, spacing=GAP, resolve=resolved(**scales)), title, caption, words
+        )
 
     def finished(self, chart: Any, title: str, caption: Iterable[str], words: Iterable[str]) -> Any:
         """Return a chart with its title, its caption and a description in words."""
-        heading = figure_title(self.title or title, caption, width=self.width)
-        return shown_offline(chart.properties(title=heading, description=" ".join(words)))
+        chart.title = figure_title(self.title or title, caption, width=self.width)
+        chart.description = " ".join(words)
+        return shown_offline(chart)
+
+
+def resolved(**scales: Any) -> alt.Resolve:
+    """Return which scales the panels of a figure share."""
+    return alt.Resolve(scale=alt.ScaleResolveMap(**scales))
 
 
 def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:

@@ -9,7 +9,7 @@ from altair.typing import ChartType
 from jaxtyping import Float
 
 from mechreg.charts.estimates import Tooltip, ticks, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
@@ -86,8 +86,9 @@ def plot_norms(
         place = page.place(max(usual, (10 if len(models) == 1 else 5) * right["layer"].nunique()))
         place = place._replace(width=(page.width - 24) // 2, lowest=model == models[-1])
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
-        panels = alt.hconcat(columns, _ridge_marks(right, place, x, pick), spacing=24)
-        panels = panels.resolve_scale(fill="independent")
+        panels = alt.hconcat(
+            columns, _ridge_marks(right, place, x, pick), spacing=24, resolve=resolved(fill="independent")
+        )
         rows.append(page.titled(panels, model, _sample_size(parts[model])))
     caption = _caption(table, as_dots=as_dots, bins=bins)
     return page.figure(rows, f"Log norms of {hook} by layer", caption, _words(table, hook), own=["y", "fill"])

@@ -8,7 +8,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
@@ -85,7 +85,7 @@ def plot_specifications(
             height=130 if several else 150,
             gap=14,
         )
-        grid = grid.resolve_scale(y="independent")
+        grid.resolve = resolved(y="independent")
         rows.append(page.titled(grid, model, sample_size(shown[shown["model"] == model])))
     within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
     note = f" R² of {' and '.join(within)} is of what these leave." if within else ""

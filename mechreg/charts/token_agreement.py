@@ -10,7 +10,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
 
@@ -85,7 +85,8 @@ def plot_token_agreement(
     )
     heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
     words = [_description(pairs, str(column), str(hook))]
-    return page.finished(panels.resolve_scale(color="shared"), heading, caption, words)
+    panels.resolve = resolved(color="shared")
+    return page.finished(panels, heading, caption, words)
 
 
 def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
@@ -161,7 +162,7 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
             x2="x2:Q", y2="y2:Q"
         ),
     ]
-    return alt.layer(*layers).properties(width=place.width, height=height)
+    return alt.layer(*layers, width=place.width, height=height)
 
 
 def _matched(part: pd.DataFrame) -> str:
