@@ -57,7 +57,8 @@ def resolve(source: str | Path) -> str:
         raise InputError(
             f"{text!r} is a file; load_model needs the folder that holds config.json, or a .gguf file."
         )
-    from transformer_lens.supported_models import MODEL_ALIASES
+    with quiet():
+        from transformer_lens.supported_models import MODEL_ALIASES
 
     return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)
 
@@ -253,17 +254,22 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' prints off standard output, and silence their progress bars and deprecation notes."""
+    """Keep the libraries' prints off standard output, silence their bars and notes, and undo the globals they set."""
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    environment = set(os.environ)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # which TransformerLens sets on import, and leaves
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
+        for key in set(os.environ) - environment:
+            del os.environ[key]
         if bars:
             transformers_logging.enable_progress_bar()
 
