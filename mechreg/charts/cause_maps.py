@@ -12,6 +12,7 @@ from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import count, drawable, frame_of, named, rows_of_hook
 from mechreg.charts.theme import GRID, INK, OKABE_ITO, panel_title
+from mechreg.outside import any_frames
 from mechreg.schema import require
 
 _PAIRS = (
@@ -25,6 +26,7 @@ _MAPS = {
 }
 
 
+@any_frames
 def plot_cause_maps(
     pairs: Any,
     *,

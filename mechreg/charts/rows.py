@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, NumericalError, SchemaError, among, did_you_mean, require
 
 MAX_MODELS = 6
@@ -13,6 +14,7 @@ MAX_GROUPS = 20  # more panels than that are a poster
 PLACE = ("model", "hook", "layer", "depth")
 
 
+@any_frames
 def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
     """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments."""
     held = holder if hasattr(holder, "columns") else getattr(holder, part, None)

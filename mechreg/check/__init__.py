@@ -35,6 +35,7 @@ from mechreg.models import (
     relative_difference,
 )
 from mechreg.norms import known_hooks, window_norms
+from mechreg.outside import any_frames
 from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
 
 __all__ = ["PARTS", "Addition", "Parts", "addition_of", "blocks_of", "check_model", "hugging_face_norms"]
@@ -56,6 +57,7 @@ EPSILONS = 2  # and this many units in the last place, where Hugging Face happen
 LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute in another way from 4,097 on
 
 
+@any_frames
 def check_model(
     model: Any,
     *,

@@ -15,9 +15,11 @@ import pyarrow as pa
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
 from mechreg.corpus.formats import SUFFIXES, from_arrow, reason, tables_of
+from mechreg.outside import any_frames
 from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
 
 
+@any_frames
 def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
     """Return the documents frame of a corpus: doc (unique id), text, source, problem, annotations.
 

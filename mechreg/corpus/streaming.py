@@ -10,11 +10,13 @@ import pandas as pd
 from mechreg.corpus.documents import require_unique
 from mechreg.corpus.formats import ROWS, filled
 from mechreg.corpus.reading import require_tags, require_usable, tables_of_corpus
+from mechreg.outside import any_frames
 
 # In memory at a time: about a quarter of a million tokens.
 CHUNK_CHARACTERS = 1_000_000
 
 
+@any_frames
 def stream_corpus(
     corpus: Any, *, text: str = "text", characters: int = CHUNK_CHARACTERS, tags: bool = False
 ) -> Iterator[pd.DataFrame]:

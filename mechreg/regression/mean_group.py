@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from mechreg.formulas import formula_columns
+from mechreg.outside import any_frames
 from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.rows import Rows, read_groups, words
@@ -27,6 +28,7 @@ class _Slopes(NamedTuple):
     usable: Bool[np.ndarray, " docs"]
 
 
+@any_frames
 def mean_group(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
