@@ -99,7 +99,7 @@ def plot_layer_explorer(
         profile_panel(betas, term, layers, pick, page),
         alt.hconcat(
             histogram_panel(pick, page.width - side - 60, side),
-            scatter_panel(term, less, pick, side),
+            scatter_panel(term, less, pick, side, page),
             spacing=60,
         ).resolve_scale(color="independent"),
     ]
