@@ -3,12 +3,15 @@
 import contextlib
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -72,10 +75,24 @@ def find_commit(source: str, revision: str | None) -> str | None:
     from transformers.utils import cached_file
 
     with explained(source):
-        config = cached_file(source, "config.json", revision=revision)
+        config = cached_file(source, "config.json", revision=revision, local_files_only=not _hub_answers())
         if config is None:
             raise OSError("its repository does not appear to have a config.json")
         return Path(config).parent.name  # snapshots/<commit>/...
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub's machine takes connections, as far as can be seen; its client tries for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return True
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def read_config(source: str, commit: str | None) -> Any:
