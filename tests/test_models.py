@@ -9,6 +9,7 @@ import ast
 import gc
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -511,6 +512,11 @@ assert state() == before
 
 def test_importing_transformer_lens_leaves_every_global_as_it_was():
     subprocess.run([sys.executable, "-c", GLOBALS], check=True)
+
+
+def test_control_characters_of_a_folders_name_are_symbols_in_frames(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "a\x1b[31m\u202e")
+    assert model_label(folder) == "a␛[31m⟨202E⟩"
 
 
 MEMORY = """

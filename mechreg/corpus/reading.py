@@ -136,7 +136,10 @@ def require_usable(problems: Mapping[str, int]) -> None:
     """Check that some document has no problem; ``problems`` counts each kind, "" for none."""
     if not problems.get(""):
         read = ", ".join(f"{count} {problem}" for problem, count in problems.items()) or "none"
-        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
+        how = ", for example made by `iconv -f latin1 -t utf-8`" if "undecodable" in problems else ""
+        raise InputError(
+            f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8{how}."
+        )
 
 
 def files_of(pattern: str) -> list[tuple[str, str]]:
