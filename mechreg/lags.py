@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     MAX_LAGS,
@@ -26,6 +27,7 @@ from mechreg.sinks import find_sinks
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
 
+@any_frames
 def add_lags(
     norms: pd.DataFrame,
     *,

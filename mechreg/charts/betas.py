@@ -40,6 +40,7 @@ from mechreg.charts.rows import (
 )
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, require_names
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
@@ -47,6 +48,7 @@ _LAG = re.compile(r"lag(\d+)")
 _CORRECTIONS = {True: "Benjamini–Hochberg", False: "raw p-values, not corrected for their number"}
 
 
+@any_frames
 def plot_betas(
     coefficients: Any,
     *,

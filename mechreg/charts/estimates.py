@@ -77,6 +77,13 @@ def ticks(n_layers: int, width: int) -> list[int]:
     return list(range(0, n_layers, every))
 
 
+def band_axis(size: int, length: int) -> alt.Axis:
+    """Return the axis of as many bands, labelled where labels have room; of given values Vega loses the first."""
+    every = (*ticks(size, length), size)[1]
+    label = f"datum.value % {every} ? '' : datum.label"
+    return alt.Axis(labelExpr=label, labelAngle=0, ticks=False, domain=False, grid=False)
+
+
 def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
     """Return the horizontal axis of rows that were `placed`."""
     if several:

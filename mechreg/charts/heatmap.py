@@ -12,6 +12,7 @@ from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
+from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 
 MAX_CELLS = 18_000
@@ -19,6 +20,7 @@ CELL = 13  # pixels of a token's column at least, so that its label can be read
 _WHO = "plot_heatmap"
 
 
+@any_frames
 def plot_heatmap(
     norms: Any,
     other: Any = None,

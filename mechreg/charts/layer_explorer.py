@@ -17,6 +17,7 @@ from mechreg.charts.layer_panels import (
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells
+from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
@@ -24,6 +25,7 @@ SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
+@any_frames
 def plot_layer_explorer(
     lagged: Any,
     coefficients: Any,
@@ -96,7 +98,7 @@ def plot_layer_explorer(
         profile_panel(betas, term, layers, pick, page),
         alt.hconcat(
             histogram_panel(pick, page.width - side - 60, side),
-            scatter_panel(term, less, pick, side),
+            scatter_panel(term, less, pick, side, page),
             spacing=60,
         ).resolve_scale(color="independent"),
     ]

@@ -77,7 +77,7 @@ def _points(pick: alt.Parameter, **ends: tuple[str, str]) -> alt.Chart:
     return both.transform_calculate(**{axis: f"datum.points.{axis}" for axis in ends})
 
 
-def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int) -> ChartType:
+def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
     """Return the binned density of the chosen layer, with the line of its fit."""
     axis = alt.Axis(tickCount=6)
     x = alt.X("x:Q", title=f"{term} of log norm{less}", scale=_OWN, axis=axis)
@@ -101,10 +101,10 @@ def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int) -> Chart
         "fontWeight": "bold",
         "color": INK,
     }
-    legend = alt.Legend(gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
+    legend = page.legend("tokens in cell", gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
-    color = alt.Color("tokens:Q", title="tokens in cell", scale=dense, legend=legend)
+    color = alt.Color("tokens:Q", scale=dense, legend=legend)
     return alt.layer(
         corners.mark_point(size=0, opacity=0, aria=False).encode(x=x, y=y),
         cells.mark_rect(aria=False).encode(x=x, x2="x2:Q", y=y, y2="y2:Q", tooltip=tooltip, color=color),

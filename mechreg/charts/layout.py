@@ -51,7 +51,7 @@ class Sheet:
         """Return a legend, which stands below a narrow figure."""
         if self.width <= PAPER["column"]:
             look = {"orient": "bottom", "direction": "horizontal", "columns": 2} | look
-            look |= {"gradientLength": 100} if "gradientLength" in look else {}
+            look |= {"gradientLength": 100, "tickCount": 3} if "gradientLength" in look else {}
         return alt.Legend(title=title, **look)
 
     def panels(

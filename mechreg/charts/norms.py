@@ -272,7 +272,7 @@ def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt
         .encode(
             x=alt.X(
                 "log_norm:Q",
-                title="log norm, each layer as high" if place.lowest else None,
+                title="log norm" if place.lowest else None,
                 scale=scale,
                 axis=alt.Axis(tickCount=6),
             ),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg import schema
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, NumericalError, SchemaError, require
 
 MAX_MODELS = 6
@@ -14,6 +15,7 @@ MAX_GROUPS = 20  # more panels than that are a poster
 PLACE = ("model", "hook", "layer", "depth")
 
 
+@any_frames
 def frame_of(holder: Any, part: str, columns: Iterable[str] = (), *, who: str) -> pd.DataFrame:
     """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
 

@@ -13,6 +13,7 @@ from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
+from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 
 MAX_TOKENS = 2_000
@@ -33,6 +34,7 @@ _SYMBOLS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
 
 
+@any_frames
 def plot_tokens(
     norms: Any,
     *,

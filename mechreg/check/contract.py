@@ -32,6 +32,7 @@ from mechreg.models import (
     relative_difference,
 )
 from mechreg.norms import known_hooks, window_norms
+from mechreg.outside import any_frames
 from mechreg.schema import AUTOCAST, InputError, MechregError, ModelError, NumericalError
 
 Norms = dict[str, np.ndarray]  # by hook point: "layer token", or "layer head token"
@@ -51,6 +52,7 @@ EPSILONS = 2  # and this many units in the last place, where Hugging Face happen
 LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute in another way from 4,097 on
 
 
+@any_frames
 def check_model(
     model: Any,
     *,

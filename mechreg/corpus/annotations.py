@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     NORM_COLUMNS,
     TOKEN_KEYS,
@@ -19,6 +20,7 @@ from mechreg.schema import (
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
 
 
+@any_frames
 def join_annotations(
     norms: pd.DataFrame, annotations: pd.DataFrame, *, columns: str | Sequence[str] | None = None
 ) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     DOCUMENT_COLUMNS,
     TOKEN_COLUMNS,
@@ -63,6 +64,7 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     return pd.concat([frame, pd.DataFrame(kept, index=frame.index)], axis=1)
 
 
+@any_frames
 def corpus_problems(
     documents: pd.DataFrame, tokens: pd.DataFrame | None = None, *, prepend_bos: bool = False
 ) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     InputError,
@@ -19,6 +20,7 @@ from mechreg.schema import (
 )
 
 
+@any_frames
 def group_norms(
     norms: pd.DataFrame, *, by: str | Sequence[str] = ("pos",), skip: int = 1, conf_level: float = 0.95
 ) -> pd.DataFrame:

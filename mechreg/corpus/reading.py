@@ -16,12 +16,14 @@ import pyarrow as pa
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
 from mechreg.corpus.formats import ROWS, SUFFIXES, filled, from_arrow, reason, tables_of
+from mechreg.outside import any_frames
 from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
 
 # In memory at a time, of a stream: about a quarter of a million tokens.
 CHUNK_CHARACTERS = 1_000_000
 
 
+@any_frames
 def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
     """Return the documents frame of a corpus: doc (unique id), text, source, problem, annotations.
 
@@ -68,6 +70,7 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
     return pd.concat(stream_corpus(corpus, text=text, tags=tags), ignore_index=True)
 
 
+@any_frames
 def stream_corpus(
     corpus: Any, *, text: str = "text", characters: int = CHUNK_CHARACTERS, tags: bool = False
 ) -> Iterator[pd.DataFrame]:
@@ -174,7 +177,10 @@ def require_usable(problems: Mapping[str, int]) -> None:
     """Check that some document has no problem; ``problems`` counts each kind, "" for none."""
     if not problems.get(""):
         read = ", ".join(f"{count} {problem}" for problem, count in problems.items()) or "none"
-        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
+        how = ", for example made by `iconv -f latin1 -t utf-8`" if "undecodable" in problems else ""
+        raise InputError(
+            f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8{how}."
+        )
 
 
 def files_of(pattern: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.corpus.annotations import join_annotations
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     NORM_COLUMNS,
@@ -19,6 +20,7 @@ from mechreg.schema import (
 Reduce = Literal["mean", "first", "last"]
 
 
+@any_frames
 def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "mean") -> pd.DataFrame:
     """Return the norm frame of whole words: one row a word, its ``position`` the word's place in its window.
 

@@ -33,6 +33,7 @@ from mechreg.models.sources import (
     resolve,
 )
 from mechreg.models.verifying import context_of, raw_pass, verified
+from mechreg.outside import visible
 from mechreg.schema import (
     AUTOCAST,
     FOLDED_SUFFIX,
@@ -226,6 +227,8 @@ def _wrapped(
 def model_label(model: Any, *, name: str | None = None) -> str:
     """Return what a model is called in frames, before it is loaded or after; ``name`` where it is given.
 
+    Control characters in it are shown as symbols.
+
     Examples
     --------
     >>> model_label("mini-s")
@@ -235,9 +238,9 @@ def model_label(model: Any, *, name: str | None = None) -> str:
         return record_of(model).name
     if isinstance(model, str | Path):
         if is_gguf(model):
-            return name or Path(model).stem
+            return visible(name or Path(model).stem)
         source = resolve(model)
-        return name or (Path(source).name if Path(source).is_dir() else source)
+        return visible(name or (Path(source).name if Path(source).is_dir() else source))
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
@@ -245,7 +248,7 @@ def model_label(model: Any, *, name: str | None = None) -> str:
             "load_model needs a hub name, a folder, a miniature's name, a Hugging Face causal language model "
             f"(one with its lm_head) or a TransformerLens model; got {type(model).__name__}."
         )
-    return name or Path(model.config._name_or_path or type(model).__name__).name
+    return visible(name or Path(model.config._name_or_path or type(model).__name__).name)
 
 
 def require_loadable(

@@ -12,6 +12,7 @@ from mechreg.models import config_of, is_transformer_lens_model, load_model, mod
 from mechreg.models.sources import quiet
 from mechreg.norms import extract_norms
 from mechreg.nulls.surrogates import shuffle_norms, shuffle_tokens, token_means
+from mechreg.outside import any_frames
 from mechreg.schema import (
     FOLDED_SUFFIX,
     GROUP_KEYS,
@@ -27,6 +28,7 @@ Null = Literal["token_order", "norm_order", "random_weights", "token_identity"]
 NULLS: tuple[str, ...] = get_args(Null)
 
 
+@any_frames
 def null_norms(
     norms: pd.DataFrame,
     models: Any = (),

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -15,6 +16,7 @@ from mechreg.schema import (
 )
 
 
+@any_frames
 def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Return the token frame with the tokens of every document in random order, for the model to read.
 
@@ -37,6 +39,7 @@ def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return tokens.assign(**{name: tokens[name].array[source] for name in moved})
 
 
+@any_frames
 def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.DataFrame:
     """Return the norm frame with the norms of every window in random order.
 
@@ -60,6 +63,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     return norms.assign(norm=norms["norm"].array[source])
 
 
+@any_frames
 def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     """Return the norm frame with what each token id usually has, in the other documents, in place of every norm.
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
+from mechreg.outside import any_frames
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
 from mechreg.schema import (
     InputError,
@@ -140,6 +141,7 @@ def demeaned(
     return project(make_effects({str(i): level for i, level in enumerate(levels)}, None), values)
 
 
+@any_frames
 def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequence[str]) -> pd.DataFrame:
     """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer.
 

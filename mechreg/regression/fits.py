@@ -11,7 +11,7 @@ import pandas as pd
 from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import Printed, for_page, for_terminal
+from mechreg.outside import Printed, any_frames, for_page, for_terminal
 from mechreg.regression.blocks import TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
@@ -49,6 +49,7 @@ from mechreg.schema import (
 MOST_PRODUCTS = 1_000_000
 
 
+@any_frames
 def fit_lagged(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
@@ -320,6 +321,7 @@ class LaggedFits:
             fits = [fit for fit in fits if fit.keys[key] == value]
         return fits[0]
 
+    @any_frames
     def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
         """Return the lagged frame with the columns ``predicted`` and ``residual``.
 

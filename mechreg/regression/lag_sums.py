@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.formulas import formula_columns
+from mechreg.outside import any_frames
 from mechreg.regression.blocks import (
     MAX_SUMMED_LAGS,
     Blocks,
@@ -121,6 +122,7 @@ class LagSums:
         self._solved: list[Fit] | None = None
 
     @classmethod
+    @any_frames
     def from_frame(
         cls,
         lagged: pd.DataFrame,
@@ -139,6 +141,7 @@ class LagSums:
         moments._add(lagged, whole=True)
         return moments
 
+    @any_frames
     def update(self, lagged: pd.DataFrame | Mapping[str, Any]) -> None:
         """Add whole documents.
 

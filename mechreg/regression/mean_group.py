@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from mechreg.formulas import formula_columns
+from mechreg.outside import any_frames
 from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.results import t_columns
@@ -34,6 +35,7 @@ class _Slopes(NamedTuple):
     usable: Bool[np.ndarray, " docs"]
 
 
+@any_frames
 def mean_group(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.outside import Printed, for_page
+from mechreg.outside import Printed, any_frames, for_page
 from mechreg.regression.fits import LaggedFits
 from mechreg.schema import (
     GROUP_KEYS,
@@ -27,6 +27,7 @@ STARS = (0.05, 0.01, 0.001)
 _WHO = "regression_table"
 
 
+@any_frames
 def regression_table(
     fits: LaggedFits | pd.DataFrame,
     *,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from mechreg.lags import add_lags
+from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
 from mechreg.schema import (
     MAX_LAGS,
@@ -52,6 +53,7 @@ class Autocorrelation:
         return str(self.layers.to_html(index=False, border=0, na_rep="", float_format="{:.3g}".format))
 
 
+@any_frames
 def autocorrelation(
     norms: pd.DataFrame,
     *,

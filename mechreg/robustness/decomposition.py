@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.design import take_apart, terms_of
 from mechreg.regression.effects import TAKEN_UP, columns_of, part_of, project
@@ -18,6 +19,7 @@ from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, requ
 WHO = "decompose"
 
 
+@any_frames
 def decompose(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",

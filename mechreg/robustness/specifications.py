@@ -8,6 +8,7 @@ import pandas as pd
 
 from mechreg.corpus import token_counts
 from mechreg.lags import add_lags, lags_among
+from mechreg.outside import any_frames
 from mechreg.regression import fit_lagged, formula_columns, mean_group
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.schema import (
@@ -51,6 +52,7 @@ _COLUMNS = (
 WHO = "specification_curve"
 
 
+@any_frames
 def specification_curve(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",

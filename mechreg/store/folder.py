@@ -241,12 +241,12 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 
 def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
-    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of every shard and table.
+    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of spec, shards and tables.
 
     It is written last and made of what is there, so that it is the same after any interruption; times are in
     provenance.json. Its name begins with "_" so that readers of folders leave it out.
     """
-    files = [*sorted(shards_of_run(run)), *(run / name for name in tables)]
+    files = [run / "spec.toml", *sorted(shards_of_run(run)), *(run / name for name in tables)]
     records = map(checked_record, sorted((run / "models").glob("*.json")))
     manifest = {
         "schema_version": SCHEMA_VERSION,

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from mechreg.outside import any_frames
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require, require_whole_numbers
 from mechreg.store.files import committed, damaged, readable
 
@@ -61,6 +62,7 @@ def norm_frame(
     return _tidy(tokens, flat, series=series, depths=depths, model=model, hook=hook, covariates=covariates)
 
 
+@any_frames
 def write_norm_shard(
     values: Mapping[str, Norms],
     tokens: pd.DataFrame,
@@ -149,6 +151,7 @@ def read_norm_shard(
         )
 
 
+@any_frames
 def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
     """Write a token frame with whatever annotations it has."""
     require(tokens, TOKEN_COLUMNS, who="write_token_shard")

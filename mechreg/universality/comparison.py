@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mechreg.outside import for_page
+from mechreg.outside import any_frames, for_page
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
 from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
 from mechreg.universality import tables
@@ -71,6 +71,7 @@ class ProfileComparison:
         return f"<ul>{sentences}</ul>{table}"
 
 
+@any_frames
 def compare_profiles(
     fits: LaggedFits | LagSums,
     *,

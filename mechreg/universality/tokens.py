@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.outside import for_page
+from mechreg.outside import any_frames, for_page
 from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
@@ -83,6 +83,7 @@ class TokenComparison:
         return f"<ul>{sentences}</ul>{table}"
 
 
+@any_frames
 def compare_tokens(
     norms: pd.DataFrame,
     *,
