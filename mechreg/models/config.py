@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mechreg.models.identity import is_bridge, record_of
-from mechreg.models.sources import find_commit, quiet, read_config, resolve
+from mechreg.models.sources import find_commit, quiet, read_config, resolve, resolve_revision
 from mechreg.schema import ModelError
 
 
@@ -23,8 +23,8 @@ def config_of(model: Any) -> Any:
     """
     if isinstance(model, str | Path):
         with quiet():
-            source = resolve(model)
-            return read_config(source, find_commit(source, None))
+            source, revision = resolve_revision(model)
+            return read_config(source, find_commit(source, revision))
     record = record_of(model)
     if is_bridge(model):
         return model.original_model.config

@@ -25,6 +25,7 @@ from mechreg.models.sources import (
     require_readable,
     require_safe_weights,
     resolve,
+    resolve_revision,
 )
 from mechreg.models.verifying import context_of, raw_pass, verified
 from mechreg.schema import (
@@ -58,9 +59,9 @@ def load_model(
     Parameters
     ----------
     model : str, Path, Hugging Face model or TransformerLens model
-        A hub name ("gpt2"), a folder, a .gguf file (extra ``mechreg[gguf]``; dequantized to float32, and the
-        conversion kept in a cache), a miniature ("mini-s"), or a model object. A Hugging Face object is copied, never
-        altered; a TransformerLens object is returned as it is, and takes no options.
+        A hub name ("gpt2", "org/model@step1000"), a folder, a .gguf file (extra ``mechreg[gguf]``; dequantized to
+        float32, and the conversion kept in a cache), a miniature ("mini-s"), or a model object. A Hugging Face object
+        is copied, never altered; a TransformerLens object is returned as it is, and takes no options.
     backend : {"auto", "hooked", "bridge"}
         HookedTransformer (TransformerLens 3 only) or TransformerBridge. "auto" takes hooked where it can hold
         the model and bridge elsewhere.
@@ -75,7 +76,7 @@ def load_model(
         For a model larger than one GPU, as in ``from_pretrained``: "auto", "balanced", or a dict of Hugging Face's
         module names and their devices. Bridge only; instead of ``device``.
     revision : str, optional
-        Branch, tag or commit of the hub repository.
+        Branch, tag or commit of the hub repository, where the name has none.
     tokenizer : transformers tokenizer, optional
         For a model object, or a folder without one; a copy is kept.
     name : str, optional
@@ -119,7 +120,7 @@ def load_model(
     # Both libraries draw random weights before they load the real ones.
     with torch.random.fork_rng(), quiet():
         if isinstance(model, str | Path):
-            source = resolve(model)
+            source, revision = resolve_revision(model, revision)
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
@@ -241,8 +242,9 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     if isinstance(model, str | Path):
         if is_gguf(model):
             return name or Path(model).stem
-        source = resolve(model)
-        return name or (Path(source).name if Path(source).is_dir() else source)
+        source, revision = resolve_revision(model)
+        own_name = Path(source).name if Path(source).is_dir() else source
+        return name or (own_name if revision is None else f"{own_name}@{revision}")
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
@@ -284,8 +286,8 @@ def require_loadable(
             )
         labels[label] = model
         with quiet():
-            source = resolve(model)
-            _checked_backend(backend, source, find_commit(source, None), allow_pickle=allow_pickle)
+            source, revision = resolve_revision(model)
+            _checked_backend(backend, source, find_commit(source, revision), allow_pickle=allow_pickle)
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
