@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, vega_bundle
 from mechreg.outside import changed, visible
-from mechreg.report.sentences import headline, sinks_left_out
+from mechreg.report.sentences import headline, same_weights, sinks_left_out
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
 from mechreg.schema import MechregError
 
@@ -97,6 +97,7 @@ def report_html(
         "summaries": summaries_by_hook(summaries),
         "all_summaries": summaries,
         "models": models_table(provenance),
+        "same_weights": same_weights(provenance["models"]),
         "provenance": provenance,
         "provenance_text": json.dumps(provenance, indent=2, ensure_ascii=False),
         "files": downloads(tables),

@@ -1,5 +1,6 @@
 """From a spec to a run folder: shards, then tables, figures, report and manifest."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.outside import for_terminal
-from mechreg.report import run_report
+from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable
@@ -20,6 +21,7 @@ from mechreg.run.tables import tables_of
 from mechreg.schema import InputError, require_path, require_whole_number
 from mechreg.spec import Spec
 
+log = logging.getLogger("mechreg")
 MakeShards = Callable[[Path, Survey], dict[str, float]]
 
 
@@ -149,6 +151,8 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         | {"seconds": seconds.get(record["name"])}
         for record in records
     ]
+    for sentence in same_weights(entries):
+        log.warning("%s", sentence)
     corpus = {"corpus": spec.corpus, "sha256": survey.sha256, "documents": survey.documents}
     corpus |= {"left_out": survey.left_out, **survey.tags}
     facts = store.provenance(spec, entries, corpus=corpus, seconds=round(time.perf_counter() - began, 1))
