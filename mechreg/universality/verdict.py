@@ -26,7 +26,7 @@ def verdict(
     alpha = round(1 - conf_level, 12)
     sentences = [
         _compared(tables["profiles"], tables["binned"], n_unshared),
-        same_numbers({model: rows["estimate"] for model, rows in tables["profiles"].groupby("model")}),
+        same_numbers({str(model): rows["estimate"] for model, rows in tables["profiles"].groupby("model")}),
         _differences(tables["equivalence"], tables["differences"], alpha),
         _measures(tables["agreement"]),
         _shapes(tables["agreement"], alpha),
