@@ -17,46 +17,54 @@ import mechreg as mr
 NAME = sys.argv[1] if len(sys.argv) > 1 else "mini-s"
 LAYERS = [int(layer) for layer in sys.argv[2:]] or None
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
-SHARE = "share explained in documents held out"
 
-# %% Sums of products at the hook: a_t, and a_t with the one or two before it.
+# %% Sums of products at the hook: a_t beside a_{t-1}, as they are and within windows and positions.
 model = mr.load_model(NAME)
 tokens = mr.tokenize(model, mr.read_corpus("demo"))
 orders = {"as it is": tokens, "tokens shuffled": mr.nulls.shuffle_tokens(tokens, seed=0)}
-dimensions, shares = [], []
+controls = {"no control": (), "within windows and positions": ("window", "position")}
+tables = []
 for order, of_order in orders.items():
-    for lags in ((1,), (1, 2)):
-        covariances = mr.norms.vector_covariances(model, of_order, layers=LAYERS, lags=lags)
-        shares.append(covariances.explained().assign(order=order))
-    dimensions.append(covariances.effective_dimension().assign(order=order))
-dimension, explained = pd.concat(dimensions), pd.concat(shares)
+    for control, effects in controls.items():
+        sums = mr.norms.vector_covariances(model, of_order, layers=LAYERS, effects=effects)
+        both = sums.explained().assign(effective_dimension=sums.effective_dimension()["effective_dimension"])
+        tables.append(both.assign(order=order, control=control))
+table = pd.concat(tables, ignore_index=True)
 
-# %% A panel a question.
-one = explained[explained["lags"] == 1]
-panels = []
-for rows, column, title in ((dimension, "effective_dimension", "effective dimension"), (one, "held_out", SHARE)):
-    base = alt.Chart(rows).encode(
-        alt.X("layer:O", axis=alt.Axis(labelAngle=0)),
-        alt.Y(f"{column}:Q", title=title),
-        alt.Color("order:N", title=None, sort=list(orders)),
-    )
-    panels.append(base.mark_line(point=True).properties(width=240, height=200))
-n, d_model = dimension["n"].iloc[0], dimension["d_model"].iloc[0]
-title = f"Attention updates of {model.cfg.model_name} as vectors of {d_model} numbers, {n:,} tokens"
-caption = "Left: participation ratio of the covariance. Right: the update before explains the update, by ridge."
-chart = alt.hconcat(*panels).properties(
+# %% A panel a question and control.
+titles = {"effective_dimension": "effective dimension", "held_out": "share explained, documents held out"}
+rows = []
+for column, y_title in titles.items():
+    panels = []
+    for control in controls:
+        base = alt.Chart(table[table["control"] == control], title=control).encode(
+            alt.X("layer:O", axis=alt.Axis(labelAngle=0)),
+            alt.Y(f"{column}:Q", title=y_title, scale=alt.Scale(domainMin=0)),
+            alt.Color("order:N", title=None, sort=list(orders)),
+        )
+        panels.append(base.mark_line(point=True).properties(width=240, height=160))
+    rows.append(alt.hconcat(*panels).resolve_scale(y="shared"))
+name, n = model.cfg.model_name, table["n"].iloc[0]
+title = f"Attention updates of {name} as vectors of {model.cfg.d_model} numbers"
+caption = (
+    f"{n:,} tokens of {table['n_docs'].iloc[0]} documents. Above: participation ratio of the covariance. "
+)
+caption += "Below: of an update, by the update before."
+chart = alt.vconcat(*rows).properties(
     title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}"
 )
-mr.save_chart(chart, FIGURES / ("vectors" if len(sys.argv) < 2 else f"vectors_{model.cfg.model_name}".lower()))
+mr.save_chart(chart, FIGURES / ("vectors" if len(sys.argv) < 2 else f"vectors_{name}".lower()))
 
 # %% Answer.
-print(dimension.pivot(index="layer", columns="order", values="effective_dimension").round(1).to_string())
-columns = ["in_sample", "held_out", "penalty"]
-print(explained.pivot(index=["lags", "layer"], columns="order", values=columns).round(4).to_string())
-middle = {order: rows["held_out"].median() for order, rows in one.groupby("order", sort=False)}
-print(
-    f"{model.cfg.model_name}: updates move in {dimension['effective_dimension'].min():.0f} to "
-    f"{dimension['effective_dimension'].max():.0f} of {d_model} directions; the update before explains "
-    f"{middle['as it is']:.0%} of an update in documents held out (median layer), and {middle['tokens shuffled']:.0%} "
-    f"with the tokens in random order ({n:,} tokens of {one['n_docs'].iloc[0]} documents)."
-)
+columns = ["effective_dimension", "in_sample", "held_out", "penalty"]
+print(table.pivot(index="layer", columns=["control", "order"], values=columns).T.round(3).to_string())
+for control, of_control in table.groupby("control", sort=False):
+    by = of_control.groupby("order", sort=False)
+    low, high = of_control["effective_dimension"].min(), of_control["effective_dimension"].max()
+    real, shuffled = (by.get_group(order).set_index("layer")["held_out"] for order in orders)
+    print(
+        f"{name}, {control}: updates move in {low:.1f} to {high:.1f} of {model.cfg.d_model} directions; the update "
+        f"before explains {real.min():.2f} to {real.max():.2f} of an update in documents held out, with tokens in "
+        f"random order {shuffled.min():.2f} to {shuffled.max():.2f}; the text's order adds "
+        f"{(real - shuffled).min():.3f} to {(real - shuffled).max():.3f} ({n:,} tokens)."
+    )

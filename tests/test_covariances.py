@@ -4,6 +4,7 @@ Tolerances: the sums are float64 of float32 vectors, so that 1e-6 is far above r
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 from statsmodels.tsa.api import VAR
 
@@ -11,7 +12,6 @@ from mechreg import extract_vectors
 from mechreg.models import load_model
 from mechreg.norms import vector_covariances
 from mechreg.norms.covariances import PENALTIES
-from mechreg.nulls import shuffle_tokens
 from mechreg.schema import InputError
 
 pytestmark = pytest.mark.models
@@ -39,27 +39,37 @@ def test_one_window_is_what_statsmodels_vector_autoregression_of_its_vectors_say
 
 
 def ridge(outcome, lags, penalty):
-    """Return the forecast of ridge regression by least squares on the rows with the penalty's below them."""
-    mean = lags.mean(axis=0)
-    size = np.sqrt(penalty * np.square(lags - mean).sum() / lags.shape[1])
-    rows = np.vstack([lags - mean, size * np.eye(lags.shape[1])])
-    below = np.vstack([outcome - outcome.mean(axis=0), np.zeros((lags.shape[1], outcome.shape[1]))])
-    slopes = np.linalg.lstsq(rows, below, rcond=None)[0]
-    return lambda others: outcome.mean(axis=0) + (others - mean) @ slopes
+    """Return the slopes of ridge regression: least squares on the rows with the penalty's below them."""
+    size = np.sqrt(penalty * np.square(lags).sum() / lags.shape[1])
+    rows = np.vstack([lags, size * np.eye(lags.shape[1])])
+    below = np.vstack([outcome, np.zeros((lags.shape[1], outcome.shape[1]))])
+    return np.linalg.lstsq(rows, below, rcond=None)[0]
 
 
-def test_documents_that_were_held_out_are_forecast_as_by_ridge_on_the_vectors(model, make_windows):
-    # Several batches; one document of two windows, which no lag crosses.
+@pytest.mark.parametrize("effects", [(), ("window", "position")])
+def test_documents_that_were_held_out_are_forecast_as_by_ridge_on_the_vectors(model, make_windows, effects):
+    # Several batches; one document of two windows, which no lag crosses; the longest window is longer than any other.
     tokens = make_windows([40, 25, 30, 50, 20, 45, 33, 61])
     tokens.loc[tokens["doc"] == "d1", ["doc", "window"]] = ("d0", 1)
-    found = vector_covariances(model, tokens, layers=1, folds=3, batch_tokens=128).explained().iloc[0]
+    options = {"layers": 1, "folds": 3, "effects": effects}
+    covariances = vector_covariances(model, tokens, batch_tokens=128, **options)
+    found = covariances.explained().iloc[0]
     vectors = extract_vectors(model, tokens, layers=1).values[0].astype(float)
     at = np.flatnonzero(tokens["position"] >= 2)
-    outcome, lag, fold = vectors[at], vectors[at - 1], (tokens["doc"].factorize()[0] % 3)[at]
+    both, fold = np.hstack([vectors[at], vectors[at - 1]]), (tokens["doc"].factorize()[0] % 3)[at]
+    position = np.where("position" in effects, tokens["position"].to_numpy()[at], 0)
+    if effects:
+        window = (tokens["position"] == 0).cumsum().to_numpy()[at]
+        both = both - pd.DataFrame(both).groupby(window).transform("mean").to_numpy()
     assert (found["n"], found["n_docs"]) == (len(at), 7)
 
+    def centred(rows, train):
+        means = pd.DataFrame(both[train]).groupby(position[train]).mean().reindex(position[rows])
+        return both[rows] - means.fillna(pd.Series(both[train].mean(axis=0))).to_numpy()
+
     def errors(train, test, penalty):
-        return np.square(outcome[test] - ridge(outcome[train], lag[train], penalty)(lag[test])).sum()
+        own, other = centred(train, train), centred(test, train)
+        return np.square(other[:, :8] - other[:, 8:] @ ridge(own[:, :8], own[:, 8:], penalty)).sum()
 
     left = total = 0.0
     for held in range(3):
@@ -67,9 +77,12 @@ def test_documents_that_were_held_out_are_forecast_as_by_ridge_on_the_vectors(mo
         inner = [errors(one, other, penalty) + errors(other, one, penalty) for penalty in PENALTIES]
         rest, test = one | other, fold == held
         left += errors(rest, test, PENALTIES[np.argmin(inner)])
-        total += np.square(outcome[test] - outcome[rest].mean(axis=0)).sum()
+        total += np.square(centred(test, rest)[:, :8]).sum()
     assert found["held_out"] == pytest.approx(1 - left / total, abs=1e-6)
     assert found["held_out"] < found["in_sample"]
+    values = np.linalg.eigvalsh(np.cov(centred(fold >= 0, fold >= 0)[:, :8].T))
+    ratio = covariances.effective_dimension()["effective_dimension"][0]
+    assert ratio == pytest.approx(values.sum() ** 2 / (values**2).sum(), rel=1e-6)
 
 
 def test_what_has_no_answer_is_refused(model, make_windows):
@@ -77,5 +90,5 @@ def test_what_has_no_answer_is_refused(model, make_windows):
         vector_covariances(model, make_windows([9]), hook="z", folds=1)
     with pytest.raises(InputError, match="folds must be 1, or 3 to the number of documents, 2"):
         vector_covariances(model, make_windows([9, 9]))
-    with pytest.raises(InputError, match="no token with 8 others before it"):
-        vector_covariances(model, shuffle_tokens(make_windows([9])), lags=8, folds=1)
+    with pytest.raises(InputError, match="no token with 9 before it"):
+        vector_covariances(model, make_windows([9]), lags=8, folds=1)

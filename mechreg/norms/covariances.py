@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import einops
 import numpy as np
@@ -16,10 +16,22 @@ from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.measures import is_per_head
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
-from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
+from mechreg.schema import InputError, one_or_many, require_names, require_option, require_whole_number
 
-Products = Float[np.ndarray, "row row"]  # of (1, vector, vector before it, ...), summed over tokens
+Effect = Literal["window", "position"]
 PENALTIES = 10.0 ** np.arange(-6, 2.5, 0.5)  # of the regressors' mean variance
+
+
+class Moments(NamedTuple):
+    """Sums over the tokens of each fold, of a vector and those before it side by side."""
+
+    products: Float[np.ndarray, "fold row row"]
+    levels: Float[np.ndarray, "fold position column"]  # the number of tokens, then the sums of the vectors
+
+    def of(self, folds: Sequence[int] | None = None) -> "Moments":
+        """Return the sums over some folds, all by default, as one fold."""
+        chosen = slice(None) if folds is None else list(folds)
+        return Moments(*(part[chosen].sum(axis=0, keepdims=True) for part in self))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -31,12 +43,11 @@ class VectorCovariances:
     lags: tuple[int, ...]
     n_layers: int
     n_docs: int
-    sums: Mapping[int, Float[np.ndarray, "fold row row"]]
+    d_model: int
+    moments: Mapping[int, Moments]
 
     def __repr__(self) -> str:
-        return (
-            f"VectorCovariances({self.model}, {self.hook}: layers {list(self.sums)}, lags {list(self.lags)})"
-        )
+        return f"VectorCovariances({self.model}, {self.hook}: layers {list(self.moments)}, lags {list(self.lags)})"
 
     def effective_dimension(self) -> pd.DataFrame:
         """Return by layer the participation ratio of the covariance's eigenvalues, (sum)^2 / sum of squares.
@@ -45,11 +56,10 @@ class VectorCovariances:
         about 1 / n (Gao et al. 2017, "A theory of multineuronal dimensionality, dynamics and measurement").
         """
         rows = []
-        for layer, folds in self.sums.items():
-            whole, d_model = folds.sum(axis=0), self._d_model(folds)
-            own = _about(whole, whole)[:d_model, :d_model]
+        for layer, moments in self.moments.items():
+            own = _about(moments.of(), moments.of())[: self.d_model, : self.d_model]
             ratio = np.trace(own) ** 2 / np.square(own).sum()
-            rows.append(self._place(layer) | {"d_model": d_model, "effective_dimension": ratio})
+            rows.append(self._place(layer) | {"d_model": self.d_model, "effective_dimension": ratio})
         return pd.DataFrame(rows)
 
     def explained(self) -> pd.DataFrame:
@@ -61,20 +71,16 @@ class VectorCovariances:
         worse forecast is below 0. NaN without folds.
         """
         rows = []
-        for layer, folds in self.sums.items():
-            whole, d_model = folds.sum(axis=0), self._d_model(folds)
-            errors, total = _errors(whole, whole, np.zeros(1), d_model)
-            held_out, penalty = _held_out(folds, d_model)
+        for layer, moments in self.moments.items():
+            errors, total = _errors(moments.of(), moments.of(), np.zeros(1), self.d_model)
+            held_out, penalty = _held_out(moments, self.d_model)
             shares = {"in_sample": 1 - errors[0] / total, "held_out": held_out, "penalty": penalty}
             rows.append(self._place(layer) | {"lags": len(self.lags)} | shares)
         return pd.DataFrame(rows)
 
-    def _d_model(self, folds: np.ndarray) -> int:
-        return (folds.shape[-1] - 1) // (len(self.lags) + 1)
-
     def _place(self, layer: int) -> dict[str, Any]:
         place = {"model": self.model, "hook": self.hook, "layer": layer}
-        n = int(self.sums[layer][:, 0, 0].sum())
+        n = int(self.moments[layer].levels[..., 0].sum())
         return place | {"depth": (layer + 0.5) / self.n_layers, "n": n, "n_docs": self.n_docs}
 
 
@@ -86,12 +92,14 @@ def vector_covariances(
     layers: int | Sequence[int] | None = None,
     lags: int | Sequence[int] = (1,),
     skip: int = 1,
+    effects: Effect | Sequence[Effect] = (),
     folds: int = 4,
     batch_tokens: int = BATCH_TOKENS,
 ) -> VectorCovariances:
     """Return covariances of one hook point's vectors and of those before them, of one pass over any corpus.
 
-    Memory is ``folds * ((lags + 1) * d_model)^2`` float64 numbers a layer, however many tokens there are.
+    Memory is ``folds * ((lags + 1) * d_model)^2`` float64 numbers a layer, however many tokens there are; effects of
+    positions take ``folds * (lags + 1) * d_model`` more for each.
 
     Parameters
     ----------
@@ -105,6 +113,9 @@ def vector_covariances(
         How many tokens back; they do not cross a window.
     skip : int
         So many first positions of each window are neither outcome nor lag.
+    effects : sequence of str
+        What is taken off every vector first: the mean of its "window", then that of its "position" over windows
+        (of documents that are not held out). Without them most of what the vectors share with those before is levels.
     folds : int
         Documents are dealt into so many, 3 or more, to forecast each from the others; 1 keeps no folds.
     batch_tokens : int
@@ -132,6 +143,7 @@ def vector_covariances(
     for lag in lags:
         require_whole_number(lag, name="lags")
     require_whole_number(skip, name="skip", least=0)
+    effects = require_names(effects, get_args(Effect), name="effects", least=0)
     require_whole_number(folds, name="folds")
     require_whole_number(batch_tokens, name="batch_tokens")
     everything = range(model.cfg.n_layers)
@@ -142,59 +154,84 @@ def vector_covariances(
     doc, docs = pd.factorize(tokens["doc"])
     if folds == 2 or len(docs) < folds:
         raise InputError(f"folds must be 1, or 3 to the number of documents, {len(docs)}; got {folds}.")
-    summed = _Sums(
-        lags, first=skip + max(lags), folds=doc % folds, n_folds=folds, width=int(model.cfg.d_model)
-    )
+    fold, position, first = doc % folds, tokens["position"].to_numpy(), skip + max(lags)
+    if not np.bincount(fold[position >= first], minlength=folds).all():
+        raise InputError(f"A fold of documents has no token with {first} before it; give longer documents.")
+    summed = _Sums(lags, effects, first=first, fold=fold, shape=(folds, int(position.max()) + 1))
     acts = [(f"blocks.{layer}.{HOOK_POINTS[hook][0]}", summed.act(layer)) for layer in chosen]
     with Forward(model, acts, end="acts", quick=True) as run:
         for summed.batch in padded_batches(model, tokens, batch_tokens):
             run(summed.batch.ids)
-    sums = {layer: summed.sums[layer].numpy(force=True) for layer in chosen}
-    if not all((of_layer[:, 0, 0] > 0).all() for of_layer in sums.values()):
-        raise InputError(
-            f"A fold of documents has no token with {max(lags)} others before it; give longer documents."
-        )
+    moments = {layer: Moments(*(part.numpy(force=True) for part in summed.sums[layer])) for layer in chosen}
     about: dict[str, Any] = {"model": record_of(model).name, "hook": hook, "lags": lags, "n_docs": len(docs)}
-    return VectorCovariances(**about, n_layers=int(model.cfg.n_layers), sums=sums)
+    about |= {"n_layers": int(model.cfg.n_layers), "d_model": int(model.cfg.d_model)}
+    return VectorCovariances(**about, moments=moments)
 
 
 class _Sums:
-    """The sums of products of every layer, by fold; ``batch`` is the one that goes through the model."""
+    """The sums of every layer; ``batch`` is the one that goes through the model."""
 
     batch: Batch
 
     def __init__(
-        self, lags: tuple[int, ...], *, first: int, folds: np.ndarray, n_folds: int, width: int
+        self,
+        lags: tuple[int, ...],
+        effects: list[Effect],
+        *,
+        first: int,
+        fold: np.ndarray,
+        shape: tuple[int, int],
     ) -> None:
-        self.lags, self.first, self.folds = (0, *lags), first, folds
-        self.shape = (n_folds, 1 + width * len(self.lags), 1 + width * len(self.lags))
-        self.sums: dict[int, Tensor] = {}
+        self.lags, self.effects, self.first, self.fold, self.shape = (0, *lags), effects, first, fold, shape
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
 
     def act(self, layer: int) -> Act:
         def add(vectors: Float[Tensor, "batch pos d_model"]) -> None:
-            if layer not in self.sums:
-                self.sums[layer] = torch.zeros(self.shape, dtype=torch.float64, device=vectors.device)
-            end, fold = vectors.shape[1], self.folds[self.batch.rows]
+            first, end, device = self.first, vectors.shape[1], vectors.device
+            if end <= first:
+                return
+            there = torch.from_numpy(self.batch.real[:, first:]).to(device)
+            fold = torch.from_numpy(self.fold[self.batch.rows[:, first:]]).to(device)
+            beside = torch.cat([vectors[:, first - lag : end - lag] for lag in self.lags], dim=2).double()
+            if "window" in self.effects:
+                weights = there.double() / there.sum(dim=1, keepdim=True).clamp(min=1)
+                means = einops.einsum(beside, weights, "batch pos row, batch pos -> batch row")
+                beside = beside - einops.rearrange(means, "batch row -> batch 1 row")
+            position = torch.arange(end - first, device=device) * ("position" in self.effects)
+            position = einops.repeat(position, "pos -> batch pos", batch=len(beside))
+            products, levels = self._of(layer, beside)
             for at in range(self.shape[0]):
-                counted = torch.from_numpy((self.batch.real & (fold == at))[:, self.first :]).to(
-                    vectors.device
-                )
-                parts = [vectors[:, self.first - lag : end - lag][counted] for lag in self.lags]
-                rows = torch.cat([torch.ones_like(parts[0][:, :1]), *parts], dim=1).double()
-                self.sums[layer][at] += einops.einsum(rows, rows, "token row, token column -> row column")
+                counted = there & (fold == at)
+                rows = beside[counted]
+                products[at] += einops.einsum(rows, rows, "token row, token column -> row column")
+                counts = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)
+                levels[at].index_add_(0, position[counted], counts)
 
         return add
 
+    def _of(self, layer: int, beside: Float[Tensor, "batch pos row"]) -> tuple[Tensor, Tensor]:
+        """Return a layer's sums, which are zero at first."""
+        if layer not in self.sums:
+            (folds, longest), width = self.shape, beside.shape[2]
+            positions = longest if "position" in self.effects else 1
+            shapes = ((folds, width, width), (folds, positions, 1 + width))
+            products, levels = (beside.new_zeros(shape) for shape in shapes)
+            self.sums[layer] = products, levels
+        return self.sums[layer]
 
-def _about(products: Products, centre: Products) -> Float[np.ndarray, "number number"]:
-    """Return the products of deviations from the mean of another sum."""
-    mean, n = centre[0, 1:] / centre[0, 0], products[0, 0]
-    crossed = np.outer(products[0, 1:], mean)
-    return products[1:, 1:] - crossed - crossed.T + n * np.outer(mean, mean)
+
+def _about(part: Moments, centre: Moments) -> Float[np.ndarray, "row row"]:
+    """Return the products of deviations from another part's means, by position where there are positions."""
+    n, sums = part.levels[0, :, 0], part.levels[0, :, 1:]
+    known, of_centre = centre.levels[0, :, :1], centre.levels[0, :, 1:]
+    # A position that the other part does not have has its mean over all positions.
+    mean = np.where(known > 0, of_centre / np.maximum(known, 1), of_centre.sum(axis=0) / known.sum())
+    crossed = sums.T @ mean
+    return part.products[0] - crossed - crossed.T + (n * mean.T) @ mean
 
 
 def _errors(
-    train: Products, test: Products, penalties: Float[np.ndarray, " penalties"], d_model: int
+    train: Moments, test: Moments, penalties: Float[np.ndarray, " penalties"], d_model: int
 ) -> tuple[Float[np.ndarray, " penalties"], float]:
     """Return the squared errors over test's tokens of regressions on train's, and of train's mean."""
     own, other = _about(train, train), _about(test, train)
@@ -202,29 +239,31 @@ def _errors(
     along, crossed = basis.T @ own[d_model:, :d_model], basis.T @ other[d_model:, :d_model]
     squares = (basis.T @ other[d_model:, d_model:] @ basis) * (along @ along.T)
     products, total = (along * crossed).sum(axis=1), float(np.trace(other[:d_model, :d_model]))
+    known = values > 1e-10 * values.max()  # the others are rounding
     errors = []
     for penalty in penalties:
-        known = values > 1e-10 * values.max()  # the others are rounding
-        shrunk = np.zeros_like(values)
-        shrunk[known] = 1 / (values[known] + penalty * values.mean())
+        shrunk = np.where(known, 1 / np.where(known, values + penalty * values.mean(), 1), 0)
         errors.append(total - 2 * shrunk @ products + shrunk @ squares @ shrunk)
     return np.array(errors), total
 
 
-def _held_out(folds: Float[np.ndarray, "fold row row"], d_model: int) -> tuple[float, float]:
+def _held_out(moments: Moments, d_model: int) -> tuple[float, float]:
     """Return the share of variance explained in folds by regressions on the others, and the median penalty."""
+    folds = range(len(moments.products))
     if len(folds) < 3:
         return np.nan, np.nan
-    errors, total = 0.0, 0.0
+    left, total = 0.0, 0.0
     chosen: list[float] = []
-    for held in range(len(folds)):
-        rest = np.delete(folds, held, axis=0)
-        inner = [
-            _errors(np.delete(rest, at, axis=0).sum(axis=0), rest[at], PENALTIES, d_model)[0]
-            for at in range(len(rest))
-        ]
-        best = int(np.sum(inner, axis=0).argmin())
-        found, of_mean = _errors(rest.sum(axis=0), folds[held], PENALTIES[[best]], d_model)
-        errors, total = errors + found[0], total + of_mean
+    for held in folds:
+        rest = [at for at in folds if at != held]
+        inner = sum(
+            _errors(moments.of([at for at in rest if at != tried]), moments.of([tried]), PENALTIES, d_model)[
+                0
+            ]
+            for tried in rest
+        )
+        best = int(np.argmin(inner))
+        errors, of_mean = _errors(moments.of(rest), moments.of([held]), PENALTIES[[best]], d_model)
+        left, total = left + errors[0], total + of_mean
         chosen.append(PENALTIES[best])
-    return 1 - errors / total, float(np.median(chosen))
+    return 1 - left / total, float(np.median(chosen))
