@@ -2,11 +2,11 @@
 # Question: in how many directions do attention updates move, and how much of an update, as a vector, do the updates
 # before it explain, beyond what the same tokens in random order explain?
 #
-# Runs on mini-s; `python analyses/13_vectors.py FOLDER 0 10 20 29` on layers of any other model. One pass over the
-# text and one over the shuffled text; no vector is kept.
+# Runs on mini-s; `python analyses/13_vectors.py FOLDER --layers 0 10 20 29` on any other model, whose figure then has
+# its name. Two passes over the text and two over the shuffled text; no vector is kept.
 
 # %%
-import sys
+import argparse
 from pathlib import Path
 
 import altair as alt
@@ -14,25 +14,28 @@ import pandas as pd
 
 import mechreg as mr
 
-NAME = sys.argv[1] if len(sys.argv) > 1 else "mini-s"
-LAYERS = [int(layer) for layer in sys.argv[2:]] or None
+parser = argparse.ArgumentParser(description="Updates as vectors.")
+parser.add_argument("model", nargs="?", default="mini-s")
+parser.add_argument("--layers", type=int, nargs="*", help="all by default")
+parser.add_argument("--every", type=int, default=1, help="read every n-th document of the demo corpus")
+options = parser.parse_args()
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
 
 # %% Sums of products at the hook: a_t beside a_{t-1}, as they are and within windows and positions.
-model = mr.load_model(NAME)
-tokens = mr.tokenize(model, mr.read_corpus("demo"))
+model = mr.load_model(options.model)
+tokens = mr.tokenize(model, mr.read_corpus("demo").iloc[:: options.every])
 orders = {"as it is": tokens, "tokens shuffled": mr.nulls.shuffle_tokens(tokens, seed=0)}
 controls = {"no control": (), "within windows and positions": ("window", "position")}
 tables = []
 for order, of_order in orders.items():
     for control, effects in controls.items():
-        sums = mr.norms.vector_covariances(model, of_order, layers=LAYERS, effects=effects)
+        sums = mr.norms.vector_covariances(model, of_order, layers=options.layers, effects=effects)
         both = sums.explained().assign(effective_dimension=sums.effective_dimension()["effective_dimension"])
         tables.append(both.assign(order=order, control=control))
 table = pd.concat(tables, ignore_index=True)
 
 # %% A panel a question and control.
-titles = {"effective_dimension": "effective dimension", "held_out": "share explained, documents held out"}
+titles = {"effective_dimension": "effective dimension", "held_out": "share explained"}
 rows = []
 for column, y_title in titles.items():
     panels = []
@@ -49,11 +52,11 @@ title = f"Attention updates of {name} as vectors of {model.cfg.d_model} numbers"
 caption = (
     f"{n:,} tokens of {table['n_docs'].iloc[0]} documents. Above: participation ratio of the covariance. "
 )
-caption += "Below: of an update, by the update before."
+caption += "Below: of an update by the update before, documents held out."
 chart = alt.vconcat(*rows).properties(
     title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}"
 )
-mr.save_chart(chart, FIGURES / ("vectors" if len(sys.argv) < 2 else f"vectors_{name}".lower()))
+mr.save_chart(chart, FIGURES / ("vectors" if options.model == "mini-s" else f"vectors_{name}".lower()))
 
 # %% Answer.
 columns = ["effective_dimension", "in_sample", "held_out", "penalty"]

@@ -41,6 +41,7 @@ def report_html(
     verdict: Sequence[str] = (),
     interventions: pd.DataFrame | None = None,
     nulls: pd.DataFrame | None = None,
+    top_tokens: pd.DataFrame | None = None,
 ) -> str:
     """Return the page of a run; everything is in it and nothing is fetched.
 
@@ -63,6 +64,8 @@ def report_html(
         What `intervene` gives.
     nulls : pandas.DataFrame, optional
         What `compare_to_nulls` gives; the answer then says what exceeds them.
+    top_tokens : pandas.DataFrame, optional
+        `Run.top_tokens`.
 
     Examples
     --------
@@ -78,6 +81,7 @@ def report_html(
     tables = {
         "results": results, "coefficients": coefficients, "statistics": statistics, "problems": problems,
         "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,
+        "top_tokens": top_tokens,
     }  # fmt: skip
     contents: dict[str, Any] = tables | {
         "title": title,

@@ -18,6 +18,7 @@ from mechreg.run.preflight import Survey, check_formula, check_levels, survey_co
 from mechreg.run.refit_stored import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
 from mechreg.run.tables import tables_of
+from mechreg.run.top_tokens import top_of_run
 from mechreg.schema import InputError, require_path, require_whole_number
 from mechreg.spec import Spec
 
@@ -163,6 +164,8 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         "statistics.csv": statistics,
         "problems.csv": trouble,
     }
+    if spec.top_tokens:
+        written["top_tokens.parquet"] = top_of_run(store.open_run(folder), spec.top_tokens)
     for name, table in written.items():
         store.write_table(table, folder / name)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
