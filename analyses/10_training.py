@@ -79,27 +79,34 @@ def panel(rows: pd.DataFrame, y: str, title: str, heading: str, *hues) -> alt.La
     scale = alt.Scale(type="symlog", constant=1)
     axis = alt.Axis(values=values, grid=False)
     base = alt.Chart(rows, title=heading).encode(alt.X("step:Q", scale=scale, axis=axis), *hues)
-    low = alt.Scale(zero=False)
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(alt.Y(f"{y}:Q", title=title, scale=low))
+    room = 0.08 * (rows[y].max() - rows[y].min())
+    near = alt.Scale(domain=[rows[y].min() - room, rows[y].max() + room], nice=True, zero=False)
+    lines = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(alt.Y(f"{y}:Q", title=title, scale=near))
     if "conf_low" not in rows:
         return alt.layer(lines)
-    bars = base.mark_rule(opacity=0.5).encode(alt.Y("conf_low:Q", scale=low), alt.Y2("conf_high:Q"))
+    bars = base.mark_rule(opacity=0.5, clip=True).encode(
+        alt.Y("conf_low:Q", scale=near), alt.Y2("conf_high:Q")
+    )
     return alt.layer(bars, lines)
 
 
 def save(panels: list[alt.LayerChart], stem: str, title: str, caption: str) -> None:
     """Save panels, two in a row."""
     sized = [one.properties(width=250, height=170) for one in panels]
-    rows = [alt.hconcat(*sized[at : at + 2]) for at in range(0, len(sized), 2)]
-    chart = alt.vconcat(*rows).resolve_scale(color="independent", strokeDash="independent")
+    apart = {"color": "independent", "strokeDash": "independent"}
+    rows = [alt.hconcat(*sized[at : at + 2]).resolve_scale(**apart) for at in range(0, len(sized), 2)]
+    chart = alt.vconcat(*rows).resolve_scale(**apart)
     chart = chart.properties(title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}")
     mr.save_chart(
         chart, ROOT / "figures" / (stem if not options.models else f"{stem}_{Path(last).name}".lower())
     )
 
 
-layer = alt.Color("layer:O", scale=alt.Scale(scheme="viridis"))
+LEGEND = alt.Legend(symbolOpacity=1)
+layer = alt.Color("layer:O", scale=alt.Scale(scheme="viridis"), legend=LEGEND)
+without_legend = alt.Color("layer:O", scale=alt.Scale(scheme="viridis"), legend=None)
 dash = alt.StrokeDash("tokens:N", sort=["as they are", "shuffled"])
+against = alt.Color("against:N", title="with", sort=["its own end"], legend=LEGEND)
 of_control = dict(list(persistence.groupby("control")))
 save(
     [
@@ -109,36 +116,39 @@ save(
             "estimate",
             "rank correlation",
             "Agreement by token",
-            alt.Color("against:N", title=None),
+            against,
         ),
-        panel(of_control["no control"], "estimate", "b1 + b2", "No control", layer),
+        panel(of_control["no control"], "estimate", "b1 + b2", "No control", without_legend),
         panel(of_control["within"], "estimate", "b1 + b2", "Within documents and positions", layer, dash),
     ],
     "training",
     f"Persistence of attention updates over the training that ends in {Path(last).name}",
-    f"b1 + b2 of log_norm ~ lag1 + lag2. Bars: 95% intervals over {len(documents)} documents. Steps are on a log axis.",
+    f"b1 + b2 of log_norm ~ lag1 + lag2. Bars (cut at the edge): 95% intervals over {len(documents)} documents.",
 )
+colors = {"lag1": without_legend, "lag2": layer}
 save(
-    [panel(rows, "estimate", f"beta of {term}", term, layer) for term, rows in betas.items()],
+    [panel(rows, "estimate", f"beta of {term}", term, colors[term]) for term, rows in betas.items()],
     "training_betas",
     "Coefficients over training, within documents and positions",
-    f"Bars: 95% intervals over {len(documents)} documents. Steps are on a log axis.",
+    f"Bars (cut at the edge): 95% intervals over {len(documents)} documents.",
 )
 
 # %% Answer.
 wide = of_control["within"].pivot(index="step", columns=["tokens", "layer"], values="estimate")
-table = wide.assign(loss=loss.set_index("step")["loss"])
-print(table.round(2).to_string())
+print(loss.set_index("step")["loss"].round(2).to_string())
+print(wide.round(2).to_string())
 print(agreement.pivot(index="step", columns="against", values="estimate").round(2).to_string())
 real = wide["as they are"]
 moved = (real - real.iloc[0]) / (real.iloc[-1] - real.iloc[0])
-half = {at: int(moved.index[(moved[at] >= 0.5).to_numpy().argmax()]) for at in moved}
+stays = moved[::-1].cummin()[::-1] >= 0.5
+half = {at: int(stays.index[stays[at].to_numpy().argmax()]) for at in stays}
 at_half = loss.set_index("step")["loss"][list(half.values())]
 excess = real.iloc[-1] - wide["shuffled"].iloc[-1]
+by_layer = " ".join(f"{value:.2f}" for value in real.iloc[-1])
 print(
     f"b1 + b2 within documents and positions is {real.iloc[0].min():.2f} to {real.iloc[0].max():.2f} at step "
-    f"{real.index[0]}, and {' '.join(f'{value:.2f}' for value in real.iloc[-1])} by layer at step {real.index[-1]}; "
-    f"half of the way is gone by steps {', '.join(map(str, half.values()))}, where the loss is {at_half.min():.2f} to "
-    f"{at_half.max():.2f} (from {loss['loss'].iloc[0]:.2f} to {loss['loss'].iloc[-1]:.2f}). At the end the order of "
-    f"the tokens is worth {excess.min():.2f} to {excess.max():.2f} of it."
+    f"{real.index[0]}, and {by_layer} by layer at step {real.index[-1]}; half of the way is gone for good by steps "
+    f"{', '.join(map(str, half.values()))}, where the loss is {at_half.min():.2f} to {at_half.max():.2f} (from "
+    f"{loss['loss'].iloc[0]:.2f} to {loss['loss'].iloc[-1]:.2f}). At the end the order of the tokens is worth "
+    f"{excess.min():.2f} to {excess.max():.2f} of it."
 )
