@@ -1,15 +1,18 @@
 """Train the miniatures: ``python analyses/train_miniatures.py --texts DIR --work DIR``.
 
 DIR holds ``train.jsonl.gz`` and ``heldout.jsonl.gz``, one document a line with ``text source genre licence``.
-Checkpoints are in ``--work``: the same command resumes an interrupted training.
+Checkpoints are in ``--work``: the same command resumes an interrupted training. What `10_training.py` reads is made by
+``--texts DIR --work build/training --trajectory build/checkpoints --models mini-s``.
 """
 
 import argparse
+import copy
 import gzip
 import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -125,6 +128,11 @@ def learning_rate(step: int, steps: int, warmup: float) -> float:
     return (step + 1) / start if step < start else (steps - step) / (steps - start)
 
 
+def trajectory_steps(steps: int) -> list[int]:
+    """Return the steps after which a model is saved: none, powers of two (as Pythia's) and all."""
+    return [0, *(2**power for power in range(steps.bit_length()) if 2**power < steps), steps]
+
+
 def train(
     recipe: Recipe,
     ids: torch.Tensor,
@@ -134,11 +142,13 @@ def train(
     context: int = CONTEXT,
     checkpoint_every: int = 200,
     stop_at: int | None = None,
+    save: Callable[[GPT2LMHeadModel, int], None] | None = None,
 ) -> GPT2LMHeadModel:
     """Return the trained model, resumed from a checkpoint in ``work`` if there is one.
 
     Each step's crops depend on the seed and the step alone, so that a resumed run sees the same batches.
-    ``stop_at`` ends the process's work after that step, as a kill would.
+    ``stop_at`` ends the process's work after that step, as a kill would. ``save`` gets a copy of the model, and the
+    step, after each of `trajectory_steps`.
     """
     work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint.pt"
@@ -155,6 +165,9 @@ def train(
         for optimizer, saved in zip(both, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first = state["step"]
+    saved_at = trajectory_steps(steps) if save else []
+    if first == 0 and save:
+        save(copy.deepcopy(model), 0)
     model.train()
     began = time.perf_counter()
     for step in range(first, steps):
@@ -171,6 +184,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         done = step + 1
+        if done in saved_at:
+            save(copy.deepcopy(model).eval(), done)
         if done % checkpoint_every == 0 or done == steps:
             speed = (done - first) * recipe.batch * context / (time.perf_counter() - began)
             line = {"step": done, "of": steps, "loss": round(loss.item(), 4), "tokens_per_s": round(speed)}
@@ -295,6 +310,11 @@ def main() -> None:
         "--out", type=Path, default=Path(miniatures.__file__).parent, help="where the folders are written"
     )
     parser.add_argument("--models", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument(
+        "--trajectory",
+        type=Path,
+        help="also save the models here, at steps 0, 1, 2, 4, 8, ... of their training",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--card", action="store_true", help="only evaluate and write the model card")
     args = parser.parse_args()
@@ -307,8 +327,15 @@ def main() -> None:
     if not args.card:
         ids = encode(tokenizer, training)
         for name in args.models:
-            export(train(RECIPES[name], ids, args.work / name), tokenizer, args.out / name)
-    write_card(args.out, args.texts, args.work, tokenizer)
+
+            def save(model: GPT2LMHeadModel, step: int, name: str = name) -> None:
+                export(model, tokenizer, args.trajectory / f"{name}-step{step}")
+
+            trained = train(RECIPES[name], ids, args.work / name, save=save if args.trajectory else None)
+            if not args.trajectory:
+                export(trained, tokenizer, args.out / name)
+    if not args.trajectory:
+        write_card(args.out, args.texts, args.work, tokenizer)
 
 
 if __name__ == "__main__":

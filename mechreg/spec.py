@@ -43,7 +43,8 @@ class Spec:
     the corpus may be paths. Where the formula's outcome is a measure other than the norm, ``lag1``, ... are its lags.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
-    the demo, or documents with ``words``), or a spaCy pipeline by its name or folder.
+    the demo, or documents with ``words``), or a spaCy pipeline by its name or folder. ``top_tokens`` is how many tokens
+    with the largest values are kept of every measure, hook and layer (`Run.top_tokens`).
 
     Raises
     ------
@@ -74,6 +75,7 @@ class Spec:
     tagger: str = "none"
     allow_pickle: bool = False
     keep: Keep = "norms"
+    top_tokens: int = 0
 
     def __new__(cls, **values: Any) -> "Spec":  # noqa: D102
         _require_keys(cls, values)  # before Python's own TypeError, which suggests nothing
@@ -99,8 +101,9 @@ class Spec:
         if len(self.lags) > MAX_LAGS:
             raise InputError(f"lags must be at most {MAX_LAGS}: each is a column; got {len(self.lags):,}.")
         formula_columns(self.formula)  # it is refused here, before a model is loaded for it
-        if self.skip < 0:
-            raise InputError(f"skip must be 0 or more; got {self.skip}.")
+        for key in ("skip", "top_tokens"):
+            if getattr(self, key) < 0:
+                raise InputError(f"{key} must be 0 or more; got {getattr(self, key)}.")
         for rule in sink_rules(self.drop_sinks):
             if rule.kind not in ("size", "token_id", "position", "special"):
                 raise InputError(

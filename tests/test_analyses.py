@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,10 @@ SLOW = (
     "07_nulls",
     "08_specifications",
     "09_pretrained",
+    "10_training",
     "11_nature",
     "12_tokens",
+    "13_vectors",
 )
 ANALYSES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
@@ -41,6 +44,10 @@ def test_an_analysis_runs(script, tmp_path, monkeypatch, capsys):
     copy.parent.mkdir()
     copy.write_text(script.read_text(encoding="utf-8"), encoding="utf-8")
     models = ["mini-s"] if script.stem in ON_ONE_MODEL else []
+    if script.stem == "10_training":  # two seeds stand for two checkpoints
+        for step, name in ((0, "mini-s"), (64, "mini-s-b")):
+            shutil.copytree(miniatures.folder(name), tmp_path / f"step{step}")
+            models.append(str(tmp_path / f"step{step}"))
     monkeypatch.setattr(sys, "argv", [str(copy), *models])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(copy), run_name="__main__")

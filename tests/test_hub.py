@@ -85,6 +85,7 @@ if not os.environ.get("HF_HUB_OFFLINE"):
     answers |= {
         "ids without tokenizer": len(mr.extract_norms(bare, ids)),
         "v2": facts("gpt2", revision="v2", name="second"),
+        "gpt2@v2": facts("gpt2@v2"),
         "v9": facts("gpt2", revision="v9"),
         "alias": facts("gpt2-small"),
         "miniature": facts("mini-x"),
@@ -226,6 +227,7 @@ def test_a_revision_is_honoured(answers):
     assert (second["name"], second["blocks"]) == ("second", 2)
     assert (second["commit"], second["revision"]) == (COMMITS["v2"], "v2")
     assert second["weights"] != main["weights"]
+    assert answers["gpt2@v2"] == second | {"name": "gpt2@v2"}
 
 
 def test_the_short_names_of_transformer_lens_are_known(answers):

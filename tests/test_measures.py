@@ -220,12 +220,21 @@ def test_a_run_stores_measures_and_regresses_them(tmp_path, without_pictures, ke
     pd.DataFrame(rows).to_csv(texts, index=False)
     wanted = ("relative", "cos_resid")
     formula = "np.log(relative) ~ np.log(lag1) + cos_resid"
-    spec = Spec(models="mini-s", corpus=texts, measures=wanted, formula=formula, keep=keep)
-    run = open_run(run_spec(spec, out=tmp_path / "run", progress=False))
+    spec = Spec(models="mini-s", corpus=texts, measures=wanted, formula=formula, keep=keep, top_tokens=7)
+    run = open_run(run_spec(spec, out=tmp_path / "run", shard_tokens=40, progress=False))
+    assert len(run.shards("top", "mini-s")) > 1
     norms = extract_norms("mini-s", texts, measures=wanted, progress=False)
-    kept = run.norms()
+    kept = run.norms().sort_values("layer", kind="stable")
     for column in ("norm", *wanted):
         np.testing.assert_array_equal(kept[column], norms[column])
+    place = ["doc", "window", "position", "token_id"]
+    for (layer, measure), top in run.top_tokens.groupby(["layer", "measure"]):
+        of_layer = norms[norms["layer"] == layer].astype({"doc": "str"})
+        largest = of_layer.sort_values(measure, ascending=False, kind="stable")[:7]
+        assert top["rank"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+        np.testing.assert_array_equal(top["value"], largest[measure])
+        assert top[place].to_numpy().tolist() == largest[place].to_numpy().tolist()
+    assert len(run.top_tokens) == 7 * 4 * 3
     fits = fit_lagged(add_lags(norms, column="relative", lags=1), formula).coefficients
     np.testing.assert_allclose(run.coefficients["estimate"], fits["estimate"], rtol=1e-8)
     if keep == "norms":

@@ -119,11 +119,18 @@ def test_the_demo_corpus_has_many_registers_of_readable_length(tokenizer):
 def test_a_killed_training_run_goes_on_to_the_very_same_weights(tmp_path):
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 50, 500))
     options = {"vocabulary": 50, "context": 16, "checkpoint_every": 5}
-    whole = train.train(TINY, ids, tmp_path / "whole", **options)
+    at_once, in_two = {}, {}
+    whole = train.train(
+        TINY, ids, tmp_path / "whole", save=lambda model, at: at_once.update({at: model}), **options
+    )
+    options["save"] = lambda model, at: in_two.update({at: model})
     train.train(TINY, ids, tmp_path / "killed", stop_at=12, **options)  # two steps after its last checkpoint
     resumed = train.train(TINY, ids, tmp_path / "killed", **options)
-    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert list(at_once) == train.trajectory_steps(63) == [0, 1, 2, 4, 8, 16, 32, 63]
+    for one, other in zip([whole, *at_once.values()], [resumed, *in_two.values()], strict=True):
+        for weights, again in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(weights, again)
+    assert not torch.equal(at_once[4].transformer.wte.weight, at_once[8].transformer.wte.weight)
 
 
 def test_training_learns_what_there_is_to_learn(tmp_path):

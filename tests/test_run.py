@@ -3,15 +3,18 @@
 import base64
 import dataclasses
 import gzip
+import importlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from run_files import write_corpus
 
 import mechreg as mr
-from mechreg import store
+from mechreg import miniatures, store
 from mechreg.cli import main
 from mechreg.run import figures
 from mechreg.run import shards as run_module
@@ -19,6 +22,7 @@ from mechreg.run.preflight import is_summable
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import Spec
 
+carry_out = importlib.import_module("mechreg.run.carry_out")  # the room has a function of that name
 TEXTS = [
     {"doc": f"doc-{i}", "source": source, "text": text * 3}
     for i, (source, text) in enumerate(
@@ -311,3 +315,22 @@ def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path, pictureless):
         assert sums["n_sinks"].tolist() == fits.statistics["n_sinks"].tolist()
     np.testing.assert_allclose(run.coefficients["estimate"], fits.coefficients["estimate"], rtol=1e-9)
     assert "Tokens left out as sinks" in mr.run_report(folder)
+
+
+def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_comparisons(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(carry_out, "draw_figures", lambda *args, **options: None)
+    for step, name in enumerate(("mini-s", "mini-s", "mini-s-b")):
+        shutil.copytree(miniatures.folder(name), tmp_path / f"step{step}")
+    models = tuple(str(tmp_path / f"step{step}") for step in range(3))
+    spec = Spec(models=models, corpus=write_corpus(tmp_path / "texts.jsonl", 8))
+    run = mr.run_spec(spec, out=tmp_path / "run", progress=False)
+    said = "step0 and step1 have the same weights: they are one model under several names"
+    assert [record.message for record in caplog.records if said in record.message]
+    assert said in mr.run_report(run)
+    for comparison in (
+        mr.compare_tokens(mr.open_run(run).norms(), effects=(), draws=99),
+        mr.compare_profiles(mr.run.run_moments(run), draws=199),
+    ):
+        assert sum("The same numbers everywhere: step0, step1." in text for text in comparison.verdict) == 1

@@ -62,6 +62,7 @@ def test_the_example_of_the_design(tmp_path):
         "prepend_bos": False,
         "tagger": "none",
         "allow_pickle": False,
+        "top_tokens": 0,
         "keep": "norms",
     }
     # Every key but models, corpus and the name has that default.

@@ -27,6 +27,7 @@ COMMENTS = {
     "tagger": "parts of speech: none, corpus, or a spaCy pipeline",
     "allow_pickle": "read weights that exist only as pickle",
     "keep": "norms, or moments where norms would not fit on the disk",
+    "top_tokens": "so many tokens with the largest values are listed, of every measure and layer",
 }
 ALWAYS = ("models", "corpus", "name", "formula")  # the other keys are there as comments, with their defaults
 

@@ -31,6 +31,7 @@ from mechreg.models.sources import (
     require_readable,
     require_safe_weights,
     resolve,
+    resolve_revision,
 )
 from mechreg.models.verifying import context_of, raw_pass, verified
 from mechreg.outside import visible
@@ -65,9 +66,9 @@ def load_model(
     Parameters
     ----------
     model : str, Path, Hugging Face model or TransformerLens model
-        A hub name ("gpt2"), a folder, a .gguf file (extra ``mechreg[gguf]``; dequantized to float32, and the
-        conversion kept in a cache), a miniature ("mini-s"), or a model object. A Hugging Face object is copied, never
-        altered; a TransformerLens object is returned as it is, and takes no options.
+        A hub name ("gpt2", "org/model@step1000"), a folder, a .gguf file (extra ``mechreg[gguf]``; dequantized to
+        float32, and the conversion kept in a cache), a miniature ("mini-s"), or a model object. A Hugging Face object
+        is copied, never altered; a TransformerLens object is returned as it is, and takes no options.
     backend : {"auto", "hooked", "bridge"}
         HookedTransformer (TransformerLens 3 only) or TransformerBridge. "auto" takes hooked where it can hold
         the model and bridge elsewhere.
@@ -82,7 +83,7 @@ def load_model(
         For a model larger than one GPU, as in ``from_pretrained``: "auto", "balanced", or a dict of Hugging Face's
         module names and their devices. Bridge only; instead of ``device``.
     revision : str, optional
-        Branch, tag or commit of the hub repository.
+        Branch, tag or commit of the hub repository, where the name has none.
     tokenizer : transformers tokenizer, optional
         For a model object, or a folder without one; a copy is kept.
     name : str, optional
@@ -126,7 +127,7 @@ def load_model(
     # Both libraries draw random weights before they load the real ones.
     with torch.random.fork_rng(), quiet():
         if isinstance(model, str | Path):
-            source = resolve(model)
+            source, revision = resolve_revision(model, revision)
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
@@ -239,8 +240,9 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     if isinstance(model, str | Path):
         if is_gguf(model):
             return visible(name or Path(model).stem)
-        source = resolve(model)
-        return visible(name or (Path(source).name if Path(source).is_dir() else source))
+        source, revision = resolve_revision(model)
+        own_name = Path(source).name if Path(source).is_dir() else source
+        return visible(name or (own_name if revision is None else f"{own_name}@{revision}"))
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
@@ -277,8 +279,8 @@ def require_loadable(
             )
         labels[label] = model
         with quiet():
-            source = resolve(model)
-            _checked_backend(backend, source, find_commit(source, None), allow_pickle=allow_pickle)
+            source, revision = resolve_revision(model)
+            _checked_backend(backend, source, find_commit(source, revision), allow_pickle=allow_pickle)
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
@@ -310,8 +312,8 @@ def config_of(model: Any) -> Any:
     """
     if isinstance(model, str | Path):
         with quiet():
-            source = resolve(model)
-            return read_config(source, find_commit(source, None))
+            source, revision = resolve_revision(model)
+            return read_config(source, find_commit(source, revision))
     record = record_of(model)
     original = model.original_model if is_bridge(model) else _made_from(model)
     if original is not None:

@@ -25,6 +25,7 @@ MOST_LAYERS = 10_000  # transformers would build blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_PART = re.compile(r"(vision|audio|image|video|speech)\w*_config")
+_AT_REVISION = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)@([\w./+-]+)")  # a hub name, its branch, tag or commit
 OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # what a model of text alone nests in its config
 OLD_BUFFERS = {"masked_bias", "causal_mask", "inv_freq", "position_ids"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
@@ -64,6 +65,16 @@ def resolve(source: str | Path) -> str:
         from transformer_lens.supported_models import MODEL_ALIASES
 
     return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)
+
+
+def resolve_revision(model: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """Return a folder or hub name and the revision, which may stand in the name: "org/model@step1000"."""
+    found = _AT_REVISION.fullmatch(str(model))
+    if found is None or os.path.exists(model):
+        return resolve(model), revision
+    if revision is not None:
+        raise InputError(f"{str(model)!r} has its revision in its name; leave out revision={revision!r}.")
+    return resolve(found[1]), found[2]
 
 
 def find_commit(source: str, revision: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """Norms: token windows in, one norm or more measures per hook point, layer and token out, reduced on the way."""
 
+from mechreg.norms.covariances import VectorCovariances, vector_covariances
 from mechreg.norms.covariates import token_covariates, token_frame
 from mechreg.norms.extraction import as_models, extract_norms, norm_frame
 from mechreg.norms.measures import MEASURES, is_per_head
@@ -15,6 +16,7 @@ from mechreg.norms.vectors import Vectors, extract_vectors
 __all__ = [
     "BATCH_TOKENS",
     "MEASURES",
+    "VectorCovariances",
     "Vectors",
     "as_models",
     "extract_norms",
@@ -25,6 +27,7 @@ __all__ = [
     "norm_frame",
     "token_covariates",
     "token_frame",
+    "vector_covariances",
     "vector_norms",
     "window_norms",
 ]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, vega_bundle
 from mechreg.outside import changed, visible
-from mechreg.report.sentences import headline, sinks_left_out
+from mechreg.report.sentences import headline, same_weights, sinks_left_out
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
 from mechreg.schema import MechregError
 
@@ -41,6 +41,7 @@ def report_html(
     verdict: Sequence[str] = (),
     interventions: pd.DataFrame | None = None,
     nulls: pd.DataFrame | None = None,
+    top_tokens: pd.DataFrame | None = None,
 ) -> str:
     """Return the page of a run; everything is in it and nothing is fetched.
 
@@ -63,6 +64,8 @@ def report_html(
         What `intervene` gives.
     nulls : pandas.DataFrame, optional
         What `compare_to_nulls` gives; the answer then says what exceeds them.
+    top_tokens : pandas.DataFrame, optional
+        `Run.top_tokens`.
 
     Examples
     --------
@@ -78,6 +81,7 @@ def report_html(
     tables = {
         "results": results, "coefficients": coefficients, "statistics": statistics, "problems": problems,
         "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,
+        "top_tokens": top_tokens,
     }  # fmt: skip
     contents: dict[str, Any] = tables | {
         "title": title,
@@ -97,6 +101,7 @@ def report_html(
         "summaries": summaries_by_hook(summaries),
         "all_summaries": summaries,
         "models": models_table(provenance),
+        "same_weights": same_weights(provenance["models"]),
         "provenance": provenance,
         "provenance_text": json.dumps(provenance, indent=2, ensure_ascii=False),
         "files": downloads(tables),

@@ -65,6 +65,7 @@ def run_report(folder: str | Path) -> str:
         verdict=_text(folder / "universality.txt").splitlines(),
         interventions=_table(run, "interventions.csv"),
         nulls=_table(run, "nulls.csv"),
+        top_tokens=_table(run, "top_tokens.parquet"),
     )
 
 

@@ -1,5 +1,6 @@
 """What the tables say: one row a term, one sentence a model, and the answer in two."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -109,6 +110,26 @@ def sinks_left_out(statistics: pd.DataFrame) -> str:
             f"{model}, {hook}: {n.min()} to {n.max()} a layer, in {(n > 0).sum()} of {len(n)} layers"
         )
     return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
+
+
+def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for every two models or more of a run whose weights have one hash.
+
+    Examples
+    --------
+    >>> same_weights({"name": name, "weights_sha256": "0f"} for name in ("step0", "step1"))
+    ['step0 and step1 have the same weights: they are one model under several names, and count once.']
+    """
+    names: dict[str, list[str]] = {}
+    for model in models:
+        if digest := model.get("weights_sha256"):
+            names.setdefault(digest, []).append(model["name"])
+    return [
+        f"{', '.join(alike[:-1])} and {alike[-1]} have the same weights: they are one model under several names, and "
+        "count once."
+        for alike in names.values()
+        if len(alike) > 1
+    ]
 
 
 _ASK = "Whether the tokens before predict the update is asked by a formula with lags, such as log_norm ~ lag1 + lag2."

@@ -1,5 +1,6 @@
 """From a spec to a run folder: shards, then tables, figures, report and manifest."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -11,15 +12,17 @@ from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
 from mechreg.norms import BATCH_TOKENS
 from mechreg.outside import for_terminal
-from mechreg.report import run_report
+from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
 from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
 from mechreg.run.tables import tables_of
+from mechreg.run.top_tokens import top_of_run
 from mechreg.schema import InputError, require_path, require_whole_number
 from mechreg.spec import Spec
 
+log = logging.getLogger("mechreg")
 MakeShards = Callable[[Path, Survey], dict[str, float]]
 
 
@@ -149,6 +152,8 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         | {"seconds": seconds.get(record["name"])}
         for record in records
     ]
+    for sentence in same_weights(entries):
+        log.warning("%s", sentence)
     corpus = {"corpus": spec.corpus, "sha256": survey.sha256, "documents": survey.documents}
     corpus |= {"left_out": survey.left_out, **survey.tags}
     facts = store.provenance(spec, entries, corpus=corpus, seconds=round(time.perf_counter() - began, 1))
@@ -159,6 +164,8 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         "statistics.csv": statistics,
         "problems.csv": trouble,
     }
+    if spec.top_tokens:
+        written["top_tokens.parquet"] = top_of_run(store.open_run(folder), spec.top_tokens)
     for name, table in written.items():
         store.write_table(table, folder / name)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")

@@ -25,12 +25,14 @@ from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.preflight import Survey, is_summable
 from mechreg.run.refit_stored import moments_of_shard, require_rows
 from mechreg.run.tokens import covariates_of, stream_tokens
+from mechreg.run.top_tokens import top_of_shard
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
 # Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
 STATSMODELS_ROWS = 1_000_000
+_TOP = "top"
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
 _FACTS = (
     *("name", "source", "revision", "commit", "backend", "processing", "dtype", "device"),
@@ -168,7 +170,10 @@ class ShardMaker:
             if self.spec.keep == "moments":
                 sample = sampled_documents(tokens["doc"], record["plan"]["shards"])
                 kept = tokens["doc"].isin(sample).to_numpy()
-            for hook in filter(None, missing):
+            if _TOP in missing:
+                top = top_of_shard(norms, tokens, model=shard.model, most=self.spec.top_tokens)
+                store.write_top_shard(top, files[_TOP])
+            for hook in (hook for hook in self.spec.hooks if hook in missing):
                 values = {measure: array[..., kept] for measure, array in norms[hook].items()}
                 store.write_norm_shard(values, tokens[kept], files[hook], hook=hook, **about)
         return next(iter(files.values()))
@@ -258,13 +263,15 @@ class ShardMaker:
 
 
 def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
-    """Return the files that a shard consists of: norms by hook, and under None the sums where they are kept."""
+    """Return the files that a shard consists of: norms by hook, None has the sums, _TOP the largest."""
     plan, at = record["plan"], (record["config_hash"], index)
     files: dict[str | None, Path] = {}
     if spec.keep == "norms" or index in shards_of_sample(plan["shards"]):
         files |= {hook: store.shard_path(run, "norms", record["name"], hook, *at) for hook in spec.hooks}
     if plan["streamed"]:
         files[None] = store.shard_path(run, "moments", record["name"], None, *at)
+    if spec.top_tokens:
+        files[_TOP] = store.shard_path(run, "top", record["name"], None, *at)
     return files
 
 

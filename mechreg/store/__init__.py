@@ -36,9 +36,11 @@ from mechreg.store.shards import (
     norm_frame,
     read_norm_shard,
     read_token_shard,
+    read_top_shard,
     shard_path,
     write_norm_shard,
     write_token_shard,
+    write_top_shard,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "read_record",
     "read_table",
     "read_token_shard",
+    "read_top_shard",
     "readable",
     "record_model",
     "remove",
@@ -80,4 +83,5 @@ __all__ = [
     "write_table",
     "write_text",
     "write_token_shard",
+    "write_top_shard",
 ]

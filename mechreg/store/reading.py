@@ -138,6 +138,13 @@ class Run:
         """The statistics frame."""
         return self.table("statistics.csv")
 
+    @property
+    def top_tokens(self) -> pd.DataFrame:
+        """The tokens with the largest values by model, hook, layer and measure, of a run with ``top_tokens``."""
+        if not self.spec["top_tokens"]:
+            raise InputError(f"{str(self.path)!r} kept no tokens; a spec with top_tokens = 20 does.")
+        return self.table("top_tokens.parquet")
+
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the finished run by the name of its file, held to the checksum in its manifest."""
         path = self.path / name
@@ -207,7 +214,7 @@ class Run:
         return ds.dataset([str(path) for path in self.shards("norms", model, hook)])
 
     def shards(self, kind: str, model: str, hook: str | None = None) -> list[Path]:
-        """Return the files of a kind ("tokens", "norms", "moments") that are there, in the corpus's order."""
+        """Return the files of a kind ("tokens", "norms", "moments", "top") that are there, in the corpus's order."""
         config_hash = self.records[model]["config_hash"]
         folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
         return sorted(folder.glob(f"{kind}-{config_hash}-*"))

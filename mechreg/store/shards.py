@@ -23,7 +23,7 @@ from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
 SCHEMA_VERSION = 4
-Kind = Literal["tokens", "norms", "moments"]
+Kind = Literal["tokens", "norms", "moments", "top"]
 Series = tuple[int, int | None]  # a layer, and a head at the hooks that have heads
 Norms = Float[np.ndarray, "layer token"] | Float[np.ndarray, "layer head token"]
 _TOKEN_PLACE = ("doc", "window", "position", "token_id")
@@ -168,6 +168,17 @@ def read_token_shard(path: Path) -> pd.DataFrame:
         frame = _table(path, _described(path, "tokens")).to_pandas()
         docs = pd.Categorical(frame["doc"], categories=frame["doc"].unique())
         return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
+
+
+def write_top_shard(rows: pd.DataFrame, path: Path) -> Path:
+    """Write a shard's tokens with the largest values."""
+    return _write(pa.Table.from_pandas(rows, preserve_index=False), path, {"kind": "top"}, encodings={})
+
+
+def read_top_shard(path: Path) -> pd.DataFrame:
+    """Return what `write_top_shard` wrote."""
+    with readable(path):
+        return _table(path, _described(path, "top")).to_pandas()
 
 
 def require_whole(path: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mechreg.universality.bands import Estimates, mean_of
 from mechreg.universality.token_agreement import Pair, interval_columns, p_adjusted, summary
-from mechreg.universality.verdict import count, spread
+from mechreg.universality.verdict import count, same_numbers, spread
 
 
 def _names(pair: Pair) -> dict[str, str]:
@@ -98,16 +98,11 @@ def yardstick(pairs: list[Pair], common: dict[str, Any], groups: Mapping[str, st
 def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> tuple[str, ...]:
     """Return what was compared and how; what is shared, against chance, random weights and seeds."""
     first: Any = pairs.iloc[0]
-    layers = {
-        str(name): len(one.layers)
-        for pair in found
-        for one in pair.models
-        for name in one.layers["model"][:1]
-    }
-    listed = ", ".join(f"{name} ({n} layers)" for name, n in layers.items())
+    models = {str(one.layers["model"].iloc[0]): one for pair in found for one in pair.models}
+    listed = ", ".join(f"{name} ({len(one.layers)} layers)" for name, one in models.items())
     after = f"after effects of {first['effects']}" if first["effects"] else "with no effects taken out"
     sentences = [
-        f"{first['column']} of {first['hook']} in {len(layers)} models: {listed}; {first['n']:,} shared "
+        f"{first['column']} of {first['hook']} in {len(models)} models: {listed}; {first['n']:,} shared "
         f"{first['unit']}s of {first['n_docs']} documents, {after}."
     ]
     alpha = 1 - first["conf_level"]
@@ -128,7 +123,8 @@ def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> 
         sentences.append(
             "Without random_weights= it is not known how much of it any network of these shapes would share."
         )
-    return (*sentences, _seeds(yardstick))
+    twins = same_numbers({name: one.values for name, one in models.items()})
+    return (*sentences, _seeds(yardstick), *filter(None, [twins]))
 
 
 def _seeds(yardstick: pd.DataFrame) -> str:

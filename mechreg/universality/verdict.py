@@ -1,6 +1,7 @@
 """Verdict: what the tables of a comparison say, in sentences."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ def verdict(
     alpha = round(1 - conf_level, 12)
     sentences = [
         _compared(tables["profiles"], tables["binned"], n_unshared),
+        same_numbers({str(model): rows["estimate"] for model, rows in tables["profiles"].groupby("model")}),
         _differences(tables["equivalence"], tables["differences"], alpha),
         _measures(tables["agreement"]),
         _shapes(tables["agreement"], alpha),
@@ -33,6 +35,23 @@ def verdict(
         _how_general(tables["profiles"], tables["leave_one_out"]),
     ]
     return tuple(filter(None, sentences))
+
+
+def same_numbers(numbers: Mapping[str, Any]) -> str:
+    """Return which models have the same numbers, as one model under two names has; "" where none have.
+
+    Examples
+    --------
+    >>> same_numbers({"step0": [0.1, 0.2], "step1": [0.1, 0.2], "step2": [0.1, 0.3]})
+    'The same numbers everywhere: step0, step1. It is one model under several names, so its pairs say nothing.'
+    """
+    names: dict[bytes, list[str]] = {}
+    for model, values in numbers.items():
+        names.setdefault(np.asarray(values).tobytes(), []).append(model)
+    alike = "; ".join(", ".join(models) for models in names.values() if len(models) > 1)
+    if not alike:
+        return ""
+    return f"The same numbers everywhere: {alike}. It is one model under several names, so its pairs say nothing."
 
 
 def _compared(profiles: pd.DataFrame, binned: pd.DataFrame, n_unshared: Mapping[str, int]) -> str:
