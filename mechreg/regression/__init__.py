@@ -14,6 +14,7 @@ from mechreg.regression.effects import (
 )
 from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.linear_combinations import linear_combination
 from mechreg.regression.lstsq_check import lstsq_check
 from mechreg.regression.mean_group import mean_group
 from mechreg.regression.regression_table import regression_table
@@ -27,6 +28,7 @@ __all__ = [
     "demeaned",
     "fit_lagged",
     "formula_columns",
+    "linear_combination",
     "lstsq_check",
     "make_effects",
     "mean_group",

@@ -2,6 +2,6 @@
 
 from mechreg.report.page import report_html
 from mechreg.report.run_report import run_report
-from mechreg.report.sentences import answer, headline, result_table
+from mechreg.report.sentences import headline, result_table, side_by_side
 
-__all__ = ["answer", "headline", "report_html", "result_table", "run_report"]
+__all__ = ["headline", "report_html", "result_table", "run_report", "side_by_side"]

@@ -59,8 +59,7 @@
   }
   const boxes = document.querySelectorAll(".chart");
   if (typeof DecompressionStream === "undefined") {
-    boxes.forEach((box) => { box.textContent = "Charts need a browser of 2023 or later."; });
-    return;
+    return;  // the pictures stay
   }
   // The page's policy has the hash of this code; any other would not run.
   const vega = document.createElement("script");
@@ -78,6 +77,7 @@
     }
     try {
       const drawn = await vegaEmbed(box, spec, { mode: "vega-lite", renderer: "svg", ast: true,
+        i18n: { CLICK_TO_VIEW_ACTIONS: "Save this chart as a file" },
         actions: { export: true, source: false, compiled: false, editor: false } });
       if (box.dataset.model !== undefined) follow(box, drawn.view);
       box.dataset.drawn = "yes";
