@@ -85,6 +85,17 @@ def lagged() -> pd.DataFrame:
     return with_parts_of_speech(frame)
 
 
+def test_documents_levels_are_taken_off_the_sums_without_a_look_at_the_rows(lagged):
+    sums = streamed(by_document(lagged)).within_documents()
+    assert_tables_equal(
+        sums.coefficients(),
+        fit_lagged(lagged, effects="doc").coefficients.assign(n_dropped=sums.coefficients()["n_dropped"]),
+    )
+    for formula in ("log_norm ~ lag1 + C(pos)", "log_norm ~ 0 + lag1"):
+        with pytest.raises(InputError, match="within_documents needs"):
+            LagSums.from_frame(lagged, formula).within_documents()
+
+
 # ---------------------------------------------------------------- the tables are statsmodels'
 
 FORMULAS = [

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +25,10 @@ from mechreg.schema import MechregError
 
 QUESTION = "Does the size of the attention update to a token follow from the updates to the tokens before it?"
 MOST_ROWS = 400  # shown; the file to download has all
+# What nobody sees in an image of svg: its words are beside it; and digits of pixels beyond two.
+_UNSEEN = re.compile(
+    r' (?:(?:aria-[a-z]+|role|class|pointer-events)="[^"]*"|opacity="1")|(?<=\d\.\d\d)\d+(?=[^<>]*>)'
+)
 Figure = Any  # svg text, an Altair chart, or a Vega-Lite specification
 
 
@@ -178,7 +183,7 @@ class _Charts:
         self.specs.append(spec)
         svg = ""
         with contextlib.suppress(MechregError, ValueError):  # shown by the script, or said to be missing
-            svg = base64.b64encode(svg_of(spec).encode()).decode()
+            svg = base64.b64encode(_UNSEEN.sub("", svg_of(spec)).encode()).decode()
         return _Drawn(
             name=heading or name,
             caption=caption,

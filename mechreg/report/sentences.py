@@ -146,9 +146,9 @@ def sinks_left_out(statistics: pd.DataFrame) -> str:
     parts = []
     for (model, hook), rows in statistics.groupby(["model", "hook"], sort=False, observed=True):
         n = rows["n_sinks"]
-        parts.append(
-            f"{model}, {hook}: {n.min():,} to {n.max():,} a layer, in {(n > 0).sum()} of {len(n)} layers"
-        )
+        if n.any():
+            of_layers = f"{(n > 0).sum()} of {len(n)} layers"
+            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a layer, in {of_layers}")
     return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
 
 
@@ -194,9 +194,10 @@ def _sample(rows: pd.DataFrame) -> str:
         )
     half = rows[(rows["term"] == HALF_LIFE) & (rows["layers"] > 0)]
     if len(half):
-        tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.0f}")
+        tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
         sentences.append(
-            f"Within documents and positions the autocorrelation halves in {tokens} tokens, by layer."
+            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by layer "
+            f"(told from white noise in {half['layers'].sum()})."
         )
     return " ".join(sentences)
 
