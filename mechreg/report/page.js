@@ -77,8 +77,10 @@
     }
     try {
       const drawn = await vegaEmbed(box, spec, { mode: "vega-lite", renderer: "svg", ast: true,
-        i18n: { CLICK_TO_VIEW_ACTIONS: "Save this chart as a file" },
+        i18n: { CLICK_TO_VIEW_ACTIONS: "Save the chart" },
         actions: { export: true, source: false, compiled: false, editor: false } });
+      const menu = box.querySelector("details > summary");
+      if (menu) menu.setAttribute("aria-label", "Save the chart: " + box.getAttribute("aria-label"));
       if (box.dataset.model !== undefined) follow(box, drawn.view);
       box.dataset.drawn = "yes";
     } catch (error) {
