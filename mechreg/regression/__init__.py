@@ -1,7 +1,7 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.carried_sums import sums_by_document
+from mechreg.regression.carried_sums import sums_by_document, within_documents
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.effects import (
     Effects,
@@ -38,6 +38,7 @@ __all__ = [
     "solve_sums",
     "sums_by_document",
     "wild_bootstrap",
+    "within_documents",
     "without_effects",
     "without_singletons",
 ]

@@ -19,7 +19,6 @@ from mechreg.regression.blocks import (
     choose_coordinates,
     merge_blocks,
     sum_blocks,
-    within_clusters,
 )
 from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
 from mechreg.regression.document_sums import DocumentSums, sums_of
@@ -167,26 +166,6 @@ class LagSums:
             for key, group in other._groups.items():
                 merged._groups[key] = merged._joined(merged._groups.get(key), group)
         return merged
-
-    def within_documents(self) -> "LagSums":
-        """Return the sums with documents' levels taken off, as of ``effects="doc"``, without a look at the rows.
-
-        They are those of numbers alone, clustered by document; the residuals' statistics are not in them.
-        """
-        within = LagSums(self.formula, max_lag=None, by=self.by, effects="doc")
-        for key, group in self._groups.items():
-            plain = group.blocks is not None and group.terms is None and len(group.seen) == 1
-            if plain:
-                (weights,) = terms_of(self.formula, group.seen).weights
-                plain = np.array_equal(weights, np.eye(len(weights)))
-            if self.cluster != "doc" or self.effects or not plain:
-                raise InputError(
-                    f"within_documents needs sums by document, of numbers, without effects; those of {self.formula!r} "
-                    "are not. Make them with effects='doc'."
-                )
-            assert group.blocks is not None
-            within._groups[key] = group._replace(blocks=within_clusters(group.blocks))
-        return within
 
     def coefficients(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.charts.terms import sort_terms
-from mechreg.regression import LaggedFits, LagSums, fit_lagged, linear_combination
+from mechreg.regression import LaggedFits, LagSums, fit_lagged, linear_combination, within_documents
 from mechreg.robustness import autocorrelation
 from mechreg.run.refit_stored import special_ids_of
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError
@@ -77,7 +77,7 @@ def _fitted(
         return fit_lagged(lagged, spec.formula, cov=spec.cov, effects=effects)
     if not effects:
         raise InputError("the sums that are kept have documents' levels taken off")
-    return own.within_documents()
+    return within_documents(own)
 
 
 def _terms(make: Callable[[], Fits], lags: list[str], spec: Spec) -> pd.DataFrame:
@@ -102,7 +102,11 @@ def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.Da
     told = (layers["s_low"] > 0) & (layers["s"] <= 1) & (layers["conf_high"] < longest)
     layers[[*names.values()]] = layers[[*names.values()]].where(told)
     untold = "no half-life where no slow part of the autocorrelation is told from white noise"
-    about = {"term": "half_life", "cov_type": "bootstrap of documents", "note": np.where(told, "", untold)}
+    about: dict[str, Any] = {
+        "term": "half_life",
+        "cov_type": "bootstrap of documents",
+        "note": np.where(told, "", untold),
+    }
     return layers.assign(**about)
 
 
