@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from oracle import by_statsmodels
 
 from mechreg.lags import add_lags
-from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression import LagSums, fit_lagged, within_documents
 from mechreg.regression import max_t as max_t_module
 from mechreg.regression.max_t import influence, max_t
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
@@ -82,6 +82,17 @@ def lagged() -> pd.DataFrame:
         0.4, lengths=[[40, 9], [25], [4, 30, 12], [33], [18], [27]], layers=(0, 3), models=("b", "a")
     )
     return with_parts_of_speech(frame)
+
+
+def test_documents_levels_are_taken_off_the_sums_without_a_look_at_the_rows(lagged):
+    sums = within_documents(streamed(by_document(lagged)))
+    assert_tables_equal(
+        sums.coefficients(),
+        fit_lagged(lagged, effects="doc").coefficients.assign(n_dropped=sums.coefficients()["n_dropped"]),
+    )
+    for formula in ("log_norm ~ lag1 + C(pos)", "log_norm ~ 0 + lag1"):
+        with pytest.raises(InputError, match="within_documents needs"):
+            within_documents(LagSums.from_frame(lagged, formula))
 
 
 # ---------------------------------------------------------------- the tables are statsmodels'

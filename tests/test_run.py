@@ -16,6 +16,7 @@ from run_files import write_corpus
 import mechreg as mr
 from mechreg import miniatures, store
 from mechreg.cli import main
+from mechreg.regression import linear_combination
 from mechreg.run import figures
 from mechreg.run import shards as run_module
 from mechreg.run.preflight import is_summable
@@ -56,7 +57,8 @@ def folder(spec, tmp_path_factory):
 
 def test_the_folder_holds_what_the_design_promises(folder):
     for name in ("spec.toml", "provenance.json", "coefficients.parquet", "coefficients.csv", "statistics.csv",
-                 "problems.csv", "summaries.txt", "report.html", "figures/norms.svg", "figures/betas.svg",
+                 "problems.csv", "summaries.txt", "report.html", "persistence.csv", "figures/norms.svg",
+                 "figures/betas.svg",
                  "figures/betas.html", "figures/betas.json", "figures/betas.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
     assert not list(folder.rglob(".tmp-*"))
@@ -76,6 +78,32 @@ def test_its_numbers_are_those_of_the_functions_by_hand(folder, spec):
         f.astype({"model": "str", "doc": "str"}).set_index(keys)["norm"].sort_index() for f in (stored, norms)
     )
     pd.testing.assert_series_equal(left, right)
+
+
+def test_the_persistence_of_a_run_is_that_of_the_functions_by_hand(folder, spec):
+    norms = mr.extract_norms(list(spec.models), mr.read_corpus(spec.corpus), progress=False)
+    lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
+    table = mr.open_run(folder).table("persistence.csv")
+    counts = table["term"].value_counts().to_dict()
+    assert counts == {"lag1": 20, "lag2": 20, "lag1 + lag2": 20, "half_life": 10}
+    sums = table[table["term"] == "lag1 + lag2"].set_index("controls")
+    for controls, effects in {"none": (), "doc + position": ("doc", "position")}.items():
+        by_hand = linear_combination(mr.fit_lagged(lagged, effects=effects), "lag1 + lag2")
+        columns = ["layer", "estimate", "conf_low", "conf_high", "df", "n_docs"]
+        np.testing.assert_allclose(sums.loc[controls, columns], by_hand[columns], rtol=1e-9)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.index("lag1 + lag2 of attn_out") < page.index("<nav")  # its figure is on the first screen
+    for text in ("within documents and positions", "log_norm ~ lag1 + lag2", "mechreg run spec.toml"):
+        assert text in page
+
+
+def test_a_number_that_cannot_be_computed_says_why(spec, tmp_path):
+    formula = "log_norm ~ lag1 + position"  # which effects of positions take up
+    one = dataclasses.replace(spec, models=("mini-s",), formula=formula, name="position")
+    table = mr.open_run(mr.run_spec(one, out=tmp_path / "run", progress=False)).table("persistence.csv")
+    missing = table[table["term"] == "lag1"].set_index(["controls", "layer"])["note"].loc["doc + position"]
+    assert missing.str.contains("take off all of 'position'").tolist() == [True] * 4
+    assert table.query("controls == 'none'")["estimate"].notna().all()
 
 
 def test_the_provenance_has_hashes_and_counts(folder):

@@ -90,7 +90,7 @@ def chart_files(
         "pdf": lambda: base64.b64decode(drawn("pdf", svg=svg)),
     }
     try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression
-        svg = _svg(spec)
+        svg = svg_of(spec)
         return {path.with_name(f"{path.name}.{name}"): render[name]() for name in names}
     except InputError:
         raise
@@ -187,8 +187,8 @@ _ID = re.compile(
 )
 
 
-def _svg(spec: dict[str, Any]) -> str:
-    """Return the svg, its root described, its ids those of this chart alone."""
+def svg_of(spec: dict[str, Any]) -> str:
+    """Return the svg of a specification, its root described, its ids those of this chart alone."""
     svg = drawn("svg", spec=spec, version=VEGA_LITE)
     # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
     # mark of the chart, so that two charts in one page do not share an id.

@@ -179,6 +179,28 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
     )
 
 
+def within_clusters(blocks: Blocks) -> Blocks:
+    """Return the sums, of one cell, with a level of every cluster taken off; clusters of one row go."""
+    kept = blocks.gram[:, 0] > 1
+    gram, number = gram_matrices(blocks.gram[kept]), blocks.cluster[kept]
+    rows = gram[:, :1, :1]
+    gram = gram - gram[..., :1] * gram[:, :1] / rows
+    gram[:, :1, :1] = rows
+    size = gram.shape[-1]
+    return blocks._replace(
+        coordinates=blocks.coordinates._replace(shift=np.zeros_like(blocks.coordinates.shift)),
+        gram=gram[:, *np.triu_indices(size)],
+        cluster=np.arange(len(gram)),
+        cell=blocks.cell[kept],
+        labels=blocks.labels[number],
+        docs=blocks.docs[blocks.docs.isin(blocks.labels[number])],
+        pairs=np.zeros((0, 2), np.int64),
+        lagged=np.zeros((0, 0, *blocks.lagged.shape[2:])),
+        n=round(float(rows.sum())),
+        within=len(gram),
+    )
+
+
 def product_weights(
     first: Float[np.ndarray, "*forms columns"], second: Float[np.ndarray, "*other columns"]
 ) -> Float[np.ndarray, "*both products"]:

@@ -83,7 +83,7 @@ def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -
 
 def fit_statistics(solution: Solution) -> dict[str, float]:
     """Return R2, F, AIC, BIC and the residuals' sd, as statsmodels defines them; R2 and F of what effects leave."""
-    n, k = solution.n, len(solution.names)
+    n, k = solution.n, solution.to_terms.shape[1]
     parameters = k + solution.absorbed
     residual_ss, total_ss = solution.residual_ss, solution.total_ss
     df_model = k - solution.has_constant
