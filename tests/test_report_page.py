@@ -189,10 +189,11 @@ def test_a_layer_is_chosen_by_key_and_by_click_and_all_panels_follow(page):
         assert tab.evaluate(FILLS) != before
         assert tab.evaluate("document.querySelector('.chosen summary').textContent").endswith("layer 1")
         assert "OLS Regression Results" in tab.evaluate("document.querySelector('.chosen pre').textContent")
+        tab.evaluate("document.querySelector('.chart[data-model]').scrollIntoView()")
         # The last layer is at the right end of the profile: beside its beta, where nothing but the column is.
         place = tab.evaluate(
-            "(() => { const p = [...document.querySelectorAll('.chart svg.marks path[aria-label*=\"layer: 3\"]')];"
-            "const b = p[0].getBoundingClientRect(); return [b.left + b.width / 2, b.top - 12]; })()"
+            "(() => { const p = document.querySelector('.chart[data-model] svg.marks path[aria-label*=\"layer: 3\"]');"
+            "const b = p.getBoundingClientRect(); return [b.left + b.width / 2, b.top - 12]; })()"
         )
         tab.click(*place)
         tab.wait_for(f"({TOLD}).startsWith('layer 3:')")

@@ -43,7 +43,7 @@ def linear_combination(
     >>> rng = np.random.default_rng(0)
     >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(range(20), 9)})
     >>> frame["x"], frame["z"], noise = rng.normal(size=(3, 180))
-    >>> sums = LagSums.from_frame(frame.assign(y=0.5 * frame["x"] + 0.25 * frame["z"] + 0.1 * noise), "y ~ x + z")
+    >>> sums = LagSums.from_frame(frame.assign(y=0.5 * frame["x"] + 0.2 * frame["z"] + 0.1 * noise), "y ~ x + z")
     >>> linear_combination(sums, "x + z")[["term", "estimate"]].round(1)
         term  estimate
     0  x + z       0.7

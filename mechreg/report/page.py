@@ -103,7 +103,7 @@ def report_html(
         "question": QUESTION,
         "answers": answers,
         "caveats": dict.fromkeys(answer["context"] for answer in answers),
-        "results": side_by_side(results),
+        "results": side_by_side(results) if len(results) else results,
         "formula": formula,
         "spec": spec,
         "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),

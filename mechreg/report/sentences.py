@@ -42,7 +42,7 @@ def result_table(
     terms = coefficients[coefficients["term"] != "Intercept"].assign(controls=" + ".join(effects) or "none")
     if persistence is not None and len(persistence):
         terms = pd.concat([persistence, terms[~terms["term"].isin(persistence["term"])]])
-    known = terms.reindex(columns=list({*terms.columns, "df", "n_docs", "n"}))
+    known = terms.reindex(columns=list({*terms.columns, "df", "n_docs", "n", "head"}))
     grouped = known.assign(significant=known["p_adjusted"] < alpha).groupby(_KEYS, sort=False, observed=True)
     table = grouped.agg(
         layers=("estimate", "count"),
@@ -54,6 +54,7 @@ def result_table(
         df_max=("df", "max"),
         n_docs=("n_docs", "max"),
         n=("n", "max"),
+        heads=("head", "nunique"),
     ).reset_index()
     order = {key: pd.Categorical(table[key], table[key].unique()) for key in ("model", "hook", "term")}
     return table.loc[table.assign(**order).sort_values([*order], kind="stable").index]
@@ -188,18 +189,19 @@ def _cell(row: Mapping[Any, Any]) -> str:
 
 def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
     """Return in how many layers a term differs from zero, and its median, under every kind of controls."""
-    several, parts = rows["controls"].nunique() > 1, []
+    several, parts, missing = rows["controls"].nunique() > 1, list[str](), ""
     for controls, part in rows.groupby("controls", sort=False):
         where = f" {in_words(str(controls))}" if several and first else ""
         if not part["layers"].sum():
-            parts.append(f"(not computed{where})")
+            missing += f", not computed{where}"
             continue
-        layers = f" layers of {_models(rows)}" if first and not parts else ""
+        noun = "heads" if part["heads"].max() > 1 else "layers"
+        layers = f" {noun} of {_models(rows)}" if first and not parts else ""
         low, high = _decimals(part["beta_median"].min()), _decimals(part["beta_median"].max())
         median = low if low == high else f"{low} to {high} by model"
         median = f"median {median}" if first and not parts else median
         parts.append(f"in {part['significant'].sum()} of {part['layers'].sum()}{layers}{where} ({median})")
-    return f"{term}{' differs from zero' if first else ''} {' and '.join(parts)}"
+    return f"{term}{' differs from zero' if first else ''} {' and '.join(parts)}{missing}"
 
 
 def _sample(rows: pd.DataFrame) -> str:
@@ -207,11 +209,12 @@ def _sample(rows: pd.DataFrame) -> str:
     sentences = []
     if rows["n_docs"].notna().any():
         coefficients = rows[rows["term"] != HALF_LIFE]
+        docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
         df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
-        sentences.append(
-            f"{_span(rows['n_docs'].min(), rows['n_docs'].max(), '{:,.0f}')} documents, "
-            f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens a layer; effective degrees of freedom {df}."
-        )
+        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens a layer"
+        sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
+        if docs == "1":
+            sentences = [f"One document, {tokens}: the intervals take its tokens for independent."]
     half = rows[(rows["term"] == HALF_LIFE) & (rows["layers"] > 0)]
     if len(half):
         tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
