@@ -249,7 +249,7 @@ def test_a_hook_is_chosen_or_asked_for():
         (
             lambda f: f.assign(norm=f["norm"].where(f["layer"] > 0, 0.0)),
             NumericalError,
-            "norm is 0.0 at model m, layer 0",
+            "norm is 0.0 at model m, hook attn_out, layer 0",
         ),
         (lambda f: f.assign(norm=np.nan), NumericalError, r"norm is nan .*\(360 such rows\)"),
         (lambda f: f[f["position"] == 0], InputError, "needs tokens after position 0; 'm' has none"),
