@@ -105,7 +105,7 @@ def _table(
     estimate = np.array([value for value, _ in parts.values()])
     scores = np.array([np.bincount(rows.layout.cluster, weights=score) for _, score in parts.values()])
     error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=1))
-    numbers = t_columns(estimate, error, count - 1, conf_level)
+    numbers = t_columns(estimate, error, count - 1.0, conf_level)
     columns: dict[str, Any] = {
         **rows.keys,
         "depth": rows.depth,

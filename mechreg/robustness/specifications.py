@@ -136,7 +136,9 @@ def specification_curve(
             elif name in _COVARIATES:
                 text += f" + {_COVARIATES[name]}"
             if name == "mean_group":
-                table = _mean_group(rows, text, float(conf_level))
+                table = mean_group(rows, text, conf_level=conf_level)
+                table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
+                table = table[[*group_columns(table), "depth", *_COLUMNS]]
             else:
                 table = _pooled(rows, text, fold, float(conf_level), _EFFECTS.get(name, ()))
         except (InputError, NumericalError) as error:
@@ -196,9 +198,3 @@ def _pooled(
     group = table.groupby(keys, sort=False).ngroup()
     table = table.assign(held_out_r_squared=np.array(held_out)[group])
     return table.loc[table["term"] != "Intercept", [*keys, "depth", *_COLUMNS]]
-
-
-def _mean_group(frame: pd.DataFrame, formula: str, conf_level: float) -> pd.DataFrame:
-    table = mean_group(frame, formula, conf_level=conf_level)
-    table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
-    return table[[*group_columns(table), "depth", *_COLUMNS]]
