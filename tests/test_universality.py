@@ -731,7 +731,7 @@ TWO = {"a": [0.1, 0.3], "b": [0.2, 0.5]}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"term": "lag2"}, r"no term 'lag2'; the formula gives \['Intercept', 'lag1'\]. Did you mean 'lag1'"),
+        ({"term": "lag2"}, r"no term 'lag2'; the formula has \['Intercept', 'lag1'\]. Did you mean 'lag1'"),
         ({"hook": "attn"}, "no fits of the hook 'attn'; there are 'attn_out'. Did you mean 'attn_out'"),
         ({"margin": 0}, "margin must be a number above 0"),
         ({"margin": True}, "margin must be a number above 0"),

@@ -122,7 +122,7 @@ def _require_term(fits: list[DocumentSums], term: str) -> None:
     for fit in fits:
         if not among(term, fit.names):
             raise InputError(
-                f"{WHO} finds no term {term!r}; the formula gives {list(fit.names)}.{did_you_mean(term, fit.names)}"
+                f"{WHO} finds no term {term!r}; the formula has {list(fit.names)}.{did_you_mean(term, fit.names)}"
             )
         if np.isnan(fit.depth):
             raise InputError(f"{WHO} needs the depth of every layer; {fit.where} has none.")
