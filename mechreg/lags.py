@@ -208,7 +208,7 @@ def _one_layer_down(
     if not is_below.any():
         have = np.unique(layer).tolist()
         raise InputError(
-            f"layer_below= needs neighbouring layers; the frame has only {have}. Extract all layers."
+            f"layer_below= needs adjacent layers; the frame has only {have}. Extract all layers."
         )
     below = np.full(len(outcome), np.nan)
     below[up] = np.where(is_below, outcome[down], np.nan)
@@ -260,7 +260,7 @@ def _require_whole_windows(
     twice = ~first & (step == 0)
     if twice.any():
         raise InputError(
-            f"add_lags needs every position of a window once; twice: {_where(norms, int(order[twice.argmax()]))}. "
+            f"add_lags needs every position of a window once; repeated: {_where(norms, int(order[twice.argmax()]))}. "
             "Was a frame concatenated with itself, or a 'head' column dropped?"
         )
     wrong = np.where(first, position != 0, step != 1)
@@ -283,7 +283,7 @@ def _whole_numbers(values: int | Iterable[int], *, name: str, least: int, exampl
     is_one = isinstance(values, str) or not isinstance(values, Iterable)
     given: tuple[Any, ...] = (values,) if is_one else tuple(itertools.islice(values, MAX_LAGS + 1))  # type: ignore[arg-type]
     if len(given) > MAX_LAGS:
-        raise InputError(f"{name} must be at most {MAX_LAGS}, since each is a column; more came.")
+        raise InputError(f"{name} must be at most {MAX_LAGS}, since each becomes a column; got more.")
     is_whole = [isinstance(value, Integral) and not isinstance(value, bool) for value in given]
     if not all(is_whole) or any(value < least for value in given) or len(set(given)) < len(given):
         raise InputError(

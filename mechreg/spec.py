@@ -192,7 +192,7 @@ def parse_spec(text: str) -> Spec:
     for field in fields(Spec):
         if field.default is MISSING and field.name not in table:
             _require_keys(Spec, table)  # a misspelt key is missing too
-            raise InputError(f"The key {field.name!r} is needed.")
+            raise InputError(f"The key {field.name!r} is required.")
     return Spec(**table)
 
 

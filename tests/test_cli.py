@@ -287,7 +287,7 @@ def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, cap
 
     assert "say with --out" in said(run, copied)
     assert "The model 'mini-s' is in two of the runs" in said(run, copied, "--out", tmp_path / "x")
-    assert "not the folder of a finished run" in said(tmp_path)
+    assert "is not a run folder" in said(tmp_path)
     assert "--groups must be MODEL=GROUP" in said(run, "--groups", "mini-s")
     facts = json.loads((copied / "provenance.json").read_text())
     facts["corpus"]["sha256"] = "another"

@@ -280,7 +280,7 @@ SPANS = "Join the spans of tokenize"
             lambda f: f,
             {"random_weights": [make_norms({"small": 2})] * 2},
             InputError,
-            "for large it has others",
+            "for large it differs",
         ),
         (
             lambda f: f.replace("large", "large[folded]"),

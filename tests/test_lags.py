@@ -226,7 +226,10 @@ def test_half_a_lag_is_refused():
     [
         (lambda f: f[f["position"] != 2], r"goes from 1 to 3 .*Add lags before you filter rows"),
         (lambda f: f[f["position"] > 0], r"starts at 1 .*Add lags before you filter rows"),
-        (lambda f: pd.concat([f, f]), "twice: model m, hook attn_out, layer 0, doc d0, window 0, position 0"),
+        (
+            lambda f: pd.concat([f, f]),
+            "repeated: model m, hook attn_out, layer 0, doc d0, window 0, position 0",
+        ),
         (lambda f: f.assign(position=f["position"] + 0.5), "whole numbers as 'position'"),
         (lambda f: f.assign(doc=f["doc"].where(f["position"] > 0)), "a value of 'doc' in every row"),
         (lambda f: add_lags(f, lags=(1, 5)), r"would leave the columns \['lag5'\] of an earlier call"),
@@ -245,7 +248,7 @@ def test_a_missing_column_is_named_with_its_likeliest_spelling():
 @pytest.mark.parametrize(
     ("norms", "message"),
     [
-        (make_norms([[5]], layers=(0, 2)), r"neighbouring layers; the frame has only \[0, 2\]"),
+        (make_norms([[5]], layers=(0, 2)), r"adjacent layers; the frame has only \[0, 2\]"),
         (make_norms([[5]], heads=(0, 1)), "leave layer_below= out for per-head hooks"),
     ],
 )

@@ -155,9 +155,9 @@ def test_a_direction_may_be_a_layers_own(tiny, make_windows):
         ({"measures": "cosine"}, "measures must be one of 'norm', 'relative'"),
         (
             {"measures": "relative", "hooks": "resid_pre"},
-            "'relative' is of the hooks result, attn_out, mlp_out; got",
+            "'relative' exists for the hooks result, attn_out, mlp_out; got",
         ),
-        ({"measures": "cos_layer_below", "hooks": "z"}, "'cos_layer_below' is of the hooks resid_pre"),
+        ({"measures": "cos_layer_below", "hooks": "z"}, "'cos_layer_below' exists for the hooks resid_pre"),
         ({"measures": "projection"}, "'projection' and direction= belong together"),
         ({"direction": DIRECTION}, "'projection' and direction= belong together"),
         (

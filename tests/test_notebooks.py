@@ -29,3 +29,5 @@ def test_a_notebook_runs_and_shows_what_a_network_is_not_needed_for(file, tmp_pa
         if source.splitlines()[-1].startswith(tables):
             assert "<table" in data["text/html"] or "<pre" in data["text/html"]
     assert "Error loading script" not in str(shown)
+    printed = [out.text for cell in notebook.cells for out in cell.get("outputs", []) if "text" in out]
+    assert not [text for text in printed if "Warning" in text]

@@ -138,7 +138,7 @@ def test_a_formula_may_have_the_layer_below_where_lags_are_not_made_anew():
         [norms.assign(layer=0, norm=norms["norm"] * np.exp(np.sin(np.arange(len(norms))))), norms]
     )
     lagged = add_lags(norms, lags=(1,), layer_below=(1,)).query("layer == 1")
-    with pytest.raises(InputError, match="neighbouring layers"):  # one layer alone has none below
+    with pytest.raises(InputError, match="adjacent layers"):  # one layer alone has none below
         specification_curve(
             lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
         )

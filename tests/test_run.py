@@ -25,7 +25,7 @@ from mechreg.spec import Spec
 
 carry_out = importlib.import_module("mechreg.run.carry_out")  # the room has a function of that name
 TEXTS = [
-    {"doc": f"doc-{i}", "source": source, "text": text * 3}
+    {"doc": f"doc-{i}", "source": source, "text": text * 3, "twin": source.upper()}
     for i, (source, text) in enumerate(
         [
             ("sea", "The old ship lay in the harbour and nobody knew when it would sail again. "),
@@ -269,6 +269,7 @@ def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp
     ("change", "message"),
     [
         ({"formula": "log_norm ~ lag1 + depth"}, "'depth' .* is constant in every regression"),
+        ({"formula": "log_norm ~ lag1 + source + C(twin)"}, "'source' and 'twin' are collinear. Leave one"),
         ({"formula": "log_norm ~ C(doc)"}, "has a column for each; use effects = "),
         ({"formula": "log_norm ~ C(doc)", "cov": "crv2"}, "has a column for each; use effects = "),
         (

@@ -149,9 +149,9 @@ def test_models_are_folders_beside_the_spec_or_names(tmp_path):
     [
         ("model = ['a']\n" + SMALL, r"There is no key 'model'; keys are models, corpus, name,.*mean 'models'"),
         ("[report]\n" + SMALL, "There is no key 'report'"),
-        ('corpus = "demo"', "The key 'models' is needed"),
-        ('models = ["a"]', "The key 'corpus' is needed"),
-        ("", "The key 'models' is needed"),
+        ('corpus = "demo"', "The key 'models' is required"),
+        ('models = ["a"]', "The key 'corpus' is required"),
+        ("", "The key 'models' is required"),
         ('models = 3\ncorpus = "demo"', "every entry of models must be a string; got 3"),
         ('models = {a = 1}\ncorpus = "demo"', r"models must be a list of at least one entry; got \{'a': 1\}"),
         ('models = []\ncorpus = "demo"', r"models must be a list of at least one entry; got \[\]"),

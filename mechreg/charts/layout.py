@@ -50,7 +50,7 @@ class Sheet:
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
         """Return a legend, which stands below a narrow figure."""
         if self.width <= PAPER["column"]:
-            look = {"orient": "bottom", "direction": "horizontal", "columns": 2} | look
+            look = {"orient": "bottom", "direction": "horizontal", "columns": 1} | look
             look |= {"gradientLength": 100, "tickCount": 3} if "gradientLength" in look else {}
         return alt.Legend(title=title, **look)
 

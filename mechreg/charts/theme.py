@@ -37,8 +37,7 @@ def mechreg_theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None},
             "axis": _LABELS
             | {"domainColor": PALE_INK, "tickColor": PALE_INK, "gridColor": GRID, "titlePadding": 8},
-            "legend": _LABELS
-            | {"labelLimit": 240, "titleLimit": 240, "layout": {"bottom": {"direction": "vertical"}}},
+            "legend": _LABELS | {"labelLimit": 240, "titleLimit": 240},
             "title": {
                 "anchor": "start",
                 "fontSize": 15,

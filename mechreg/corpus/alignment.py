@@ -74,7 +74,7 @@ def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "u
     order = np.lexsort((tokens["position"], tokens["window"], codes))
     for doc, rows in zip(docs, np.split(order, np.flatnonzero(np.diff(codes[order])) + 1), strict=True):
         if doc not in by_doc.index:
-            raise InputError(f"annotate_pos needs the documents that were tokenized; {doc!r} is not there.")
+            raise InputError(f"annotate_pos needs the documents that were tokenized; {doc!r} is missing.")
         text: Any = by_doc.at[doc, "text"]
         words: Any = by_doc.at[doc, "words"]
         rows = rows[span[rows, 0] >= 0]  # an added BOS has no place

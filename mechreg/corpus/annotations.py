@@ -62,7 +62,7 @@ def join_annotations(
     own = [name for name in annotations.columns if name in NORM_COLUMNS and name not in keys]
     if own and not of_tokens:
         raise InputError(
-            f"The documents have columns that norms have of their own, {own}; rename them, or leave them out."
+            f"The documents have columns whose names norm frames reserve, {own}; rename or drop them."
         )
     if columns is None:
         named = set(norms.columns) | {*keys, *_LEFT_OUT}

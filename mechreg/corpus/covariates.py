@@ -40,7 +40,7 @@ def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS
     covariates = require_names(covariates, _OF_COUNTS, name="covariates", least=0)
     require(tokens, (*TOKEN_KEYS, "token_id"), who="token_counts")
     if tokens.duplicated(list(TOKEN_KEYS)).any():
-        raise InputError("token_counts needs every token once; some come twice. Give one token frame.")
+        raise InputError("token_counts needs every token once; some are repeated. Pass one token frame.")
     places = tokens[[*TOKEN_KEYS, "token_id"]].assign(row=np.arange(len(tokens)))
     ordered = places.sort_values(list(TOKEN_KEYS))
     made = {}

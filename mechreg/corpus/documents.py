@@ -31,14 +31,14 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     have = [str(column) for column in table.columns]
     if text not in have:
         hint = did_you_mean(text, have)
-        raise InputError(f"{where} has no column {text!r}; it has {have}. Say which with text=.{hint}")
+        raise InputError(
+            f"{where} has no column {text!r}; it has {have}. Name the right one with text=.{hint}"
+        )
     if len(set(have)) < len(have):
         raise InputError(f"{where} has two columns of one name: {have}; rename one.")
     table = table.set_axis(have, axis=1).reset_index(drop=True)
     if "problem" in have and not table["problem"].isin(PROBLEMS).all():
-        raise InputError(
-            f"{where} has a column 'problem', the name that mechreg needs for a document's own problem; rename it."
-        )
+        raise InputError(f"{where} has a column 'problem', which mechreg adds itself; rename it.")
     made = [f"{stem}-{first + i}" for i in range(len(table))]
     ident = next((column for column in ID_COLUMNS if column in have), None)
     docs = made
@@ -94,7 +94,7 @@ def require_unique(docs: pd.Series) -> None:
     twice = docs[docs.duplicated()]
     if len(twice):
         raise InputError(
-            f"Document ids must be unique; {twice.nunique()} come more than once, the first is "
+            f"Document ids must be unique; {twice.nunique()} occur more than once, the first is "
             f"{twice.iloc[0]!r}. Rename them, or drop the id column."
         )
 

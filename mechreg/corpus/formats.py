@@ -215,7 +215,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} comes twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return row
 
 
@@ -266,10 +266,10 @@ def _add_meta(document: dict[str, Any], key: str, value: str, number: int) -> No
     """Add what ``# meta::name = value`` says of a document, as the column ``name``."""
     name = key.removeprefix("meta::")
     if name in ("doc", "id", "text", "words", "problem", "pieces") or not name:
-        raise ValueError(f"line {number} says {key!r}, a name that documents have already; rename it")
+        raise ValueError(f"line {number} says {key!r}, a name that documents already have; rename it")
     if document["meta"].setdefault(name, value) != value:
         raise ValueError(
-            f"line {number} says {key!r} of document {document['doc']!r} again, and something else"
+            f"line {number} says {key!r} of document {document['doc']!r} a second time, to another value"
         )
 
 

@@ -201,7 +201,7 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     if not paths:
         shown = repr(pattern if len(pattern) < 200 else f"{pattern[:60]} ...")
         hint = did_you_mean(pattern, ["demo"])
-        raise InputError(f"There is no file {shown}; a text itself goes into a list, [text].{hint}")
+        raise InputError(f"There is no file {shown}; to pass a text itself, put it in a list: [text].{hint}")
     # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
     top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
     stems = [os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0] for path in paths.values()]
@@ -237,7 +237,7 @@ def read_file(path: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
     """Yield the documents of one file, some at a time where its kind allows."""
     kind = os.path.splitext(path.removesuffix(".gz"))[1].lower()
     if kind not in SUFFIXES:
-        raise InputError(f"{path} is of another kind than {', '.join(SUFFIXES)}, or .gz of one.")
+        raise InputError(f"{path} has an unsupported suffix; give {', '.join(SUFFIXES)}, or a .gz of one.")
     if not os.path.isfile(path):
         raise InputError(f"{path} cannot be read: it does not exist, or is a pipe or a device.")
     if kind in (".txt", ".conllu"):

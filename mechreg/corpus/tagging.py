@@ -48,7 +48,7 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     documents = as_documents(documents)
     if "words" in documents.columns:
         raise InputError(
-            "tag_words would replace the tags that the documents have; leave it out, or give it "
+            "tag_words would replace the tags that the documents have; skip it, or pass "
             "documents.drop(columns='words')."
         )
     nlp = load_tagger(tagger)
@@ -86,8 +86,8 @@ def load_tagger(tagger: Any) -> Any:
     except (OSError, ValueError, TypeError) as error:
         have = ", ".join(spacy.util.get_installed_models()) or "none"
         raise InputError(
-            f"spaCy cannot load the pipeline {str(tagger)!r}; installed are: {have}. Name one of them, or "
-            "install that one's package."
+            f"spaCy cannot load the pipeline {str(tagger)!r}; installed are: {have}. Name one of those, or "
+            "install the pipeline's package."
         ) from error
 
 

@@ -177,13 +177,13 @@ def _require_one_way(tokenizer: Any) -> None:
     dropout = getattr(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None), "dropout", None)
     if dropout:
         raise InputError(
-            f"The tokenizer cuts texts at random (BPE dropout of {dropout:g}), so that every call gives other "
+            f"The tokenizer cuts texts at random (BPE dropout of {dropout:g}), so every call gives different "
             "tokens; set tokenizer.backend_tokenizer.model.dropout = None, or null in its tokenizer.json."
         )
     sampling = getattr(tokenizer, "sp_model_kwargs", None) or {}
     if sampling.get("enable_sampling"):
         raise InputError(
-            "The tokenizer cuts texts at random (sp_model_kwargs has enable_sampling), so that every call gives other "
+            "The tokenizer cuts texts at random (sp_model_kwargs has enable_sampling), so every call gives different "
             "tokens; load it without sampling."
         )
 

@@ -61,7 +61,7 @@ def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "m
     require(tokens, (*TOKEN_KEYS, "word", "pos"), who="word_norms")
     if "log_norm" in norms.columns:
         raise InputError(
-            "word_norms needs the norm frame; add lags to what it gives: add_lags(word_norms(...))."
+            "word_norms needs the norm frame; add lags to its result: add_lags(word_norms(...))."
         )
     groups, added = group_columns(norms), ["word", "pos"]
     checked = [name for name in ("model", "token_id") if name in tokens.columns]
@@ -72,7 +72,7 @@ def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "m
     new_window = frame.groupby(windows, observed=True, sort=False).ngroup().diff().ne(0).to_numpy()
     step = np.diff(frame["position"].to_numpy(np.int64), prepend=-1)
     if (np.where(new_window, frame["position"] != 0, step != 1)).any():
-        raise InputError("word_norms needs all tokens of every window; some are missing or come twice.")
+        raise InputError("word_norms needs all tokens of every window; some are missing or repeated.")
     word = frame["word"].to_numpy()
     begins = new_window | (word < 0) | (word != np.r_[-1, word[:-1]])
     first = np.flatnonzero(begins)

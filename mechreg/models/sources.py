@@ -283,7 +283,11 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' prints off standard output, silence their bars and notes, and undo the globals they set."""
-    from transformers.utils import logging as transformers_logging
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "IProgress not found"
+        )  # a notebook without ipywidgets gets a bar of text
+        from transformers.utils import logging as transformers_logging
 
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     environment = set(os.environ)

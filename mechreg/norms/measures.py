@@ -37,8 +37,8 @@ def known_measures(measures: str | Sequence[str], hooks: Sequence[str], directio
         for hook in hooks:
             if hook not in _HOOKS_OF[measure]:
                 raise InputError(
-                    f"The measure {measure!r} is of the hooks {', '.join(_HOOKS_OF[measure])}; got {hook!r}. Extract "
-                    "that hook in a call of its own."
+                    f"The measure {measure!r} exists for the hooks {', '.join(_HOOKS_OF[measure])}; got {hook!r}. "
+                    "Extract that hook in a separate call."
                 )
     if ("projection" in names) != (direction is not None):
         raise InputError(

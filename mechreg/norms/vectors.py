@@ -82,7 +82,7 @@ def extract_vectors(
     if size > most_bytes:
         raise InputError(
             f"The vectors of {len(tokens):,} tokens in {len(chosen)} layers take {size:,} bytes, and most_bytes is "
-            f"{most_bytes:,}; give fewer documents or layers=, or use extract_norms, which keeps numbers alone."
+            f"{most_bytes:,}; give fewer documents or layers=, or use extract_norms, which keeps only scalars."
         )
     values = np.empty(shape, kind)
     if hook == "result":

@@ -68,9 +68,8 @@ def fit_lagged(
     Parameters
     ----------
     lagged : pandas.DataFrame
-        Any frame with model, hook, layer (a fit for each, and for each ``head`` where there is that column) and
-        the formula's columns; rows in any order, which changes nothing. ``doc``, ``window``, ``position`` are needed
-        by what uses them. Rows with a value missing in one of the formula's columns are left out.
+        Any frame with model, hook, layer (a fit for each, and for each ``head`` where there is that column) and the
+        formula's columns, rows in any order; those with a missing value are left out.
     formula : str
         In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ... and
         pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
@@ -95,8 +94,7 @@ def fit_lagged(
         R2 is then of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew
         without each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
     hac_lags : int, optional
-        By default floor(4 (T/100)^(2/9)), T the rows of the longest window, less than T; ``cov_type`` says
-        which, as in "hac(4)".
+        By default floor(4 (T/100)^(2/9)), T the rows of the longest window; ``cov_type`` names it: "hac(4)".
     conf_level, seed
         The level of the intervals; the seed of "max-t".
 

@@ -14,7 +14,7 @@ from mechreg.norms import BATCH_TOKENS
 from mechreg.outside import for_terminal
 from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
-from mechreg.run.preflight import Survey, check_formula, check_levels, survey_corpus
+from mechreg.run.preflight import Survey, check_distinct, check_formula, check_levels, survey_corpus
 from mechreg.run.refit_stored import require_fittable
 from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
 from mechreg.run.tables import tables_of
@@ -115,6 +115,7 @@ def carry_out(
     check_formula(spec, survey.columns)
     require_fittable(spec, survey.documents - survey.left_out)
     check_levels(spec.formula, survey.kinds)
+    check_distinct(spec.formula, survey.rows)
     require_loadable(
         *spec.models,
         backend=spec.backend,

@@ -5,6 +5,7 @@ import json
 import re
 from typing import NamedTuple, get_args
 
+import numpy as np
 import pandas as pd
 
 from mechreg.corpus import COVARIATES, load_tagger, require_words, tag_words
@@ -28,6 +29,7 @@ _NUMBERS = {
     **dict.fromkeys(("integer", "floating", "mixed-integer-float", "decimal"), "numbers"),
     "boolean": "true or false",
 }
+_MOST_ROWS = 300
 _MADE_BY_LAG = r"(lag|layer_below_lag)[0-9]+|layer_below"
 
 
@@ -39,6 +41,7 @@ class Survey(NamedTuple):
     left_out: int
     columns: tuple[str, ...]
     kinds: dict[str, tuple[str, ...]]  # of the formula's columns: "numbers", ..., or two of their texts
+    rows: pd.DataFrame  # the different rows of these columns, up to a bound
     tags: dict[str, str]  # the tagger, and the hashes of tags and annotations
     read: tuple[str, ...]  # the hash of all that was read, after each part, for `unchanged_documents`
 
@@ -50,6 +53,7 @@ def survey_corpus(spec: Spec) -> Survey:
     documents, left_out, columns, read = 0, 0, dict[str, None](), list[str]()
     made_by: dict[str, None] = {}
     kinds: dict[str, dict[str, None]] = {}
+    rows = pd.DataFrame()
     if tagger not in ("none", OWN_TAGS):  # it tags something, so that what it cannot do is known now
         made_by = dict.fromkeys(tag_words(["A word."], tagger=load_tagger(tagger))["tagger"])
     for part, so_far in stream_documents(spec):
@@ -58,6 +62,8 @@ def survey_corpus(spec: Spec) -> Survey:
             digest.update(json.dumps([doc, text]).encode())
         named = recorded_columns(spec, tuple(part.columns))
         beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
+        if len(rows) < _MOST_ROWS:
+            rows = pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
         for name in named:
             known = kinds.setdefault(name, {})
             seen = _kinds(part.loc[part["problem"] == "", name])
@@ -79,7 +85,10 @@ def survey_corpus(spec: Spec) -> Survey:
         record["tags_sha256"] = tags.hexdigest()
     record["annotations_sha256"] = beside.hexdigest()
     kinds_seen = {name: tuple(seen) for name, seen in kinds.items()}
-    return Survey(digest.hexdigest(), documents, left_out, tuple(columns), kinds_seen, record, tuple(read))
+    shown = rows.head(_MOST_ROWS).reset_index(drop=True)
+    return Survey(
+        digest.hexdigest(), documents, left_out, tuple(columns), kinds_seen, shown, record, tuple(read)
+    )
 
 
 def _kinds(column: pd.Series) -> list[str]:
@@ -164,6 +173,35 @@ def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
                 f"The formula {formula!r} needs two values of {name!r} or more; it is {texts[0]} in every document. "
                 "Leave it out."
             )
+
+
+def check_distinct(formula: str, documents: pd.DataFrame) -> None:
+    """Refuse documents' columns whose terms are collinear whatever the tokens are, such as two of the same values."""
+    rng, n = np.random.default_rng(0), 3000
+    names = [name for name in documents.columns if name in formula_columns(formula)]
+    if len(names) < 2 or not 2 <= len(documents) < _MOST_ROWS:
+        return
+    at, place = np.arange(n), {"model": "m", "hook": "h", "layer": 0, "depth": 0.5, "window": 0}
+    tokens = {name: rng.lognormal(size=n) for name in formula_columns(formula) if name not in names}
+    tokens |= {name: rng.choice(["a", "b"], n) for name in TAG_COLUMNS if name in tokens}
+    place |= {"doc": (at // 50).astype(str), "position": at % 50}
+
+    def are_collinear(*picks: np.ndarray) -> bool:
+        columns = {name: documents[name].to_numpy()[pick] for name, pick in zip(names, picks, strict=True)}
+        try:
+            LagSums.from_frame(pd.DataFrame(tokens | columns | place), formula).coefficients(cov="nonrobust")
+        except NumericalError:
+            return True
+        except (InputError, NeedsAllRows):  # of these tokens, not of the corpus
+            return False
+        return False
+
+    as_they_are = [rng.integers(len(documents), size=n)] * len(names)
+    if are_collinear(*as_they_are) and not are_collinear(*rng.integers(len(documents), size=(len(names), n))):
+        raise InputError(
+            f"The formula {formula!r} needs terms that differ; over the documents of this corpus those of "
+            f"{' and '.join(map(repr, names))} are collinear. Leave one of these columns out."
+        )
 
 
 def is_summable(spec: Spec) -> bool:

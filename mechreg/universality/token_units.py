@@ -119,8 +119,8 @@ def _units(table: pd.DataFrame, unit: Unit) -> Int[np.ndarray, " tokens"]:
         number = table.groupby(keys, sort=False).ngroup().to_numpy()
         if unit == "token" and (table.groupby(number)["token_id"].nunique() > 1).any():
             raise InputError(
-                f"{WHO} finds other token ids at one place: the models have different tokenizers or windows. Join "
-                "the spans of tokenize(..., spans=True) with join_annotations, and choose unit='span'."
+                f"{WHO} finds different token ids at the same place: the models have different tokenizers or windows. "
+                "Join the spans of tokenize(..., spans=True) with join_annotations, and choose unit='span'."
             )
         return number
     # A unit begins where the text is cut for all models: no token that began before goes on.

@@ -245,7 +245,7 @@ def _random_values(
             keys = list(one.tokens.columns) if one else []
             if one is None or not (one.layers.equals(model.layers) and one.tokens.equals(model.tokens[keys])):
                 raise InputError(
-                    f"random_weights needs the tokens and layers of norms; for {name} it has others."
+                    f"random_weights must have the same tokens and layers as norms; for {name} it differs."
                 )
             found[at].append(one.values)
     return found
