@@ -331,6 +331,12 @@ def main() -> None:
             def save(model: GPT2LMHeadModel, step: int, name: str = name) -> None:
                 export(model, tokenizer, args.trajectory / f"{name}-step{step}")
 
+            if (
+                args.trajectory
+                and (args.work / name).exists()
+                and not (args.trajectory / f"{name}-step0").exists()
+            ):
+                raise SystemExit(f"{args.work / name} was begun without --trajectory; give another --work.")
             trained = train(RECIPES[name], ids, args.work / name, save=save if args.trajectory else None)
             if not args.trajectory:
                 export(trained, tokenizer, args.out / name)

@@ -353,11 +353,13 @@ def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_compar
     for step, name in enumerate(("mini-s", "mini-s", "mini-s-b")):
         shutil.copytree(miniatures.folder(name), tmp_path / f"step{step}")
     models = tuple(str(tmp_path / f"step{step}") for step in range(3))
-    spec = Spec(models=models, corpus=write_corpus(tmp_path / "texts.jsonl", 8))
+    spec = Spec(models=models, corpus=write_corpus(tmp_path / "texts.jsonl", 8), top_tokens=2)
     run = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     said = "step0 and step1 have the same weights: they are one model under several names"
     assert [record.message for record in caplog.records if said in record.message]
-    assert said in mr.run_report(run)
+    page = mr.run_report(run)
+    assert said in page
+    assert f"{3 * 4 * 2} tokens with the largest values" in page
     for comparison in (
         mr.compare_tokens(mr.open_run(run).norms(), effects=(), draws=99),
         mr.compare_profiles(mr.run.run_moments(run), draws=199),
