@@ -222,7 +222,10 @@ def _sample_size(part: pd.DataFrame) -> str:
 
 def _caption(marks: pd.DataFrame) -> str:
     dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
-    more = {"control: random direction": " of the same size", _DIRECT: " (later attention adds what it did)"}
+    more = {
+        "control: random direction": " of the same size",
+        _DIRECT: " (later attention held at its clean values)",
+    }
     is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
     bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
     return " ".join(

@@ -56,7 +56,7 @@ class Scale:
         return float(self.factor)
 
     def bind(self, clean: CleanRun) -> Bound:
-        """Return the edit of a model and corpus."""
+        """Return the edit bound to a model and corpus."""
         return Bound(lambda vectors, rows, site: vectors * self.factor)
 
 
@@ -93,7 +93,7 @@ class Rotate:
         return float(self.angle)
 
     def bind(self, clean: CleanRun) -> Bound:
-        """Return the edit of a model and corpus."""
+        """Return the edit bound to a model and corpus."""
         units = None if self.towards is None else _units(self.towards, clean, who="Rotate's towards=")
 
         def turn(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
@@ -138,7 +138,7 @@ class Project:
         return float(self.factor)
 
     def bind(self, clean: CleanRun) -> Bound:
-        """Return the edit of a model and corpus."""
+        """Return the edit bound to a model and corpus."""
         units = _units(self.direction, clean, who="Project")
 
         def project(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
@@ -174,7 +174,7 @@ class Ablate:
         return f"ablate_{self.replacement}"
 
     def bind(self, clean: CleanRun) -> Bound:
-        """Return the edit of a model and corpus."""
+        """Return the edit bound to a model and corpus."""
         # Read now: within the edited pass the clean run would be edited too.
         if self.replacement == "zero":
             return Bound(lambda vectors, rows, site: torch.zeros_like(vectors))

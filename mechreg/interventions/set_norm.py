@@ -62,7 +62,7 @@ class SetNorm:
             )
 
     def bind(self, clean: CleanRun) -> Bound:
-        """Return the edit of a model and corpus."""
+        """Return the edit bound to a model and corpus."""
         wanted, reach = self._values(clean)
 
         def resize(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
