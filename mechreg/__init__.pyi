@@ -39,10 +39,13 @@ from .corpus import word_norms as word_norms
 from .diff import diff_runs as diff_runs
 from .findings import replicate as replicate
 from .interventions import Ablate as Ablate
+from .interventions import Patch as Patch
+from .interventions import Project as Project
 from .interventions import Rotate as Rotate
 from .interventions import Scale as Scale
 from .interventions import SetNorm as SetNorm
 from .interventions import intervene as intervene
+from .interventions import patch_map as patch_map
 from .interventions import regression_vs_cause as regression_vs_cause
 from .lags import add_lags as add_lags
 from .models import describe_model as describe_model

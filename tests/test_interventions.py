@@ -37,7 +37,7 @@ from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import moved_at_random, rotated
 from mechreg.interventions.pairs import pair_coefficients, pair_moments
-from mechreg.interventions.passes import EDITABLE, Edited, Passes
+from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
 from mechreg.interventions.plans import Targets, plan_of
 from mechreg.interventions.positions import chosen, offsets
 from mechreg.interventions.regression_vs_cause import elasticities
@@ -219,7 +219,7 @@ def test_the_clean_loss_is_hugging_faces_own(model, tokens):
 def activations(model, ids, forward):
     """Return what every hook point of every block gave in one forward pass, by plain hooks of torch."""
     kept, handles = {}, []
-    for layer, hook in itertools.product(range(model.cfg.n_layers), EDITABLE):
+    for layer, hook in itertools.product(range(model.cfg.n_layers), WHOLE):
         point = model.hook_dict[f"blocks.{layer}.{HOOK_POINTS[hook][0]}"]
         handles.append(
             point.register_forward_hook(lambda m, a, out, key=(layer, hook): kept.update({key: out.clone()}))
@@ -246,14 +246,14 @@ def test_an_edit_changes_nothing_below_or_before_to_the_bit(
 ):
     windows = token_windows(model, tokens)
     ids, rows, real = padded(model, tokens, windows)
-    clean_run = CleanRun(model, tokens, hook, [layer], 64, 0)
-    apply, _ = edit.bind(clean_run)
+    clean_run = CleanRun(model, tokens, hook, [Site(layer)], 64, 0)
+    apply = edit.bind(clean_run).apply
     passes = Passes(model, hook=hook, norm_hook=hook)
     before, clean = activations(model, ids, lambda: passes.run(ids, restart_at=[layer] if restart else []))
     mask = torch.zeros(ids.shape, dtype=torch.bool)
     mask[:, places] = True
     mask &= torch.from_numpy(real)
-    edited = {layer: Edited(mask, lambda vectors: apply(vectors, rows[mask.numpy()], layer))}
+    edited = {Site(layer): Edited(mask, lambda vectors: apply(vectors, rows[mask.numpy()], Site(layer)))}
     after, outcome = activations(model, ids, lambda: passes.run(ids, edited, clean))
     for row, window in enumerate(windows):
         changed = [place for place in places if place < window.length]
@@ -287,9 +287,11 @@ def test_scale_by_one_and_rotate_by_nothing_change_nothing_to_the_bit(model, tok
     passes = Passes(model, hook="attn_out", norm_hook="attn_out")
     clean = passes.run(ids)
     for edit in (Scale(1), Rotate(0)):
-        apply, _ = edit.bind(CleanRun(model, tokens, "attn_out", [1], 64, 0))
+        apply = edit.bind(CleanRun(model, tokens, "attn_out", [Site(1)], 64, 0)).apply
         after = passes.run(
-            ids, {1: Edited(torch.from_numpy(real), lambda v, f=apply: f(v, rows[real], 1))}, clean
+            ids,
+            {Site(1): Edited(torch.from_numpy(real), lambda v, f=apply: f(v, rows[real], Site(1)))},
+            clean,
         )
         assert torch.equal(after.hidden, clean.hidden)
         np.testing.assert_array_equal(after.norms, clean.norms)
@@ -338,7 +340,7 @@ def test_a_vector_of_zeros_cannot_be_turned():
 def test_rotations_belong_to_seed_document_position_and_layer(make_windows):
     tokens = make_windows([5, 9])
     rows = np.arange(len(tokens))
-    options = {"seed": 0, "purpose": "rotate", "layer": 1}
+    options = {"seed": 0, "purpose": "rotate", "site": 1}
     drawn = directions(tokens, rows, 8, **options)
     for some in ([3], [1, 7], [13, 2]):
         np.testing.assert_array_equal(directions(tokens, np.array(some), 8, **options), drawn[some])
@@ -349,8 +351,8 @@ def test_rotations_belong_to_seed_document_position_and_layer(make_windows):
         directions(windows, np.flatnonzero(windows["window"] == w)[-9:], 8, **options) for w in (0, 1)
     )
     assert not (first == second).any()
-    different = [directions(tokens, rows, 8, **(options | change)) for change in ({"seed": 1}, {"layer": 2})]
-    different.append(directions(tokens, rows, 8, seed=0, purpose="random_direction", layer=1))
+    different = [directions(tokens, rows, 8, **(options | change)) for change in ({"seed": 1}, {"site": 2})]
+    different.append(directions(tokens, rows, 8, seed=0, purpose="random_direction", site=1))
     for other in (*different, drawn[::-1]):
         assert not (other == drawn).any()
 
@@ -367,11 +369,11 @@ def test_a_control_moves_as_far_in_another_direction():
 def bound(model, tokens, edit, layer=1, hook="attn_out"):
     """Return an edit's function of the layer's clean vectors, all tokens' vectors, and the result."""
     kept = {}
-    clean = CleanRun(model, tokens, hook, [layer], 64, 0)
+    clean = CleanRun(model, tokens, hook, [Site(layer)], 64, 0)
     clean.visit(lambda at, rows, vectors: kept.update(zip(rows.tolist(), vectors.clone(), strict=True)))
     vectors = torch.stack([kept[row] for row in range(len(tokens))])
-    apply, _ = edit.bind(clean)
-    return vectors, apply(vectors, np.arange(len(tokens)), layer)
+    apply = edit.bind(clean).apply
+    return vectors, apply(vectors, np.arange(len(tokens)), Site(layer))
 
 
 def test_set_norm_sets_it_and_keeps_the_direction(model, tokens):
@@ -603,10 +605,10 @@ def test_columns_of_the_token_frame_choose_positions(model, tokens):
 
 def test_controls_change_as_many_other_tokens_or_another_layer(model, tokens):
     edited = chosen(tokens, lambda frame: frame["position"].isin([2, 3]))
-    clean = CleanRun(model, tokens, "attn_out", [0, 1, 2], 64, 5)
+    clean = CleanRun(model, tokens, "attn_out", [Site(0), Site(1), Site(2)], 64, 5)
     edit, targets = Scale(0.5), Targets(clean, token_windows(model, tokens), edited, 3)
     plan = {
-        name: plan_of(targets, (1,), edit, edit.bind(clean), name)
+        name: plan_of(targets, (Site(1),), edit, edit.bind(clean), name)
         for name in ("none", "other_position", "other_layer", "random_direction")
     }
     (elsewhere,) = plan["other_position"].masks().values()
@@ -615,11 +617,11 @@ def test_controls_change_as_many_other_tokens_or_another_layer(model, tokens):
     per_window = pd.Series(elsewhere).groupby(tokens["doc"].to_numpy()).sum()
     assert (per_window == 2).all()
     layers = plan["other_layer"].masks()
-    assert set(layers) == {0, 2}
-    np.testing.assert_array_equal(layers[0] ^ layers[2], edited)
+    assert set(layers) == {Site(0), Site(2)}
+    np.testing.assert_array_equal(layers[Site(0)] ^ layers[Site(2)], edited)
     for mask in layers.values():  # a window is edited in one layer
         assert set(pd.Series(mask)[edited].groupby(tokens["doc"].to_numpy()[edited]).nunique()) == {1}
-    np.testing.assert_array_equal(plan["random_direction"].masks()[1], edited)
+    np.testing.assert_array_equal(plan["random_direction"].masks()[Site(1)], edited)
 
 
 def test_other_layer_is_the_edit_of_the_drawn_layers(model, make_windows):
@@ -938,7 +940,14 @@ def test_an_unknown_replacement_is_refused():
     ("options", "said"),
     [
         ({"hook": "attn_aut"}, "hook must be one of 'resid_pre', .*Did you mean 'attn_out'"),
-        ({"hook": "z"}, "hook must be one of 'resid_pre'"),
+        ({"heads": [0]}, "heads= needs hook='z' or hook='result'"),
+        ({"hook": "z", "heads": [4]}, "heads must be a whole number from 0 to 3; got 4"),
+        ({"measures": "target_loss"}, "'target_loss' needs target="),
+        ({"measures": "logit_difference", "target": 3}, "'logit_difference' needs foil="),
+        ({"target": [1, 2]}, "one for each of 5 documents; got 2"),
+        ({"target": "The cat"}, "target= must be one token; 'The cat' is"),
+        ({"measured_at": "lost"}, "measured_at must be 'all'"),
+        ({"controls": ("direct",), "together": True}, "'direct' needs a layer that is not edited"),
         ({"norm_hook": "result"}, "norm_hook must be one of"),
         ({"layers": [3]}, "layers must be a whole number from 0 to 2; got 3"),
         ({"layers": []}, "layers must be distinct whole numbers, at least 1 of them"),
@@ -992,7 +1001,7 @@ def test_resid_mid_is_the_stream_itself_on_a_hooked_transformer(hooked, load, to
     passes = Passes(model, hook="attn_out", norm_hook="attn_out")
     clean = passes.run(ids)
     real = torch.from_numpy(real)
-    away = passes.run(ids, {1: Edited(real, lambda v: v - kept[1, "resid_mid"][real].double())}, clean)
+    away = passes.run(ids, {Site(1): Edited(real, lambda v: v - kept[1, "resid_mid"][real].double())}, clean)
     at = real.clone()
     at[:, :-1] &= real[:, 1:]
     at[:, -1] = False
@@ -1010,9 +1019,11 @@ def test_an_effect_that_is_not_finite_is_placed(model, tokens):
 
 def test_a_zero_vector_has_no_norm_to_be_set(tiny, backend, tokens):
     model = load_model(tiny, backend=backend)
-    apply, _ = SetNorm(lambda clean: clean["norm"]).bind(CleanRun(model, tokens, "attn_out", [0], 64, 0))
+    apply = (
+        SetNorm(lambda clean: clean["norm"]).bind(CleanRun(model, tokens, "attn_out", [Site(0)], 64, 0)).apply
+    )
     with pytest.raises(NumericalError, match="layer 0, document 'd1', window 0, position 2 is zero"):
-        apply(torch.zeros(1, 32).double(), np.array([7]), 0)
+        apply(torch.zeros(1, 32).double(), np.array([7]), Site(0))
 
 
 def test_dropout_that_is_on_is_an_error(make_gpt2, tokens):

@@ -33,14 +33,21 @@ _MEASURES = {
     "kl": "KL from the clean distribution (nats)",
     "top1": "share of top-1 flips",
     "norms": "change in log norm, last layer",
+    "difference": "norm of the difference, last layer",
+    "target_loss": "change in the target's loss (nats)",
+    "logit_difference": "change in logit difference",
 }
+_OF_LAYERS = ("norms", "difference")
 _DOSES = {
     "scale": ("factor", 1.0, "scaled"),
     "rotate": ("angle (degrees)", 0.0, "rotated"),
+    "rotate_towards": ("angle (degrees)", 0.0, "rotated towards a direction"),
+    "project": ("factor of the component", 1.0, "scaled along a direction"),
+    "patch": ("share of the other document", 0.0, "patched"),
     "surprise": ("residual sd from the predicted norm", None, "set to predicted norms"),
     "set_norm": ("dose", None, "set to norms"),
 }
-_ITSELF = "the edit"
+_ITSELF, _DIRECT = "the edit", "direct effect"
 _TICKED = 7  # doses; more do not have a tick each
 _CROWDED = 12  # layers; the bars of more hide each other
 
@@ -58,8 +65,8 @@ def plot_dose_response(
 ) -> ChartType:
     """Return the figure of an edit's effects by dose: a panel a measure, a line an edited layer.
 
-    A control's lines are dashed. Effects are those on all tokens that an edit can reach; of norms, those in the last
-    layer. Models are rows.
+    A control's lines, or the direct effect's, are dashed. Effects are those on all tokens that an edit can reach; of
+    norms, those in the last layer. Models are rows.
 
     Parameters
     ----------
@@ -69,7 +76,7 @@ def plot_dose_response(
         Which, where the frame has several.
     control : str, optional
         Which control stands beside the edit; by default the frame's only one.
-    measures : sequence of "loss", "kl", "top1", "norms", optional
+    measures : sequence of str, optional
         By default all that the frame has.
     hook, width, height, title
         As in every chart: see `mechreg.charts`.
@@ -149,7 +156,7 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
     """Return one row a mark; of the norms those in each model's last layer."""
     last = shown.groupby("model", observed=True)["measured_layer"].transform("max")
     is_shown = shown["measure"].isin(measures) & (
-        (shown["measure"] != "norms") | (shown["measured_layer"] == last)
+        ~shown["measure"].isin(_OF_LAYERS) | (shown["measured_layer"] == last)
     )
     # Layers stand side by side around their dose, so that their bars do not hide each other.
     layers = np.sort(shown["layer"].unique())
@@ -157,7 +164,7 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
     side = np.searchsorted(layers, shown["layer"]) - (len(layers) - 1) / 2
     x = shown["dose"] + side * 0.16 * (gaps.min() if len(gaps) else 1.0) / len(layers)
     keep = ["model", "layer", "depth", "dose", "measure", *_NUMBERS, "n", "n_docs"]
-    names = {"none": _ITSELF, control: f"control: {str(control).replace('_', ' ')}"}
+    names = {control: f"control: {str(control).replace('_', ' ')}", "none": _ITSELF, "direct": _DIRECT}
     kind = shown["control"].map(names).astype("str")
     return shown.assign(x=x, kind=kind).loc[is_shown, [*keep, "x", "kind"]]
 
@@ -215,9 +222,18 @@ def _sample_size(part: pd.DataFrame) -> str:
 
 def _caption(marks: pd.DataFrame) -> str:
     dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
-    same = " of the same size" if "control: random direction" in dashed else ""
+    more = {
+        "control: random direction": " of the same size",
+        _DIRECT: " (later attention held at its clean values)",
+    }
     is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
     bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
     return " ".join(
-        [bars, *[f"Dashed, without points: {kind.removeprefix('control: ')}{same}." for kind in dashed]]
+        [
+            bars,
+            *[
+                f"Dashed, without points: {kind.removeprefix('control: ')}{more.get(kind, '')}."
+                for kind in dashed
+            ],
+        ]
     )

@@ -1,8 +1,9 @@
-"""The parts of the clean run that edits need: its mean vector, vectors of other documents, its norms."""
+"""The parts of the clean run that edits need: mean vectors, principal components, vectors of other documents, norms."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import einops
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.forward import Act, Batch, Forward, padded_batches
+from mechreg.forward import Act, Batch, Forward, Window, padded_batches
+from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import generator, uniforms
 from mechreg.models import HOOK_POINTS, Model
 from mechreg.norms import window_norms
@@ -19,7 +21,7 @@ from mechreg.schema import InputError
 
 MAX_DONORS = 1024  # vectors kept of every layer: 315 MB in gpt2-xl
 
-DonorPool = tuple[Int[np.ndarray, " pool"], dict[int, Float[Tensor, "pool d_model"]]]
+DonorPool = tuple[Int[np.ndarray, " pool"], dict[Site, Float[Tensor, "pool d"]]]
 
 
 @dataclass(frozen=True)
@@ -29,31 +31,53 @@ class CleanRun:
     model: Model
     tokens: pd.DataFrame
     hook: str
-    layers: Sequence[int]
+    sites: Sequence[Site]
     batch_tokens: int
     seed: int
+    shared: dict[int, Any] = field(
+        default_factory=dict, repr=False
+    )  # what edits of several doses have in common
+
+    def norms(self, site: Site) -> Float[np.ndarray, " tokens"]:
+        """Return the norm of every token at a site."""
+        return self._norms[site.layer if site.head < 0 else site]
 
     @cached_property
-    def norms(self) -> Float[np.ndarray, "layer tokens"]:
-        """The norm of every layer and token."""
+    def _norms(self) -> np.ndarray:
         norms = window_norms(self.model, self.tokens, hooks=(self.hook,), batch_tokens=self.batch_tokens)
         return norms[self.hook].astype("float64")
 
     @cached_property
-    def means(self) -> dict[int, Float[Tensor, " d_model"]]:
-        """The mean vector of each layer over all tokens of the corpus, in float64."""
-        sums: dict[int, Tensor] = {}
+    def means(self) -> dict[Site, Float[Tensor, " d"]]:
+        """The mean vector of each site over all tokens of the corpus, in float64."""
+        sums: dict[Site, Tensor] = {}
 
-        def add(layer: int, rows: np.ndarray, vectors: Tensor) -> None:
-            total = einops.reduce(vectors, "rows d_model -> d_model", "sum")
-            sums[layer] = sums.get(layer, torch.zeros_like(total)) + total
+        def add(site: Site, rows: np.ndarray, vectors: Tensor) -> None:
+            sums[site] = sums.get(site, 0) + einops.reduce(vectors, "rows d -> d", "sum")
 
         self.visit(add)
-        return {layer: total / len(self.tokens) for layer, total in sums.items()}
+        return {site: total / len(self.tokens) for site, total in sums.items()}
+
+    @cached_property
+    def components(self) -> dict[Site, Float[Tensor, "component d"]]:
+        """The principal components of each site's vectors, unit vectors, the one of most variance first."""
+        products: dict[Site, Tensor] = {}
+        means = self.means
+
+        def add(site: Site, rows: np.ndarray, vectors: Tensor) -> None:
+            centred = vectors - means[site]
+            square = einops.einsum(centred, centred, "rows d, rows other -> d other")
+            products[site] = products.get(site, 0) + square
+
+        self.visit(add)
+        return {
+            site: einops.rearrange(torch.linalg.eigh(product)[1].flip(1), "d component -> component d")
+            for site, product in products.items()
+        }
 
     def donors(
-        self, donor_pool: DonorPool, rows: Int[np.ndarray, " rows"], layer: int
-    ) -> Float[Tensor, "rows d_model"]:
+        self, donor_pool: DonorPool, rows: Int[np.ndarray, " rows"], site: Site
+    ) -> Float[Tensor, "rows d"]:
         """Return for every row the vector of a token of another document, drawn from the pool at random."""
         pool_rows, pool = donor_pool
         owner, own = self.docs[pool_rows], self.docs[rows]
@@ -65,10 +89,10 @@ class CleanRun:
                 f"Ablate('resample') takes vectors of other documents, and there is none for {doc!r}; give more "
                 "documents."
             )
-        draw = uniforms(self.tokens, rows, seed=self.seed, purpose="resample", layer=layer)
+        draw = uniforms(self.tokens, rows, seed=self.seed, purpose="resample", site=site)
         pick = np.floor(draw * free).astype(int)
         # The document's own tokens stand together in the pool; the draw steps over them.
-        return pool[layer][torch.from_numpy(np.where(pick >= first, pick + last - first, pick))].double()
+        return pool[site][torch.from_numpy(np.where(pick >= first, pick + last - first, pick))].double()
 
     @cached_property
     def docs(self) -> Int[np.ndarray, " tokens"]:
@@ -77,38 +101,46 @@ class CleanRun:
 
     @cached_property
     def donor_pool(self) -> DonorPool:
-        """At most 1,024 rows drawn from the corpus, in the order of their documents, and their vectors by layer."""
+        """At most 1,024 rows drawn from the corpus, in the order of their documents, and their vectors by site."""
         draw = generator(self.seed, "donors").permutation(len(self.tokens))[:MAX_DONORS]
         chosen = draw[np.lexsort((draw, self.docs[draw]))]
         place = np.full(len(self.tokens), -1)
         place[chosen] = np.arange(len(chosen))
-        pool: dict[int, Tensor] = {}
-        dtype = next(iter(self.model.parameters())).dtype
+        pool: dict[Site, Tensor] = {}
 
-        def put(layer: int, rows: np.ndarray, vectors: Tensor) -> None:
+        def put(site: Site, rows: np.ndarray, vectors: Tensor) -> None:
             drawn = place[rows] >= 0
-            if layer not in pool:
+            if site not in pool:
                 shape = (len(chosen), vectors.shape[1])
-                pool[layer] = torch.empty(shape, dtype=dtype, device=vectors.device)
-            pool[layer][torch.from_numpy(place[rows][drawn])] = vectors[torch.from_numpy(drawn)].to(dtype)
+                pool[site] = torch.empty(shape, dtype=self.dtype, device=vectors.device)
+            pool[site][torch.from_numpy(place[rows][drawn])] = vectors[torch.from_numpy(drawn)].to(self.dtype)
 
         self.visit(put)
         return chosen, pool
 
-    def visit(self, look: Callable[[int, np.ndarray, Tensor], None]) -> None:
-        """Call a function with the layer, the rows and the vectors, in float64, of every batch."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return next(iter(self.model.parameters())).dtype
+
+    def visit(
+        self, look: Callable[[Site, np.ndarray, Tensor], None], windows: Sequence[Window] | None = None
+    ) -> None:
+        """Call a function with the site, the rows and the vectors, in float64, of every batch of some windows."""
 
         def looking(layer: int, batch: Batch) -> Act:
             def act(activation: Tensor) -> None:
                 mask = torch.from_numpy(batch.real).to(activation.device)
-                look(layer, batch.rows[batch.real], activation[mask].double())
+                for site in self.sites:
+                    if site.layer == layer:
+                        look(site, batch.rows[batch.real], site.of(activation)[mask].double())
 
             return act
 
-        for batch in padded_batches(self.model, self.tokens, self.batch_tokens):
+        for batch in padded_batches(self.model, self.tokens, self.batch_tokens, windows):
             acts = [
                 (f"blocks.{layer}.{HOOK_POINTS[self.hook][0]}", looking(layer, batch))
-                for layer in self.layers
+                for layer in dict.fromkeys(site.layer for site in self.sites)
             ]
             with Forward(self.model, acts) as run:
                 run(batch.ids)

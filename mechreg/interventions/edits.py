@@ -1,36 +1,37 @@
-"""Edits of a vector: scale it, turn it, replace it, or give it another norm."""
+"""Edits of a vector: scale it, turn it, take a direction out of it, or put another in its place."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import einops
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechreg.forward import Window, token_windows
 from mechreg.interventions.clean import CleanRun
+from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import directions
-from mechreg.models import record_of
-from mechreg.outside import to_pandas
-from mechreg.schema import (
-    TOKEN_KEYS,
-    InputError,
-    NumericalError,
-    require,
-    require_number,
-    require_option,
-    require_whole_number,
-)
+from mechreg.norms import is_per_head, token_frame
+from mechreg.schema import InputError, require_number, require_option, require_whole_number
 
-# Vectors in float64, their rows in the token frame, the layer -> the vectors after the edit.
-Apply = Callable[[Tensor, np.ndarray, int], Tensor]
-# Which tokens of each layer an edit can change; None is all of them.
-Reach = dict[int, Bool[np.ndarray, " tokens"]]
+# Vectors in float64, their rows in the token frame, the site -> the vectors after the edit.
+Apply = Callable[[Tensor, np.ndarray, Site], Tensor]
+# Which tokens of each site an edit can change; None is all of them.
+Reach = dict[Site, Bool[np.ndarray, " tokens"]]
 Replacement = Literal["zero", "mean", "resample"]
+Align = Literal["exact", "start", "end"]
+
+
+class Bound(NamedTuple):
+    """An edit of one model and corpus. ``prepare`` is called with a batch's rows before its passes."""
+
+    apply: Apply
+    reach: Reach | None = None
+    prepare: Callable[[Int[np.ndarray, " rows"]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,46 +55,98 @@ class Scale:
         """The factor."""
         return float(self.factor)
 
-    def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return the function of vectors, and the tokens it can change."""
-        return (lambda vectors, rows, layer: vectors * self.factor), None
+    def bind(self, clean: CleanRun) -> Bound:
+        """Return the edit bound to a model and corpus."""
+        return Bound(lambda vectors, rows, site: vectors * self.factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rotate:
-    """The vector turned by ``angle`` degrees in a random plane that contains it; its norm does not change.
+    """The vector turned by ``angle`` degrees; its norm does not change.
 
-    The plane belongs to the seed, the document, the position and the layer: it is the same for every angle,
-    and does not depend on batches. 180 turns the vector around.
+    It turns in a random plane that contains it, which belongs to the seed, the document, the position and the layer:
+    it is the same for every angle, and does not depend on batches. 180 turns the vector around. With ``towards``, a
+    direction as in `Project`, it turns in the plane of both, and past the direction where the angle is larger.
 
     Examples
     --------
-    >>> Rotate(30, seed=1).dose
-    30.0
+    >>> Rotate(30, seed=1).dose, Rotate(30, towards=1).name
+    (30.0, 'rotate_towards')
     """
 
     angle: float | int
     seed: int = 0
-    name: ClassVar[str] = "rotate"
+    towards: Any = None
 
     def __post_init__(self) -> None:
         require_number(self.angle, name="The angle of Rotate, in degrees,", example=30)
         require_whole_number(self.seed, name="seed", least=0)
 
     @property
+    def name(self) -> str:
+        """The name of the edit."""
+        return "rotate" if self.towards is None else "rotate_towards"
+
+    @property
     def dose(self) -> float:
         """The angle in degrees."""
         return float(self.angle)
 
-    def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return the function of vectors, and the tokens it can change."""
+    def bind(self, clean: CleanRun) -> Bound:
+        """Return the edit bound to a model and corpus."""
+        units = None if self.towards is None else _units(self.towards, clean, who="Rotate's towards=")
 
-        def turn(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
-            options: Any = {"seed": self.seed, "purpose": "rotate", "layer": layer}
-            drawn = directions(clean.tokens, rows, vectors.shape[1], **options)
-            return rotated(vectors, torch.from_numpy(drawn).to(vectors.device), float(self.angle))
+        def turn(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
+            if units is None:
+                options: Any = {"seed": self.seed, "purpose": "rotate", "site": site}
+                other = torch.from_numpy(directions(clean.tokens, rows, vectors.shape[1], **options))
+            else:
+                other = units[site].expand_as(vectors)
+            return rotated(vectors, other.to(vectors.device), float(self.angle))
 
-        return turn, None
+        return Bound(turn)
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """The vector's component along a direction times ``factor``; 0 takes it out, 1 changes nothing.
+
+    Parameters
+    ----------
+    direction : int or array
+        A principal component of the clean vectors of these documents, 1 for the first, computed at each layer (and
+        head); or a vector of d_model (d_head at z), one for all layers, or "layer d", or "layer head d". Its length
+        does not matter.
+    factor : float
+
+    Examples
+    --------
+    >>> Project(1).dose
+    0.0
+    """
+
+    direction: Any
+    factor: float | int = 0.0
+    name: ClassVar[str] = "project"
+
+    def __post_init__(self) -> None:
+        require_number(self.factor, name="The factor of Project", example=0.0)
+
+    @property
+    def dose(self) -> float:
+        """The factor."""
+        return float(self.factor)
+
+    def bind(self, clean: CleanRun) -> Bound:
+        """Return the edit bound to a model and corpus."""
+        units = _units(self.direction, clean, who="Project")
+
+        def project(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
+            unit = units[site].to(vectors.device)
+            along = einops.einsum(vectors, unit, "rows d, d -> rows")
+            return vectors + (self.factor - 1) * einops.einsum(along, unit, "rows, d -> rows d")
+
+        return Bound(project)
 
 
 @dataclass(frozen=True)
@@ -101,7 +154,7 @@ class Ablate:
     """The vector replaced: by zeros, by the corpus' mean at that layer, or by another document's vector.
 
     ``"mean"`` is over the clean vectors of all tokens; ``"resample"`` draws a token of another document for
-    every token, by the seed of `intervene`.
+    every token, by the seed of `intervene`. `Patch` takes the vectors of documents that you give.
 
     Examples
     --------
@@ -120,115 +173,93 @@ class Ablate:
         """The name of the edit, with the replacement."""
         return f"ablate_{self.replacement}"
 
-    def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return the function of vectors, and the tokens it can change."""
+    def bind(self, clean: CleanRun) -> Bound:
+        """Return the edit bound to a model and corpus."""
         # Read now: within the edited pass the clean run would be edited too.
         if self.replacement == "zero":
-            return (lambda vectors, rows, layer: torch.zeros_like(vectors)), None
+            return Bound(lambda vectors, rows, site: torch.zeros_like(vectors))
         if self.replacement == "mean":
             means = clean.means
-            return (lambda vectors, rows, layer: means[layer].expand_as(vectors)), None
+            return Bound(lambda vectors, rows, site: means[site].expand_as(vectors))
         pool = clean.donor_pool
-        return (lambda vectors, rows, layer: clean.donors(pool, rows, layer)), None
+        return Bound(lambda vectors, rows, site: clean.donors(pool, rows, site))
 
 
 @dataclass(frozen=True, eq=False)
-class SetNorm:
-    """The vector stretched or shrunk to a norm of its own for every token; its direction does not change.
+class Patch:
+    """The vector of another document at the same position in its place.
 
     Parameters
     ----------
-    values : pandas.DataFrame, array or function
-        A frame of doc, window, position, layer, norm: tokens without a row, or with NaN, are left as they are.
-        If it has model or hook, only the rows of the model and hook that are edited are taken. An array of
-        layer x token, in the order of the token frame, NaN likewise. Or a function of a frame with one layer's clean
-        norms (the token frame's columns, layer, norm) that gives the new norms.
-    dose : float
-        The value of the column ``dose``.
+    source : documents
+        As many as are edited, in the same order; anything that `intervene` takes as documents.
+    share : float
+        How much of the way to the other vector: the dose.
+    align : {"exact", "start", "end"}
+        "exact" refuses documents of unequal length. "start" counts positions from the first token of a window, "end"
+        from the last; tokens without a partner are left as they are.
 
     Examples
     --------
-    >>> SetNorm(lambda clean: clean["norm"].clip(upper=10.0), dose=10.0).dose
-    10.0
+    >>> Patch(["The cat sat on the mat."]).dose
+    1.0
     """
 
-    values: Any
-    dose: float | int = float("nan")
-    name: ClassVar[str] = "set_norm"
+    source: Any
+    share: float | int = 1.0
+    align: Align = "exact"
+    name: ClassVar[str] = "patch"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", to_pandas(self.values))
-        if isinstance(self.values, pd.DataFrame):
-            require(self.values, (*TOKEN_KEYS, "layer", "norm"), who="SetNorm")
-        elif not callable(self.values) and np.ndim(self.values) != 2:
-            raise InputError(
-                "SetNorm needs a frame of doc, window, position, layer and norm, an array of layer x token, or a "
-                f"function of a frame of clean norms; got {type(self.values).__name__}."
-            )
+        require_number(self.share, name="The share of Patch", example=1.0)
+        require_option(self.align, get_args(Align), name="align")
 
-    def bind(self, clean: CleanRun) -> tuple[Apply, Reach | None]:
-        """Return the function of vectors, and the tokens it can change."""
-        wanted = self._wanted(clean)
-        for layer, values in wanted.items():
-            bad = ~np.isnan(values) & ~(np.isfinite(values) & (values >= 0))
-            if bad.any():
-                raise InputError(
-                    f"SetNorm needs norms of 0 or more, all finite; got {values[int(bad.argmax())]} in layer {layer}."
-                )
+    @property
+    def dose(self) -> float:
+        """The share."""
+        return float(self.share)
 
-        def resize(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
-            norms = _norms(vectors)
-            if not bool((norms > 0).all()):
-                place = clean.tokens.iloc[int(rows[int((norms <= 0).int().argmax())])]
-                raise NumericalError(
-                    f"SetNorm needs a direction, and the vector of layer {layer}, document {place['doc']!r}, window "
-                    f"{place['window']}, position {place['position']} is zero."
-                )
-            target = torch.from_numpy(wanted[layer][rows]).to(vectors)
-            return vectors * einops.rearrange(target / norms, "rows -> rows 1")
+    def bind(self, clean: CleanRun) -> Bound:
+        """Return the edit of a model and corpus; vectors are read batch by batch."""
+        source = replace(clean, tokens=token_frame(clean.model, self.source).reset_index(drop=True))
+        windows = token_windows(source.model, source.tokens)
+        partner = _partners(clean, windows, self.align)
+        starts = np.array([window.start for window in windows])
+        order: list[Int[np.ndarray, " rows"]] = []
+        held: dict[Site, Float[Tensor, "rows d"]] = {}
 
-        return resize, {layer: ~np.isnan(values) for layer, values in wanted.items()}
+        def prepare(rows: Int[np.ndarray, " rows"]) -> None:
+            wanted = partner[rows]
+            numbers = np.unique(np.searchsorted(starts, wanted[wanted >= 0], side="right") - 1)
+            parts: dict[Site, list[Tensor]] = {}
+            order.clear()
 
-    def _wanted(self, clean: CleanRun) -> dict[int, Float[np.ndarray, " tokens"]]:
-        """Return the norm of every token in each layer, NaN where it is left as it is."""
-        if isinstance(self.values, pd.DataFrame):
-            return _from_frame(self.values, clean)
-        n_tokens = len(clean.tokens)
-        if not callable(self.values):
-            array = np.asarray(self.values, dtype="float64")
-            shape = (int(clean.model.cfg.n_layers), n_tokens)
-            if array.shape != shape:
-                raise InputError(f"SetNorm needs an array of layer x token, {shape}; got {array.shape}.")
-            return {layer: array[layer] for layer in clean.layers}
-        wanted = {}
-        for layer in clean.layers:
-            frame = clean.tokens.assign(layer=layer, norm=clean.norms[layer])
-            wanted[layer] = np.asarray(self.values(frame), dtype="float64")
-            if wanted[layer].shape != (n_tokens,):
-                raise InputError(
-                    f"SetNorm's function must give one norm for each of {n_tokens} tokens; got shape "
-                    f"{wanted[layer].shape}."
-                )
-        return wanted
+            def keep(site: Site, at: np.ndarray, vectors: Tensor) -> None:
+                parts.setdefault(site, []).append(vectors.to(clean.dtype))
+                if site == clean.sites[0]:
+                    order.append(at)
 
+            source.visit(keep, [windows[number] for number in numbers])
+            held.clear()
+            held.update({site: torch.cat(some) for site, some in parts.items()})
 
-class Surprise(SetNorm):
-    """Norms set so many residual standard deviations from their predictions: what `surprise_edits` gives."""
+        def patch(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
+            have = np.concatenate(order)
+            sorted_rows = np.argsort(have)
+            at = sorted_rows[np.searchsorted(have, partner[rows], sorter=sorted_rows)]
+            return torch.lerp(vectors, held[site][torch.from_numpy(at)].to(vectors), float(self.share))
 
-    name: ClassVar[str] = "surprise"
-
-
-Edit = Scale | Rotate | Ablate | SetNorm
+        return Bound(patch, dict.fromkeys(clean.sites, partner >= 0), prepare)
 
 
 def rotated(
-    vectors: Float[Tensor, "rows d_model"], drawn: Float[Tensor, "rows d_model"], degrees: float
-) -> Float[Tensor, "rows d_model"]:
-    """Return vectors turned by an angle towards the orthogonal part of the drawn ones; zeros stay zeros."""
+    vectors: Float[Tensor, "rows d"], other: Float[Tensor, "rows d"], degrees: float
+) -> Float[Tensor, "rows d"]:
+    """Return vectors turned by an angle towards the orthogonal part of the other ones; zeros stay zeros."""
     norms = einops.rearrange(_norms(vectors), "rows -> rows 1")
     unit = vectors / torch.where(norms > 0, norms, 1.0)
-    upright = drawn
-    for _ in range(2):  # once more, since a drawn vector that is nearly parallel leaves few digits
+    upright = other
+    for _ in range(2):  # once more, since a vector that is nearly parallel leaves few digits
         along = einops.rearrange(einops.einsum(upright, unit, "rows d, rows d -> rows"), "rows -> rows 1")
         upright = upright - along * unit
         upright = upright / einops.rearrange(_norms(upright), "rows -> rows 1")
@@ -237,43 +268,65 @@ def rotated(
 
 
 def moved_at_random(
-    vectors: Float[Tensor, "rows d_model"],
-    edited: Float[Tensor, "rows d_model"],
-    drawn: Float[Tensor, "rows d_model"],
-) -> Float[Tensor, "rows d_model"]:
+    vectors: Float[Tensor, "rows d"], edited: Float[Tensor, "rows d"], drawn: Float[Tensor, "rows d"]
+) -> Float[Tensor, "rows d"]:
     """Return vectors moved as far as an edit moved them, in the direction of the drawn ones."""
     size = _norms(edited - vectors) / _norms(drawn)
     return vectors + einops.rearrange(size, "rows -> rows 1") * drawn
 
 
-def _norms(vectors: Float[Tensor, "rows d_model"]) -> Float[Tensor, " rows"]:
-    return einops.reduce(vectors.square(), "rows d_model -> rows", "sum").sqrt()
+def _norms(vectors: Float[Tensor, "rows d"]) -> Float[Tensor, " rows"]:
+    return einops.reduce(vectors.square(), "rows d -> rows", "sum").sqrt()
 
 
-def _from_frame(frame: pd.DataFrame, clean: CleanRun) -> dict[int, Float[np.ndarray, " tokens"]]:
-    """Return a frame's norms by layer, in the order of the token frame."""
-    for key, edited in (("model", record_of(clean.model).name), ("hook", clean.hook)):
-        if key in frame.columns:
-            have = sorted(frame[key].astype("str").unique())
-            frame = frame[frame[key].astype("str") == edited]
-            if frame.empty:
-                raise InputError(f"SetNorm's frame has no rows of the {key} {edited!r}; it has {have}.")
-    frame = frame[frame["norm"].notna()].astype({"doc": "str"})
-    keys = pd.MultiIndex.from_frame(clean.tokens[[*TOKEN_KEYS]].astype({"doc": "str"}))
-    wanted = {layer: np.full(len(clean.tokens), np.nan) for layer in clean.layers}
-    for layer, values in wanted.items():
-        part = frame[frame["layer"] == layer]
-        if part.duplicated([*TOKEN_KEYS]).any():
+def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Tensor, " d"]]:
+    """Return a direction at every site as a unit vector: a principal component by number, or what an array says."""
+    cfg = clean.model.cfg
+    width = int(cfg.d_head if clean.hook == "z" else cfg.d_model)
+    if isinstance(direction, int | np.integer) and not isinstance(direction, bool):
+        require_whole_number(direction, name=f"{who}: the principal component", most=width, least=1)
+        return {site: components[int(direction) - 1] for site, components in clean.components.items()}
+    if isinstance(direction, Tensor):
+        direction = direction.detach().cpu()
+    try:
+        array = np.asarray(direction, dtype="float64")
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    layers, heads = int(cfg.n_layers), int(cfg.n_heads)
+    shapes = [(width,), (layers, width), *([(layers, heads, width)] if is_per_head(clean.hook) else [])]
+    if array.shape not in shapes:
+        raise InputError(
+            f"{who} needs a principal component by its number, or a direction of shape "
+            f"{' or '.join(map(str, shapes))}; got {array.shape if array.size else type(direction).__name__}."
+        )
+    units = {}
+    for site in clean.sites:
+        vector = array if array.ndim == 1 else array[(site.layer, site.head)[: array.ndim - 1]]
+        length = float(np.linalg.norm(vector))
+        if not (np.isfinite(length) and length > 0):
+            raise InputError(f"{who} needs finite directions that are not zero; layer {site} has none.")
+        units[site] = torch.from_numpy(vector / length)
+    return units
+
+
+def _partners(clean: CleanRun, theirs: list[Window], align: Align) -> Int[np.ndarray, " tokens"]:
+    """Return the source's row for every row, -1 where it has none."""
+    own = token_windows(clean.model, clean.tokens)
+    if len(own) != len(theirs):
+        raise InputError(
+            f"Patch needs a source for every window, in the same order; the documents have {len(own)} and the source "
+            f"has {len(theirs)}."
+        )
+    partner = np.full(len(clean.tokens), -1)
+    for window, other in zip(own, theirs, strict=True):
+        if align == "exact" and window.length != other.length:
             raise InputError(
-                f"SetNorm needs one norm for each token; the frame has two for one token in layer {layer}."
+                f"Patch takes vectors by position, and document {clean.tokens['doc'].iat[window.start]!r} has "
+                f"{window.length} tokens where its source has {other.length}; give prompts of equal length, or "
+                "align='start' or 'end'."
             )
-        at: Int[np.ndarray, " rows"] = keys.get_indexer(pd.MultiIndex.from_frame(part[[*TOKEN_KEYS]]))
-        part, at = part[at >= 0], at[at >= 0]
-        if "token_id" in part and (clean.tokens["token_id"].to_numpy()[at] != part["token_id"]).any():
-            raise InputError(
-                "SetNorm's frame has other token ids at these places; give the frame of these texts."
-            )
-        values[at] = part["norm"].to_numpy(dtype="float64")
-    if all(np.isnan(values).all() for values in wanted.values()):
-        raise InputError("SetNorm's frame has no norm for any of these documents' tokens in these layers.")
-    return wanted
+        n = min(window.length, other.length)
+        skip = (window.length - n, other.length - n) if align == "end" else (0, 0)
+        first = window.start + skip[0]
+        partner[first : first + n] = np.arange(n) + other.start + skip[1]
+    return partner

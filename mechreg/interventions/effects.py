@@ -5,18 +5,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from mechreg.forward import token_bar, token_windows
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
-from mechreg.interventions.edits import Edit
-from mechreg.interventions.measuring import NEXT_TOKEN, Measuring
-from mechreg.interventions.passes import Passes
-from mechreg.interventions.plans import Plan, Targets, plan_of
+from mechreg.interventions.measuring import ANSWERS, OF_LAYERS, Measuring
+from mechreg.interventions.passes import Passes, Site
+from mechreg.interventions.plans import Edit, Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
-from mechreg.models import HOOK_POINTS, load_model
-from mechreg.norms import token_frame
+from mechreg.models import HOOK_POINTS, Model, load_model, record_of
+from mechreg.norms import is_per_head, token_frame
 from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,
@@ -27,12 +26,14 @@ from mechreg.schema import (
     require_whole_numbers,
 )
 
-Measure = Literal["loss", "kl", "top1", "norms"]
-Control = Literal["random_direction", "other_position", "other_layer"]
+Measure = Literal["loss", "kl", "top1", "norms", "difference", "target_loss", "logit_difference"]
+Control = Literal["random_direction", "other_position", "other_layer", "direct"]
+Answer = str | int | Sequence[str | int] | None
 
 EFFECT_COLUMNS = (
-    *("model", "hook", "layer", "depth", "edit", "dose", "control", "measure", "norm_hook", "measured_layer"),
-    *("offset", "estimate", "std_error", "df", "conf_low", "conf_high", "clean", "n", "n_docs", "n_edited"),
+    *("model", "hook", "layer", "head", "depth", "edit", "dose", "control", "measure", "norm_hook"),
+    *("measured_layer", "offset", "estimate", "std_error", "df", "conf_low", "conf_high", "clean"),
+    *("n", "n_docs", "n_edited"),
 )
 BATCH_TOKENS = 1024
 
@@ -45,8 +46,12 @@ def intervene(
     *,
     hook: str = "attn_out",
     layers: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
     positions: Positions = "all",
     measures: Sequence[str] = ("loss", "kl", "top1", "norms"),
+    measured_at: Positions = "all",
+    target: Answer = None,
+    foil: Answer = None,
     controls: Sequence[str] = (),
     together: bool = False,
     norm_hook: str | None = None,
@@ -56,10 +61,11 @@ def intervene(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Return the effects of an edit of one hook point downstream: on the next token, and on the norms that follow.
+    """Return the effects of an edit of one hook point downstream: on the next token, and on the layers that follow.
 
-    Every batch runs clean once, then once for each layer, edit and control, in the same shape and order.
+    Every batch runs clean once, then once for each layer, head, edit and control, in the same shape and order.
     The tokens counted are those that an edit can reach: at and after the first edited token of their window.
+    Memory does not grow with documents times edits: sums are kept of a few documents at a time.
 
     Parameters
     ----------
@@ -67,25 +73,35 @@ def intervene(
         Anything that `load_model` takes.
     documents : documents frame, list of str, path, or token frame
         What `read_corpus` takes or gives, or what `tokenize` gives, with any further columns.
-    edit : Scale, Rotate, Ablate, SetNorm, or a sequence of them
+    edit : Scale, Rotate, Project, Ablate, Patch, SetNorm, or a sequence of them
         A sequence gives the doses.
     hook : str
-        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post: where the edit is made.
-    layers : int or sequence of int, optional
-        Edited one at a time; all layers by default.
-    positions : "all", "first", int, str or function
-        All tokens; position 0; every k-th token (positions k, 2k, ...); a column of booleans of the token frame;
-        or a function of the token frame that gives booleans: ``lambda tokens: tokens["pos"] == "NOUN"``.
-    measures : one or several of "loss", "kl", "top1", "norms"
-        Change of the next token's cross-entropy (nats); KL(clean || edited) (nats); share of tokens whose
-        likeliest next token is another; change of the log norm at ``norm_hook`` in every later layer.
-    controls : one or several of "random_direction", "other_position", "other_layer"
+        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post: where the edit is made. At z and
+        result (what a head reads out before and after its output matrix) heads are edited.
+    layers, heads : int or sequence of int, optional
+        Edited one at a time; all by default.
+    positions : "all", "first", "last", int, str or function
+        All tokens; the first or last of each window; every k-th token (positions k, 2k, ...); a column of booleans of
+        the token frame; or a function of it that gives booleans: ``lambda tokens: tokens["pos"] == "NOUN"``.
+    measures : one or several of these names
+        Of the next token: "loss", the change of its cross-entropy (nats); "kl", KL(clean || edited) (nats); "top1", the
+        share of tokens whose likeliest next token is another. Of every later layer at ``norm_hook``: "norms", the
+        change of the log norm; "difference", the norm of edited less clean. "target_loss": the change of the target's
+        cross-entropy. "logit_difference": the change of the target's logit less the foil's.
+    measured_at : as positions
+        Tokens whose effects count: "last" for the answer to a prompt.
+    target, foil : str, int or sequence of them
+        A token, as text or as id, for all documents; or one for each document.
+    controls : one or several of "random_direction", "other_position", "other_layer", "direct"
         As well as the edit itself: a change of the same size in a random direction; the same edit at as many
-        other tokens of the window (never position 0); the same edit in another layer, drawn for each window.
+        other tokens of the window (never position 0); the same edit in another layer, drawn for each window; the same
+        edit where attention in later layers adds what it added in the clean run (the direct effect; what the edit
+        itself has beyond it goes through later attention).
     together : bool
-        Edit all the layers in one pass: ``layer`` is then -1. Norms are what a layer computed before its own edit.
+        Edit all the layers and heads in one pass: ``layer`` and ``head`` are then -1. Norms are what a layer computed
+        before its own edit.
     norm_hook : str, optional
-        Where norms are measured; by default at ``hook``.
+        Where norms are measured; by default at ``hook``, and at attn_out for heads.
     max_offset : int
         Effects are also given separately for tokens 0, 1, ... max_offset after the last edited token.
     batch_tokens : int
@@ -99,11 +115,11 @@ def intervene(
     Returns
     -------
     pandas.DataFrame
-        model, hook, layer (edited), depth, edit, dose, control ("none" for the edit itself), measure,
-        norm_hook and measured_layer ("" and -1 but for norms), offset (-1: all tokens reached), estimate,
-        std_error, df, conf_low, conf_high, clean (the measure's mean in the clean run: loss or log norm), n
-        (tokens), n_docs, n_edited (vectors changed). An estimate is the mean over documents of their means,
-        its interval t(n_docs - 1) of those; NaN with one document.
+        model, hook, layer (edited), head (-1 but for heads), depth, edit, dose, control ("none" for the edit itself),
+        measure, norm_hook and measured_layer ("" and -1 but for measures of layers), offset (-1: all tokens reached),
+        estimate, std_error, df, conf_low, conf_high, clean (the mean in the clean run: loss, log norm, norm, logit
+        difference), n (tokens), n_docs, n_edited (vectors changed). An estimate is the mean over documents of their
+        means, its interval t(n_docs - 1) of those; NaN with one document.
 
     Raises
     ------
@@ -116,19 +132,18 @@ def intervene(
 
     Examples
     --------
-    >>> from mechreg.interventions import Scale
+    >>> from mechreg.interventions import Patch, Scale
     >>> effects = intervene("mini-s", ["The cat sat on the mat.", "It rained."], Scale(0.0), layers=[0])
     >>> effects.query("measure == 'kl' and offset == -1")["estimate"].gt(0).tolist()
     [True]
+    >>> patched = intervene("mini-s", ["The dog sat"], Patch(["The cat sat"]), hook="z", layers=0, measures="kl")
+    >>> sorted(set(patched["head"]))
+    [0, 1, 2, 3]
     """
     model = load_model(model)
-    n_layers = int(model.cfg.n_layers)
     edits = _edits(edit)
     wanted = require_names(measures, get_args(Measure), name="measures")
     checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
-    layers = require_whole_numbers(
-        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
-    )
     for name, number, least in (
         ("seed", seed, 0),
         ("batch_tokens", batch_tokens, 1),
@@ -136,33 +151,104 @@ def intervene(
     ):
         require_whole_number(number, name=name, least=least)
     require_conf_level(conf_level)
-    if "other_layer" in checks and (together or n_layers < 2):
-        raise InputError("The control 'other_layer' needs a layer that is not edited; leave it out.")
-    options = {"norms": "norms" in wanted, "logits": wanted != ["norms"]}
-    passes = Passes(model, hook=hook, norm_hook=norm_hook or hook, **options)
+    passes = _passes(model, hook, norm_hook, wanted, checks)
+    sites = _sites(passes, layers, heads)
+    for name in ("other_layer", "direct"):
+        if name in checks and (together or passes.n_layers < 2):
+            raise InputError(f"The control {name!r} needs a layer that is not edited; leave it out.")
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = token_windows(model, tokens)
-    edited = chosen(tokens, positions)
-    needed = list(range(n_layers)) if "other_layer" in checks else layers
-    clean = CleanRun(model, tokens, hook, needed, int(batch_tokens), int(seed))
+    edited, counted = chosen(tokens, positions), chosen(tokens, measured_at, name="measured_at")
+    groups = [tuple(sites)] if together else [(site,) for site in sites]
+    if "other_layer" in checks:
+        sites = [
+            Site(i, head) for i in range(passes.n_layers) for head in dict.fromkeys(s.head for s in sites)
+        ]
+    clean = CleanRun(model, tokens, hook, sites, int(batch_tokens), int(seed))
+    answers = _answers(clean, wanted, target, foil)
+    targets = Targets(clean, windows, edited, passes.n_layers)
     bound = [(one, one.bind(clean)) for one in edits]
-    targets = Targets(clean, windows, edited, n_layers)
-    plans = [
-        plan_of(targets, group, one, functions, control)
-        for group in ([tuple(layers)] if together else [(layer,) for layer in layers])
-        for one, functions in bound
-        for control in checks
-    ]
-    counts, touched = _edited_counts(plans, len(tokens))
+    plans = [plan_of(targets, g, one, made, check) for g in groups for one, made in bound for check in checks]
+    n_edited, touched = _edited_counts(plans, len(tokens))
     windows = [window for window in windows if touched[window.rows].any()]
-    total = sum(window.length for window in windows) * (len(plans) + 1)
-    with token_bar(total, progress) as bar:
-        means = Measuring(passes, clean, wanted, int(max_offset), bar).means(windows, plans)
+    with token_bar(sum(window.length for window in windows) * (len(plans) + 1), progress) as bar:
+        measuring = Measuring(passes, clean, wanted, counted, answers, int(max_offset), bar)
+        means = measuring.means(windows, plans)
     tables = [
-        _rows(plan, passes, wanted, conf_level, *effects_and_cleans, n_edited)
-        for plan, effects_and_cleans, n_edited in zip(plans, means, counts, strict=True)
+        _rows(plan, measuring, conf_level, *effects_and_cleans, n)
+        for plan, effects_and_cleans, n in zip(plans, means, n_edited, strict=True)
     ]
-    return pd.concat(tables, ignore_index=True)[list(EFFECT_COLUMNS)]
+    effects = pd.concat(tables, ignore_index=True)
+    if effects.empty:
+        raise InputError(
+            f"{plans[0].edit.name} reaches nothing that is measured: no token follows an edited one, or no layer "
+            "follows the last. Choose other positions=, layers=, measured_at= or measures=."
+        )
+    return effects[list(EFFECT_COLUMNS)]
+
+
+def _passes(model: Model, hook: str, norm_hook: str | None, wanted: list[str], checks: list[str]) -> Passes:
+    """Return the passes that compute what is measured."""
+    if norm_hook is None:
+        norm_hook = "attn_out" if hook in ("z", "result") else hook
+    return Passes(
+        model,
+        hook=hook,
+        norm_hook=norm_hook,
+        norms=bool({*wanted} & {*OF_LAYERS}),
+        logits=bool({*wanted} - {*OF_LAYERS}),
+        distances="difference" in wanted,
+        direct="direct" in checks,
+    )
+
+
+def _sites(passes: Passes, layers: Any, heads: Any) -> list[Site]:
+    """Return the layers that are edited, or their heads."""
+    chosen_layers = require_whole_numbers(
+        range(passes.n_layers) if layers is None else layers, name="layers", most=passes.n_layers - 1
+    )
+    if not is_per_head(passes.hook):
+        if heads is not None:
+            raise InputError(f"heads= needs hook='z' or hook='result'; the hook is {passes.hook!r}.")
+        return [Site(layer) for layer in chosen_layers]
+    n_heads = int(passes.model.cfg.n_heads)
+    chosen_heads = require_whole_numbers(
+        range(n_heads) if heads is None else heads, name="heads", most=n_heads - 1
+    )
+    return [Site(layer, head) for layer in chosen_layers for head in chosen_heads]
+
+
+def _answers(clean: CleanRun, wanted: list[str], target: Any, foil: Any) -> Int[np.ndarray, "doc 2"]:
+    """Return the ids of the target and the foil of every document; zeros where none is needed."""
+    ids = np.zeros((int(clean.docs.max()) + 1, 2), np.int64)
+    for i, (name, value) in enumerate({"target": target, "foil": foil}.items()):
+        needing = [measure for measure in wanted if measure in ANSWERS[i:]]
+        if needing and value is None:
+            raise InputError(f"The measure {needing[0]!r} needs {name}=, a token as text or as id.")
+        if value is not None:
+            several = one_or_many(value)
+            if len(several) not in (1, len(ids)):
+                raise InputError(
+                    f"{name}= must be one token, or one for each of {len(ids)} documents; got {len(several)}."
+                )
+            ids[:, i] = [token_id(clean.model, one, name=name) for one in several]
+    return ids
+
+
+def token_id(model: Model, token: Any, *, name: str) -> int:
+    """Return the id of a token that is given as text or as id."""
+    if not isinstance(token, str):
+        require_whole_number(
+            token, name=f"{name}, a token as text or as id,", most=int(model.cfg.d_vocab) - 1, least=0
+        )
+        return int(token)
+    ids = model.tokenizer(token, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise InputError(
+            f"{name}= must be one token; {token!r} is {len(ids)} tokens of {record_of(model).name}: "
+            f"{[model.tokenizer.decode([piece]) for piece in ids]}. A word within a text mostly begins with its space."
+        )
+    return int(ids[0])
 
 
 def _edited_counts(plans: Sequence[Plan], n_tokens: int) -> tuple[list[int], Bool[np.ndarray, " tokens"]]:
@@ -177,55 +263,42 @@ def _edited_counts(plans: Sequence[Plan], n_tokens: int) -> tuple[list[int], Boo
 
 def _rows(
     plan: Plan,
-    passes: Passes,
-    wanted: list[str],
+    measuring: Measuring,
     conf_level: float,
     effects: DocumentMeans,
     cleans: DocumentMeans,
     n_edited: int,
 ) -> pd.DataFrame:
-    """Return a plan's rows of the effects frame."""
-    table = effects.table(conf_level=conf_level)
-    clean = cleans.table(conf_level=conf_level)["estimate"]
-    # The norms that an edit can move: those computed after its hook point.
+    """Return a plan's rows of the effects frame; none where it reaches nothing that is measured."""
+    passes, table = measuring.passes, effects.table(conf_level=conf_level)
+    # What an edit can move of a layer: what is computed after its hook point.
     order = list(HOOK_POINTS)
     is_after = order.index(passes.norm_hook) > order.index(passes.hook)
-    first = min(plan.layers) + (0 if is_after else 1)
-    measured = [(name, -1, i) for i, name in enumerate(NEXT_TOKEN) if name in wanted]
-    if "norms" in wanted:
-        measured += [("norms", layer, 3 + layer) for layer in range(first, passes.n_layers)]
-    layer = plan.layers[0] if len(plan.layers) == 1 else -1
-    keys = {
+    first = min(site.layer for site in plan.sites) + (0 if is_after else 1)
+    site = plan.sites[0] if len(plan.sites) == 1 else Site(-1)
+    names, measured = (np.array(values) for values in zip(*measuring.slots, strict=True))
+    shown = (table["n"] > 0) & ((measured < 0) | (measured >= first))[:, None]
+    slot, offset = np.nonzero(shown)
+    offset = np.where(offset == shown.shape[1] - 1, -1, offset)
+    slot, offset = (values[np.lexsort((offset, slot))] for values in (slot, offset))
+    has_clean = ~np.isin(names, ("kl", "top1"))
+    clean = np.where(has_clean[:, None], cleans.table(conf_level=conf_level)["estimate"], np.nan)
+    columns = {
         "model": passes.name,
         "hook": passes.hook,
-        "layer": layer,
-        "depth": (layer + 0.5) / passes.n_layers if layer >= 0 else np.nan,
+        **site._asdict(),
+        "depth": (site.layer + 0.5) / passes.n_layers if site.layer >= 0 else np.nan,
         "edit": plan.edit.name,
         "dose": plan.edit.dose,
         "control": plan.control,
+        "measure": names[slot],
+        "norm_hook": np.where(measured[slot] >= 0, passes.norm_hook, ""),
+        "measured_layer": measured[slot],
+        "offset": offset,
+        "clean": clean[slot, offset],
         "n_edited": n_edited,
     }
-    places = [-1, *range(table["n"].shape[-1] - 1)]
-    rows = [
-        keys
-        | {
-            "measure": name,
-            "norm_hook": passes.norm_hook if name == "norms" else "",
-            "measured_layer": measured_layer,
-            "offset": offset,
-            "clean": clean[at, offset] if name in ("loss", "norms") else np.nan,
-        }
-        | {column: values[at, offset] for column, values in table.items()}
-        for name, measured_layer, at in measured
-        for offset in places
-        if table["n"][at, offset] > 0
-    ]
-    if not rows:
-        raise InputError(
-            f"{plan.edit.name} reaches nothing that is measured: no token follows an edited one, or no layer follows "
-            "the last. Choose other positions=, layers= or measures=."
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(columns | {column: values[slot, offset] for column, values in table.items()})
 
 
 def _edits(edit: Any) -> list[Edit]:
@@ -233,7 +306,8 @@ def _edits(edit: Any) -> list[Edit]:
     for one in edits:
         if not (hasattr(one, "bind") and hasattr(one, "dose")):
             raise InputError(
-                f"intervene needs Scale, Rotate, Ablate or SetNorm, or a sequence of them; got {type(one).__name__}."
+                "intervene needs Scale, Rotate, Project, Ablate, Patch or SetNorm, or a sequence of them; got "
+                f"{type(one).__name__}."
             )
     keys = [f"{one.name}, dose {one.dose:g}" for one in edits]
     for key in keys:

@@ -1,4 +1,4 @@
-"""Plans: one edit or control at one layer, and the tokens that it changes."""
+"""Plans: one edit or control at one site, and the tokens that it changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,23 @@ from torch import Tensor
 
 from mechreg.forward import Window
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.edits import Apply, Edit, Reach, moved_at_random
+from mechreg.interventions.edits import (
+    Ablate,
+    Apply,
+    Bound,
+    Patch,
+    Project,
+    Rotate,
+    Scale,
+    moved_at_random,
+)
+from mechreg.interventions.passes import Site
 from mechreg.interventions.positions import others
 from mechreg.interventions.seeding import directions, generator
+from mechreg.interventions.set_norm import SetNorm
 from mechreg.schema import InputError
+
+Edit = Scale | Rotate | Project | Ablate | Patch | SetNorm
 
 
 @dataclass
@@ -53,55 +66,57 @@ class Targets:
 
 @dataclass(frozen=True)
 class Plan:
-    """One edit or control at one layer, or at several together."""
+    """One edit or control at one site, or at several together."""
 
-    layers: tuple[int, ...]
+    sites: tuple[Site, ...]
     edit: Edit
     control: str
-    apply: Apply
+    bound: Bound
     targets: Targets
-    reach: Reach | None
 
     def __str__(self) -> str:
-        return f"{self.edit.name} {self.edit.dose:g}, layer {', '.join(map(str, self.layers))}"
+        return f"{self.edit.name} {self.edit.dose:g}, layer {'; '.join(map(str, self.sites))}"
 
-    def masks(self, rows: Any = slice(None)) -> dict[int, Bool[np.ndarray, "*rows"]]:
-        """Return which of some rows of the token frame are edited, by layer; no layer without any."""
-        targets = self.targets
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the attention of later layers adds what it added in the clean pass."""
+        return self.control == "direct"
+
+    def masks(self, rows: Any = slice(None)) -> dict[Site, Bool[np.ndarray, "*rows"]]:
+        """Return which of some rows of the token frame are edited, by site; no site without any."""
+        targets, reach = self.targets, self.bound.reach
         where = (targets.others if self.control == "other_position" else targets.edited)[rows]
         if self.control == "other_layer":
-            drawn = targets.other_layers(self.layers[0])[targets.window_of[rows]]
-            masks = {int(layer): where & (drawn == layer) for layer in np.unique(drawn[where])}
+            (site,) = self.sites
+            drawn = targets.other_layers(site.layer)[targets.window_of[rows]]
+            layers = np.unique(drawn[where])
+            masks = {site._replace(layer=int(layer)): where & (drawn == layer) for layer in layers}
         else:
-            masks = dict.fromkeys(self.layers, where)
-        if self.reach is not None:
-            masks = {layer: mask & self.reach[layer][rows] for layer, mask in masks.items()}
-        return {layer: mask for layer, mask in masks.items() if mask.any()}
+            masks = dict.fromkeys(self.sites, where)
+        if reach is not None:
+            masks = {site: mask & reach[site][rows] for site, mask in masks.items()}
+        return {site: mask for site, mask in masks.items() if mask.any()}
 
 
-def plan_of(
-    targets: Targets, layers: tuple[int, ...], edit: Edit, bound: tuple[Apply, Reach | None], control: str
-) -> Plan:
+def plan_of(targets: Targets, sites: tuple[Site, ...], edit: Edit, bound: Bound, control: str) -> Plan:
     """Return a plan; an InputError where it would change no token."""
-    apply, reach = bound
     if control == "random_direction":
-        apply = _in_random_direction(apply, targets.clean)
-    plan = Plan(layers, edit, control, apply, targets, reach)
+        bound = bound._replace(apply=_in_random_direction(bound.apply, targets.clean))
+    plan = Plan(sites, edit, control, bound, targets)
     if not plan.masks():
         raise InputError(
-            f"{edit.name} at layer {', '.join(map(str, layers))}"
-            f"{'' if control == 'none' else f', control {control!r}'}, changes no token: no chosen position has a "
-            "value. Choose other positions=, layers= or values."
+            f"{plan}{'' if control == 'none' else f', control {control!r}'}, changes no token: no chosen position has "
+            "a value. Choose other positions=, layers= or values."
         )
     return plan
 
 
 def _in_random_direction(apply: Apply, clean: CleanRun) -> Apply:
-    def move(vectors: Tensor, rows: np.ndarray, layer: int) -> Tensor:
-        options: Any = {"seed": clean.seed, "purpose": "random_direction", "layer": layer}
+    def move(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
+        options: Any = {"seed": clean.seed, "purpose": "random_direction", "site": site}
         drawn = directions(clean.tokens, rows, vectors.shape[1], **options)
         return moved_at_random(
-            vectors, apply(vectors, rows, layer), torch.from_numpy(drawn).to(vectors.device)
+            vectors, apply(vectors, rows, site), torch.from_numpy(drawn).to(vectors.device)
         )
 
     return move

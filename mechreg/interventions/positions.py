@@ -15,8 +15,10 @@ from mechreg.schema import InputError, did_you_mean
 Positions = str | int | Callable[[pd.DataFrame], Any]
 
 
-def chosen(tokens: pd.DataFrame, positions: Positions) -> Bool[np.ndarray, " tokens"]:
-    """Return which rows of a token frame are to be edited, by ``positions`` as in `intervene`.
+def chosen(
+    tokens: pd.DataFrame, positions: Positions, *, name: str = "positions"
+) -> Bool[np.ndarray, " tokens"]:
+    """Return which rows of a token frame an option of that name chooses, as ``positions`` does in `intervene`.
 
     Examples
     --------
@@ -26,24 +28,26 @@ def chosen(tokens: pd.DataFrame, positions: Positions) -> Bool[np.ndarray, " tok
     """
     position = tokens["position"].to_numpy(np.int64)
     if callable(positions):
-        edited = _booleans(positions(tokens.copy()), len(tokens), "The function given as positions=")
+        edited = _booleans(positions(tokens.copy()), len(tokens), f"The function given as {name}=")
     elif isinstance(positions, Integral) and not isinstance(positions, bool):
         if positions < 1:
-            raise InputError(f"positions= as a number k means every k-th token, 1 or more; got {positions}.")
+            raise InputError(f"{name}= as a number k means every k-th token, 1 or more; got {positions}.")
         edited = (position > 0) & (position % int(positions) == 0)
-    elif isinstance(positions, str) and positions in ("all", "first"):
-        edited = (position == 0) if positions == "first" else np.ones(len(tokens), bool)
+    elif isinstance(positions, str) and positions in ("all", "first", "last"):
+        # A window ends where another begins.
+        ends = {"all": np.ones(len(tokens), bool), "first": position == 0}
+        edited = ends.get(positions, np.append(position[1:] == 0, True))
     elif isinstance(positions, str) and positions in tokens.columns:
         edited = _booleans(tokens[positions], len(tokens), f"The column {positions!r}")
     else:
-        known = ["all", "first", *map(str, tokens.columns)]
+        known = ["all", "first", "last", *map(str, tokens.columns)]
         hint = did_you_mean(positions, known) if isinstance(positions, str) else ""
         raise InputError(
-            "positions must be 'all', 'first', a number k (every k-th token), a function of the token frame, or one "
-            f"of its columns {[str(name) for name in tokens.columns]}; got {positions!r}.{hint}"
+            f"{name} must be 'all', 'first', 'last', a number k (every k-th token), a function of the token frame, or "
+            f"one of its columns {[str(name) for name in tokens.columns]}; got {positions!r}.{hint}"
         )
     if not edited.any():
-        raise InputError(f"positions={positions!r} chooses no token of these documents; choose others.")
+        raise InputError(f"{name}={positions!r} chooses no token of these documents; choose others.")
     return edited
 
 

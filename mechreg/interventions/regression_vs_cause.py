@@ -14,7 +14,7 @@ from mechreg.forward import Batch, Window, padded_batches, token_bar, token_wind
 from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
-from mechreg.interventions.passes import Edited, Passes
+from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
 from mechreg.interventions.seeding import generator
 from mechreg.models import Model, load_model
 from mechreg.norms import token_frame, window_norms
@@ -139,6 +139,7 @@ def regression_vs_cause(
     effects = tuple(require_names(effects, ("doc", "position"), name="effects", least=0))
     counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
     _require_options(own_lag, step, counts | {"draws": (draws, 1), "seed": (seed, 0)}, conf_level)
+    require_option(hook, WHOLE, name="hook")
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]
@@ -227,7 +228,7 @@ def elasticities(
 
     def log_norms(layer: int, factor: float) -> Float[np.ndarray, "later_layer batch"]:
         edited = Edited(mask, lambda vectors: vectors * factor)
-        return np.log(passes.run(batch.ids, {layer: edited}, clean).norms[:, row, last])
+        return np.log(passes.run(batch.ids, {Site(layer): edited}, clean).norms[:, row, last])
 
     up, down = float(np.exp(step)), float(np.exp(-step))
     layers = [

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a token and a layer, independent of batches and of other draws."""
+"""Random numbers that belong to a token and a site, independent of batches and of other draws."""
 
 import hashlib
 import itertools
@@ -33,7 +33,7 @@ def directions(
     *,
     seed: int,
     purpose: Purpose,
-    layer: int,
+    site: object,
 ) -> Float[np.ndarray, "rows d_model"]:
     """Return one standard normal vector for each row of the token frame, the same in every call.
 
@@ -42,19 +42,19 @@ def directions(
     """
     drawn = np.empty((len(rows), d_model))
     for here, position, place in _by_window(tokens, rows):
-        drawn[here] = generator(seed, purpose, *place, layer).standard_normal((position.max() + 1, d_model))[
+        drawn[here] = generator(seed, purpose, *place, site).standard_normal((position.max() + 1, d_model))[
             position
         ]
     return drawn
 
 
 def uniforms(
-    tokens: pd.DataFrame, rows: Int[np.ndarray, " rows"], *, seed: int, purpose: Purpose, layer: int
+    tokens: pd.DataFrame, rows: Int[np.ndarray, " rows"], *, seed: int, purpose: Purpose, site: object
 ) -> Float[np.ndarray, " rows"]:
     """Return one number from [0, 1) for each row of the token frame, the same in every call."""
     drawn = np.empty(len(rows))
     for here, position, place in _by_window(tokens, rows):
-        drawn[here] = generator(seed, purpose, *place, layer).random(position.max() + 1)[position]
+        drawn[here] = generator(seed, purpose, *place, site).random(position.max() + 1)[position]
     return drawn
 
 

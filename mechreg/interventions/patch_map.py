@@ -1,0 +1,175 @@
+"""Activation patching of a pair of prompts: every layer and position of one put into the other, one at a time."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechreg.corpus import tokenize
+from mechreg.forward import Batch, Window, chunks, padded, token_bar
+from mechreg.interventions.clean import CleanRun
+from mechreg.interventions.effects import BATCH_TOKENS, token_id
+from mechreg.interventions.passes import WHOLE, Edited, Outcome, Passes, Site
+from mechreg.models import Model, load_model
+from mechreg.schema import (
+    InputError,
+    require_option,
+    require_whole_number,
+    require_whole_numbers,
+)
+
+
+def patch_map(
+    model: Any,
+    corrupted: str,
+    source: str,
+    *,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    hook: str = "resid_pre",
+    layers: int | Sequence[int] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return how much of one prompt's answer comes back when one vector of it is put into another prompt.
+
+    The corrupted prompt runs once for each layer and position, with the source's vector there. The answer is the logit
+    of the target less that of the foil, after the last token. ``plot_heatmap(map, value="restored")`` draws it.
+
+    Parameters
+    ----------
+    model : model, name or path
+    corrupted, source : str
+        Two prompts of as many tokens: the one that runs, and the one whose vectors are put into it.
+    target, foil : str or int, optional
+        Tokens, as text or as id. By default the likeliest next token of the source, and that of the corrupted prompt.
+    hook : str
+        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
+    layers : int or sequence of int, optional
+        All by default.
+    batch_tokens, progress
+        As in `intervene`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a layer and position: model, hook, layer, depth, doc (target and foil), window, position, token (of the
+        corrupted prompt, and of the source where it is another), logit_difference (with the patch), corrupted and clean
+        (that of both prompts as they are), restored: 0 at the corrupted prompt's, 1 at the source's.
+
+    Raises
+    ------
+    InputError
+        Prompts of unequal length, as much of the answer in both, or a wrong option.
+    ModelError
+        As `intervene`.
+
+    Notes
+    -----
+    Zhang and Nanda (2024), "Towards best practices of activation patching in language models".
+
+    Examples
+    --------
+    >>> found = patch_map("mini-s", "The dog sat on the", "The cat sat on the", target=" mat", foil=" cat")
+    >>> found.query("layer == 0")["restored"].abs().round(3).tolist()[:1], len(found) == 4 * found["position"].nunique()
+    ([0.0], True)
+    """
+    model = load_model(model)
+    require_option(hook, WHOLE, name="hook")
+    require_whole_number(batch_tokens, name="batch_tokens")
+    passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
+    everywhere = range(passes.n_layers) if layers is None else layers
+    chosen = require_whole_numbers(everywhere, name="layers", most=passes.n_layers - 1)
+    tokens, theirs = _pair(model, corrupted, source)
+    n = len(tokens)
+    own, others = (_alone(passes, prompt) for prompt in (tokens, theirs))
+    ids = [
+        int(logits.argmax()) if given is None else token_id(model, given, name=name)
+        for name, given, logits in (("target", target, others), ("foil", foil, own))
+    ]
+    names = [model.tokenizer.decode([one]) for one in ids]
+    low, high = (float(logits[ids[0]] - logits[ids[1]]) for logits in (own, others))
+    if not np.isfinite(high - low) or high == low:
+        raise InputError(
+            f"patch_map needs prompts that differ in the logit of {names[0]!r} less that of {names[1]!r}; they have "
+            f"{low:.3g} and {high:.3g}. Give target= and foil=, or other prompts."
+        )
+    vectors: dict[int, Tensor] = {}
+    clean = CleanRun(model, theirs, hook, [Site(layer) for layer in chosen], n, 0)
+    clean.visit(lambda site, rows, values: vectors.update({site.layer: values}))
+    values = np.empty((len(chosen), n))
+    with token_bar(n * n * (len(chosen) + 1), progress) as bar:
+        for places, batch in _one_position_a_row(model, tokens, batch_tokens):
+            before = passes.run(batch.ids, restart_at=chosen)
+            bar.update(batch.ids.numel())
+            for i, layer in enumerate(chosen):
+                edit = Edited(
+                    batch.mask(batch.rows == places[:, None]), partial(_put, vectors[layer][places])
+                )
+                after = passes.run(batch.ids, {Site(layer): edit}, before)
+                logits = _last_logits(passes, after, batch)
+                values[i, places] = (logits[:, ids[0]] - logits[:, ids[1]]).cpu().numpy()
+                bar.update(batch.ids.numel())
+    label = tokens["token"].where(
+        tokens["token"] == theirs["token"], tokens["token"] + " / " + theirs["token"]
+    )
+    at, position = (part.ravel() for part in np.indices(values.shape))
+    columns = {
+        "model": passes.name,
+        "hook": hook,
+        "layer": np.array(chosen)[at],
+        "depth": (np.array(chosen)[at] + 0.5) / passes.n_layers,
+        "doc": f"{names[0].strip()} against {names[1].strip()}",
+        "window": 0,
+        "position": position,
+        "token": label.to_numpy()[position],
+        "logit_difference": values.ravel(),
+        "corrupted": low,
+        "clean": high,
+        "restored": (values.ravel() - low) / (high - low),
+    }
+    return pd.DataFrame(columns)
+
+
+def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    for name, text in (("corrupted", corrupted), ("source", source)):
+        if not isinstance(text, str):
+            raise InputError(f"patch_map needs a text as {name}; got {type(text).__name__}.")
+    tokens, theirs = (tokenize(model, [text]) for text in (corrupted, source))
+    if len(tokens) != len(theirs) or tokens["window"].max() > 0:
+        raise InputError(
+            f"patch_map aligns two prompts by position, so they need as many tokens; they have {len(tokens)} "
+            f"({tokens['token'].tolist()[:20]}) and {len(theirs)} ({theirs['token'].tolist()[:20]})."
+        )
+    return tokens, theirs
+
+
+def _alone(passes: Passes, prompt: pd.DataFrame) -> Float[Tensor, " d_vocab"]:
+    """Return the logits after a prompt."""
+    batch = padded(passes.model, prompt, [Window(0, len(prompt))])
+    return _last_logits(passes, passes.run(batch.ids), batch)[0]
+
+
+def _last_logits(passes: Passes, outcome: Outcome, batch: Batch) -> Float[Tensor, "batch d_vocab"]:
+    at = np.zeros(batch.real.shape, bool)
+    at[:, -1] = True
+    hidden: Any = outcome.hidden
+    return torch.cat([part for part, _ in chunks(passes.head, hidden, batch.mask(at))]).double()
+
+
+def _put(own: Tensor, old: Tensor) -> Tensor:
+    return own.to(old)
+
+
+def _one_position_a_row(
+    model: Model, tokens: pd.DataFrame, batch_tokens: int
+) -> Iterator[tuple[Int[np.ndarray, " batch"], Batch]]:
+    """Yield the prompt as often as it has positions, some of them a batch."""
+    n = len(tokens)
+    for places in np.array_split(np.arange(n), -(-n // max(1, batch_tokens // n))):
+        yield places, padded(model, tokens, [Window(0, n)] * len(places))
