@@ -120,7 +120,7 @@ def _begin(ray: Any, address: str | None, workers: int) -> bool:
 def _in_turn(
     ray: Any, pool: list[Any], hire: Callable[[], Any], tasks: list[tuple[str, str, tuple[Any, ...]]]
 ) -> None:
-    """Give every worker a task, and the next one to whichever is done; the pool is in place for more, whoever died."""
+    """Give each worker a task, then the next to whichever is free; dead workers are replaced in the pool."""
     waiting = list(reversed(tasks))
     busy: dict[Any, tuple[Any, tuple[str, str, tuple[Any, ...]]]] = {}
     idle, deaths = list(pool), Counter[str]()

@@ -50,7 +50,7 @@ def add_lags(
     lags : int or iterable of int
         How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
     skip : int
-        So many first positions of each window are neither an outcome nor a lag (their ``log_norm`` is NaN).
+        Number of first positions of each window that are neither outcome nor lag (their ``log_norm`` is NaN).
     layer_below : int or iterable of int
         Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
     drop_sinks : str or iterable of str
@@ -104,7 +104,7 @@ def add_lags(
     stale = [str(name) for name in norms.columns if _OWN_COLUMN.fullmatch(str(name)) and name not in names]
     if stale:  # they were made with another skip=, maybe
         raise InputError(
-            f"add_lags would leave the columns {stale} of an earlier call; give it the norm frame itself."
+            f"The frame already has the columns {stale} from an earlier add_lags; pass the norm frame itself."
         )
 
     group_keys = group_columns(norms)

@@ -109,7 +109,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 
 def among(value: object, known: Iterable[object]) -> bool:
-    """Return whether a value is one of the known; ``in`` would fail for a list, and compare an array's elements."""
+    """Return whether a value is among known ones; ``in`` would fail for a list and compare an array elementwise."""
     if not isinstance(value, Hashable) or isinstance(value, tuple):
         return False
     is_bool = isinstance(value, bool)  # True is not 1

@@ -12,7 +12,7 @@ from mechreg.schema import InputError, one_or_many, require
 
 # Chosen on SmolLM2 and by simulation (docs/traps.md): it finds sinks of 15 sd and costs a t3's betas .003 at most.
 DEFAULT_Z = 8.0
-# In a layer of nearly one norm (SmolLM2's block 24) a little more than the others is no sink.
+# In a layer of almost equal norms (SmolLM2's block 24), a slightly larger one is not a sink.
 LEAST_DEVIATION = 0.1
 _RULE = re.compile(r"(size)>(\d+(?:\.\d*)?)|(token_id|position)=(\d+)")
 _HINT = "'size', 'size>12', 'token_id=0', 'position=1', or a column of True and False, such as 'special'"

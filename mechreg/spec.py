@@ -144,7 +144,7 @@ def read_spec(path: str | Path) -> Spec:
     """
     require_path(path, name="read_spec's file")
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # it may never end
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # may block forever
             raise InputError(f"The spec {str(path)!r} is a pipe or a device; give a TOML file.")
         text = Path(path).read_bytes().decode("utf-8-sig")
     except InputError:
@@ -191,7 +191,7 @@ def parse_spec(text: str) -> Spec:
         raise InputError(f"it is not TOML: {error}.") from error
     for field in fields(Spec):
         if field.default is MISSING and field.name not in table:
-            _require_keys(Spec, table)  # a misspelt key is missing too
+            _require_keys(Spec, table)  # a misspelt key also counts as missing, so look for one first
             raise InputError(f"The key {field.name!r} is required.")
     return Spec(**table)
 

@@ -68,10 +68,10 @@ class _Drawer:
         process, self.process = self.process, None
         if process is None or self.owner != os.getpid():
             return None
-        process.kill()  # it may be at work on what nobody waits for any more
+        process.kill()  # it may still be drawing something that nobody is waiting for
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not yet sent to a process that is gone
+                with contextlib.suppress(OSError):  # unsent input for a process that has exited
                     pipe.close()
         return process.wait()
 

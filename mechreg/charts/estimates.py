@@ -145,7 +145,7 @@ def hues(
         look = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}
         channels.append((alt.StrokeDash, [_DASHES[at] for at in dashes]))
     shown = list(shown or names)
-    # One term is in the figure's title; one model is nowhere else.
+    # A single term is named in the title; a single model is named only in the legend.
     legend = (
         sheet.legend(field, symbolOpacity=1, values=shown, **look)
         if field == "model" or len(shown) > 1

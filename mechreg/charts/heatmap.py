@@ -123,7 +123,7 @@ def _cells(
 
 
 def _less(cells: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return the cells with the values of others taken off, and the labels of both where they differ."""
+    """Return the cells minus the other frame's values, with both labels where they differ."""
     both = cells.merge(
         second, on=["layer", "at"], how="outer", suffixes=("", "_second"), validate="one_to_one"
     )

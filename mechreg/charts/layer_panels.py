@@ -29,7 +29,7 @@ def layer_choice(layers: list[int], first: int) -> alt.Parameter:
         name="chosen",
         fields=["layer"],
         bind=by,
-        # A click on nothing would choose all layers, and one on a line the layer where it begins.
+        # A click on empty space would select all layers, and one on a line the layer where the line begins.
         on="click[event.item && isValid(event.item.datum.layer) && event.item.mark.marktype !== 'line']",
         clear=False,
         toggle=False,

@@ -1,4 +1,4 @@
-"""How a notebook shows a chart: in the theme, as a picture where no network is, and nothing of Altair's is switched."""
+"""How a notebook shows a chart: in our theme, as an image when offline, with Altair's own settings unchanged."""
 
 import base64
 import struct
@@ -15,7 +15,7 @@ _SCALE = 2  # pixels of the picture to one of the chart, for screens that have a
 
 
 class _Shown:
-    """What our charts have beside Altair's methods."""
+    """Methods that our charts have in addition to Altair's."""
 
     def to_dict(self: Any, *args: Any, **options: Any) -> dict[str, Any]:
         with themed():

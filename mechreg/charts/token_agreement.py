@@ -90,7 +90,7 @@ def plot_token_agreement(
 
 
 def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
-    """Return the cells of one pair; with blocks, the means of so many layers, unsure where all of them are."""
+    """Return the cells of one pair; with blocks, means over that many layers, marked unsure if all of them are."""
     cells = part[["layer_a", "layer_b", "estimate"]].assign(
         low=part["conf_low"].round(3),
         high=part["conf_high"].round(3),

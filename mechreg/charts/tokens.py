@@ -131,7 +131,7 @@ def _caption(shown: pd.DataFrame, place: dict[str, Any], missing: int) -> str:
 
 
 def shown_token(token: str) -> str:
-    r"""Return a token as it can be shown: what is unseen or would turn or break the text becomes a symbol.
+    r"""Return a token as it can be shown: invisible, direction-changing and line-breaking characters become symbols.
 
     Examples
     --------

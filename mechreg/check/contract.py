@@ -49,7 +49,7 @@ EPSILONS_SUM = (
 )
 EPSILONS = 2  # and this many units in the last place, where Hugging Face happens to be exact
 
-LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute in another way from 4,097 on
+LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute differently from 4,097 tokens on
 
 
 @any_frames
@@ -270,10 +270,10 @@ def _tolerances(
     epsilon = torch.finfo(coarsest).eps
     other = torch.float32 if dtype == torch.float64 else torch.float64
     if hasattr(reference, "set_experts_implementation"):
-        reference.set_experts_implementation("eager")  # others multiply in no float64
+        reference.set_experts_implementation("eager")  # other implementations have no float64 products
     try:
         cast = hugging_face_norms(reference.to(other), tokens, hooks=list(raw), parts=parts)
-    except Exception:  # XGLM has no float64, each such architecture in a way of its own
+    except Exception:  # XGLM and others cannot run in float64, and each fails differently
         return epsilon, dict.fromkeys(raw, load_tolerance(dtype, model.cfg.n_layers))
     scale = epsilon / torch.finfo(other).eps if dtype == torch.float64 else 1.0
     return epsilon, {

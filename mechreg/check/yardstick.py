@@ -17,7 +17,7 @@ from mechreg.forward import pinned
 from mechreg.schema import ModelError, require_option
 
 # What Hugging Face's architectures call the parts of a block; a user's ``parts`` come first. Blocks are found by
-# their attention, and a factor is a number that a block multiplies with what it adds.
+# their attention, and a factor is a number by which a block multiplies what it adds.
 PARTS = {
     "blocks": (),
     "attention": ("attn", "self_attn", "attention", "self_attention", "linear_attn"),

@@ -38,7 +38,7 @@ def compare(args: argparse.Namespace) -> int:
     for folder in args.runs:  # before anything heavy is imported
         open_run(folder)
     if args.out is None and len(args.runs) > 1:
-        raise InputError("Several runs are compared; say with --out FOLDER where the tables shall be.")
+        raise InputError("To compare several runs, name a folder for the tables with --out FOLDER.")
     out = args.runs[0] if args.out is None else args.out
     if args.out is not None:
         check_place(args.out / "universality.csv")
@@ -50,7 +50,7 @@ def compare(args: argparse.Namespace) -> int:
 
     options = {key: getattr(args, key) for key in ("term", "hook", "margin", "draws", "seed")}
     compared = compare_profiles(_sums_of_runs(args.runs), groups=groups, **options)
-    # The agreement of pairs is the table that is asked for first; the others carry their name.
+    # Pairwise agreement is the main table; the others have their own name as a suffix.
     write_table(compared.agreement, out / "universality.csv")
     for name in ("profiles", "binned", "differences", "equivalence", "meta", "yardstick", "leave_one_out"):
         if len(table := getattr(compared, name)):
@@ -84,12 +84,12 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
             if options[key] != value:
                 raise InputError(
                     f"{str(folder)!r} differs from {str(folders[0])!r} in its {key}, so that their coefficients are "
-                    "not comparable; compare runs of the same."
+                    "not comparable; compare runs that share it."
                 )
         for name in run.models:
             if name in parts:
                 raise InputError(
-                    f"The model {name!r} is in two of the runs; a model is compared with others, once."
+                    f"The model {name!r} is in more than one of the runs; give each model in one run only."
                 )
             parts[name] = run_moments(folder, models=[name])
     return merged(parts.values())

@@ -9,7 +9,7 @@ from mechreg.cli.options import Verbs
 from mechreg.cli.terminal import say
 from mechreg.schema import Backend, Hook
 
-# What can be chosen is given to the script only: while parsing, the verbs refuse in better words.
+# Choices go into the completion script only: the verbs give better error messages than argparse.
 CHOICES = {"model": miniatures.NAMES, "backend": get_args(Backend), "hook": get_args(Hook)}
 
 

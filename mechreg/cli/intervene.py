@@ -39,7 +39,7 @@ def intervene(args: argparse.Namespace) -> int:
     """Edit a model's updates and show what changes in its next tokens and later norms."""
     asked = [
         _kind_and_doses(text) for text in args.edit
-    ]  # what is wrong is said before anything heavy is imported
+    ]  # report bad options before importing anything heavy
     layers = None if args.layers is None else _whole_numbers(args.layers)
     from mechreg.store import TABLES, check_place, write_table
 
@@ -74,7 +74,7 @@ def intervene(args: argparse.Namespace) -> int:
         say(f"\nTable: {args.out}")
         stem, names = args.out.with_suffix(""), effects["edit"].unique()
         for edit, part in effects.groupby("edit", sort=False):
-            if part["dose"].nunique() > 1:  # a response to doses; one has none
+            if part["dose"].nunique() > 1:  # a dose response needs at least two doses
                 path = stem if len(names) == 1 else stem.with_name(f"{stem.name}_{edit}")
                 save_chart(plot_dose_response(part), path, formats=("html", "svg"))
                 say(f"Chart: {path}.html and .svg")
@@ -104,7 +104,7 @@ def _whole_numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last if dash else first]
-        # No model has so many layers; a list of them could have more than the memory.
+        # No model has that many layers, and a list of them could exhaust the memory.
         if not all(re.fullmatch("[0-9]{1,5}", end) for end in ends) or int(ends[0]) > int(ends[1]):
             raise InputError(f"--layers must be whole numbers and ranges, such as 0,3 or 0-5; got {text!r}.")
         numbers += range(int(ends[0]), int(ends[1]) + 1)

@@ -9,7 +9,7 @@ from mechreg.schema import InputError, did_you_mean, require_whole_number
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that refuses like everything else does: one sentence, without the usage before it."""
+    """A parser whose errors are one sentence, like all others, without the usage message."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
         hint = ""
@@ -34,7 +34,7 @@ class Verbs:
             epilog=f"Example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        add_debug(made, default=argparse.SUPPRESS)  # which leaves one that stands before the verb
+        add_debug(made, default=argparse.SUPPRESS)  # keeps a --debug given before the verb
         made.set_defaults(verb=verb)
         return made
 

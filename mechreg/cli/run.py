@@ -73,7 +73,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
-    """Carry out a spec, which was read before all that this needs is imported, which takes seconds."""
+    """Carry out a spec; the slow imports happen here, after it has been read."""
     require_option(args.engine, ("local", "ray"), name="--engine")
     folder = Path("runs") / spec.name if args.out is None else args.out
     if not args.resume and _is_complete(folder, spec):
@@ -99,7 +99,7 @@ def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
 
 
 def _is_complete(folder: Path, spec: "Spec") -> bool:
-    """Return whether a run has ended with this spec, its files have their sizes, and all is older."""
+    """Return whether a run of this spec is finished and neither its files nor its inputs have changed since."""
     from mechreg.spec import write_spec
 
     manifest = folder / "_manifest.json"
@@ -112,15 +112,15 @@ def _is_complete(folder: Path, spec: "Spec") -> bool:
         older = [*map(folder.joinpath, files), folder / "report.html", *_read_by(spec)]
         return all(path.stat().st_mtime <= manifest.stat().st_mtime for path in older)
     except (OSError, ValueError, KeyError, TypeError, InputError):
-        return False  # the run itself says what is wrong, or mends it
+        return False  # the run itself reports the problem, or repairs it
 
 
 def _read_by(spec: "Spec") -> Iterator[Path]:
-    """Yield what a run reads on this machine, with its folders, whose times tell of files that came or went."""
+    """Yield the local files that a run reads, and their folders, whose times show files added or removed."""
     from mechreg.corpus.reading import files_of
 
     if spec.corpus.startswith("datasets:"):
-        raise InputError("What the hub has now is not known here.")
+        raise InputError("Whether a data set on the hub has changed is not known.")
     texts = [] if spec.corpus == "demo" else [Path(path) for path, _ in files_of(spec.corpus)]
     for path in (*texts, *filter(Path.exists, map(Path, spec.models))):
         yield from (path, path.parent, *(path.iterdir() if path.is_dir() else ()))
@@ -133,7 +133,7 @@ def _say_results(folder: Path) -> None:
     opened = open_run(folder)
     persistence = opened.table("persistence.csv")
     results = result_table(opened.coefficients, persistence, effects=opened.spec["effects"])
-    if len(results):  # a formula of an intercept alone has no term to speak of
+    if len(results):  # an intercept-only formula has no term to report
         say(
             "Median over layers (least to largest); in how many layers p < .05, adjusted over layers and lags."
         )

@@ -1,4 +1,4 @@
-"""The standard files, and what is printed: text that any terminal can show and none obeys."""
+"""Standard streams and printing: output is escaped so that a terminal shows it and never executes it."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ def begin_again_in_utf8() -> None:
 
 
 class ReaderGone(Exception):
-    """The reader of the output, such as head, has seen enough; what is still printed goes nowhere."""
+    """The reader of the output, such as head, has closed the pipe; further output is discarded."""
 
 
 def say(text: object = "", *, end: str = "\n", flush: bool = False) -> None:
@@ -60,7 +60,7 @@ def error_sentence(error: Exception) -> str:
         text = "out of memory; give smaller documents or --batch-tokens. What was written is kept."
     elif isinstance(error, ConnectionError):
         text = f"a connection broke off ({error.strerror or error}); the same command continues from what was written."
-    elif isinstance(error, OSError):  # what no step foresaw: a full disk, a drive that went away
+    elif isinstance(error, OSError):  # anything not handled earlier: a full disk, a drive that was unplugged
         place = "" if error.filename is None else f"{str(error.filename)!r}: "
         text = f"{place}{error.strerror or error}; check the path and the disk. What was written is kept."
     elif not isinstance(error, MechregError):
@@ -70,7 +70,7 @@ def error_sentence(error: Exception) -> str:
 
 
 def open_standard_files() -> bool:
-    """Open what is closed of the three standard files, lest a file gets its number; return whether output was open."""
+    """Reopen closed standard streams, so that no file gets their descriptors; return whether stdout was open."""
     was_open = sys.stdout is not None
     for number in range(3):
         try:

@@ -16,7 +16,7 @@ from mechreg.schema import (
     require,
 )
 
-# What a norm frame has no use for.
+# Columns that a norm frame does not need.
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
 
 

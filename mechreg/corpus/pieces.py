@@ -4,18 +4,18 @@ GPT-2's byte-level BPE first splits a text into words by the matches of
 
     's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
 
-one behind the other (every character begins one), and merges bytes within a word alone. Cut a text before a space or
+one after another (every character starts one), and merges bytes only within a word. Cut a text before a space or
 line feed that follows a character other than white space. Then:
 
-1. No word reaches over the cut. Words of the first six kinds and of ``" ?..."`` have white space at their begin alone,
+1. No word reaches over the cut. Words of the first six kinds and of ``" ?..."`` have white space only at their start,
    words of the last two are nothing but white space: in none does white space follow another character.
 2. Left of the cut the words are the same without what follows it. A word that ends before the cut could only depend on
-   it through a repetition, which the white space at the cut ends like the end of the text does, or through the look
+   it through a repetition, which the white space at the cut ends just as the end of the text would, or through the look
    ahead ``(?!\\S)``, which looks at the character behind a run of white space: as the last character left of the cut is
    none, that is left of the cut too.
 3. Right of the cut they are the same without what precedes it: the first word begins there, and nothing looks back.
 
-The same holds of special tokens in the text unless they hold white space or take it off what follows (``rstrip``).
+The same holds of special tokens in the text unless they contain white space or strip it from what follows (``rstrip``).
 """
 
 import json

@@ -216,7 +216,7 @@ def _as_text(path: str) -> str:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """Yield what a glob matches; ``**`` enters a folder once, however many links lead there, up or round about."""
+    """Yield what a glob matches; ``**`` enters each folder once, however many links lead to it, even in a cycle."""
     before, mark, after = f"/{pattern}".partition("/**/")
     if not mark and not pattern.endswith("**"):
         yield from glob.glob(pattern)

@@ -43,7 +43,7 @@ def tokenize(
         Shorter windows than the model's context.
     spans : bool
         Add ``char_start`` and ``char_end``: the token is ``text[char_start:char_end]`` of its document, -1 for an added
-        BOS. A part of a character has the whole character's span, a space put before a text an empty one.
+        BOS. Part of a character has the whole character's span; a space prepended to a text has an empty one.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def _encode_texts(
         return [np.array(ids, np.int64).reshape(-1, 1) for ids in tokenizer(texts, **off)["input_ids"]]
     plain = tokenizer.backend_tokenizer
     if spans or plain.padding is not None or plain.truncation is not None:
-        # A copy without what it was set to add, cut, pad or trim; the user's own stays as it was.
+        # A copy that adds, pads and truncates nothing; the user's tokenizer is left unchanged.
         plain = copy.deepcopy(plain)
         plain.no_padding()
         plain.no_truncation()

@@ -300,7 +300,7 @@ def mean_loss(model: Any, tokens: pd.DataFrame, acts: Mapping[str, Act], setting
 
 
 def watch(model: Any, tokens: pd.DataFrame, point: str, look: Look, settings: Settings) -> None:
-    """Show a function the activation of every block at one hook point (such as "hook_resid_post"), by batches."""
+    """Call a function with every block's activation at one hook point (e.g. "hook_resid_post"), batch by batch."""
 
     def looking(layer: int, real: Bool[Tensor, "batch pos"]) -> Act:
         return lambda activation: look(layer, activation, real)

@@ -81,7 +81,7 @@ def formula_columns(formula: str) -> tuple[str, ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what went wrong in the first place."""
+    """Return the first line of the original error's message."""
     while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -123,7 +123,7 @@ class _Reader:
         self._factor(factor)
         if not _is_by_row(factor):
             raise self._refused(
-                factor, "is one number for all rows; write what each row has, like I(x - x.mean())"
+                factor, "is a single number; write something with a value in each row, like I(x - x.mean())"
             )
 
     def _factor(self, node: ast.expr) -> None:
@@ -154,7 +154,7 @@ class _Reader:
                 for side in (node.left, *node.comparators):
                     allowed(side)
             case ast.Compare(ops=[_, _, *_]) | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
-                raise self._refused(node, "asks for one truth of many rows; write & | ~: (0 < x) & ~(x > 5)")
+                raise self._refused(node, "has no single truth value; write & | ~: (0 < x) & ~(x > 5)")
             case ast.Call():
                 self._any_call(node)
             case _:
@@ -168,7 +168,7 @@ class _Reader:
     def constant(self, node: ast.expr) -> None:
         if self._folded(node) is None:
             raise self._refused(
-                node, "must be a number as it stands" if not isinstance(node, ast.Constant) else ""
+                node, "must be a literal number" if not isinstance(node, ast.Constant) else ""
             )
 
     def whole(self, node: ast.expr) -> None:
@@ -222,12 +222,12 @@ class _Reader:
 
     def _entries(self, node: ast.expr) -> list[ast.expr]:
         if not isinstance(node, ast.List | ast.Tuple):
-            raise self._refused(node, "must be a list of numbers or strings as they stand")
+            raise self._refused(node, "must be a list of literal numbers or strings")
         return node.elts
 
     def _name(self, name: str, node: ast.expr) -> None:
         if name.startswith("__") or name == "np" or not name:
-            raise self._refused(node, "is no name of a column")
+            raise self._refused(node, "is not a column name")
         self.names[name] = None
 
     def _folded(self, node: ast.expr) -> float | None:
@@ -235,9 +235,9 @@ class _Reader:
         try:
             value = _value_of(node)
         except (ArithmeticError, ValueError) as error:
-            raise self._refused(node, f"is no number that double precision holds ({error})") from error
+            raise self._refused(node, f"is not a number that fits in double precision ({error})") from error
         if value is not None and (isinstance(value, complex) or not math.isfinite(value)):
-            raise self._refused(node, "is no number that double precision holds")
+            raise self._refused(node, "is not a number that fits in double precision")
         return value
 
     def _any_call(self, node: ast.Call) -> None:

@@ -34,7 +34,7 @@ _points: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDicti
 class Forward:
     """Forward passes of one model, with functions called at hook points within the ``with`` block only.
 
-    In the block the model is this thread's alone (another waits), and computes in torch's own defaults (`pinned`).
+    Inside the block the thread has the model to itself (others wait), and torch's defaults apply (`pinned`).
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Forward:
 
 
 def _hook_points(model: Model) -> dict[str, Any]:
-    """Return a model's hook points by name; a bridge looks its thousand aliases up anew each time it is asked."""
+    """Return a model's hook points by name; cached, because a bridge looks up its thousand aliases on every access."""
     with _guard:
         if model not in _points:
             _points[model] = dict(model.hook_dict)

@@ -23,7 +23,7 @@ _SWITCHES = {
 def pinned() -> Iterator[None]:
     """Compute as torch does by default, within the ``with`` block only.
 
-    No autocast but the model's own, float32 products in float32, new tensors float32 on the CPU. The process'
+    No autocast but the model's own, float32 products in float32, new tensors float32 on the CPU. The process's
     settings are restored when the last block of all threads ends.
 
     Examples
@@ -62,7 +62,7 @@ def _pin_process() -> None:
 
 def _set_products(undo: ExitStack) -> None:
     """Compute float32 products in float32: no TF32, no bfloat16."""
-    for backend in ("cuda", "mkldnn"):  # torch 2.9 has a setting for each beside the one of before
+    for backend in ("cuda", "mkldnn"):  # torch 2.9 has one setting per backend in addition to the old one
         place: Any = getattr(getattr(torch.backends, backend), "matmul", None)
         if hasattr(place, "fp32_precision"):
             undo.callback(setattr, place, "fp32_precision", place.fp32_precision)

@@ -21,7 +21,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def one_late(begun: Iterator[Item]) -> Iterator[Item]:
-    """Yield what an iterator gives, each after the next one has been begun.
+    """Yield an iterator's items one step late, each after the next one has been started.
 
     Examples
     --------

@@ -91,7 +91,7 @@ class CleanRun:
             )
         draw = uniforms(self.tokens, rows, seed=self.seed, purpose="resample", site=site)
         pick = np.floor(draw * free).astype(int)
-        # The document's own tokens stand together in the pool; the draw steps over them.
+        # The document's own tokens are contiguous in the pool; the draw skips them.
         return pool[site][torch.from_numpy(np.where(pick >= first, pick + last - first, pick))].double()
 
     @cached_property

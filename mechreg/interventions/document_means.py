@@ -43,7 +43,7 @@ class Tally:
 
 
 class DocumentMeans:
-    """The mean of the documents' means, as documents come: every document counts the same.
+    """The running mean of document means: every document counts equally.
 
     Examples
     --------

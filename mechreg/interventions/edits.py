@@ -65,7 +65,7 @@ class Rotate:
     """The vector turned by ``angle`` degrees; its norm does not change.
 
     It turns in a random plane that contains it, which belongs to the seed, the document, the position and the layer:
-    it is the same for every angle, and does not depend on batches. 180 turns the vector around. With ``towards``, a
+    it is the same for every angle, and does not depend on batches. 180 reverses the vector. With ``towards``, a
     direction as in `Project`, it turns in the plane of both, and past the direction where the angle is larger.
 
     Examples

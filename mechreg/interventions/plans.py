@@ -99,7 +99,7 @@ class Plan:
 
 
 def plan_of(targets: Targets, sites: tuple[Site, ...], edit: Edit, bound: Bound, control: str) -> Plan:
-    """Return a plan; an InputError where it would change no token."""
+    """Return a plan; raise InputError if it would change no token."""
     if control == "random_direction":
         bound = bound._replace(apply=_in_random_direction(bound.apply, targets.clean))
     plan = Plan(sites, edit, control, bound, targets)

@@ -83,7 +83,7 @@ def _booleans(values: Any, n: int, source: str) -> Bool[np.ndarray, " tokens"]:
     array = np.asarray(values.astype("bool") if is_nullable else values)
     if array.shape != (n,) or array.dtype != np.bool_:
         raise InputError(
-            f"{source} must say True or False for every one of the {n} tokens; got {array.dtype} of shape "
+            f"{source} must give True or False for each of the {n} tokens; got {array.dtype} of shape "
             f"{array.shape}."
         )
     return array

@@ -32,7 +32,7 @@ def fused(model: Model) -> Iterator[None]:
     Parameters
     ----------
     model : TransformerLens model
-        Of texts that need no attention mask: right padding, or none.
+        Run only on texts that need no attention mask: right padding, or none.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def _fuse_bridge(model: Model, undo: ExitStack) -> None:
     if not attentions or not can_change or not all(map(_may_be_native, attentions)):
         return
     before = hf_model.config._attn_implementation
-    if getattr(hf_model.config, "attn_logit_softcapping", None):  # which the kernel may leave out unsaid
+    if getattr(hf_model.config, "attn_logit_softcapping", None):  # which the kernel may silently ignore
         return
     try:
         hf_model.set_attn_implementation("sdpa")
@@ -154,7 +154,7 @@ def _has_native_projections(attention: Any) -> bool:
 
 
 def _fuse_hooked(attention: Any, undo: ExitStack) -> None:
-    """Keep queries and keys where a HookedTransformer's attention makes scores of them, for where it mixes values."""
+    """Save a HookedTransformer's queries and keys instead of scoring them, and use them where values are mixed."""
     try:
         from transformer_lens.components import Attention, GroupedQueryAttention
     except ImportError:  # TransformerLens 4
@@ -193,5 +193,5 @@ def _is_hooked(module: Any) -> bool:
 
 
 def _is_replaced(attention: Any) -> bool:
-    """Return whether someone has put a method of their own, such as another mask, in the place of the class's."""
+    """Return whether a method of the class has been overridden on the instance, for example to change the mask."""
     return any(callable(value) and hasattr(type(attention), name) for name, value in vars(attention).items())

@@ -54,7 +54,7 @@ def convert(file: str | Path, folder: str | Path) -> None:
         hf_model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / FACTS).write_text(json.dumps(facts, indent=1))
-        if not (folder / FACTS).exists():  # another process may have been quicker
+        if not (folder / FACTS).exists():  # another process may have converted it first
             os.replace(temporary, folder)
     except MechregError:
         raise

@@ -1,4 +1,4 @@
-"""What a model in hand is: its load record, its hook points, and the hashes that tell two models apart."""
+"""Identifying a model: its load record, its hook points, and the hashes that tell two models apart."""
 
 import copy
 import hashlib

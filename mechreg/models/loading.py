@@ -160,7 +160,7 @@ def _as_it_is(model: Any, *given: Any) -> Any:
     """Return a TransformerLens model, for which no option may be given."""
     if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
         raise InputError(
-            "A TransformerLens model is taken as it is, so load_model has no options for it; give the name, "
+            "load_model takes no options for a TransformerLens model, which it returns as is; give the name, "
             "folder or Hugging Face model that it was made from."
         )
     return model
@@ -201,7 +201,7 @@ def _copied_model(
 ) -> tuple[Backend, Any]:
     """Return the backend for a Hugging Face object, and a copy of the object."""
     if revision is not None:
-        raise InputError("revision= is for hub names; a model object is what it is.")
+        raise InputError("revision= is for hub names only; a model object has no revisions.")
     if device_map is not None:
         raise InputError("device_map= is for names and folders; a model object is copied to one device.")
     require_readable(model.config, source)

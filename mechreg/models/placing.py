@@ -17,7 +17,7 @@ def usable_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("meta"):
-        raise InputError("device='meta' holds no numbers; try 'cpu'.")
+        raise InputError("device='meta' stores no data; use 'cpu'.")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -30,7 +30,7 @@ def usable_device(device: str) -> str:
 def require_device_map(
     device_map: DeviceMap, *, device: str = "auto", backend: Backend = "auto", processing: Processing = "raw"
 ) -> None:
-    """Check that the other options go with a device map, which transformers itself checks."""
+    """Check that the other options are compatible with a device map; transformers checks the map itself."""
     if device != "auto":
         raise InputError(
             f"device={device!r} and device_map={device_map!r} both say where the weights go; give one."
@@ -40,9 +40,7 @@ def require_device_map(
             "HookedTransformer is moved to one device as a whole and cannot take a device_map; use backend='bridge'."
         )
     if processing != "raw":
-        raise InputError(
-            "device_map goes with processing='raw': weights are folded where all are on one device."
-        )
+        raise InputError("device_map needs processing='raw': folding needs all weights on one device.")
 
 
 def require_placed(hf_model: Any, source: str, device_map: DeviceMap) -> None:

@@ -26,7 +26,7 @@ SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_PART = re.compile(r"(vision|audio|image|video|speech)\w*_config")
 _AT_REVISION = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)@([\w./+-]+)")  # a hub name, its branch, tag or commit
-OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # what a model of text alone nests in its config
+OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # sub-configs that a text-only model may have
 OLD_BUFFERS = {"masked_bias", "causal_mask", "inv_freq", "position_ids"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
@@ -46,7 +46,7 @@ def resolve(source: str | Path) -> str:
     if os.path.isdir(path):  # not path.is_dir(), which raises where a name is too long for the file system
         if not os.path.isfile(path / "config.json"):
             raise ModelError(
-                f"The folder {str(path)!r} has no config.json, so it is no Hugging Face model; give the folder that "
+                f"The folder {str(path)!r} has no config.json, so it is not a Hugging Face model; give the folder that "
                 "save_pretrained wrote."
             )
         return str(path.resolve())
@@ -146,7 +146,7 @@ def require_readable(config: Any, source: str) -> None:
     if other:
         raise ModelError(
             f"{source!r} is a {architecture or config.model_type} with parts beside its text ({', '.join(other)}); "
-            "mechreg reads models of text alone: save its language model separately, or use another."
+            "mechreg reads text-only models: save its language model separately, or use another model."
         )
     if getattr(config, "is_encoder_decoder", False) or "MaskedLM" in architecture:
         raise ModelError(

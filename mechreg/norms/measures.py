@@ -16,7 +16,7 @@ from mechreg.schema import InputError, RunMeasure, require_names
 MEASURES: tuple[str, ...] = (*get_args(RunMeasure), "projection")
 _UPDATES = ("result", "attn_out", "mlp_out")
 _ONE_VECTOR = tuple(hook for hook, (_, axes) in HOOK_POINTS.items() if axes == "batch pos d_model")
-# The hooks that a measure is of.
+# The hooks at which each measure is defined.
 _HOOKS_OF = {
     "norm": tuple(HOOK_POINTS),
     "relative": _UPDATES,
@@ -31,7 +31,7 @@ Heads = Float[Tensor, "batch head pos d"]  # one head at hook points that have n
 
 
 def known_measures(measures: str | Sequence[str], hooks: Sequence[str], direction: Any) -> list[str]:
-    """Return the names of measures, each of which is known and is one of all the hooks."""
+    """Return the names of measures, after checking that each is known and defined at every hook."""
     names = require_names(measures, MEASURES, name="measures", least=0)
     for measure in names:
         for hook in hooks:
@@ -54,7 +54,7 @@ def is_per_head(hook: str) -> bool:
 
 
 class LayerMeasures:
-    """Reduces the vectors of one layer and batch to measures, once all that they need have come.
+    """Reduces the vectors of one layer and batch to measures, once all of the required vectors have arrived.
 
     ``captured`` gets an entry (hook.measure, layer) for each; the layer's vectors are then let go.
     """

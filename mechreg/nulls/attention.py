@@ -47,7 +47,7 @@ def attention_norms(
     layers : int or sequence of int, optional
         All by default; a pass through the model up to each of them.
     skip : int
-        So many first positions of each window keep their values: what a sink has stays at the sink.
+        Number of first positions of each window that keep their values, so that a sink keeps its own.
     batch_tokens, progress
         As in `extract_norms`.
     seed : int

@@ -62,7 +62,7 @@ def null_norms(
     -------
     dict of str to iterator
         Each can be read once, as `compare_to_nulls` does; one frame is in memory at a time. Models keep their names in
-        ``norms``, also those with random weights.
+        ``norms``, including those with random weights.
 
     Raises
     ------

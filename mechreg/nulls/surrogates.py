@@ -74,7 +74,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     norms : pandas.DataFrame
         A norm frame.
     skip : int
-        So many first positions of each window do not count in the means, and stay as they are.
+        Number of first positions of each window that are left out of the means and not changed.
 
     Returns
     -------

@@ -21,14 +21,14 @@ from mechreg.schema import InputError
 SAMPLE = 4096
 # Relative size below which what is left of a column is rounding: without its mean, without the columns before.
 CONSTANT, DEPENDENT = 1e-12, 1e-10
-# So far back at most are products summed.
+# Products are summed at most this many rows back.
 MAX_SUMMED_LAGS = 10_000
 # A chunk's products should stay in the processor's cache: beyond, matrix products were 5 times slower.
 CHUNK_NUMBERS = 40_000
 
 
 class TooManyProducts(InputError):
-    """There would be more sums of products of products than were asked for."""
+    """More sums of products of products would be needed than the caller allows."""
 
 
 class Coordinates(NamedTuple):
@@ -39,7 +39,7 @@ class Coordinates(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a group's rows are, apart from their numbers; rows are sorted by document, window, position."""
+    """The layout of a group's rows, without their values; rows are sorted by document, window, position."""
 
     cluster: Int[np.ndarray, " rows"]  # numbers of clusters
     labels: pd.Index  # the clusters' names
@@ -73,7 +73,7 @@ class Blocks(NamedTuple):
 def choose_coordinates(values: Float[np.ndarray, "columns rows"], *, whole: bool) -> Coordinates:
     """Return coordinates in which a sample of the rows has mean 0 and, where it can, unit covariance.
 
-    A few rows say little about how the columns go together, unless they are the ``whole``.
+    A few rows say little about how the columns covary, unless they are the ``whole``.
     """
     sample = values[:, :: -(-values.shape[1] // SAMPLE)]
     columns, rows = sample.shape
@@ -109,7 +109,7 @@ def sum_blocks(
         key, block = np.unique(layout.cluster * cells + cell, return_inverse=True)
     gram = np.zeros((len(key), _products(size)))
     begins = np.flatnonzero(np.diff(block, prepend=-1))
-    together = len(np.unique(block[begins])) == len(begins)  # no block's rows are in two places
+    together = len(np.unique(block[begins])) == len(begins)  # every block's rows are contiguous
     lags = 0 if max_lag is None else max_lag + 1
     lagged: dict[int, np.ndarray] = {}  # by pair of cells; most pairs of many cells never occur
     back = max(lags - 1, 0)
@@ -171,7 +171,7 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
         pairs=np.stack([pair // cells, pair % cells], axis=1),
         lagged=lagged,
         n=first.n + second.n,
-        # A part whose order is not known leaves nothing that can be said of neighbours.
+        # If the order of either part is unknown, nothing is known about neighbours.
         longest=max(first.longest, second.longest) if first.longest and second.longest else 0,
         has_gaps=first.has_gaps or second.has_gaps,
         within=first.within + second.within,

@@ -11,7 +11,7 @@ from mechreg.schema import InputError
 
 
 def sums_by_document(fits: LaggedFits | LagSums, *, who: str, by: bool = False) -> LagSums:
-    """Return the sums by document of fits, or the sums that are given; ``by`` lets fits by columns through."""
+    """Return the sums by document of fits, or the given sums; with ``by``, also of fits by columns."""
     if not isinstance(fits, LaggedFits | LagSums):
         remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
         raise InputError(f"{who} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")

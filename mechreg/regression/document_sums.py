@@ -55,7 +55,7 @@ class DocumentSums(NamedTuple):
 def solve_sums(
     products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
 ) -> Float[np.ndarray, "*fits terms"]:
-    """Return the coefficients of q that sums over some documents give, NaN where these make the terms collinear."""
+    """Return the coefficients of q from sums over some documents, NaN where the terms are collinear in them."""
     solved = np.full(scores.shape, np.nan)
     is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
     solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]

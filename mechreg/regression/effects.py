@@ -1,4 +1,4 @@
-"""Effects: columns every value of which has a level of its own, taken off all others (Frisch, Waugh, Lovell).
+"""Fixed effects: one level for each value of a column, partialled out of all other columns (Frisch, Waugh, Lovell).
 
 One effect, within the clusters where there is such a one, is taken off as its levels' means; the levels of the others
 then solve normal equations, exactly where they are few, else by conjugate gradients to a relative 1e-12.
@@ -101,7 +101,7 @@ def make_effects(
 
 
 def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
-    """Return which rows are left when rows that are alone in a level go, again and again, as reghdfe does."""
+    """Return which rows remain after repeatedly dropping rows that are alone in a level, as reghdfe does."""
     kept = np.arange(len(codes[0]))
     while True:
         alone = np.zeros(len(kept), bool)
@@ -119,7 +119,7 @@ def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Floa
     """Return what the effects leave of the columns."""
     left = np.ascontiguousarray(values.T)
     passes = 1 if effects.levels is not None and effects.inverse is None else 2
-    for _ in range(passes):  # the second time takes up what the first one rounded
+    for _ in range(passes):  # the second pass removes the rounding error of the first
         left = _centred(effects, left)
         if effects.levels is not None:
             left = _centred(effects, left - effects.levels @ _solved(effects, effects.levels.T @ left))

@@ -38,7 +38,7 @@ _NAMES = {
     "sum": np.sum,
     "len": lambda x: np.float64(np.size(x)),
 }
-_LARGEST = 1e140  # the squares of a hundred million such numbers still have a sum
+_LARGEST = 1e140  # the squares of a hundred million such numbers still sum without overflow
 
 
 class _Environment(patsy.EvalEnvironment):

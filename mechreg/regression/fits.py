@@ -90,7 +90,7 @@ def fit_lagged(
         Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
         All values of a (model, hook) are one family of ``adjust``.
     effects : str or sequence of str
-        Columns every value of which has a level of its own, taken off outcome and regressors: ``("doc", "position")``.
+        Fixed effects: columns whose levels are partialled out of outcome and regressors: ``("doc", "position")``.
         R2 is then of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew
         without each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
     hac_lags : int, optional

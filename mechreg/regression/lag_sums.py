@@ -248,14 +248,14 @@ class LagSums:
     def load(cls, path: str | Path) -> "LagSums":
         """Return what `save` wrote; refuse another file, a damaged one, and one of another version."""
         try:
-            # Opened here: of a damaged file numpy would leave it open.
+            # Opened here, because numpy would leave a damaged file open.
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = dict(file)
             about = json.loads(str(arrays.pop("about")))
             if about["version"] == FILE_VERSION:
                 return cls._restored(about, arrays)
         except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
-            if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # no word of what it holds
+            if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # not about the content
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(

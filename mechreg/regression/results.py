@@ -174,7 +174,7 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
         one_minus_leverage = 1 - products.leverage
         if one_minus_leverage.min() < 1e-10:
             raise NumericalError(
-                f"cov={kind!r} divides by 1 - leverage; in {fit.where} a row has a term for itself. Use cov='hc1'."
+                f"cov={kind!r} divides by 1 - leverage; in {fit.where} one row has a term to itself. Use cov='hc1'."
             )
         scores, factor = scores / one_minus_leverage ** (0.5 if kind == "hc2" else 1.0), 1.0
     if kind == "hac":
@@ -208,7 +208,7 @@ def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " 
 
 
 def usual_lags(longest: int) -> int:
-    """Return the lags of Newey and West for windows of so many rows at most."""
+    """Return the lags of Newey and West for windows of at most that many rows."""
     return min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)
 
 

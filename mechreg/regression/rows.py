@@ -173,7 +173,7 @@ def _ids(column: pd.Series) -> _Ids:
 def _ranked(
     code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool
 ) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
-    """Return numbers of the values there are among their sorted names, and these: int64 or str, documents str."""
+    """Return codes into the sorted distinct values, and those values: int64 or str, for documents always str."""
     present, number = np.unique(code, return_inverse=True)
     values = present if names is None else names.to_numpy()[present]
     if is_doc:
@@ -192,5 +192,5 @@ def _prepared(column: pd.Series) -> pd.Series:
     if pd.api.types.infer_dtype(column, skipna=True) == "string":
         return column.astype("category")
     if not pd.api.types.is_float_dtype(column.dtype) and column.isna().any():
-        return column  # whole numbers and truth values are such once those are gone
+        return column  # without missing values, whole numbers and booleans get their own dtype back
     return plain_column(column)

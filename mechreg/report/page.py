@@ -220,7 +220,7 @@ class _Charts:
             if self.specs:
                 scripts = {"vega": vega_bundle()}
                 scripts |= {f"spec{at}": script_json(spec) for at, spec in enumerate(self.specs, 1)}
-        except MechregError as error:  # the tables are the answer; the charts show it
+        except MechregError as error:  # the page is still useful without charts: the tables hold the results
             missing = f"The {len(self.specs)} charts of this page are missing: {error}"
         return {
             "css": css,

@@ -142,7 +142,7 @@ def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame
             norms = norms.assign(special=norms["token_id"].isin(model.get("special_ids", [])))
             try:
                 chart = charts.plot_layer_explorer(add_lags(norms, **options), rows, term=terms[0])
-            except MechregError:  # heads, or a formula whose terms stand for something else
+            except MechregError:  # fits by head, or terms that the explorer cannot draw
                 continue
             shown = len(norms) // norms["layer"].nunique()
             if shown < model["tokens"]:

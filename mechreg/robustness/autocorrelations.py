@@ -76,7 +76,7 @@ def autocorrelation(
     max_lag : int
         The longest lag, also of the fit of s rho^lag.
     effects : str or sequence of str
-        Columns, a level of every value of which is taken off. Without effects levels that differ between
+        Columns whose levels are partialled out. Without effects levels that differ between
         documents look like an autocorrelation that never ends.
     lags, order : int
         Breusch and Godfrey's test is of so many residuals before, in the regression on these lags.

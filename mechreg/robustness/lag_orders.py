@@ -36,7 +36,7 @@ def lag_order(
     effects : str or sequence of str
         Columns, such as ``("doc", "position")``, a level of every value of which is taken off first.
     folds : int
-        Documents are left out in so many parts.
+        Number of parts in which documents are left out.
     skip : int, optional
         By default that of the lagged frame, or 1.
     seed : int

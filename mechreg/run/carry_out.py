@@ -65,7 +65,7 @@ def run_spec(
     Raises
     ------
     InputError, ModelError
-        Whatever can be known before any work is done is refused before: files, models, hooks, formula, a
+        Everything that can be checked before any work is checked first: files, models, hooks, formula, a
         folder of another run or in use. Later: a disk that is full or gone.
 
     Examples
@@ -124,7 +124,7 @@ def carry_out(
         device_map=device_map,
         allow_pickle=spec.allow_pickle,
     )
-    # Not Path's exists, which raises where a name is too long.
+    # Not Path.exists, which raises if the name is too long.
     if resume and not os.path.exists(folder / "spec.toml"):
         raise InputError(f"{str(folder)!r} holds no run to resume; leave out --resume to begin one.")
     with store.open_run_folder(folder, spec):
@@ -160,7 +160,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     corpus = {"corpus": spec.corpus, "sha256": survey.sha256, "documents": survey.documents}
     corpus |= {"left_out": survey.left_out, **survey.tags}
     facts = store.provenance(spec, entries, corpus=corpus, seconds=round(time.perf_counter() - began, 1))
-    store.remove(folder / "_manifest.json")  # of an earlier end: its checksums are not those of what follows
+    store.remove(folder / "_manifest.json")  # of an earlier completion: its checksums would be out of date
     written = {
         "coefficients.parquet": coefficients,
         "coefficients.csv": coefficients,

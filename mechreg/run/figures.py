@@ -1,4 +1,4 @@
-"""The figures of a run: norms and betas of every hook. One that cannot be drawn is missing, and the run is whole."""
+"""The figures of a run: norms and betas of every hook. One that cannot be drawn is skipped; the run still completes."""
 
 import contextlib
 import logging
@@ -61,7 +61,7 @@ def _plots(
     for hook in spec.hooks:
         rows = coefficients[coefficients["hook"] == hook]
         if "head" in rows and (rows["head"] != -1).any():
-            continue  # a panel per head is no figure: the tables have them
+            continue  # too many heads for one panel each; see the tables
         suffix = "" if len(spec.hooks) == 1 else f"-{hook}"
         yield f"norms{suffix}", partial(_norms, norms, hook, notes)
         fits = SimpleNamespace(coefficients=rows, formula=spec.formula)

@@ -54,7 +54,7 @@ def survey_corpus(spec: Spec) -> Survey:
     made_by: dict[str, None] = {}
     kinds: dict[str, dict[str, None]] = {}
     rows = pd.DataFrame()
-    if tagger not in ("none", OWN_TAGS):  # it tags something, so that what it cannot do is known now
+    if tagger not in ("none", OWN_TAGS):  # a trial run, so that a missing capability is reported now
         made_by = dict.fromkeys(tag_words(["A word."], tagger=load_tagger(tagger))["tagger"])
     for part, so_far in stream_documents(spec):
         read.append(so_far)
@@ -117,7 +117,7 @@ def _words_as_text(documents: pd.DataFrame) -> str:
 
 
 def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
-    """Refuse a column that no step makes or two would, and moments alone where they cannot answer."""
+    """Refuse columns made by no step or by two, and keep = "moments" where sums are not enough."""
     asked = formula_columns(spec.formula)
     layer_below = lags_among(asked)[1]
     tags = () if spec.tagger == "none" else TAG_COLUMNS
@@ -153,7 +153,7 @@ def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
 
 
 def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a documents' column from which no coefficient comes."""
+    """Refuse a document column that cannot give a coefficient."""
     for name in formula_columns(formula):
         seen = kinds.get(name)
         if seen is None:
@@ -166,7 +166,7 @@ def check_levels(formula: str, kinds: dict[str, tuple[str, ...]]) -> None:
         if len(others) > 1 or not {*others} <= {*_NUMBERS.values()}:
             raise InputError(
                 f"The corpus's column {name!r} holds {' and '.join(others)}; a column of a formula "
-                "holds numbers, or texts, or true and false."
+                "must hold numbers, texts or booleans."
             )
         if len(texts) == 1:
             raise InputError(

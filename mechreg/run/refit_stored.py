@@ -136,7 +136,7 @@ def kept_sums(run: store.Run, model: str) -> LagSums:
 
 
 def require_fittable(spec: Spec, documents: int) -> None:
-    """Refuse a regression that no corpus of so many documents could have, before any norm is made."""
+    """Refuse, before any norm is computed, a regression that is impossible with this many documents."""
     if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
         raise InputError(
             f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
@@ -161,7 +161,7 @@ def require_fittable(spec: Spec, documents: int) -> None:
 
 
 def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
-    """Refuse a formula that no window has a complete row of, once the longest is known; no pass has been made."""
+    """Refuse, before any forward pass, a formula for which even the longest window has no complete row."""
     lags, layer_below = lags_among(formula_columns(spec.formula))
     lag = max((*lags, *layer_below), default=0)
     if longest <= spec.skip + lag:

@@ -77,7 +77,7 @@ def make_shard(
 
 
 def missing_shards(run: str | Path) -> list[Shard]:
-    """Return the shards of a run of which a file is missing, in order.
+    """Return, in order, the shards of a run that lack a file.
 
     Raises
     ------
@@ -156,7 +156,7 @@ class ShardMaker:
         if record is None or not 0 <= shard.number < record.get("plan", {}).get("shards", 0):
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
         files = files_of_shard(self.run, self.spec, record, shard.number)
-        # A kill between the files of a shard leaves some of them: those are not written again.
+        # A process killed between a shard's files leaves some of them, which are not written again.
         missing = [hook for hook, path in files.items() if not store.is_there(path)]
         if missing:
             tokens, norms, covariates = self._passes(record, shard.number)
@@ -231,7 +231,7 @@ class ShardMaker:
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
     def _identity(self, model: Any) -> dict[str, Any]:
-        """Return everything that determines a model's numbers."""
+        """Return everything about a model that determines its results."""
         record = record_of(model)
         return {
             "backend": record.backend,
@@ -244,7 +244,7 @@ class ShardMaker:
         }
 
     def _model(self, name: str, *, expected: dict[str, Any] | None = None) -> Any:
-        """Return a model of the spec, loaded unless it was the last one; checked when it is loaded for shards."""
+        """Return a model of the spec, loaded unless it is the one in memory; ``expected`` is checked on loading."""
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # two do not fit where one does
             model = load_model(

@@ -63,8 +63,8 @@ def unchanged_documents(spec: Spec, read: tuple[str, ...]) -> Iterator[pd.DataFr
         if count == len(read):
             return
     raise InputError(
-        f"The corpus {spec.corpus!r} has changed while the run was made, so that its tokens would not be those of the "
-        "corpus that is recorded; leave it alone while a run is made, and begin the run again in a new folder (--out)."
+        f"The corpus {spec.corpus!r} changed during the run, so the tokens would not be those of the "
+        "corpus that is recorded; leave it unchanged during a run, and start again in a new folder (--out)."
     )
 
 

@@ -25,9 +25,9 @@ from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
 TABLES = (".csv", ".parquet")  # how the name of a table may end
-_STALE_SECONDS = 24 * 3600  # after them a temporary file of another machine has no writer any more
+_STALE_SECONDS = 24 * 3600  # after this long, another machine's temporary file is assumed to be abandoned
 _OWNER = re.compile(re.escape(TEMPORARY) + "([0-9a-f]{8})-([0-9]+)-")
-# What readers raise where the bytes are not those of such a file.
+# What readers raise for a file with damaged content.
 _CONTENT = (
     *(pa.ArrowException, ValueError, KeyError, EOFError, RecursionError, zlib.error, zipfile.BadZipFile),
     *(OSError, IndexError, NotImplementedError),
@@ -40,7 +40,7 @@ class DamagedError(InputError):
 
 @contextlib.contextmanager
 def committed(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put what was written at ``path`` in one step.
+    """Yield a temporary path to write to, then move the result to ``path`` atomically.
 
     A kill at any moment leaves the old file or the new one, never a part: the rename is the commit.
 
@@ -78,7 +78,7 @@ def _temporary(path: Path) -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """Return what tells the processes of this machine (or container), since it was started, from all others."""
+    """Return an identifier of this machine (or container) since it was booted."""
     parts = [socket.gethostname()]
     for about in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def is_stale(temporary: Path) -> bool:
 
 @contextlib.contextmanager
 def in_reach(path: Path) -> Iterator[None]:
-    """Turn what the system says while ``path`` is written into one sentence with a remedy."""
+    """Turn an OSError raised while writing ``path`` into one sentence with a remedy."""
     try:
         yield
     except OSError as error:
@@ -116,7 +116,7 @@ def in_reach(path: Path) -> Iterator[None]:
 def readable(path: Path) -> Iterator[None]:
     """Turn what reading a file raises into one sentence: it could not be read, or what it holds is damaged.
 
-    What the system says (a stale handle, no permission) is not damage, and an error that no content explains is
+    An OSError (a stale handle, no permission) is not damage, and an error that no content explains is
     raised as it is.
     """
     try:
@@ -132,7 +132,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def unreadable(path: Path, error: OSError) -> InputError:
-    """Return the refusal of a file that the system did not give."""
+    """Return the error for a file that the system could not read."""
     return InputError(
         f"{str(path)!r} could not be read ({error.strerror or error}), and nothing was changed; look at its drive and "
         "permissions, and give the same command again."
@@ -146,7 +146,7 @@ def remove(path: Path) -> None:
 
 
 def damaged(path: Path, reason: object) -> DamagedError:
-    """Return the refusal of a file that does not hold what was written."""
+    """Return the error for a file whose content is not what was written."""
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     return DamagedError(
         f"{str(path)!r} is damaged ({lines[0].rstrip('.')}); remove it, and `mechreg run` with the same spec and --out "
@@ -155,7 +155,7 @@ def damaged(path: Path, reason: object) -> DamagedError:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a file is there; one that the system does not give is refused, not taken for a missing one."""
+    """Return whether a file is there; one that cannot be read is an error, not a missing file."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -173,7 +173,7 @@ def require_name(path: Path) -> None:
         str(path).encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"The name {str(path)!r} came in another encoding than this process reads; set PYTHONUTF8=1, or give "
+            f"The name {str(path)!r} is not in the encoding that this process uses; set PYTHONUTF8=1, or give "
             "another --out."
         ) from error
 
@@ -209,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def require_kinds(path: Path, part: Any, kinds: Mapping[str, type]) -> None:
-    """Refuse a part of a JSON file that is no object with these keys, each of its kind."""
+    """Refuse a part of a JSON file that is not an object with these keys and types."""
     for key, kind in kinds.items():
         value = part.get(key) if isinstance(part, dict) else None
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

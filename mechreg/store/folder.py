@@ -60,7 +60,7 @@ log = logging.getLogger("mechreg")
 
 @contextlib.contextmanager
 def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
-    """Make the run folder, or take up one of the same spec, and keep other processes out of it meanwhile.
+    """Create the run folder, or resume one of the same spec, and lock out other processes meanwhile.
 
     What a killed process left half written is removed; what another is writing is left alone.
     """
@@ -89,14 +89,14 @@ def _locked(out: Path) -> BaseFileLock:
     lock: BaseFileLock = FileLock(path, timeout=0)
     was_there = is_there(path)
     with in_reach(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no flock here
+        warnings.simplefilter("ignore")  # the warning that flock is unavailable
         try:
             try:
                 lock.acquire()
             except (OSError, NotImplementedError) as error:
                 if isinstance(error, OSError) and error.errno not in _NO_FLOCK:
                     raise
-                if not was_there:  # what the attempt left would be taken for a lock
+                if not was_there:  # the file left by the attempt would look like a lock
                     path.unlink(missing_ok=True)
                 lock = SoftFileLock(path, timeout=0)
                 lock.acquire()
@@ -133,7 +133,7 @@ def require_no_links(run: Path) -> None:
                 if path.is_symlink():
                     raise InputError(
                         f"{str(path)!r} is a link to {os.readlink(path)!r}, and a run writes into its own folder "
-                        "alone; put the folder itself in the link's place, or remove the link."
+                        "only; replace the link with the folder itself, or remove it."
                     )
 
 
@@ -218,7 +218,7 @@ def checked_record(path: Path) -> dict[str, Any]:
     require_kinds(path, record, _RECORD)
     require_kinds(path, record["config"], {"batch_tokens": int})
     if not re.fullmatch("[0-9a-f]{16}", record["config_hash"]):  # a part of file names
-        raise damaged(path, "its config_hash is none")
+        raise damaged(path, "its config_hash is not a hash")
     if "plan" in record:
         require_kinds(path, plan := record["plan"], _PLAN)
         counts = [0, *(plan[key] for key in _COUNTS)]

@@ -50,7 +50,7 @@ def open_run(run: str | Path) -> "Run":
 
 
 def stored_spec(run: Path) -> Spec:
-    """Return the spec of a run folder; a key that its file does not have has its default."""
+    """Return the spec of a run folder; keys missing from the file have their defaults."""
     file = _spec_file(run)
     written = None
     with contextlib.suppress(InputError):  # a damaged manifest is reported where it is needed
@@ -204,7 +204,7 @@ class Run:
         """Return the token frame of one model, with the document's source and what the formula asked for."""
         names = chosen(models, self.models, name="models")
         if len(names) != 1:
-            raise InputError(f"Tokens are one model's; say which: models=[...] of {self.models}.")
+            raise InputError(f"Each model has its own tokens; choose one with models=[...]: {self.models}.")
         return stacked([read_token_shard(path) for path in self.shards("tokens", names[0])])
 
     def dataset(self, model: str, hook: str) -> ds.Dataset:

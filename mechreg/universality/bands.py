@@ -12,7 +12,7 @@ from scipy import stats
 
 
 class Estimates(NamedTuple):
-    """Some numbers, by how much each moves without each document, and by how much on documents drawn again."""
+    """Estimates, how far each moves without each document, and how far each moves on resampled documents."""
 
     estimate: Float[np.ndarray, " places"]
     jackknife: Float[np.ndarray, "docs places"]
@@ -28,7 +28,7 @@ class Estimates(NamedTuple):
         """Those of the standard errors by the jackknife's kurtosis: fewer where few documents count."""
         squares = self.jackknife**2
         total = squares.sum(axis=0) ** 2
-        moves = total > 0  # the difference of a model from itself does not
+        moves = total > 0  # the difference of a model from itself does not vary
         df = 3 * total[moves] / (squares**2).sum(axis=0)[moves] - 1
         return float(np.clip(df, 2, self.df).mean())
 
@@ -98,7 +98,7 @@ def bands(estimates: Estimates, *, conf_level: float) -> Bands:
 
 def _joint_critical_value(estimates: Estimates, conf_level: float) -> float:
     own = np.sqrt((estimates.draws**2).mean(axis=0))
-    moves = own > 0  # the difference of a model from itself does not
+    moves = own > 0  # the difference of a model from itself does not vary
     if not moves.any():
         return 0.0
     largest = np.abs(estimates.draws[:, moves] / own[moves]).max(axis=1)

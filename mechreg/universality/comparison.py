@@ -99,8 +99,8 @@ def compare_profiles(
         A group for every model, such as its size: models of one group are then seeds, by which differences between
         groups are measured.
     margin : float, optional
-        Coefficients that differ by less count as equal, in units of the coefficient. It is a judgement, which the data
-        do not hold: without it nothing is said about equivalence.
+        Coefficients that differ by less count as equal, in units of the coefficient. It is a judgement that the data
+        cannot supply; without it, equivalence is not tested.
     bins : int, optional
         Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
         coefficients, which is also the most. A layer stands for its own slice of depth, and every model's layers are

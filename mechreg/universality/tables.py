@@ -253,6 +253,6 @@ def _root(square: Any) -> Any:
 def _t_ratio(
     above: Float[np.ndarray, " places"], error: Float[np.ndarray, " places"]
 ) -> Float[np.ndarray, " places"]:
-    """Return the t ratios; where nothing can err (a model and itself) they are 0 or infinite."""
+    """Return the t ratios; with no sampling error (a model against itself) they are 0 or infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(above == 0, 0.0, above / error)

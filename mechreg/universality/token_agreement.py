@@ -141,7 +141,7 @@ def null_draws(
 def _surrogates(
     series: Residuals, lengths: Int[np.ndarray, " docs"], count: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "units columns"]:
-    """Return so many copies, each document's waves with random signs, one for all layers; its level stays."""
+    """Return surrogate copies: random signs on each document's waves, the same for all layers; levels are kept."""
     parts = []
     for part in np.split(series, np.cumsum(lengths)[:-1]):
         signs = rng.integers(0, 2, (len(part), count, 1)) * 2.0 - 1.0

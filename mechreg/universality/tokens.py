@@ -126,7 +126,7 @@ def compare_tokens(
         models, nulls="random_weights")`` gives. Each model is compared with the others' further frames, since seeds of
         one size have the same random weights in one frame.
     skip : int
-        So many first positions of each window are left out.
+        Number of first positions of each window that are left out.
     draws : int
         Of the null, and of the bootstrap of documents.
     conf_level : float
