@@ -6,8 +6,8 @@ VENV4 ?= .venv-tl4
 VENV_LOWEST ?= .venv-lowest
 PRETRAINED ?= build/pretrained
 # One thread a test worker: two workers on two cores are faster than one with two threads.
-# worksteal keeps the tests of a file together, so that its fixtures are made once.
-PYTEST = -m pytest -n 2 --dist worksteal
+# A file is one worker's, so that its fixtures are made once; the files with the most tests come first.
+PYTEST = -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-slow test-tl4 test-lowest pretrained test-pretrained coverage fuzz lint format figures docs bench clean
 .DEFAULT_GOAL := demo

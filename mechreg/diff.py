@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.schema import GROUP_KEYS, InputError, require, require_number
 from mechreg.store import Run, open_run, read_provenance
 
@@ -81,6 +82,7 @@ def diff_runs(run_a: Run | str | Path, run_b: Run | str | Path, *, within: float
     )
 
 
+@any_frames
 def diff_tables(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: float = 0.0) -> pd.DataFrame:
     """Return the numbers that differ between two tables of one kind: one row a number, none where all are equal.
 

@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     MAX_LAGS,
     TOKEN_KEYS,
     InputError,
-    NumericalError,
+    group_columns,
+    log_norms,
     one_or_many,
     require,
     require_whole_number,
@@ -25,6 +27,7 @@ from mechreg.sinks import find_sinks
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
 
+@any_frames
 def add_lags(
     norms: pd.DataFrame,
     *,
@@ -104,7 +107,7 @@ def add_lags(
             f"add_lags would leave the columns {stale} of an earlier call; give it the norm frame itself."
         )
 
-    group_keys = [*GROUP_KEYS, "head"] if "head" in norms.columns else [*GROUP_KEYS]
+    group_keys = group_columns(norms)
     position = _position(norms)
     window = _codes(norms, [*group_keys, "doc", "window"])
     order = np.lexsort((position, window))
@@ -213,16 +216,9 @@ def _one_layer_down(
 
 
 def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
-    """Return the natural logarithm of every norm, or say where it has none."""
-    norm = _numbers(norms, "norm")
-    bad = ~(np.isfinite(norm) & (norm > 0))
-    if bad.any():
-        row = int(bad.argmax())
-        raise NumericalError(
-            f"add_lags needs the logarithm of every norm; the norm is {norm[row]} at {_where(norms, row)} "
-            f"({int(bad.sum())} such rows). Look at that text with this model before you leave it out."
-        )
-    return np.log(norm)
+    """Return the natural logarithm of every norm."""
+    _numbers(norms, "norm")
+    return log_norms(norms, who="add_lags")
 
 
 def _numbers(norms: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
@@ -279,8 +275,7 @@ def _require_whole_windows(
 
 def _where(norms: pd.DataFrame, row: int) -> str:
     """Return the place of a row in words."""
-    keys = [key for key in (*GROUP_KEYS, "head", *TOKEN_KEYS) if key in norms.columns]
-    return ", ".join(f"{key} {norms[key].iloc[row]}" for key in keys)
+    return ", ".join(f"{key} {norms[key].iloc[row]}" for key in (*group_columns(norms), *TOKEN_KEYS))
 
 
 def _whole_numbers(values: int | Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:

@@ -1,17 +1,20 @@
-"""Strings from outside (names, ids, tokens, texts), made safe for each place where they are shown or written.
+"""What comes from outside: frames of other libraries, and strings, made safe for each place where they are shown.
 
 A terminal obeys control characters, a spreadsheet computes what starts with =, Vega looks names up in JavaScript
 objects, and a page reads markup: each place has one function here.
 """
 
+import functools
 import html
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:  # the command line needs this module and must start fast
-    from collections.abc import Callable
-
     import pandas as pd
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Controls, line and paragraph separators, marks that change the direction of a text, and code points that are no
 # characters (half of a surrogate pair, U+FFFE, U+FFFF). Joiners and direction marks inside a word stay.
@@ -28,6 +31,49 @@ _OBJECT_NAMES = {
 _FORMULA = re.compile(
     r"'*(?:[=@\t\r]|[+-](?!(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$|inf$|nan$|$))", re.IGNORECASE
 )
+
+
+def any_frames(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that gets polars frames, Arrow tables and whatever else narwhals reads as pandas frames.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> any_frames(lambda frame: frame.columns.tolist())(pa.table({"norm": [1.0]}))
+    ['norm']
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        made: Any = function
+        return made(*to_pandas(args), **to_pandas(options))
+
+    return call
+
+
+def to_pandas(value: Any) -> Any:
+    """Return a value in which every frame or series of another library is one of pandas.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> to_pandas([pa.table({"norm": [1.0]}), "norm"])[0]["norm"].tolist()
+    [1.0]
+    """
+    if isinstance(value, list | tuple | dict):
+        parts = list(value.values()) if isinstance(value, dict) else value
+        made = [to_pandas(part) for part in parts]
+        if all(new is old for new, old in zip(made, parts, strict=True)):
+            return value
+        return dict(zip(value, made, strict=True)) if isinstance(value, dict) else type(value)(made)
+    is_frame = hasattr(value, "__arrow_c_stream__") or hasattr(value, "collect_schema")  # eager, or lazy
+    if not is_frame or hasattr(value, "iloc"):
+        return value
+    import narwhals
+
+    frame = narwhals.from_native(value, allow_series=True, pass_through=True)
+    frame = frame.collect() if isinstance(frame, narwhals.LazyFrame) else frame
+    return frame.to_pandas() if hasattr(frame, "to_pandas") else value
 
 
 def for_terminal(text: object, *, encoding: str | None = None, lines: bool = True) -> str:
@@ -118,7 +164,7 @@ def from_csv(frame: "pd.DataFrame") -> "pd.DataFrame":
     return changed(frame, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
 
 
-def changed(frame: "pd.DataFrame", change: "Callable[[str], str]") -> "pd.DataFrame":
+def changed(frame: "pd.DataFrame", change: Callable[[str], str]) -> "pd.DataFrame":
     """Return a frame whose strings, in cells and as names of columns, are changed by a function.
 
     Examples

@@ -109,13 +109,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 
 def among(value: object, known: Iterable[object]) -> bool:
-    """Return whether a value is one of the known; ``in`` would fail for a list, and compare an array's elements.
-
-    Examples
-    --------
-    >>> among("lag1", ["lag1"]), among(["lag1"], ["lag1"])
-    (True, False)
-    """
+    """Return whether a value is one of the known; ``in`` would fail for a list, and compare an array's elements."""
     if not isinstance(value, Hashable) or isinstance(value, tuple):
         return False
     is_bool = isinstance(value, bool)  # True is not 1
@@ -216,13 +210,7 @@ def document_ids(column: "pd.Series | pd.Index") -> "pd.Series":
 
 
 def require_by(by: str | Sequence[str], *, who: str) -> tuple[str, ...]:
-    """Return the columns of ``by``, after checking that each comes once and is not one of the tables' own.
-
-    Examples
-    --------
-    >>> require_by("pos", who="fit_lagged")
-    ('pos',)
-    """
+    """Return the columns of ``by``, after checking that each comes once and is not one of the tables' own."""
     names = tuple(one_or_many(by))
     own = {*COEFFICIENT_COLUMNS, *STATISTICS_COLUMNS, "head"}
     for name in names:
@@ -234,13 +222,29 @@ def require_by(by: str | Sequence[str], *, who: str) -> tuple[str, ...]:
     return names
 
 
-def require_one_processing(models: Iterable[str], *, who: str) -> None:
-    """Check that raw and folded weights are not compared: folding changes attn_out norms by several percent.
+def group_columns(frame: "pd.DataFrame") -> list[str]:
+    """Return the columns that tell one layer's rows from another's."""
+    return [key for key in (*GROUP_KEYS, "head") if key in frame.columns]
 
-    Examples
-    --------
-    >>> require_one_processing(["gpt2", "gpt2-xl"], who="fit_lagged")
-    """
+
+def log_norms(norms: "pd.DataFrame", *, who: str) -> Any:
+    """Return the natural logarithm of every norm as an array, or say where there is none."""
+    import numpy as np
+
+    norm = norms["norm"].to_numpy(dtype="float64", na_value=np.nan)
+    bad = ~(np.isfinite(norm) & (norm > 0))
+    if bad.any():
+        row, keys = int(bad.argmax()), [*group_columns(norms), *TOKEN_KEYS]
+        where = ", ".join(f"{key} {norms[key].iloc[row]}" for key in keys if key in norms.columns)
+        raise NumericalError(
+            f"{who} needs the logarithm of every norm; the norm is {norm[row]} at {where} ({int(bad.sum())} such "
+            "rows). Look at that text with this model before you leave it out."
+        )
+    return np.log(norm)
+
+
+def require_one_processing(models: Iterable[str], *, who: str) -> None:
+    """Check that raw and folded weights are not compared: folding changes attn_out norms by several percent."""
     names = sorted({str(name) for name in models})
     folded = [name for name in names if name.endswith(FOLDED_SUFFIX)]
     if folded and len(folded) < len(names):
@@ -249,6 +253,22 @@ def require_one_processing(models: Iterable[str], *, who: str) -> None:
             f"{who} got models of processing='raw' ({', '.join(raw)}) and 'folded' ({', '.join(folded)}), "
             "whose norms are not comparable; reload them with the same processing=."
         )
+
+
+def one_value(values: Iterable[Any], wanted: Any, *, name: str, who: str) -> Any:
+    """Return the value of a frame's column that was asked for, else the only one there is."""
+    have = list(dict.fromkeys(values))
+    if wanted is None and len(have) == 1:
+        return have[0]
+    listed = ", ".join(repr(value) if isinstance(value, str) else str(value) for value in have[:8])
+    listed += ", ..." if len(have) > 8 else ""
+    if wanted is None:
+        raise InputError(f"{who} takes one {name} at a time; the frame has {listed}. Choose with {name}=.")
+    if not among(wanted, have):
+        raise InputError(
+            f"{who} has no rows of the {name} {wanted!r}; the frame has {listed}.{did_you_mean(wanted, have)}"
+        )
+    return wanted
 
 
 def one_or_many(values: Any) -> list[Any]:

@@ -208,19 +208,6 @@ def make_windows():
     return make
 
 
-@pytest.fixture(scope="module")
-def without_pictures():
-    """Runs make no figures and no page: these have tests of their own, and take most of a short run's time."""
-    import importlib
-
-    carry_out = importlib.import_module("mechreg.run.carry_out")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(carry_out, "begin_drawing", lambda: None)
-        patch.setattr(carry_out, "draw_figures", lambda *args, **options: None)
-        patch.setattr(carry_out, "run_report", lambda folder: "")
-        yield
-
-
 @pytest.fixture(scope="session")
 def pretrained() -> Path:
     """The folder of SmolLM2-135M-Instruct, which make pretrained converts; its GGUF file is beside it."""

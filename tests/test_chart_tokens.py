@@ -99,7 +99,7 @@ def test_what_is_unseen_or_turns_the_text_is_a_symbol(token, shown):
 def test_what_cannot_be_shown_is_refused(lagged, options, error, said):
     with pytest.raises(error, match=said):
         mr.plot_tokens(lagged, **options)
-    with pytest.raises(NumericalError, match="not above 0"):
+    with pytest.raises(NumericalError, match="the logarithm of every norm"):
         mr.plot_tokens(lagged.assign(norm=0.0), doc="d1", layer=0)
 
 

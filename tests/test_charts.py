@@ -249,7 +249,7 @@ def test_a_hook_is_chosen_or_asked_for():
         (
             lambda f: f.assign(norm=f["norm"].where(f["layer"] > 0, 0.0)),
             NumericalError,
-            "norm is 0.0 at model m, layer 0",
+            "norm is 0.0 at model m, hook attn_out, layer 0",
         ),
         (lambda f: f.assign(norm=np.nan), NumericalError, r"norm is nan .*\(360 such rows\)"),
         (lambda f: f[f["position"] == 0], InputError, "needs tokens after position 0; 'm' has none"),
@@ -363,6 +363,21 @@ def test_terms_are_all_lags_in_order_or_those_asked_for():
     assert set(beta_rows(chosen, beta_panels(chosen)[0])["term"]) == {"Intercept", "lag10"}
 
 
+@pytest.mark.parametrize(
+    ("cov_type", "words"),
+    [
+        ("crv2", "clustered by document"),
+        ("crv3 (source)", "clustered by source"),
+        ("hac(4)", "robust to serial correlation"),
+        ("nonrobust (single document)", "of equal variances"),
+        ("hc3", "robust to unequal variances"),
+    ],
+)
+def test_the_caption_says_in_words_what_covariance_is(cov_type, words):
+    told = caption(plot_betas(make_coefficients().assign(cov_type=cov_type)).to_dict())
+    assert f"confidence intervals, {words}." in told
+
+
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_the_caption_tells_level_covariance_and_correction(level):
     coefficients = make_coefficients(level=level)
@@ -381,8 +396,8 @@ def test_the_caption_tells_level_covariance_and_correction(level):
     [
         (lambda f: f.drop(columns="p_adjusted"), {}, SchemaError, "needs the column 'p_adjusted'"),
         (lambda f: f.iloc[:0], {}, InputError, "the frame is empty"),
-        (lambda f: f, {"terms": ["lag3"]}, InputError, "no rows of the term 'lag3'"),
-        (lambda f: f, {"terms": []}, InputError, "one name or several"),
+        (lambda f: f, {"terms": ["lag3"]}, InputError, "terms must be one of .*; got 'lag3'"),
+        (lambda f: f, {"terms": []}, InputError, "terms must name at least 1 of"),
         (lambda f: f, {"terms": ["lag1", "lag1"]}, InputError, "each once"),
         (lambda f: f, {"alpha": 5.0}, InputError, "alpha must be a number between 0 and 1"),
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
@@ -540,7 +555,7 @@ def test_files_land_where_they_should_in_their_formats(tmp_path):
         (alt.Chart("https://example.org/a.csv").mark_point().encode(x="a:Q"), "a", {}, "data as rows inside"),
         (plot_betas(make_coefficients()), "a.png", {"formats": "svg"}, "path without suffix"),
         (plot_betas(make_coefficients()), "", {}, "path without suffix"),
-        (plot_betas(make_coefficients()), "a", {"formats": ()}, "one name or several"),
+        (plot_betas(make_coefficients()), "a", {"formats": ()}, "formats must name at least 1 of"),
         (plot_betas(make_coefficients()), "a", {"formats": ("svg", "svg")}, "each once"),
     ],
 )

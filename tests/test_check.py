@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mechreg import check
-from mechreg.check import check_model, hugging_face_norms
+from mechreg.check import check_model, contract, hugging_face_norms
 from mechreg.corpus import tokenize
 from mechreg.models import HOOK_POINTS, hooked_transformer_class, load_model, load_reference
 from mechreg.schema import InputError, ModelError
@@ -205,9 +204,9 @@ def test_a_model_that_looks_ahead_as_its_reference_does_is_seen_too(tiny, monkey
     model = load_model(tiny, backend="bridge")
     break_causality(model)
     monkeypatch.setattr(
-        check,
+        contract,
         "hugging_face_norms",
-        lambda reference, tokens, hooks, parts: check.window_norms(model, tokens, hooks=hooks),
+        lambda reference, tokens, hooks, parts: contract.window_norms(model, tokens, hooks=hooks),
     )
     assert "a changed token leaves those before alone" in failed(check_model(model))
 
@@ -228,7 +227,7 @@ def test_a_second_bos_is_seen(model, monkeypatch, when):
             else tokens
         )
 
-    monkeypatch.setattr(check, "tokenize", tokenize_with_another)
+    monkeypatch.setattr(contract, "tokenize", tokenize_with_another)
     table = check_model(model)
     assert failed(table) == {"BOS only when asked"}
     assert table["value"].iloc[-1] == (1 if when == "unasked" else 2)
@@ -302,8 +301,8 @@ def test_an_update_that_is_not_what_is_added_is_seen(make_model, monkeypatch):
 def test_a_family_that_is_not_known_takes_a_mapping(make_model, monkeypatch):
     original = make_model("Gemma2")
     model = load_model(original)
-    for part in check.PARTS:
-        monkeypatch.setitem(check.PARTS, part, ())
+    for part in contract.PARTS:
+        monkeypatch.setitem(contract.PARTS, part, ())
     with pytest.raises(ModelError, match=r"no list of blocks with an attention.*parts=\{'blocks'"):
         check_model(model)
     parts = {"blocks": "model.layers", "attention": "self_attn", "mlp": "mlp"}

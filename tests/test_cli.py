@@ -215,7 +215,8 @@ def test_run_from_a_spec_in_a_folder(tmp_path):
     done = mechreg("run", "spec.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "lag1" in done.stdout
-    assert "That is not yet evidence of context" in done.stdout
+    assert "within documents and positions" in done.stdout
+    assert "This says nothing of context yet" in done.stdout
     assert "1 documents could not be used" in done.stdout
     folder = tmp_path / "runs" / "two"
     facts = json.loads((folder / "provenance.json").read_text())

@@ -274,7 +274,7 @@ SPANS = "Join the spans of tokenize"
         (lambda f: f, {"hook": "mlp_out"}, InputError, "no rows of the hook 'mlp_out'"),
         (lambda f: f, {"effects": ("doc", "doc")}, InputError, "each once"),
         (lambda f: f, {"draws": 9}, InputError, "draws must be a whole number, 99 or more"),
-        (lambda f: f, {"groups": {"small": "s"}}, InputError, "a group for every model"),
+        (lambda f: f, {"groups": {"small": "s"}}, InputError, "a group for each of the models"),
         (lambda f: f, {"random_weights": [make_norms()]}, InputError, "needs two frames or more"),
         (
             lambda f: f,

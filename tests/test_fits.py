@@ -23,7 +23,7 @@ from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
 
 from mechreg.lags import add_lags
-from mechreg.regression import LaggedFits, fit_lagged, formula_columns, lstsq_check
+from mechreg.regression import LaggedFits, fit_lagged, formula_columns, linear_combination, lstsq_check
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     STATISTICS_COLUMNS,
@@ -516,6 +516,40 @@ def test_the_result_is_statsmodels_own_with_the_covariance_of_the_table(lagged, 
     np.testing.assert_allclose(influence[0].hat_matrix_diag, influence[1].hat_matrix_diag, rtol=1e-9)
     np.testing.assert_allclose(influence[0].cooks_distance[0], influence[1].cooks_distance[0], rtol=1e-8)
     np.testing.assert_allclose(result.predict(complete), plain.fittedvalues, rtol=1e-10)
+
+
+@pytest.mark.parametrize("effects", [(), ("doc",), ("doc", "position")])
+@pytest.mark.parametrize("cov", ["crv3", "crv2", "crv1", "hac", "nonrobust"])
+def test_a_sum_of_lags_is_what_it_is_as_a_coefficient_of_another_formula(lagged, cov, effects):
+    if effects and cov == "crv2":
+        effects = ("doc",)
+    fits = fit_lagged(lagged, cov=cov, effects=effects)
+    ours = linear_combination(fits, "lag1 + lag2")
+    change = lagged.assign(change=lagged["lag2"] - lagged["lag1"])
+    same = fit_lagged(change, "log_norm ~ lag1 + change", cov=cov, effects=effects)
+    theirs = same.coefficients.query("term == 'lag1'").reset_index(drop=True)
+    columns = [
+        "estimate",
+        "std_error",
+        "df",
+        "p_value",
+        "conf_low",
+        "conf_high",
+        "r_squared",
+        "adj_r_squared",
+    ]
+    np.testing.assert_allclose(ours[columns], theirs[columns], rtol=1e-8)
+    if cov == "crv3":
+        sums = (
+            linear_combination(fits.sums, "lag1 + lag2", cov=cov) if effects != ("doc", "position") else ours
+        )
+        np.testing.assert_allclose(sums[columns], ours[columns], rtol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", ["lag1 + lag3", "lag1 = 1", "lag1, lag2", "lag1 +"])
+def test_a_combination_of_other_terms_is_refused(lagged, wrong):
+    with pytest.raises(InputError, match="combination"):
+        linear_combination(fit_lagged(lagged), wrong)
 
 
 def test_the_result_of_one_value_of_by_is_chosen_by_its_column(lagged):

@@ -348,13 +348,18 @@ def test_a_damaged_shard_alone(finished, folder, kind, changes):
         assert same(got, read(path))
 
 
+@pytest.fixture(scope="module")
+def sums(finished, folder):
+    """The file of a run's sums, and their coefficients."""
+    path = folder / "sums.npz"
+    mr.LagSums.from_frame(mr.add_lags(mr.open_run(finished).norms())).save(path)
+    return path, mr.LagSums.load(path).coefficients()
+
+
 @fuzz(20)
 @given(changes=damage)
-def test_damaged_sums(finished, folder, changes):
-    path = folder / "sums.npz"
-    if not path.exists():
-        mr.LagSums.from_frame(mr.add_lags(mr.open_run(finished).norms())).save(path)
-    right = mr.LagSums.load(path).coefficients()
+def test_damaged_sums(sums, folder, changes):
+    path, right = sums
     (folder / "spoiled.npz").write_bytes(damaged(path.read_bytes(), changes))
     got = tried(mr.LagSums.load, folder / "spoiled.npz")
     if not isinstance(got, Exception):

@@ -60,7 +60,7 @@ def test_a_column_of_any_name_is_shown_as_it_is_and_without_tokens_positions_lab
 @pytest.mark.parametrize(
     ("spoil", "options", "error", "said"),
     [
-        (lambda f: pd.concat([f, f.assign(doc="e")]), {}, InputError, "shows one doc at a time"),
+        (lambda f: pd.concat([f, f.assign(doc="e")]), {}, InputError, "takes one doc at a time"),
         (lambda f: pd.concat([f, f]), {}, InputError, "one row for each layer and token"),
         (lambda f: f.assign(norm=0.0), {}, NumericalError, "the logarithm of every norm"),
         (lambda f: f.assign(x=np.nan), {"value": "x"}, NumericalError, "a finite 'x' at some token"),

@@ -47,6 +47,8 @@ BRIEF = {
 TIMES = {name: entry[0].times for name, entry in (FAULTS | BRIEF).items()}
 COMMANDS = [f"inspect faulty/{name}" for name in [*FAULTS, *BRIEF] if name != "begun"]
 COMMANDS += ["run begun.toml", "run --resume begun.toml"]
+HALF_CACHED = ("down", "gone", "cut-config", "cut-weights")
+OFFLINE = [f"inspect faulty/{name}" for name in (*BRIEF, *HALF_CACHED)]
 # Hub names that TransformerLens lists, with settings that its HookedTransformer does not hold.
 UNLIKE = [
     ("Qwen/Qwen2-0.5B", "Qwen2", {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}),
@@ -113,11 +115,10 @@ def command(*words):
         code = main(words)
     return [code, out.getvalue(), err.getvalue().splitlines()[-1:]]
 
-offline = os.environ.get("HF_HUB_OFFLINE")
 answers["weights of one model"] = [
     weight_hash(mr.load_model("faulty/" + name)) for name in ("busy-for-a-while", "dropped", "dropped-often")
 ]
-answers["commands"] = {words: command(*words.split()) for words in COMMANDS if not (offline and "run" in words)}
+answers["commands"] = {words: command(*words.split()) for words in COMMANDS}
 print(json.dumps(answers))
 """
 
@@ -169,7 +170,7 @@ def fill(found, save_gpt2, make_neox, tokenizer, tmp_path_factory):
         found.faults[f"faulty/{name}", file] = fault
 
 
-def ask(hub, home, **environment):
+def ask(hub, home, commands, **environment):
     """Return the answers of a fresh process, and what the hub was asked for by it."""
     asked = len(hub.requests)
     kept = {
@@ -178,7 +179,7 @@ def ask(hub, home, **environment):
     (home / "begun.toml").write_text(SPEC)
     (home / "begun.txt").write_text("The moon looked at the cat, and the cat sat still. " * 9)
     done = subprocess.run(
-        [sys.executable, "-c", f"COMMANDS = {COMMANDS}\n{QUESTIONS}"],
+        [sys.executable, "-c", f"COMMANDS = {commands}\n{QUESTIONS}"],
         env=kept | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
@@ -197,7 +198,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def online(hub, home):
-    return ask(hub, home)
+    return ask(hub, home, COMMANDS)
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_the_short_names_of_transformer_lens_are_known(answers):
 
 @pytest.fixture(scope="module")
 def offline(hub, online, home):
-    return ask(hub, home, HF_HUB_OFFLINE="1")
+    return ask(hub, home, OFFLINE, HF_HUB_OFFLINE="1")
 
 
 def test_a_second_start_needs_no_network(online, offline):
@@ -355,7 +356,7 @@ def test_without_the_network_the_cache_is_enough_and_half_of_it_is_refused(offli
     for name in BRIEF:
         code, out, _ = commands[f"inspect faulty/{name}"]
         assert (code, f"faulty/{name}" in out) == (0, True)
-    for name in ("down", "gone", "cut-config", "cut-weights"):
+    for name in HALF_CACHED:
         code, out, (message,) = commands[f"inspect faulty/{name}"]
         assert (code, out) == (2, "")
         refused(message, f"'faulty/{name}'", "unset that")

@@ -1124,7 +1124,7 @@ def test_the_dose_response_chart_draws_every_layer_and_dose(dose_effects):
             lambda f: f.assign(estimate=np.nan), {"edit": "scale", "control": "other_layer"}, "finite numbers",
         ),
         (
-            lambda f: f, {"edit": "scale", "control": "other_layer", "measures": ["los"]}, "no rows of the measure",
+            lambda f: f, {"edit": "scale", "control": "other_layer", "measures": ["los"]}, "measures must be one of",
         ),
     ],
 )  # fmt: skip

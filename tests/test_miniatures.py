@@ -80,6 +80,7 @@ def test_on_text_they_never_saw_the_larger_is_the_better_and_all_beat_counting(t
     assert losses["mini-m-b"] < losses["mini-s-b"] < own_unigram - 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not SHARED_TEXTS.is_dir(), reason="the training and held-out texts do not ship with the package"
 )

@@ -9,6 +9,7 @@ import ast
 import gc
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -487,6 +488,35 @@ def test_transformer_lens_is_imported_by_mechreg_models_alone_and_only_when_used
                 assert file.parent == package / "models", file
                 assert id(node) in lazy, file
     assert found
+
+
+GLOBALS = """
+import os, warnings
+import torch
+from transformers.utils import logging
+from mechreg import load_model
+
+def state():
+    own = [entry for entry in warnings.filters if entry[0] != "always"]  # what packages say of their own classes
+    numbers = logging.get_verbosity(), torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    return dict(os.environ), own, numbers, logging.is_progress_bar_enabled(), torch.get_rng_state().tolist()
+
+before = state()
+load_model("mini-s")
+assert logging.get_verbosity() == logging.WARNING
+assert state() == before
+load_model("mini-s", backend="bridge")
+assert state() == before
+"""
+
+
+def test_importing_transformer_lens_leaves_every_global_as_it_was():
+    subprocess.run([sys.executable, "-c", GLOBALS], check=True)
+
+
+def test_control_characters_of_a_folders_name_are_symbols_in_frames(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "a\x1b[31m\u202e")
+    assert model_label(folder) == "a␛[31m⟨202E⟩"
 
 
 MEMORY = """

@@ -19,15 +19,14 @@ from frames import autoregressive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import by_statsmodels
-from scipy import stats
 
 from mechreg.lags import add_lags
-from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression import LagSums, fit_lagged, within_documents
 from mechreg.regression import max_t as max_t_module
 from mechreg.regression.max_t import influence, max_t
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
 
-quick = settings(max_examples=8, deadline=None)
+quick = settings(max_examples=5, deadline=None)
 KEYS = ["model", "hook", "layer", "term"]
 
 
@@ -83,6 +82,17 @@ def lagged() -> pd.DataFrame:
         0.4, lengths=[[40, 9], [25], [4, 30, 12], [33], [18], [27]], layers=(0, 3), models=("b", "a")
     )
     return with_parts_of_speech(frame)
+
+
+def test_documents_levels_are_taken_off_the_sums_without_a_look_at_the_rows(lagged):
+    sums = within_documents(streamed(by_document(lagged)))
+    assert_tables_equal(
+        sums.coefficients(),
+        fit_lagged(lagged, effects="doc").coefficients.assign(n_dropped=sums.coefficients()["n_dropped"]),
+    )
+    for formula in ("log_norm ~ lag1 + C(pos)", "log_norm ~ 0 + lag1"):
+        with pytest.raises(InputError, match="within_documents needs"):
+            within_documents(LagSums.from_frame(lagged, formula))
 
 
 # ---------------------------------------------------------------- the tables are statsmodels'
@@ -189,23 +199,6 @@ def test_cr0_and_jackknife_by_their_definitions(lagged):
     ):
         table = moments.coefficients(cov=cov).query("model == 'a' and layer == 3")
         np.testing.assert_allclose(table["std_error"], np.sqrt(np.diag(matrix)), rtol=1e-9)
-
-
-def test_residual_moments_are_those_of_the_residuals(lagged):
-    fits = fit_lagged(lagged)
-    residuals = fits.augment(lagged).dropna(subset=["residual"])
-    found = LagSums.from_frame(lagged).residual_moments()
-    for _, row in found.iterrows():
-        mine = residuals.query(f"model == '{row['model']}' and layer == {row['layer']}")
-        e = mine["residual"].to_numpy()
-        before = mine.groupby(["doc", "window"], observed=True)["residual"].shift(1).to_numpy()
-        both = ~np.isnan(before)
-        rho = (e * before)[both].sum() / np.sqrt((e[both] ** 2).sum() * (before[both] ** 2).sum())
-        np.testing.assert_allclose(
-            row[["skewness", "kurtosis", "autocorrelation"]].astype(float),
-            [stats.skew(e), stats.kurtosis(e, fisher=False), rho],
-            rtol=1e-9,
-        )
 
 
 # ---------------------------------------------------------------- digits

@@ -531,8 +531,8 @@ for backend in sys.argv[2:]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_documents(save_gpt2):
-    # 576 more documents are 37 k tokens: 75 MB as vectors of d_model 512, .15 MB as norms, 1 MB as a token frame.
-    folder = save_gpt2("wide", n_embd=512, n_layer=1)
+    # 576 more documents are 37 k tokens: 28 MB as vectors of d_model 192, .15 MB as norms, 1 MB as a token frame.
+    folder = save_gpt2("wide", n_embd=192, n_layer=1)
     backends = ["bridge"] if hooked_transformer_class() is None else ["hooked", "bridge"]
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(folder), *backends],

@@ -133,8 +133,8 @@ def test_what_is_only_one_chart_refuses():
     with pytest.raises(InputError, match="alpha must be a number between 0 and 1"):
         plot_nulls(table, alpha=5.0)
     with pytest.raises(
-        InputError, match=r"has no rows of the specification 'more_lag'; .* Did you mean 'more_lags'"
+        InputError, match=r"specifications must be one of .*; got 'more_lag'. Did you mean 'more_lags'"
     ):
         plot_specifications(make_specifications(), specifications=["more_lag"])
-    with pytest.raises(InputError, match="one name or several, each once"):
+    with pytest.raises(InputError, match="specifications must name at least 1 of"):
         plot_specifications(make_specifications(), specifications=[])

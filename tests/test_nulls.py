@@ -251,7 +251,7 @@ def test_random_weights_of_a_name_an_object_and_another_architecture(tiny, save_
 
 def test_random_weights_of_a_model_whose_config_is_gone_are_refused(make_gpt2, hooked):
     model = load_model(make_gpt2(), name="mine")
-    with pytest.raises(ModelError, match="The Hugging Face config of mine is not known"):
+    with pytest.raises(ModelError, match="that mine was made from is gone from memory"):
         random_weights(model)
     with pytest.raises(InputError, match="A TransformerLens model is needed; got float"):
         random_weights(0.5)

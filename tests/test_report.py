@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mechreg.report import answer, headline, report_html, result_table
+from mechreg.report import headline, report_html, result_table, side_by_side
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"\u2028"
 
@@ -32,11 +32,9 @@ def test_the_result_table_counts_layers_and_significance():
 
 
 def test_the_answer_has_the_tables_numbers():
-    (sentence,) = answer(result_table(coefficients()))
-    assert sentence == (
-        "m, attn_out: lag1 differs from zero in 1 of 2 layers (median beta 0.30), "
-        "lag2 in 1 of 2 layers (median beta 0.10)."
-    )
+    said, about, _ = headline(result_table(coefficients()))
+    assert said == "In some layers: lag1 differs from zero in 1 of 2 layers of m (median 0.30)."
+    assert about.startswith("Beside it: lag2 in 1 of 2 (0.10).")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +43,28 @@ def test_the_answer_has_the_tables_numbers():
 )
 def test_a_small_coefficient_is_not_rounded_to_nothing(median, said):
     table = result_table(coefficients()).head(1).assign(beta_median=median)
-    assert f"(median beta {said})" in answer(table)[0]
-    assert f"(median beta {said}" in headline(table)[0]
+    assert f"(median {said})" in headline(table)[0]
+    assert side_by_side(table)["as it is"].item().startswith(f"{said} (0.10 to")
+
+
+def test_numbers_with_and_without_controls_stand_side_by_side():
+    raw = (
+        coefficients().query("term != 'Intercept'").assign(controls="none", n_docs=9, df=8.0, n=1234, note="")
+    )
+    sums = raw[raw["term"] == "lag1"].assign(term="lag1 + lag2", estimate=[0.7, 0.1], p_adjusted=0.01)
+    within = sums.assign(controls="doc + position", estimate=[0.25, 0.05], p_adjusted=[0.01, 0.3], df=4.6)
+    slow = within.assign(term="half_life", estimate=[12.4, float("nan")], df=float("nan"), p_adjusted=None)
+    results = result_table(coefficients(), pd.concat([raw, sums, within, slow]))
+    table = side_by_side(results).set_index("term")
+    assert table.loc["lag1 + lag2"].tolist() == ["0.40 (0.10 to 0.70), 2 of 2", "0.15 (0.05 to 0.25), 1 of 2"]
+    assert table.loc["half-life, tokens", "within documents and positions"] == "12"
+    said, about, _ = headline(results)
+    assert said == (
+        "In some layers: lag1 + lag2 differs from zero in 2 of 2 layers of m as it is (median 0.40) and in 1 of 2 "
+        "within documents and positions (0.15)."
+    )
+    assert "9 documents, 1,234 tokens a layer; effective degrees of freedom 5 to 8." in about
+    assert "halves in 12 tokens, by layer (told from white noise in 1)" in about
 
 
 def rows_of(*terms, significant=()) -> pd.DataFrame:
@@ -67,32 +85,42 @@ CROSSED = ("Intercept", "C(pos)[T.ADP]", "lag1", "lag2", "lag1:C(pos)[T.ADP]", "
     ("terms", "significant", "said", "caveat"),
     [
         # The lags answer, whatever stands first and whatever else differs from zero.
-        (CROSSED, CROSSED[1:2], "No: lag1 differs from zero in 0 of 4 layers of m", "That is not yet"),
+        (
+            CROSSED,
+            CROSSED[1:2],
+            "No: lag1 differs from zero in 0 of 4 layers of m",
+            "This says nothing of context",
+        ),
         (
             CROSSED,
             ("lag1",),
             "Yes, as a prediction: lag1 differs from zero in 4 of 4 layers of m",
-            "That is not yet",
+            "This says nothing of context",
         ),
         (
             CROSSED,
             ("lag2",),
             "Yes, as a prediction: lag1 differs from zero in 0 of 4 layers of m",
-            "That is not yet",
+            "This says nothing of context",
         ),
         (
             CROSSED,
             (),
-            "both at the reference level of C(pos); 3 further terms are in the table, 2 of them a lag",
+            "lags hold at the reference level of C(pos); 3 further terms are in the table, 2 of them a lag",
             "",
         ),
         (
             ("center(lag1)", "center(lag1):position"),
             (),
             "where position is 0; 1 further term is",
-            "That is not yet",
+            "This says nothing of context",
         ),
-        (("lag1:C(pos)[A]", "lag1:C(pos)[B]"), (), "No: lag1:C(pos)[A] differs", "That is not yet"),
+        (
+            ("lag1:C(pos)[A]", "lag1:C(pos)[B]"),
+            (),
+            "No: lag1:C(pos)[A] differs",
+            "This says nothing of context",
+        ),
         (
             ("Intercept", "position"),
             ("position",),
@@ -109,18 +137,18 @@ CROSSED = ("Intercept", "C(pos)[T.ADP]", "lag1", "lag2", "lag1:C(pos)[T.ADP]", "
 )
 def test_the_answer_is_about_the_lags_whatever_else_the_formula_has(terms, significant, said, caveat):
     results = result_table(rows_of(*terms, significant=significant))
-    sentence, context = headline(results)
-    assert said in sentence
+    sentence, about, context = headline(results)
+    assert said in sentence + about
     assert context.startswith(caveat)
-    assert all(len(line) < 300 for line in (sentence, *answer(results)))
+    assert len(sentence) < 300
 
 
 def test_many_terms_are_counted_and_not_listed():
     levels = [f"C(pos)[T.{at}]" for at in range(50)]
-    (sentence,) = answer(result_table(rows_of(*levels, "lag1", *(f"lag1:{level}" for level in levels))))
-    assert sentence == (
-        "m, attn_out: lag1 differs from zero in 0 of 4 layers (median beta 0.20), at the reference level of C(pos); "
-        "100 further terms are in the table, 50 of them a lag times another term."
+    rows = rows_of(*levels, "lag1", *(f"lag1:{level}" for level in levels))
+    assert headline(result_table(rows))[1] == (
+        "Beside it: lags hold at the reference level of C(pos); 100 further terms are in the table, 50 of them a lag "
+        "times another term. "
     )
 
 

@@ -256,7 +256,9 @@ def test_the_manifest_says_what_is_there(whole, spec):
     manifest = json.loads((whole / "_manifest.json").read_text())
     assert manifest["schema_version"] == store.SCHEMA_VERSION
     assert manifest["spec_sha256"] == spec.digest()
-    listed = {name for name in manifest["files"] if not name.startswith(("coeff", "stat", "problems"))}
+    listed = {
+        name for name in manifest["files"] if not name.startswith(("coeff", "spec", "stat", "problems"))
+    }
     assert listed == {path.relative_to(whole).as_posix() for path in shards_of(whole)}
     for name, about in manifest["files"].items():
         assert store.digest_of(whole / name) == about["sha256"]

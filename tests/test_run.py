@@ -16,6 +16,8 @@ from run_files import write_corpus
 import mechreg as mr
 from mechreg import miniatures, store
 from mechreg.cli import main
+from mechreg.regression import linear_combination
+from mechreg.run import figures
 from mechreg.run import shards as run_module
 from mechreg.run.preflight import is_summable
 from mechreg.schema import InputError, ModelError
@@ -55,7 +57,8 @@ def folder(spec, tmp_path_factory):
 
 def test_the_folder_holds_what_the_design_promises(folder):
     for name in ("spec.toml", "provenance.json", "coefficients.parquet", "coefficients.csv", "statistics.csv",
-                 "problems.csv", "summaries.txt", "report.html", "figures/norms.svg", "figures/betas.svg",
+                 "problems.csv", "summaries.txt", "report.html", "persistence.csv", "figures/norms.svg",
+                 "figures/betas.svg",
                  "figures/betas.html", "figures/betas.json", "figures/betas.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
     assert not list(folder.rglob(".tmp-*"))
@@ -75,6 +78,32 @@ def test_its_numbers_are_those_of_the_functions_by_hand(folder, spec):
         f.astype({"model": "str", "doc": "str"}).set_index(keys)["norm"].sort_index() for f in (stored, norms)
     )
     pd.testing.assert_series_equal(left, right)
+
+
+def test_the_persistence_of_a_run_is_that_of_the_functions_by_hand(folder, spec):
+    norms = mr.extract_norms(list(spec.models), mr.read_corpus(spec.corpus), progress=False)
+    lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
+    table = mr.open_run(folder).table("persistence.csv")
+    counts = table["term"].value_counts().to_dict()
+    assert counts == {"lag1": 20, "lag2": 20, "lag1 + lag2": 20, "half_life": 10}
+    sums = table[table["term"] == "lag1 + lag2"].set_index("controls")
+    for controls, effects in {"none": (), "doc + position": ("doc", "position")}.items():
+        by_hand = linear_combination(mr.fit_lagged(lagged, effects=effects), "lag1 + lag2")
+        columns = ["layer", "estimate", "conf_low", "conf_high", "df", "n_docs"]
+        np.testing.assert_allclose(sums.loc[controls, columns], by_hand[columns], rtol=1e-9)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.index("lag1 + lag2 of attn_out") < page.index("<nav")  # its figure is on the first screen
+    for text in ("within documents and positions", "log_norm ~ lag1 + lag2", "mechreg run spec.toml"):
+        assert text in page
+
+
+def test_a_number_that_cannot_be_computed_says_why(spec, tmp_path):
+    formula = "log_norm ~ lag1 + position"  # which effects of positions take up
+    one = dataclasses.replace(spec, models=("mini-s",), formula=formula, name="position")
+    table = mr.open_run(mr.run_spec(one, out=tmp_path / "run", progress=False)).table("persistence.csv")
+    missing = table[table["term"] == "lag1"].set_index(["controls", "layer"])["note"].loc["doc + position"]
+    assert missing.str.contains("take off all of 'position'").tolist() == [True] * 4
+    assert table.query("controls == 'none'")["estimate"].notna().all()
 
 
 def test_the_provenance_has_hashes_and_counts(folder):
@@ -118,7 +147,7 @@ def test_the_document_that_could_not_be_used_is_named(folder):
     ]
 
 
-def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch):
+def test_again_into_the_same_folder_makes_no_norms_anew(folder, spec, monkeypatch, pictureless):
     before = (folder / "coefficients.csv").read_bytes()
     monkeypatch.setattr(run_module, "window_norms", lambda *args, **options: pytest.fail("made again"))
     mr.run_spec(spec, out=folder, progress=False)
@@ -164,7 +193,7 @@ def test_shards_are_whole_documents_of_at_least_so_many_tokens(minimum):
     assert sum(shard["doc"].nunique() for shard in shards) == 7
 
 
-def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_path):
+def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_path, pictureless):
     spec = Spec(
         models=("mini-s",),
         corpus=corpus,
@@ -183,7 +212,11 @@ def test_annotations_and_the_layer_below_can_stand_in_the_formula(corpus, tmp_pa
     assert "C(source)[T.sea]" in table["term"].tolist()
 
 
-def test_several_hooks_and_heads(corpus, tmp_path):
+def test_several_hooks_and_heads(corpus, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        figures, "chart_files", lambda chart, path, **_: drawn.update({path.name: chart}) or {}
+    )
     spec = Spec(
         models=("mini-s",), corpus=corpus, hooks=("attn_out", "z", "mlp_out"), formula="log_norm ~ lag1"
     )
@@ -192,7 +225,12 @@ def test_several_hooks_and_heads(corpus, tmp_path):
     heads = table[table["hook"] == "z"]
     assert sorted(heads["head"].unique()) == [0, 1, 2, 3]
     assert table.groupby("hook").size().to_dict() == {"attn_out": 8, "mlp_out": 8, "z": 32}
-    assert (folder / "figures" / "betas-mlp_out.svg").exists()
+    assert {name: chart.title.text for name, chart in drawn.items()} == {
+        "norms-attn_out": "Log norms of attn_out by layer",
+        "betas-attn_out": "Coefficients of lag1 for attn_out, by layer",
+        "norms-mlp_out": "Log norms of mlp_out by layer",
+        "betas-mlp_out": "Coefficients of lag1 for mlp_out, by layer",
+    }
 
 
 @pytest.mark.parametrize(
@@ -232,6 +270,7 @@ def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp
     [
         ({"formula": "log_norm ~ lag1 + depth"}, "'depth' .* is constant in every regression"),
         ({"formula": "log_norm ~ C(doc)"}, "has a column for each; use effects = "),
+        ({"formula": "log_norm ~ C(doc)", "cov": "crv2"}, "has a column for each; use effects = "),
         (
             {"formula": "log_norm ~ lag300", "lags": (300,)},
             "needs windows of 302 tokens or more; the longest has",
@@ -286,7 +325,7 @@ def test_what_is_no_path_or_spec_is_refused(call):
 @pytest.mark.parametrize(
     ("keep", "rules"), [("norms", ("size>2", "special")), ("moments", ("special", "position=3"))]
 )
-def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path):
+def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path, pictureless):
     texts = [f"The cat number {i} <|endoftext|> sat on the mat, and the dog on the log." for i in range(8)]
     path = tmp_path / "texts.jsonl"
     path.write_text(
@@ -303,7 +342,7 @@ def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path):
     for sums in (run.statistics, mr.run.run_moments(folder).statistics()):
         assert sums["n_sinks"].tolist() == fits.statistics["n_sinks"].tolist()
     np.testing.assert_allclose(run.coefficients["estimate"], fits.coefficients["estimate"], rtol=1e-9)
-    assert "Tokens left out as sinks" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "Tokens left out as sinks" in mr.run_report(folder)
 
 
 def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_comparisons(
@@ -317,7 +356,7 @@ def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_compar
     run = mr.run_spec(spec, out=tmp_path / "run", progress=False)
     said = "step0 and step1 have the same weights: they are one model under several names"
     assert [record.message for record in caplog.records if said in record.message]
-    page = (run / "report.html").read_text(encoding="utf-8")
+    page = mr.run_report(run)
     assert said in page
     assert f"{3 * 4 * 2} tokens with the largest values" in page
     for comparison in (

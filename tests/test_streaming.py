@@ -171,6 +171,10 @@ def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, 
         tables[keep] = mr.open_run(run)
     close(tables["moments"].coefficients, tables["norms"].coefficients)
     close(tables["moments"].statistics, tables["norms"].statistics)
+    both = [
+        tables[keep].table("persistence.csv").query("controls == 'none'") for keep in ("norms", "moments")
+    ]
+    close(*(rows[["layer", "estimate", "conf_low", "conf_high"]] for rows in both))
 
 
 def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, tmp_path, monkeypatch):
@@ -198,6 +202,11 @@ def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, 
     assert kept.astype({"doc": "str"}).groupby("doc").size().to_dict().items() <= sizes.to_dict().items()
     close(mr.open_run(runs["moments"]).coefficients, mr.open_run(runs["norms"]).coefficients)
     assert "sums of products" in (runs["norms"] / "summaries.txt").read_text()
+    by_controls = (
+        mr.open_run(runs["moments"]).table("persistence.csv").query("term == 'lag1'").groupby("controls")
+    )
+    assert by_controls["n_docs"].max().to_dict() == {"none": 30, "doc": 30, "doc + position": 6}
+    assert by_controls["note"].last()["doc + position"] == "of a sample of 6 documents"
 
 
 def test_stored_norms_answer_another_question_without_the_model(norms):

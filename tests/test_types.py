@@ -1,4 +1,4 @@
-"""What a user's type checker sees of the package: a misspelt name is an error, a right one has a type."""
+"""What a user's type checker sees of the package, and that these tests check types and shapes as they run."""
 
 import importlib
 import os
@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 from public import ROOM_OF
 
 import mechreg
+from mechreg.norms import vector_norms
+from mechreg.outside import for_terminal
 
 SCRIPT = """import mechreg as mr
 
@@ -22,6 +26,14 @@ def test_the_stub_names_what_the_package_has():
     for name, room in ROOM_OF.items():
         assert getattr(mechreg, name) is getattr(importlib.import_module(f"mechreg.{room}"), name)
     assert set(ROOM_OF) <= set(mechreg.__all__)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: for_terminal("a", lines=3), lambda: vector_norms(torch.zeros(2, 3))]
+)
+def test_a_wrong_kind_and_a_wrong_shape_are_seen_while_the_tests_run(call):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        call()
 
 
 @pytest.mark.slow

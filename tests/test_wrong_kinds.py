@@ -5,6 +5,8 @@ import warnings
 import jaxtyping
 import numpy as np
 import pandas as pd
+import polars
+import pyarrow as pa
 import pytest
 
 import mechreg as mr
@@ -123,7 +125,7 @@ def test_the_sentences_name_the_remedy():
             lambda: mr.fit_lagged(LAGGED, adjust="max-t", seed=-1),
             r"seed must be a whole number, 0 or more; got -1\.",
         ),
-        (lambda: mr.regression_table(FITS, layers=9), r"finds no layer 9; the table has \[0, 1\]"),
+        (lambda: mr.regression_table(FITS, layers=9), "layers must be one of 0, 1; got 9"),
         (lambda: mr.fit_lagged(LAGGED, hac_lags=2), r"hac_lags=2 needs cov='hac'; got cov='auto'\."),
     ):
         with pytest.raises(InputError, match=message):
@@ -138,3 +140,43 @@ def test_the_lags_come_first_in_what_the_nulls_are_asked():
     for _, rows in table.groupby(["model", "layer", "null"]):
         assert rows["term"].tolist()[:2] == ["lag1", "lag2"]
         assert len(rows) == 5
+
+
+TEXTS = pd.DataFrame(
+    {"doc": ["d0", "d1"], "text": ["The old ship lay there.", "Waves came and went."], "year": [1, 2]}
+)
+YEARS = pd.DataFrame({"doc": [f"d{doc}" for doc in range(6)], "year": range(6)})
+TAKEN = {
+    "add_lags": lambda to: mr.add_lags(to(NORMS)),
+    "fit_lagged": lambda to: mr.fit_lagged(to(LAGGED)).coefficients,
+    "augment": lambda to: FITS.augment(to(LAGGED)),
+    "LagSums": lambda to: LagSums.from_frame(to(LAGGED)).coefficients(),
+    "regression_table": lambda to: mr.regression_table(to(FITS.coefficients)),
+    "autocorrelation": lambda to: mr.autocorrelation(to(NORMS), max_lag=2, draws=99).lags,
+    "decompose": lambda to: mr.decompose(to(LAGGED)),
+    "lag_order": lambda to: lag_order(to(NORMS), max_lag=2, folds=3),
+    "specification_curve": lambda to: specification_curve(to(LAGGED), specifications="baseline", folds=3),
+    "shuffle_norms": lambda to: nulls.shuffle_norms(to(NORMS)),
+    "compare_to_nulls": lambda to: mr.compare_to_nulls(FITS, {"same": [to(NORMS)]}, draws=99),
+    "compare_tokens": lambda to: mr.compare_tokens(to(NORMS.assign(token_id=NORMS["position"] % 5)), draws=99).pairs,
+    "group_norms": lambda to: mr.group_norms(to(NORMS.assign(pos="NOUN"))),
+    "join_annotations": lambda to: mr.join_annotations(to(NORMS), to(YEARS)),
+    "read_corpus": lambda to: mr.read_corpus(to(TEXTS)),
+    "tokenize": lambda to: mr.tokenize("mini-s", to(TEXTS)),
+    "extract_norms": lambda to: mr.extract_norms("mini-s", to(TEXTS)),
+    "plot_norms": lambda to: mr.plot_norms(to(NORMS)).to_dict(),
+    "plot_betas": lambda to: mr.plot_betas(to(FITS.coefficients)).to_dict(),
+    "plot_heatmap": lambda to: mr.plot_heatmap(to(ONE.assign(token="a", layer=0)), doc="d0").to_dict(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_frames_of_other_libraries_are_taken_wherever_frames_are(name):
+    def values(result):
+        return result.to_dict("list") if isinstance(result, pd.DataFrame) else result
+
+    expected = values(TAKEN[name](lambda frame: frame))
+    for to in (pa.Table.from_pandas, polars.from_pandas, lambda frame: polars.from_pandas(frame).lazy()):
+        result = TAKEN[name](to)
+        assert not isinstance(result, polars.DataFrame | pa.Table)
+        assert str(values(result)) == str(expected)

@@ -11,7 +11,7 @@ from altair.typing import ChartType
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, few, frame_of, one_comparison
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.schema import require, require_option
+from mechreg.schema import require_option
 
 _MEASURES = {
     "concordance": "Concordance",
@@ -52,9 +52,8 @@ def plot_agreement(
     """
     who, page = "plot_agreement", sheet(width, height, title)
     require_option(measure, tuple(_MEASURES), name="measure")
-    agreement = frame_of(agreement, "agreement", who=who)
     needed = ("model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value", "bins")
-    require(agreement, needed, who=who)
+    agreement = frame_of(agreement, "agreement", needed, who=who)
     shown = agreement[agreement["measure"] == measure]
     hook, term, level, docs = one_comparison(shown, (), who=who)
     models = few([*shown["model_a"], *shown["model_b"]], who=who)
@@ -116,7 +115,7 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
         )
     ]
     cell = base.mark_rect(stroke="white", strokeWidth=2).encode(color=color)
-    return alt.layer(cell, *texts).properties(width=side * n_cells, height=height)
+    return alt.layer(cell, *texts, width=side * n_cells, height=height)
 
 
 def _cells(shown: pd.DataFrame, models: list[str], *, digits: int) -> pd.DataFrame:

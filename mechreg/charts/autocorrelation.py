@@ -1,12 +1,13 @@
 """Autocorrelation by lag, a panel a layer, with the slow context that fits it."""
 
+from functools import partial
 from typing import Any
 
 import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.layout import Place, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import frame_of, one_value, rows_of_hook
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
 
@@ -50,17 +51,17 @@ def plot_autocorrelation(
         "s rho^lag, a slow context of share s on top of white token noise."
     )
     words = f"Autocorrelation by lag of {hook} in {model}, {len(layers)} layers. {caption}"
-    grid = page.panels(layers, _panel, columns=4, height=110)
+    grid = page.panels(layers, partial(_panel, page=page), columns=4, height=110)
     return page.figure([grid], f"Autocorrelation of {hook} in {model}", [caption], [words])
 
 
-def _panel(part: pd.DataFrame, place: Place) -> ChartType:
+def _panel(part: pd.DataFrame, place: Place, *, page: Sheet) -> ChartType:
     base = alt.Chart(part).encode(alt.X("lag:Q", title="tokens before" if place.lowest else None))
     scale = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
 
     def series(name: str, mark: alt.Chart) -> alt.Chart:
         y = alt.Y(f"{name}:Q", title="correlation" if place.leftmost else None)
-        color = alt.Color("series:N", title=None, scale=scale)
+        color = alt.Color("series:N", title=None, scale=scale, legend=page.legend())
         return mark.transform_calculate(series=f"'{name}'").encode(y, color)
 
     return alt.layer(
@@ -69,4 +70,6 @@ def _panel(part: pd.DataFrame, place: Place) -> ChartType:
         series("pacf", base.mark_point(shape="cross", size=14, filled=True)),
         series("acf", base.mark_point(shape="circle", size=20, filled=True, opacity=1)),
         series("fitted", base.mark_line(strokeWidth=1.8)),
-    ).properties(width=place.width, height=place.height)
+        width=place.width,
+        height=place.height,
+    )

@@ -32,22 +32,23 @@ from mechreg.charts.rows import (
     drawable,
     frame_of,
     in_words,
-    known_names,
+    largest,
     named,
-    names_of,
     one_name,
     rows_of_hook,
     sample_size,
 )
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
-from mechreg.schema import InputError
+from mechreg.outside import any_frames
+from mechreg.schema import InputError, require_names
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")
 _CORRECTIONS = {True: "Benjamini–Hochberg", False: "raw p-values, not corrected for their number"}
 
 
+@any_frames
 def plot_betas(
     coefficients: Any,
     *,
@@ -99,7 +100,7 @@ def plot_betas(
     shown, hook = rows_of_hook(coefficients, hook, needed, who=who)
     lags = sort_terms(shown["term"]).lags
     terms = _terms(shown, terms, one=by is not None)
-    # A lag has its colour whatever else is shown, so that figures side by side can have one legend.
+    # A lag has the same colour whatever else is shown, so that figures side by side can share a legend.
     palette = lags if set(terms) <= set(lags) and len(lags) <= len(OKABE_ITO) else terms
     if terms == ["Intercept"]:  # which no family of tests has
         adjusted, p, labels = False, "p_value", p_labels(alpha)
@@ -113,7 +114,7 @@ def plot_betas(
     marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
     if by is None:
         parts = {model: marks[marks["model"] == model] for model in models}
-        columns, usual = _grid(int(layers_of_depth(marks).max())) if several else (1, 280)
+        columns, usual = _grid(marks) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
     draw = partial(
@@ -138,9 +139,16 @@ def plot_betas(
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
 
 
-def _grid(n_layers: int) -> tuple[int, int]:
+def _grid(marks: pd.DataFrame) -> tuple[int, int]:
     """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
+    n_layers = int(layers_of_depth(marks).max())
     return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+
+
+def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
+    p = labels[0].split(" <")[0]
+    names = ["term:N", *(["group:N"] if groups else [])]
+    return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 
 def _units(terms: list[str], formula: str) -> str:
@@ -148,12 +156,6 @@ def _units(terms: list[str], formula: str) -> str:
     of_norms = not formula or formula.split("~")[0].strip() == "log_norm"
     are_lags = of_norms and all(_LAG.fullmatch(term) for term in terms)
     return "log norm per log norm" if are_lags else "per unit of the term"
-
-
-def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
-    p = labels[0].split(" <")[0]
-    names = ["term:N", *(["group:N"] if groups else [])]
-    return ["model:N", "layer:Q", *names, *BETA, ("p:Q", p, ".2~g"), ("n:Q", "", ",")]
 
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
@@ -165,7 +167,7 @@ def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool)
         wanted = known.lags or (known.interactions + known.others)[: len(OKABE_ITO)] or have[:1]
         wanted = wanted[: 1 if one else None]
     else:
-        wanted = known_names(names_of(terms, name="terms"), have, "term", who="plot_betas")
+        wanted = require_names(terms, have, name="terms")
     if len(wanted) > most:
         raise InputError(
             f"plot_betas shows at most {count(most, 'term')}{' with by=' if one else ''}; got {len(wanted)}: {wanted}. "
@@ -189,11 +191,11 @@ def _words(
     marks: pd.DataFrame, terms: list[str], hook: str, labels: list[str], groups: list[str]
 ) -> list[str]:
     def sentence(rows: pd.DataFrame) -> str:
-        largest = rows.iloc[int(rows["estimate"].abs().to_numpy().argmax())]
+        top = largest(rows)
         n_significant = int((rows["judged"] == labels[0]).sum())
         return (
-            f"{n_significant} of {count(len(rows), 'layer')} with {labels[0]}, largest {largest['estimate']:.3f} in "
-            f"layer {largest['layer']}, mean over layers {rows['estimate'].mean():.2f}."
+            f"{n_significant} of {count(len(rows), 'layer')} with {labels[0]}, largest {top['estimate']:.3f} in "
+            f"layer {top['layer']}, mean over layers {rows['estimate'].mean():.2f}."
         )
 
     lead = f"Coefficients of {_listed(terms)} for {hook} by layer, with confidence intervals."

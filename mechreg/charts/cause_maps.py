@@ -8,23 +8,25 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import ticks, tooltips
+from mechreg.charts.estimates import band_axis, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import count, drawable, frame_of, named, rows_of_hook
-from mechreg.charts.theme import GRID, INK, OKABE_ITO, panel_title
+from mechreg.charts.rows import count, drawable, frame_of, largest, named, rows_of_hook
+from mechreg.charts.theme import GRID, INK, OKABE_ITO
+from mechreg.outside import any_frames
 from mechreg.schema import require
 
 _PAIRS = (
     *("model", "hook", "layer", "later_layer", "n_layers", "n", "n_edits", "n_docs"),
     *("coefficient", "coefficient_low", "coefficient_high", "effect", "effect_low", "effect_high"),
 )
-_LABELLED = 8  # layers; numbers in more cells than these cannot be read
+_LABELLED = 30  # pixels; numbers in narrower cells cannot be read
 _MAPS = {
     "coefficient": "regression: slope of log norm (l, t) on log norm (k, t−1)",
     "effect": "cause: change of log norm (l, t) by log scale (k, t−1)",
 }
 
 
+@any_frames
 def plot_cause_maps(
     pairs: Any,
     *,
@@ -62,8 +64,7 @@ def plot_cause_maps(
         agreement = getattr(pairs, "agreement", None)
     elif agreement is not None:
         agreement = frame_of(agreement, "agreement", who=who)
-    pairs = frame_of(pairs, "pairs", who=who)
-    require(pairs, _PAIRS, who=who)
+    pairs = frame_of(pairs, "pairs", _PAIRS, who=who)
     pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"]).reset_index(drop=True)
     shown, hook = rows_of_hook(pairs, None, who=who)
     models = drawable(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
@@ -76,19 +77,19 @@ def plot_cause_maps(
             f"n = {first['n']:,} tokens (regression), {first['n_edits']:,} (cause); "
             f"{count(int(first['n_docs']), 'document')}{_rank_correlation(agreement, model)}"
         )
-        cells, most = _cells(part), float(part[list(_MAPS)].abs().to_numpy().max()) or 1.0
+        cells, most = _cells(part, side), float(part[list(_MAPS)].abs().to_numpy().max()) or 1.0
         place = Place(side, page.height or side, lowest=model == models[-1])
         maps = [
             _map(cells, name, place._replace(leftmost=name == "coefficient"), page, most) for name in _MAPS
         ]
-        rows.append(alt.hconcat(*maps, spacing=20, title=panel_title(model, detail, width=page.width)))
+        rows.append(page.titled(alt.hconcat(*maps, spacing=20), model, detail))
     caption = (
         "Cells: log norm per log norm, intervals from t(G − 1) over documents; a small square: the interval holds 0. "
         "Grey: exactly 0, since no path leads from layer k at t−1 to layer l ≤ k at t. Colours: of square roots."
     )
 
     def sentence(part: pd.DataFrame) -> str:
-        tops = {name: part.iloc[int(part[name].abs().to_numpy().argmax())] for name in _MAPS}
+        tops = {name: largest(part, name) for name in _MAPS}
         return "; ".join(
             f"largest {name} {top[name]:.3g}, from layer {top['layer']} to layer {top['later_layer']}"
             for name, top in tops.items()
@@ -101,9 +102,9 @@ def plot_cause_maps(
     )
 
 
-def _cells(part: pd.DataFrame) -> pd.DataFrame:
+def _cells(part: pd.DataFrame, side: int) -> pd.DataFrame:
     """Return one model's cells, a row a pair for both maps: with 48 layers there are thousands."""
-    no_path, has_labels = part["later_layer"] <= part["layer"], part["layer"].nunique() <= _LABELLED
+    no_path, has_labels = part["later_layer"] <= part["layer"], side // part["layer"].nunique() >= _LABELLED
     cells = part[["layer", "later_layer"]].assign(no_path=no_path & (part["effect"] == 0))
     for name in _MAPS:
         value, low, high = part[name], part[f"{name}_low"], part[f"{name}_high"]
@@ -119,7 +120,7 @@ def _cells(part: pd.DataFrame) -> pd.DataFrame:
 
 def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float) -> ChartType:
     n_layers = int(cells["layer"].max()) + 1
-    axis = alt.Axis(values=ticks(n_layers, place.width), labelAngle=0, ticks=False, domain=False, grid=False)
+    axis = band_axis(n_layers, place.width)
     bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
     x = alt.X("layer:O", title="layer k, token t−1" if place.lowest else None, axis=axis, scale=bands)
     y_title = "layer l, token t" if place.leftmost else None
@@ -141,15 +142,15 @@ def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float)
     layers = [sure.mark_rect(), unsure.mark_rect(width={"band": 0.45}, height={"band": 0.45})]
     if name == "effect":
         layers.append(base.transform_filter("datum.no_path").mark_rect(color=GRID))
-    if n_layers <= _LABELLED:
+    if place.width // n_layers >= _LABELLED:
         is_dark = f"abs(datum.{name}) > {0.5 * most:.6g} && !datum.{name}_unsure"
         ink = alt.condition(is_dark, alt.value("white"), alt.value(INK))
-        text = coloured.mark_text(fontSize=11 if n_layers <= 6 else 9)
+        text = coloured.mark_text(fontSize=11 if place.width // n_layers >= 45 else 9)
         layers.append(text.encode(text=f"{name}_label:N", color=ink))
     heading = alt.Title(
         textwrap.wrap(_MAPS[name], place.width // 5), fontSize=11, fontWeight="normal", offset=6
     )
-    return alt.layer(*layers).properties(width=place.width, height=place.height, title=heading)
+    return alt.layer(*layers, width=place.width, height=place.height, title=heading)
 
 
 def _short(value: float) -> str:

@@ -81,18 +81,7 @@ atexit.register(_DRAWER.stop)
 
 
 def drawn(what: str, **request: Any) -> str:
-    """Return what the drawing process makes: "bundle", "svg", or "png" and "pdf" in base64.
-
-    Raises
-    ------
-    ValueError
-        Vega says that the chart is wrong, before or while it draws it.
-
-    Examples
-    --------
-    >>> "<svg" in drawn("svg", version="6.1", spec={"data": {"values": [{"x": 1}]}, "mark": "point", "encoding": {}})
-    True
-    """
+    """Return what the drawing process makes: "bundle", "svg", or "png" and "pdf" in base64."""
     answer = _DRAWER.ask({"what": what, **request})
     if "error" in answer:
         raise ValueError(answer["error"])

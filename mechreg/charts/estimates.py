@@ -31,13 +31,7 @@ DISC, CROSS = Mark("circle", True), Mark("cross", False)
 
 
 def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
-    """Return tooltips of fields such as "layer:Q", or of a field with its title and its format ("" for none).
-
-    Examples
-    --------
-    >>> [shown.to_dict()["field"] for shown in tooltips("layer:Q", ("estimate:Q", "beta", ".4f"))]
-    ['layer', 'estimate']
-    """
+    """Return tooltips of fields such as "layer:Q", or of a field with its title and its format ("" for none)."""
     entries = [(field, "", "") if isinstance(field, str) else field for field in fields]
     return [
         alt.Tooltip(field, title=title or alt.Undefined, format=form or alt.Undefined)
@@ -46,13 +40,7 @@ def tooltips(*fields: Tooltip) -> list[alt.Tooltip]:
 
 
 def p_labels(alpha: float, *, kind: str = "p") -> list[str]:
-    """Return the two words of the legend of significance, significant first.
-
-    Examples
-    --------
-    >>> p_labels(0.05, kind="adjusted p")
-    ['adjusted p < 0.05', 'adjusted p ≥ 0.05']
-    """
+    """Return the two words of the legend of significance, significant first."""
     require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
     return [f"{kind} < {alpha:g}", f"{kind} ≥ {alpha:g}"]
 
@@ -89,6 +77,13 @@ def ticks(n_layers: int, width: int) -> list[int]:
     return list(range(0, n_layers, every))
 
 
+def band_axis(size: int, length: int) -> alt.Axis:
+    """Return the axis of as many bands, labelled where labels have room; of given values Vega loses the first."""
+    every = (*ticks(size, length), size)[1]
+    label = f"datum.value % {every} ? '' : datum.label"
+    return alt.Axis(labelExpr=label, labelAngle=0, ticks=False, domain=False, grid=False)
+
+
 def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
     """Return the horizontal axis of rows that were `placed`."""
     if several:
@@ -109,12 +104,6 @@ def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = Fa
     room = 0.04 * (high - low) or 0.5
     low = low if cut_at_zero and low == 0 else low - room
     return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)
-
-
-def zero_line() -> alt.Chart:
-    """Return a dashed line at 0."""
-    nothing = alt.Chart(alt.Data(values=[{}]))
-    return nothing.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0))
 
 
 def marks_legend(kinds: Mapping[str, Mark], legend: alt.Legend) -> alt.Chart:
@@ -207,7 +196,8 @@ def estimate_panel(
         return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=y_title if place.leftmost else None)
 
     base = alt.Chart(rows).encode(across(rows, place, several=several), *(look or [alt.ColorValue(INK)]))
-    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero_line()]
+    zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3])
+    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero.encode(y=alt.datum(0))]
     layers += behind(base, y) if behind else []
     layers.append(base.mark_line(strokeWidth=1.1, opacity=0.45).encode(y=y("estimate")))
     for name, width in ({} if len(rows) > CROWDED else bars or {}).items():
@@ -227,7 +217,7 @@ def estimate_panel(
         bulk = size if mark.filled else 1.5 * size
         layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
     layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []
-    return alt.layer(*layers).properties(width=place.width, height=place.height)
+    return alt.layer(*layers, width=place.width, height=place.height)
 
 
 def level_of(rows: pd.DataFrame) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import ticks, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import drawable, frame_of, named, one_value, rows_of_hook, sample_size
+from mechreg.charts.estimates import band_axis, tooltips
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
+from mechreg.charts.rows import drawable, frame_of, largest, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import require_number
 
@@ -61,11 +61,11 @@ def plot_head_map(
     tall = max(80, 20 * (int(cells["head"].max()) + 1))
     draw = partial(_map, page=page, most=most, legend=term)
     grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size)
-    grid = grid.resolve_scale(y="independent")  # models have as many heads as they have
+    grid.resolve = resolved(y="independent")  # models have as many heads as they have
     caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
 
     def sentence(part: pd.DataFrame) -> str:
-        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        top = largest(part)
         low, middle, high = np.quantile(part["estimate"], [0, 0.5, 1])
         return f"{low:.3g} to {high:.3g}, median {middle:.3g}; largest at layer {top['layer']}, head {top['head']}."
 
@@ -77,14 +77,13 @@ def plot_head_map(
 
 
 def _map(cells: pd.DataFrame, place: Place, *, page: Sheet, most: float, legend: str) -> ChartType:
-    look: dict[str, Any] = {"labelAngle": 0, "ticks": False, "domain": False, "grid": False}
     layers, heads = (int(cells[key].max()) + 1 for key in ("layer", "head"))
     bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
-    x_axis = alt.Axis(values=ticks(layers, place.width), **look)
-    x = alt.X("layer:O", title="layer" if place.lowest else None, axis=x_axis, scale=bands)
-    y_axis = alt.Axis(values=ticks(heads, place.height), **look)
+    x = alt.X(
+        "layer:O", title="layer" if place.lowest else None, axis=band_axis(layers, place.width), scale=bands
+    )
     y_title = "head" if place.leftmost else None
-    y = alt.Y("head:O", title=y_title, axis=y_axis, sort="descending", scale=bands)
+    y = alt.Y("head:O", title=y_title, axis=band_axis(heads, place.height), sort="descending", scale=bands)
     colors = alt.Scale(domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]])
     bar = page.legend(legend, gradientLength=100, gradientThickness=10, format=".2~g")
     tooltip = tooltips(

@@ -12,13 +12,15 @@ from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among, require
+from mechreg.outside import any_frames
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 
 MAX_CELLS = 18_000
 CELL = 13  # pixels of a token's column at least, so that its label can be read
 _WHO = "plot_heatmap"
 
 
+@any_frames
 def plot_heatmap(
     norms: Any,
     other: Any = None,
@@ -99,10 +101,7 @@ def _cells(
 
     A frame that is ``also`` there is asked only for what it has.
     """
-    norms = frame_of(norms, "norms", who=_WHO)
-    require(norms, (*TOKEN_KEYS, "layer", value), who=_WHO)
-    if not len(norms):
-        raise InputError(f"{_WHO} needs at least one row; the frame is empty.")
+    norms = frame_of(norms, "norms", (*TOKEN_KEYS, "layer", value), who=_WHO)
     norms = norms.assign(doc=norms["doc"].astype(str))
     if also:
         known = {key: key in norms and among(which, distinct(norms[key])) for key, which in wanted.items()}

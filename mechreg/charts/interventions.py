@@ -9,20 +9,19 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
     drawable,
     frame_of,
-    known_names,
+    largest,
     named,
-    names_of,
     one_value,
     rows_of_hook,
 )
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK, panel_title
-from mechreg.schema import InputError, require
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
+from mechreg.schema import InputError, require_names
 
 _EFFECTS = (
     *("edit", "dose", "control", "measure", "measured_layer", "offset"),
@@ -85,8 +84,7 @@ def plot_dose_response(
     'attn_out scaled: effects by dose and layer'
     """
     who, page = "plot_dose_response", sheet(width, height, title)
-    effects = frame_of(effects, "effects", who=who)
-    require(effects, ("layer",), who=who)
+    effects = frame_of(effects, "effects", ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
     shown, hook = rows_of_hook(effects, hook, _EFFECTS, who=who)
     shown, edit = one_value(shown, "edit", edit, who=who)
@@ -118,12 +116,12 @@ def plot_dose_response(
             narrowest=150,
             gap=30,
         )
-        grid = grid.resolve_scale(y="independent", stroke="independent")
-        rows.append(grid.properties(title=panel_title(model, _sample_size(own), width=page.width)))
+        grid.resolve = resolved(y="independent", stroke="independent")
+        rows.append(page.titled(grid, model, _sample_size(own)))
     done = _DOSES.get(edit, ("dose", None, edit))[2]
 
     def sentence(part: pd.DataFrame) -> str:
-        top = part.iloc[int(part["estimate"].abs().to_numpy().argmax())]
+        top = largest(part)
         return f"largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
 
     lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
@@ -139,11 +137,11 @@ def plot_dose_response(
 
 def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list[str]:
     """Return the measures that were asked for, by default all."""
-    who, have = "plot_dose_response", [name for name in _MEASURES if name in set(shown["measure"])]
+    have = [name for name in _MEASURES if name in set(shown["measure"])]
     if measures is not None:
-        return known_names(names_of(measures, name="measures"), have, "measure", who=who)
+        return require_names(measures, have, name="measures")
     if not have:
-        raise InputError(f"{who} draws {', '.join(_MEASURES)}; the frame has none of them.")
+        raise InputError(f"plot_dose_response draws {', '.join(_MEASURES)}; the frame has none of them.")
     return have
 
 
@@ -205,7 +203,9 @@ def _dose_panel(
             color=color, tooltip=tooltip
         ),
         *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
-    ).properties(width=place.width, height=place.height)
+        width=place.width,
+        height=place.height,
+    )
 
 
 def _sample_size(part: pd.DataFrame) -> str:

@@ -17,12 +17,15 @@ from mechreg.charts.layer_panels import (
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.outside import any_frames
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
 
+_NUMBERS = ("estimate", "conf_low", "conf_high")
 SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
+@any_frames
 def plot_layer_explorer(
     lagged: Any,
     coefficients: Any,
@@ -75,8 +78,6 @@ def plot_layer_explorer(
     """
     who, page = "plot_layer_explorer", sheet(width, height, title)
     term = one_name(term, name="term")
-    lagged = frame_of(lagged, "lagged", who=who)
-    coefficients = frame_of(coefficients, "coefficients", who=who)
     rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
     others = [name for name in distinct(betas["term"]) if name not in ("Intercept", term)]
@@ -97,7 +98,7 @@ def plot_layer_explorer(
         profile_panel(betas, term, layers, pick, page),
         alt.hconcat(
             histogram_panel(pick, page.width - side - 60, side),
-            scatter_panel(term, less, pick, side),
+            scatter_panel(term, less, pick, side, page),
             spacing=60,
         ).resolve_scale(color="independent"),
     ]
@@ -139,25 +140,20 @@ def _words(at: pd.Series, what: str, term: str, first: int, largest: int) -> str
 
 
 def _rows_and_betas(
-    lagged: pd.DataFrame,
-    coefficients: pd.DataFrame,
-    term: str,
-    model: str | None,
-    hook: str | None,
-    *,
-    who: str,
+    lagged: Any, coefficients: Any, term: str, model: str | None, hook: str | None, *, who: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, str, str]:
     """Return one model's and hook's rows, with residuals where they can be computed, and its coefficients."""
-    require(lagged, ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term), who=who)
-    numbers = ("estimate", "conf_low", "conf_high")
-    require(coefficients, ("model", "hook", "layer", "depth", "term", *numbers), who=who)
+    needed = ("model", "hook", "layer", *TOKEN_KEYS, "log_norm", term)
+    lagged = frame_of(lagged, "lagged", needed, who=who)
+    needed = ("model", "hook", "layer", "depth", "term", *_NUMBERS)
+    coefficients = frame_of(coefficients, "coefficients", needed, who=who)
     rows, model = one_value(lagged, "model", model, who=who)
     rows, hook = rows_of_hook(rows.assign(depth=0.5), hook, who=who)
     if "head" in rows and rows["head"].nunique() > 1:
         raise InputError(f"{who} shows one head; choose it first: frame[frame['head'] == 0].")
     betas = coefficients[(coefficients["model"] == model) & (coefficients["hook"] == hook)]
     of_term = betas[betas["term"] == term]
-    require_one_row(of_term, ("layer", "term"), numbers, who=who)
+    require_one_row(of_term, ("layer", "term"), _NUMBERS, who=who)
     without = sorted(set(rows["layer"]) - set(of_term["layer"]))
     if without:
         raise InputError(

@@ -1,6 +1,5 @@
 """The panels of the linked view of layers, which all follow one choice of a layer."""
 
-import re
 from typing import Any
 
 import altair as alt
@@ -10,11 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips, value_scale
 from mechreg.charts.layout import Sheet
-from mechreg.charts.rows import distinct
+from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.charts.tokens import ABOVE, BELOW, LINE_HEIGHT, NEUTRAL, token_layer
 
-_LAG = re.compile(r"lag\d+")
 _DENSE = ["#dce9f3", OKABE_ITO[0], "#002b45"]
 _NORM = "log norm"
 _OWN = alt.Scale(zero=False, nice=False)  # the chosen layer's
@@ -44,8 +42,7 @@ def profile_panel(
     betas: pd.DataFrame, term: str, layers: list[int], pick: alt.Parameter, page: Sheet
 ) -> ChartType:
     """Return the coefficients by layer, the chosen layer lit up; a click on a layer chooses it."""
-    lags = sorted((t for t in distinct(betas["term"]) if _LAG.fullmatch(t)), key=lambda t: int(t[3:]))
-    terms = [term, *(lag for lag in lags if lag != term)][:4]
+    terms = [term, *(lag for lag in sort_terms(betas["term"]).lags if lag != term)][:4]
     marks = betas[betas["term"].isin(terms) & betas["layer"].isin(layers)]
     marks = marks[["model", "layer", "depth", "term", "estimate", "conf_low", "conf_high"]].round(4)
     columns = alt.Data(values=[{"layer": at, "left": at - 0.5, "right": at + 0.5} for at in layers])
@@ -80,7 +77,7 @@ def _points(pick: alt.Parameter, **ends: tuple[str, str]) -> alt.Chart:
     return both.transform_calculate(**{axis: f"datum.points.{axis}" for axis in ends})
 
 
-def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int) -> ChartType:
+def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
     """Return the binned density of the chosen layer, with the line of its fit."""
     axis = alt.Axis(tickCount=6)
     x = alt.X("x:Q", title=f"{term} of log norm{less}", scale=_OWN, axis=axis)
@@ -104,10 +101,10 @@ def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int) -> Chart
         "fontWeight": "bold",
         "color": INK,
     }
-    legend = alt.Legend(gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
+    legend = page.legend("tokens in cell", gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
-    color = alt.Color("tokens:Q", title="tokens in cell", scale=dense, legend=legend)
+    color = alt.Color("tokens:Q", scale=dense, legend=legend)
     return alt.layer(
         corners.mark_point(size=0, opacity=0, aria=False).encode(x=x, y=y),
         cells.mark_rect(aria=False).encode(x=x, x2="x2:Q", y=y, y2="y2:Q", tooltip=tooltip, color=color),

@@ -36,15 +36,22 @@ class Sheet:
     height: int | None = None
     title: str | None = None
 
-    def place(self, height: int, *, width: int | None = None) -> Place:
+    def place(self, height: int) -> Place:
         """Return the place of a single panel, of a usual height."""
-        return Place(width or self.width, self.height or height)
+        return Place(self.width, self.height or height)
+
+    def titled(self, row: ChartType, name: str, detail: str) -> ChartType:
+        """Return a row of the figure under its heading, such as a model's."""
+        row.title = panel_title(
+            name, detail, width=self.width
+        )  # a method of Altair's would copy all that is within
+        return row
 
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
         """Return a legend, which stands below a narrow figure."""
         if self.width <= PAPER["column"]:
             look = {"orient": "bottom", "direction": "horizontal", "columns": 2} | look
-            look |= {"gradientLength": 100} if "gradientLength" in look else {}
+            look |= {"gradientLength": 100, "tickCount": 3} if "gradientLength" in look else {}
         return alt.Legend(title=title, **look)
 
     def panels(
@@ -66,8 +73,10 @@ class Sheet:
         for at, (name, part) in enumerate(parts.items()):
             place = Place(width, self.height or height, at % columns == 0, at + columns >= len(parts))
             heading = panel_title(str(name), detail(part) if detail else "", width=width)
-            panels.append(draw(part, place).properties(title=heading))
-        return alt.concat(*panels, columns=columns, spacing=gap).resolve_scale(y="shared")
+            panel = draw(part, place)
+            panel.title = heading  # Altair's methods copy all that is within, twice a level
+            panels.append(panel)
+        return alt.concat(*panels, columns=columns, spacing=gap, resolve=resolved(y="shared"))
 
     def figure(
         self,
@@ -81,12 +90,20 @@ class Sheet:
         """Return rows of panels as one figure, so that `a | b` puts two figures side by side."""
         scales: Any = dict.fromkeys(("y", "color", "shape", "fill", "stroke"), "shared")
         scales |= dict.fromkeys(own, "independent")
-        return self.finished(alt.vconcat(*rows, spacing=GAP).resolve_scale(**scales), title, caption, words)
+        return self.finished(
+            alt.vconcat(*rows, spacing=GAP, resolve=resolved(**scales)), title, caption, words
+        )
 
     def finished(self, chart: Any, title: str, caption: Iterable[str], words: Iterable[str]) -> Any:
         """Return a chart with its title, its caption and a description in words."""
-        heading = figure_title(self.title or title, caption, width=self.width)
-        return shown_offline(chart.properties(title=heading, description=" ".join(words)))
+        chart.title = figure_title(self.title or title, caption, width=self.width)
+        chart.description = " ".join(words)
+        return shown_offline(chart)
+
+
+def resolved(**scales: Any) -> alt.Resolve:
+    """Return which scales the panels of a figure share."""
+    return alt.Resolve(scale=alt.ScaleResolveMap(**scales))
 
 
 def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
@@ -102,26 +119,23 @@ def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
     return Sheet(width=WIDTH if width is None else width, height=height, title=title)
 
 
-# How standard errors were computed, for captions.
+# How standard errors were computed, for captions, by the first word of a frame's cov_type.
 _COVARIANCES = {
     "nonrobust": "of equal variances",
     "hac": "robust to serial correlation",
-    "crv1": "clustered by document",
-    "crv3": "clustered by document",
+    "hc": "robust to unequal variances",
     "jackknife": "from documents left out one by one",
 }
 
 
-def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
-    """Return what the bars of a frame's coefficients are.
+def _covariance_in_words(cov_type: str) -> str:
+    """Return how standard errors were computed: "crv3 (source)" is clustered by source."""
+    kind, _, detail = cov_type.partition("(")
+    known = _COVARIANCES.get(kind.strip().rstrip("0123"))
+    return known or f"clustered by {detail.rstrip(')').replace('doc', 'document') or 'document'}"
 
-    Examples
-    --------
-    >>> intervals_in_words(pd.DataFrame({"cov_type": ["crv3"]}), "95% ")
-    'Bars: 95% confidence intervals, clustered by document.'
-    """
-    kinds = [
-        _COVARIANCES.get(kind, "robust to unequal variances" if kind.startswith("hc") else kind)
-        for kind in rows["cov_type"].astype(str).unique()
-    ]
+
+def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
+    """Return what the bars of a frame's coefficients are."""
+    kinds = map(_covariance_in_words, rows["cov_type"].astype(str).unique())
     return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

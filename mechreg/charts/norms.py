@@ -9,11 +9,11 @@ from altair.typing import ChartType
 from jaxtyping import Float
 
 from mechreg.charts.estimates import Tooltip, ticks, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, panel_title
-from mechreg.schema import InputError, NumericalError
+from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
+from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
@@ -86,9 +86,10 @@ def plot_norms(
         place = page.place(max(usual, (10 if len(models) == 1 else 5) * right["layer"].nunique()))
         place = place._replace(width=(page.width - 24) // 2, lowest=model == models[-1])
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
-        panels = alt.hconcat(columns, _ridge_marks(right, place, x, pick), spacing=24)
-        panels = panels.resolve_scale(fill="independent")
-        rows.append(panels.properties(title=panel_title(model, _sample_size(parts[model]), width=page.width)))
+        panels = alt.hconcat(
+            columns, _ridge_marks(right, place, x, pick), spacing=24, resolve=resolved(fill="independent")
+        )
+        rows.append(page.titled(panels, model, _sample_size(parts[model])))
     caption = _caption(table, as_dots=as_dots, bins=bins)
     return page.figure(rows, f"Log norms of {hook} by layer", caption, _words(table, hook), own=["y", "fill"])
 
@@ -122,18 +123,10 @@ def histogram_edges(
 
 def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that the figure needs, with the natural logarithm of every norm."""
-    norm = shown["norm"].to_numpy(dtype="float64", na_value=np.nan)
-    bad = ~(np.isfinite(norm) & (norm > 0))
-    if bad.any():
-        row = shown.iloc[int(bad.argmax())]
-        raise NumericalError(
-            f"plot_norms needs the logarithm of every norm; the norm is {row['norm']} at model {row['model']}, "
-            f"layer {row['layer']}, doc {row['doc']}, position {row['position']} ({int(bad.sum())} such rows)."
-        )
     keep = [name for name in ("model", "layer", "head", "depth", "doc", "position", "token") if name in shown]
     if "head" in keep and shown["head"].nunique() == 1:  # -1 at a hook without heads
         keep.remove("head")
-    return shown[keep].assign(log_norm=np.log(norm))
+    return shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
 
 
 def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:
@@ -279,7 +272,7 @@ def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt
         .encode(
             x=alt.X(
                 "log_norm:Q",
-                title="log norm, each layer as high" if place.lowest else None,
+                title="log norm" if place.lowest else None,
                 scale=scale,
                 axis=alt.Axis(tickCount=6),
             ),

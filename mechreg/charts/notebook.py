@@ -56,15 +56,9 @@ globals().update({made.__name__: made for made in _CLASSES.values()})  # where p
 
 
 def shown_offline(chart: ChartType) -> ChartType:
-    """Return a chart that a notebook shows without a network, composed or not.
-
-    Examples
-    --------
-    >>> chart = shown_offline(alt.Chart(alt.Data(values=[{"x": 1}])).mark_point().encode(x="x:Q"))
-    >>> sorted((chart | chart)._repr_mimebundle_()[0])
-    ['application/vnd.vegalite.v6+json', 'image/png']
-    """
+    """Return a chart that a notebook shows without a network, composed or not."""
     if type(chart) in _CLASSES:
-        chart = chart.copy(deep=False)
-        object.__setattr__(chart, "__class__", _CLASSES[type(chart)])
+        shown: Any = object.__new__(_CLASSES[type(chart)])  # a copy of Altair's composes it anew
+        shown.__dict__.update(_args=chart._args, _kwds=dict(chart._kwds))
+        return shown
     return chart

@@ -10,7 +10,7 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import Mark, estimate_panel, p_labels, placed, value_scale
 from mechreg.charts.layout import Place, Width, sheet
 from mechreg.charts.rows import count, drawable, few, frame_of, named, one_value, rows_of_hook, sample_size
-from mechreg.charts.theme import OKABE_ITO, panel_title
+from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import InputError
 
 MAX_NULLS = 5  # panels beside each other; more are too narrow
@@ -103,8 +103,7 @@ def plot_nulls(
                 raise InputError(f"{who} has no rows of the null {null!r} for the model {model!r}.")
         parts = {str(null).replace("_", " "): own[own["null"] == null] for null in nulls}
         grid = page.panels(parts, panel, columns=len(nulls), height=150 if several else 240)
-        detail = sample_size(shown[shown["model"] == model])
-        rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
+        rows.append(page.titled(grid, model, sample_size(shown[shown["model"] == model])))
     heading = f"{term} of {hook} against its nulls, by {'depth' if several else 'layer'}"
     lead = f"Coefficients of {term} for {hook} by layer, against nulls."
     return page.figure(rows, heading, [_caption(shown)], [lead, *_words(marks, list(kinds))])

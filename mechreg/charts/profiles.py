@@ -51,8 +51,8 @@ def plot_profiles(
     who, page = "plot_profiles", sheet(width, height, title)
     require_option(band, tuple(_BANDS), name="band")
     low, high = f"{band}_low", f"{band}_high"
-    profiles = frame_of(profiles, "profiles", who=who)
-    require(profiles, ("model", "group", "depth", "estimate", low, high), who=who)
+    needed = ("model", "group", "depth", "estimate", low, high)
+    profiles = frame_of(profiles, "profiles", needed, who=who)
     hook, term, level, docs = one_comparison(profiles, ("depth", "estimate", low, high), who=who)
     models = few(profiles["model"], who=who)
     group = profiles.groupby("model")["group"].first()

@@ -6,30 +6,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechreg.schema import InputError, NumericalError, SchemaError, among, did_you_mean, require
+from mechreg import schema
+from mechreg.outside import any_frames
+from mechreg.schema import InputError, NumericalError, SchemaError, require
 
 MAX_MODELS = 6
 MAX_GROUPS = 20  # more panels than that are a poster
 PLACE = ("model", "hook", "layer", "depth")
 
 
-def frame_of(holder: Any, part: str, *, who: str) -> pd.DataFrame:
-    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments."""
+@any_frames
+def frame_of(holder: Any, part: str, columns: Iterable[str] = (), *, who: str) -> pd.DataFrame:
+    """Return a frame, or the one that an object holds as its ``part``: an attribute, or a method without arguments.
+
+    One of which columns are needed has these, and a row.
+    """
     held = holder if hasattr(holder, "columns") else getattr(holder, part, None)
     held = held() if callable(held) else held
     if not isinstance(held, pd.DataFrame):
         raise SchemaError(
             f"{who} needs a pandas DataFrame, or an object that holds one as .{part}; got {type(holder).__name__}."
         )
+    require(held, columns, who=who)
+    if columns and not len(held):
+        raise InputError(f"{who} needs at least one row; the frame is empty.")
     return held
-
-
-def names_of(value: Any, *, name: str) -> list[str]:
-    """Return the names that an option has, one or several, each once; anything else is an InputError."""
-    names = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not names or not all(isinstance(entry, str) for entry in names) or len(set(names)) < len(names):
-        raise InputError(f"{name} must be one name or several, each once; got {value!r}.")
-    return names
 
 
 def one_name(value: Any, *, name: str) -> str:
@@ -41,29 +42,15 @@ def one_name(value: Any, *, name: str) -> str:
 
 def one_value(frame: pd.DataFrame, column: str, wanted: Any, *, who: str) -> tuple[pd.DataFrame, Any]:
     """Return the rows that have one value in a column, and that value: the one asked for, else the only one."""
-    have = distinct(frame[column])
-    if wanted is None and len(have) == 1:
-        return frame, have[0]
-    listed = ", ".join(repr(name) if isinstance(name, str) else str(name) for name in have[:8])
-    listed += ", ..." if len(have) > 8 else ""
-    if wanted is None:
-        raise InputError(
-            f"{who} shows one {column} at a time; the frame has {listed}. Choose with {column}=."
-        )
-    if not among(wanted, have):
-        raise InputError(
-            f"{who} has no rows of the {column} {wanted!r}; the frame has {listed}.{did_you_mean(wanted, have)}"
-        )
-    return frame[frame[column] == wanted], wanted
+    value = schema.one_value(frame[column].unique(), wanted, name=column, who=who)
+    return frame if wanted is None else frame[frame[column] == value], value
 
 
 def rows_of_hook(
     frame: pd.DataFrame, hook: str | None, columns: Iterable[str] = (), *, who: str
 ) -> tuple[pd.DataFrame, str]:
     """Return the rows of one hook point and its name, of a frame that has the columns and a place in every row."""
-    require(frame, (*PLACE, *columns), who=who)
-    if not len(frame):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    frame = frame_of(frame, "", (*PLACE, *columns), who=who)
     for key in PLACE:
         if frame[key].isna().any():  # such rows would vanish from the figure without a word
             raise InputError(f"{who} needs a value of {key!r} in every row; some are missing.")
@@ -90,7 +77,6 @@ def require_one_row(
     who: str,
 ) -> None:
     """Check that every mark has one row, its depths between 0 and 1, and finite numbers."""
-
     twice = frame.duplicated(list(keys))
     if twice.any():
         row = frame[twice].iloc[0]
@@ -126,16 +112,6 @@ def drawable(rows: pd.DataFrame, keys: Sequence[str], numbers: Sequence[str], *,
     return models
 
 
-def known_names(names: Sequence[str], have: Sequence[str], noun: str, *, who: str) -> list[str]:
-    """Return the names, of which each must be one that the frame has."""
-    for name in names:
-        if name not in have:
-            raise InputError(
-                f"{who} has no rows of the {noun} {name!r}; the frame has {have}.{did_you_mean(name, have)}"
-            )
-    return list(names)
-
-
 def by_group(rows: pd.DataFrame, by: str, *, who: str) -> dict[str, pd.DataFrame]:
     """Return the rows of every group, of at most twenty, largest group first."""
     if rows[by].isna().any():
@@ -161,9 +137,7 @@ def named(rows: pd.DataFrame, keys: Sequence[str], sentence: Callable[[pd.DataFr
 def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -> tuple[str, str, float, int]:
     """Return the hook, the term, the level of the intervals and the documents, which all rows must share."""
     keys = ("hook", "term", "conf_level", "n_docs")
-    require(frame, keys, who=who)
-    if not len(frame):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    frame = frame_of(frame, "", keys, who=who)
     for key in keys:
         if frame[key].nunique(dropna=False) > 1:
             raise InputError(
@@ -172,6 +146,11 @@ def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -
     require_finite(frame, keys, numbers, who=who)
     first = frame.iloc[0]
     return str(first["hook"]), str(first["term"]), float(first["conf_level"]), int(first["n_docs"])
+
+
+def largest(rows: pd.DataFrame, column: str = "estimate") -> pd.Series:
+    """Return the row in which a column is largest in size."""
+    return rows.iloc[int(rows[column].abs().to_numpy().argmax())]
 
 
 def distinct(values: pd.Series) -> list[Any]:

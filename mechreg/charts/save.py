@@ -15,10 +15,9 @@ import altair as alt
 from altair.utils.schemapi import SchemaValidationError
 
 from mechreg.charts.drawing import drawn
-from mechreg.charts.rows import names_of
 from mechreg.charts.theme import themed
 from mechreg.outside import for_page, for_vega
-from mechreg.schema import InputError, require_option, require_whole_number
+from mechreg.schema import InputError, require_names, require_whole_number
 
 FORMATS = ("html", "json", "svg", "png", "pdf")
 MAX_ROWS = 20_000
@@ -75,9 +74,7 @@ def chart_files(
     chart: Any, path: Path, *, formats: str | Sequence[str], ppi: int = PRINT_PPI
 ) -> dict[Path, bytes]:
     """Return what `save_chart` writes: every file, and what it holds."""
-    names = names_of(formats, name="formats")
-    for name in names:
-        require_option(name, FORMATS, name="formats")
+    names = require_names(formats, FORMATS, name="formats")
     require_whole_number(ppi, name="ppi", least=36, most=1_200)
     if path.suffix.lower().removeprefix(".") in FORMATS or not path.name:
         raise InputError(
@@ -93,7 +90,7 @@ def chart_files(
         "pdf": lambda: base64.b64decode(drawn("pdf", svg=svg)),
     }
     try:  # the svg is made in any case: it runs the chart, where compiling alone would miss a bad expression
-        svg = _svg(spec)
+        svg = svg_of(spec)
         return {path.with_name(f"{path.name}.{name}"): render[name]() for name in names}
     except InputError:
         raise
@@ -102,13 +99,7 @@ def chart_files(
 
 
 def chart_spec(chart: Any) -> dict[str, Any]:
-    """Return a chart as a Vega-Lite specification with its data and theme in it; what cannot be drawn is an InputError.
-
-    Examples
-    --------
-    >>> chart_spec(alt.Chart(alt.Data(values=[{"lag": 1}])).mark_point().encode(x="lag:Q"))["mark"]
-    {'type': 'point'}
-    """
+    """Return a chart as a Vega-Lite specification with its data and theme in it; refuse what cannot be drawn."""
     if not isinstance(chart, alt.TopLevelMixin):
         raise InputError(f"save_chart needs an Altair chart; got {type(chart).__name__}.")
     try:
@@ -151,13 +142,7 @@ def vega_bundle() -> str:
 
 
 def content_policy(scripts: Sequence[str]) -> str:
-    """Return the Content-Security-Policy of a page that runs these scripts and no other, and requests nothing.
-
-    Examples
-    --------
-    >>> content_policy([])
-    "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'; img-src data: blob:"
-    """
+    """Return the Content-Security-Policy of a page that runs these scripts and no other, and requests nothing."""
     allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
 
@@ -202,8 +187,8 @@ _ID = re.compile(
 )
 
 
-def _svg(spec: dict[str, Any]) -> str:
-    """Return the svg, its root described, its ids those of this chart alone."""
+def svg_of(spec: dict[str, Any]) -> str:
+    """Return the svg of a specification, its root described, its ids those of this chart alone."""
     svg = drawn("svg", spec=spec, version=VEGA_LITE)
     # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
     # mark of the chart, so that two charts in one page do not share an id.

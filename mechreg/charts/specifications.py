@@ -8,20 +8,19 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
     count,
     distinct,
     drawable,
     frame_of,
-    known_names,
     named,
-    names_of,
     one_value,
     rows_of_hook,
     sample_size,
 )
-from mechreg.charts.theme import INK, panel_title
+from mechreg.charts.theme import INK
+from mechreg.schema import require_names
 
 _NUMBERS = ("estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared")
 _R_SQUARED = {"r_squared": "of the rows fitted", "held_out_r_squared": "of documents left out"}
@@ -66,8 +65,8 @@ def plot_specifications(
     shown, hook = rows_of_hook(table, hook, ("specification", "term", *_NUMBERS, "n", "n_docs"), who=who)
     shown, _ = one_value(shown, "term", term, who=who)
     have = distinct(shown["specification"])
-    wanted = have if specifications is None else names_of(specifications, name="specifications")
-    names = known_names(wanted, have, "specification", who=who)
+    wanted = have if specifications is None else specifications
+    names = require_names(wanted, have, name="specifications")
     shown = shown[shown["specification"].isin(names)]
     models = drawable(shown, ("model", "layer", "specification"), _NUMBERS[:3], who=who)
     several = len(models) > 1
@@ -86,9 +85,8 @@ def plot_specifications(
             height=130 if several else 150,
             gap=14,
         )
-        detail = sample_size(shown[shown["model"] == model])
-        grid = grid.resolve_scale(y="independent")
-        rows.append(grid.properties(title=panel_title(model, detail, width=page.width)))
+        grid.resolve = resolved(y="independent")
+        rows.append(page.titled(grid, model, sample_size(shown[shown["model"] == model])))
     within = [name.replace("_", " ") for name in names if name.endswith("_effects")]
     note = f" R² of {' and '.join(within)} is of what these leave." if within else ""
     caption = f"Bars: confidence intervals, clustered by document. Grey: {names[0].replace('_', ' ')}.{note}"

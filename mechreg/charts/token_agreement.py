@@ -10,10 +10,9 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
-from mechreg.charts.layout import Place, Sheet, Width, sheet
+from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
-from mechreg.schema import InputError, require
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)
@@ -56,10 +55,7 @@ def plot_token_agreement(
     'Do models update the same tokens? norm of attn_out, layer by layer'
     """
     who, page = "plot_token_agreement", sheet(width, height, title)
-    cells = frame_of(cells, "cells", who=who)
-    require(cells, (*_ENDS, *_NUMBERS, *_COMMON), who=who)
-    if not len(cells):
-        raise InputError(f"{who} needs at least one row; the frame is empty.")
+    cells = frame_of(cells, "cells", (*_ENDS, *_NUMBERS, *_COMMON), who=who)
     cells, hook = one_value(cells, "hook", hook, who=who)
     cells, column = one_value(cells, "column", None, who=who)
     few([*cells["model_a"], *cells["model_b"]], who=who)
@@ -89,7 +85,8 @@ def plot_token_agreement(
     )
     heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
     words = [_description(pairs, str(column), str(hook))]
-    return page.finished(panels.resolve_scale(color="shared"), heading, caption, words)
+    panels.resolve = resolved(color="shared")
+    return page.finished(panels, heading, caption, words)
 
 
 def _shown_cells(part: pd.DataFrame, block: int) -> pd.DataFrame:
@@ -165,7 +162,7 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
             x2="x2:Q", y2="y2:Q"
         ),
     ]
-    return alt.layer(*layers).properties(width=place.width, height=height)
+    return alt.layer(*layers, width=place.width, height=height)
 
 
 def _matched(part: pd.DataFrame) -> str:

@@ -13,7 +13,8 @@ from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, require
+from mechreg.outside import any_frames
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 
 MAX_TOKENS = 2_000
 # All of them have characters 0.6 of the size wide, so that a token's place can be computed without drawing it.
@@ -33,6 +34,7 @@ _SYMBOLS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
 
 
+@any_frames
 def plot_tokens(
     norms: Any,
     *,
@@ -77,13 +79,11 @@ def plot_tokens(
     >>> plot_tokens(frame, doc="d").to_dict()["title"]["text"]
     'Tokens of d by log norm'
     """
-    page, norms = sheet(width, height, title), frame_of(norms, "norms", who="plot_tokens")
+    page = sheet(width, height, title)
     doc, value = one_name(doc, name="doc"), one_name(value, name="value")
+    norms = frame_of(norms, "norms", (*TOKEN_KEYS, "token", value), who="plot_tokens")
     if coefficients is not None:
-        coefficients = frame_of(coefficients, "coefficients", who="plot_tokens")
-    require(norms, (*TOKEN_KEYS, "token", value), who="plot_tokens")
-    if not len(norms):
-        raise InputError("plot_tokens needs at least one row; the frame is empty.")
+        coefficients = frame_of(coefficients, "coefficients", ("term", "estimate"), who="plot_tokens")
     wanted = {"model": model, "hook": hook, "layer": layer, "head": head}
     group, place = chosen_group(norms, wanted, who="plot_tokens")
     heading, numbers = _values(group, value, coefficients, place)
@@ -162,7 +162,10 @@ def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int) 
     >>> token_cells(["One", "\n", "two"], starts=[True, False, False], columns=80)[["line", "x", "x2"]].values.tolist()
     [[0, 0, 3], [0, 3, 4], [1, 0, 3]]
     """
-    texts = [_shortened(shown_token(token), columns) for token in tokens]
+    texts = [shown_token(token) for token in tokens]
+    texts = [
+        text if sum(map(_cells_of, text)) <= columns else text[: columns // 2 - 1] + "…" for text in texts
+    ]
     widths = [max(1, sum(map(_cells_of, text))) for text in texts]
     # What is left of a word at each of its tokens, from the last one back.
     rests, rest = [0] * len(texts), 0
@@ -184,10 +187,6 @@ def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int) 
         if "\n" in token:
             line, x = line + 1, 0
     return pd.DataFrame(rows)
-
-
-def _shortened(text: str, columns: int) -> str:
-    return text if sum(map(_cells_of, text)) <= columns else text[: columns // 2 - 1] + "…"
 
 
 def _cells_of(character: str) -> int:
@@ -258,10 +257,7 @@ def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndar
         numbers = group[value].to_numpy(dtype="float64", na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise InputError(f"{who} shades by numbers; the column {value!r} has others.") from error
-    if value == "norm":
-        if not (np.isfinite(numbers) & (numbers > 0)).all():
-            raise NumericalError(f"{who} needs the logarithm of every norm; some are not above 0.")
-        numbers = np.log(numbers)
+    numbers = log_norms(group, who=who) if value == "norm" else numbers
     return _TITLES.get(value, value.replace("_", " ")), numbers
 
 
@@ -271,7 +267,6 @@ def _values(
     """Return the title and the numbers of a column, or of what a term contributes to the prediction."""
     if coefficients is None:
         return measured(group, value, who="plot_tokens")
-    require(coefficients, ("term", "estimate"), who="plot_tokens")
     rows = coefficients[coefficients["term"] == value]
     for key, which in place.items():
         rows = rows[rows[key] == which] if key in rows else rows

@@ -33,10 +33,10 @@ def declare(verbs: Verbs) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     """Say whether a term's profile over depth is the same in all models of one run or several."""
-    from mechreg.charts import plot_profiles, save_chart
-    from mechreg.store import check_place, require_no_links, write_table, write_text
-    from mechreg.universality import compare_profiles
+    from mechreg.store import check_place, open_run, require_no_links, write_table, write_text
 
+    for folder in args.runs:  # before anything heavy is imported
+        open_run(folder)
     if args.out is None and len(args.runs) > 1:
         raise InputError("Several runs are compared; say with --out FOLDER where the tables shall be.")
     out = args.runs[0] if args.out is None else args.out
@@ -45,6 +45,9 @@ def compare(args: argparse.Namespace) -> int:
     if (out / "spec.toml").is_file():
         require_no_links(out)
     groups = None if args.groups is None else _pairs(args.groups)
+    from mechreg.charts import plot_profiles, save_chart
+    from mechreg.universality import compare_profiles
+
     options = {key: getattr(args, key) for key in ("term", "hook", "margin", "draws", "seed")}
     compared = compare_profiles(_sums_of_runs(args.runs), groups=groups, **options)
     # The agreement of pairs is the table that is asked for first; the others carry their name.

@@ -127,16 +127,24 @@ def _read_by(spec: "Spec") -> Iterator[Path]:
 
 
 def _say_results(folder: Path) -> None:
-    from mechreg.report import answer, headline, result_table
+    from mechreg.report import headline, result_table, side_by_side
     from mechreg.store import open_run
 
     opened = open_run(folder)
-    results = result_table(opened.coefficients)
+    persistence = opened.table("persistence.csv")
+    results = result_table(opened.coefficients, persistence, effects=opened.spec["effects"])
     if len(results):  # a formula of an intercept alone has no term to speak of
-        say(results.to_string(index=False, float_format="{:.3f}".format))
+        say(
+            "Median over layers (least to largest); in how many layers p < .05, adjusted over layers and lags."
+        )
+        say(side_by_side(results).to_string(index=False))
         say()
-        say("\n".join(answer(results)))
-    say(headline(results)[1])
+    for hook in results["hook"].unique() if len(results) else [None]:
+        answer, sample, context = headline(results[results["hook"] == hook])
+        say(" ".join(filter(None, [f"{hook}:" if hook else "", answer, sample])))
+    say(context)
+    for note in persistence["note"].dropna().unique():
+        say(f"Within documents and positions: {note}")
     problems = opened.table("problems.csv")
     if len(problems):
         say(f"{len(problems)} documents could not be used; see {folder / 'problems.csv'}")

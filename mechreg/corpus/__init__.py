@@ -5,8 +5,7 @@ from mechreg.corpus.annotations import join_annotations
 from mechreg.corpus.covariates import COVARIATES, token_counts
 from mechreg.corpus.documents import corpus_problems
 from mechreg.corpus.groups import group_norms
-from mechreg.corpus.reading import read_corpus
-from mechreg.corpus.streaming import stream_corpus
+from mechreg.corpus.reading import read_corpus, stream_corpus
 from mechreg.corpus.tagging import load_tagger, tag_words
 from mechreg.corpus.windows import tokenize
 from mechreg.corpus.words import word_norms

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.corpus.reading import require_tags
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, document_ids, require, require_option
 
 Tag = Literal["upos", "xpos"]
@@ -20,6 +21,7 @@ PIECES = ("first", "continuation", NO_TAG)
 _NOT_LETTERS = re.compile(r".*\\x[0-9a-f]{2}.*|.*�.*|<.*>|\[.*\]", re.DOTALL)
 
 
+@any_frames
 def annotate_pos(tokens: pd.DataFrame, documents: pd.DataFrame, *, tag: Tag = "upos") -> pd.DataFrame:
     """Return the token frame with the part of speech of every token, and its place in its word.
 
@@ -109,6 +111,7 @@ def _pieces(
     return np.where(word < 0, NO_TAG, np.where(again, "continuation", "first"))
 
 
+@any_frames
 def require_words(documents: pd.DataFrame, *, tag: Tag = "upos") -> None:
     """Check that all readable documents have words with what `annotate_pos` needs, and of their own text.
 

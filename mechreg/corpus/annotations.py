@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
-    GROUP_KEYS,
     NORM_COLUMNS,
     TOKEN_KEYS,
     InputError,
@@ -20,6 +20,7 @@ from mechreg.schema import (
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")
 
 
+@any_frames
 def join_annotations(
     norms: pd.DataFrame, annotations: pd.DataFrame, *, columns: str | Sequence[str] | None = None
 ) -> pd.DataFrame:
@@ -119,14 +120,3 @@ def _as_text(keys: pd.DataFrame) -> pd.DataFrame:
     """Return keys with the models and documents as text, whatever dtype each frame has."""
     kinds = {"model": "str"} if "model" in keys.columns else {}
     return keys.assign(doc=document_ids(keys["doc"])).astype(kinds)
-
-
-def group_columns(frame: pd.DataFrame) -> list[str]:
-    """Return the columns that tell one layer's norms from another's.
-
-    Examples
-    --------
-    >>> group_columns(pd.DataFrame(columns=["model", "hook", "layer", "norm"]))
-    ['model', 'hook', 'layer']
-    """
-    return [key for key in (*GROUP_KEYS, "head") if key in frame.columns]

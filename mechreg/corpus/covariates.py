@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, require, require_names
 
 Covariate = Literal["surprisal", "log_frequency", "is_repeat", "distance"]
@@ -13,6 +14,7 @@ COVARIATES: tuple[str, ...] = get_args(Covariate)
 _OF_COUNTS = COVARIATES[1:]
 
 
+@any_frames
 def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS) -> pd.DataFrame:
     """Return the covariates of every token that follow from the token frame alone, rows and index as they are.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.schema import (
     DOCUMENT_COLUMNS,
     TOKEN_COLUMNS,
@@ -26,14 +27,6 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
 
     ``stem`` is the source of documents that name none and, with the row's number (from ``first`` on), their id;
     ``where`` opens the messages. A half character in a text (``surrogateescape``) makes it undecodable.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"id": [7, 8], "text": ["One.", ""], "year": [1848, 1849]})
-    >>> documents_frame(table, text="text", stem="news", where="The frame")
-      doc  text source problem  year
-    0   7  One.   news          1848
-    1   8         news   empty  1849
     """
     have = [str(column) for column in table.columns]
     if text not in have:
@@ -71,6 +64,7 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     return pd.concat([frame, pd.DataFrame(kept, index=frame.index)], axis=1)
 
 
+@any_frames
 def corpus_problems(
     documents: pd.DataFrame, tokens: pd.DataFrame | None = None, *, prepend_bos: bool = False
 ) -> pd.DataFrame:
@@ -136,14 +130,10 @@ def _annotation(column: pd.Series) -> pd.Series:
                 return column.astype("Int64") if largest < 2**63 else column
         elif any(isinstance(entry, Decimal) for entry in given):
             return column.map(float, na_action="ignore").astype("float64")
-    read = [_readable(entry) if isinstance(entry, str) else entry for entry in column]
+    # Half characters, which no frame stores, are spelled out.
+    read = [document_id(entry) if isinstance(entry, str) else entry for entry in column]
     return pd.Series(read, column.index, dtype=object).infer_objects()
 
 
 def _is_missing(entry: Any) -> bool:
     return bool(pd.api.types.is_scalar(entry) and pd.isna(entry))
-
-
-def _readable(text: str) -> str:
-    """Return a text with its half characters spelled out, since no frame stores them."""
-    return text.encode("utf-8", errors="backslashreplace").decode()

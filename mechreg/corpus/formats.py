@@ -30,15 +30,6 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
     """Yield a file's documents, a row each: .jsonl and .parquet a part at a time, other kinds the whole file.
 
     Bytes of a text that are not UTF-8 become half characters, which mark its document.
-
-    Examples
-    --------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.jsonl"
-    >>> _ = path.write_bytes(b'{"text": "One."}')
-    >>> next(tables_of(str(path), ".jsonl", stem="a", text="text"))
-       text
-    0  One.
     """
     if kind == ".jsonl":
         yield from _json_tables(path, text)
@@ -189,13 +180,7 @@ def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def filled(items: Iterable[Item], size: Callable[[Item], int], *, most: int) -> Iterator[list[Item]]:
-    """Yield consecutive items together: as many as reach a size of ``most``, and the rest.
-
-    Examples
-    --------
-    >>> list(filled(["ab", "c", "d"], len, most=3))
-    [['ab', 'c'], ['d']]
-    """
+    """Yield consecutive items together: as many as reach a size of ``most``, and the rest."""
     held: list[Item] = []
     total = 0
     for item in items:

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mechreg.corpus.annotations import group_columns
+from mechreg.outside import any_frames
 from mechreg.schema import (
     GROUP_KEYS,
     InputError,
-    NumericalError,
+    group_columns,
+    log_norms,
     require,
     require_by,
     require_conf_level,
@@ -19,6 +20,7 @@ from mechreg.schema import (
 )
 
 
+@any_frames
 def group_norms(
     norms: pd.DataFrame, *, by: str | Sequence[str] = ("pos",), skip: int = 1, conf_level: float = 0.95
 ) -> pd.DataFrame:
@@ -67,11 +69,8 @@ def group_norms(
     frame = norms[norms["position"] >= skip]
     if not len(frame):
         raise InputError(f"group_norms finds no token after the first {skip} positions.")
-    value = frame["norm"].to_numpy(np.float64)
-    if not (np.isfinite(value) & (value > 0)).all():
-        raise NumericalError("group_norms needs the logarithm of every norm; some are zero, NaN or infinite.")
     keys = group_columns(frame)
-    table = frame[[*keys, "depth", "doc", *names]].assign(log_norm=np.log(value))
+    table = frame[[*keys, "depth", "doc", *names]].assign(log_norm=log_norms(frame, who="group_norms"))
     by_group = table.groupby([*keys, *names], observed=True, sort=True)
     means = by_group.agg(depth=("depth", "first"), n=("log_norm", "size"), estimate=("log_norm", "mean"))
     quartiles = by_group["log_norm"].quantile(np.array([0.25, 0.5, 0.75])).unstack()

@@ -9,15 +9,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
-from mechreg.corpus.formats import SUFFIXES, from_arrow, reason, tables_of
+from mechreg.corpus.formats import ROWS, SUFFIXES, filled, from_arrow, reason, tables_of
+from mechreg.outside import any_frames
 from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
 
+# In memory at a time, of a stream: about a quarter of a million tokens.
+CHUNK_CHARACTERS = 1_000_000
 
+
+@any_frames
 def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.DataFrame:
     """Return the documents frame of a corpus: doc (unique id), text, source, problem, annotations.
 
@@ -61,12 +67,49 @@ def read_corpus(corpus: Any, *, text: str = "text", tags: bool = False) -> pd.Da
         raise InputError(f"text must be the name of the column that holds the text; got {text!r}.")
     if not isinstance(tags, bool):
         raise InputError(f"tags must be True or False; got {tags!r}.")
-    documents = pd.concat(tables_of_corpus(corpus, text=text, tags=tags), ignore_index=True)
-    require_unique(documents["doc"])
-    require_usable(Counter(documents["problem"]))
-    if tags:
-        require_tags(documents)
-    return documents
+    return pd.concat(stream_corpus(corpus, text=text, tags=tags), ignore_index=True)
+
+
+@any_frames
+def stream_corpus(
+    corpus: Any, *, text: str = "text", characters: int = CHUNK_CHARACTERS, tags: bool = False
+) -> Iterator[pd.DataFrame]:
+    """Yield the documents frame of a corpus in parts of at least so many characters, the last one shorter.
+
+    Concatenated, the parts are what `read_corpus` gives, whose options these are. Of .jsonl and .parquet files only a
+    part is in memory; .txt, .csv, .conllu and compressed .parquet are read a file at a time.
+
+    Examples
+    --------
+    >>> parts = list(stream_corpus("demo"))
+    >>> pd.concat(parts).equals(read_corpus("demo"))
+    True
+    """
+    seen: list[np.ndarray] = []
+    problems: Counter[str] = Counter()
+    parts = _parts(corpus, text, tags)
+    for held in filled(parts, lambda part: int(part["text"].str.len().sum()), most=characters):
+        documents = pd.concat(held, ignore_index=True)
+        if tags:
+            require_tags(documents)
+        seen.append(pd.util.hash_array(documents["doc"].to_numpy(object)))  # 8 bytes a document are kept
+        problems.update(documents["problem"])
+        yield documents
+    hashes, counts = np.unique(np.concatenate([*seen, np.array([], np.uint64)]), return_counts=True)
+    if (counts > 1).any():
+        twice = set(hashes[counts > 1].tolist())
+        suspects = [
+            part["doc"][[h in twice for h in pd.util.hash_array(part["doc"].to_numpy(object)).tolist()]]
+            for part in _parts(corpus, text, False)
+        ]
+        require_unique(pd.concat(suspects))
+    require_usable(problems)
+
+
+def _parts(corpus: Any, text: str, tags: bool) -> Iterator[pd.DataFrame]:
+    for documents in tables_of_corpus(corpus, text=text, tags=tags):
+        for row in range(0, max(len(documents), 1), ROWS):
+            yield documents.iloc[row : row + ROWS]
 
 
 def tables_of_corpus(corpus: Any, *, text: str, tags: bool) -> Iterator[pd.DataFrame]:
@@ -134,7 +177,10 @@ def require_usable(problems: Mapping[str, int]) -> None:
     """Check that some document has no problem; ``problems`` counts each kind, "" for none."""
     if not problems.get(""):
         read = ", ".join(f"{count} {problem}" for problem, count in problems.items()) or "none"
-        raise InputError(f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8.")
+        how = ", for example made by `iconv -f latin1 -t utf-8`" if "undecodable" in problems else ""
+        raise InputError(
+            f"The corpus has no usable text (documents read: {read}); give it some, in UTF-8{how}."
+        )
 
 
 def files_of(pattern: str) -> list[tuple[str, str]]:

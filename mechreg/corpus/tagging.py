@@ -5,11 +5,13 @@ from typing import Any
 import pandas as pd
 
 from mechreg.corpus.reading import as_documents
+from mechreg.outside import any_frames
 from mechreg.schema import InputError
 
 TAGGER = "en_core_web_sm"
 
 
+@any_frames
 def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     """Return the documents frame with the words of every text, their tags, and what made them.
 

@@ -14,12 +14,14 @@ from mechreg.corpus.documents import require_unique
 from mechreg.corpus.formats import filled
 from mechreg.corpus.pieces import LONGEST_PIECE, PIECE, cuts_anyway, pieces_of
 from mechreg.corpus.reading import as_documents
+from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_COLUMNS, InputError, document_ids, require, require_whole_number
 
 log = logging.getLogger("mechreg")
 BATCH_CHARACTERS = 1_000_000  # given to the tokenizer at a time; it returns 140 bytes for each
 
 
+@any_frames
 def tokenize(
     model: Any, documents: Any, *, prepend_bos: bool = False, n_ctx: int | None = None, spans: bool = False
 ) -> pd.DataFrame:

@@ -5,12 +5,22 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.corpus.annotations import group_columns, join_annotations
-from mechreg.schema import GROUP_KEYS, NORM_COLUMNS, TOKEN_KEYS, InputError, require, require_option
+from mechreg.corpus.annotations import join_annotations
+from mechreg.outside import any_frames
+from mechreg.schema import (
+    GROUP_KEYS,
+    NORM_COLUMNS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    require,
+    require_option,
+)
 
 Reduce = Literal["mean", "first", "last"]
 
 
+@any_frames
 def word_norms(norms: pd.DataFrame, tokens: pd.DataFrame, *, reduce: Reduce = "mean") -> pd.DataFrame:
     """Return the norm frame of whole words: one row a word, its ``position`` the word's place in its window.
 

@@ -14,11 +14,13 @@ from mechreg.findings.finding import Claim, Finding, Settings
 from mechreg.findings.published import FINDINGS
 from mechreg.models import is_transformer_lens_model, load_model, record_of, require_loadable
 from mechreg.norms.extraction import as_models
+from mechreg.outside import any_frames
 from mechreg.schema import Backend, InputError, ModelError, require_option, require_whole_number
 
 _NUMBERS = ("published", "tolerance", "low", "high", "obtained")
 
 
+@any_frames
 def replicate(
     name: str,
     *,

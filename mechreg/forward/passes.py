@@ -1,6 +1,7 @@
 """The one forward engine: a model run over token ids, with functions called at hook points, each once a pass."""
 
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -9,11 +10,16 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mechreg.forward.precision import pinned
 from mechreg.models import Model, fused, is_bridge, record_of
 from mechreg.schema import ModelError
+
+with warnings.catch_warnings():
+    warnings.filterwarnings(
+        "ignore", "IProgress not found"
+    )  # a notebook without ipywidgets gets a bar of text
+    from tqdm.auto import tqdm
 
 # What is done at a hook point: looks at the activation, and may give another in its place.
 Act = Callable[[Tensor], Tensor | None]

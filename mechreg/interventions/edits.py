@@ -15,6 +15,7 @@ from torch import Tensor
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.seeding import directions
 from mechreg.models import record_of
+from mechreg.outside import to_pandas
 from mechreg.schema import (
     TOKEN_KEYS,
     InputError,
@@ -156,6 +157,7 @@ class SetNorm:
     name: ClassVar[str] = "set_norm"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "values", to_pandas(self.values))
         if isinstance(self.values, pd.DataFrame):
             require(self.values, (*TOKEN_KEYS, "layer", "norm"), who="SetNorm")
         elif not callable(self.values) and np.ndim(self.values) != 2:

@@ -17,6 +17,7 @@ from mechreg.interventions.plans import Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
 from mechreg.models import HOOK_POINTS, load_model
 from mechreg.norms import token_frame
+from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,
     one_or_many,
@@ -36,6 +37,7 @@ EFFECT_COLUMNS = (
 BATCH_TOKENS = 1024
 
 
+@any_frames
 def intervene(
     model: Any,
     documents: Any,

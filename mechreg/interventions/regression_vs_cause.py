@@ -18,7 +18,7 @@ from mechreg.interventions.passes import Edited, Passes
 from mechreg.interventions.seeding import generator
 from mechreg.models import Model, load_model
 from mechreg.norms import token_frame, window_norms
-from mechreg.outside import for_page
+from mechreg.outside import any_frames, for_page
 from mechreg.schema import (
     InputError,
     NumericalError,
@@ -65,6 +65,7 @@ class CauseMaps:
         return f"<p><code>{for_page(repr(self))}</code></p>{shown}{pairs}"
 
 
+@any_frames
 def regression_vs_cause(
     model: Any,
     documents: Any,

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from mechreg.interventions.edits import Surprise
+from mechreg.outside import any_frames
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, one_or_many, require, require_number
 
 
+@any_frames
 def surprise_edits(
     augmented: pd.DataFrame, *, k: float | int | Sequence[float | int] = (-2, -1, 0, 1, 2)
 ) -> list[Surprise]:

@@ -1,7 +1,6 @@
 """Models: load one, look at it, and know what was loaded; the only module that imports TransformerLens."""
 
 from mechreg.models.backends import hooked_transformer_class
-from mechreg.models.config import config_of
 from mechreg.models.describing import ModelDescription, describe_model
 from mechreg.models.fused import fused
 from mechreg.models.identity import (
@@ -16,6 +15,7 @@ from mechreg.models.identity import (
     weight_hash,
 )
 from mechreg.models.loading import (
+    config_of,
     load_model,
     load_reference,
     model_label,

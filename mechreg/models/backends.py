@@ -6,13 +6,15 @@ from typing import Any
 import torch
 
 from mechreg.models.explaining import first_line
+from mechreg.models.sources import quiet
 from mechreg.schema import Backend, ModelError
 
 
 def hooked_transformer_class() -> Any | None:
     """Return HookedTransformer where the installed TransformerLens has it, else None (removed in 4.0)."""
     try:
-        from transformer_lens import HookedTransformer
+        with quiet():
+            from transformer_lens import HookedTransformer
     except ImportError:
         return None
     return HookedTransformer

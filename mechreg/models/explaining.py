@@ -92,6 +92,11 @@ def _of_the_hub(error: Exception, source: str, hint: str) -> str | None:
             f"{source!r} is no folder and no miniature, and not all of it is in the cache while HF_HUB_OFFLINE keeps "
             f"the network away; unset that to download it, or give a local folder.{hint}"
         )
+    if is_missing:  # nothing was asked: the hub takes no connections
+        return (
+            f"{source!r} is no folder, no miniature and not in the cache, and the Hugging Face hub cannot be reached. "
+            f"Check the name and the network, or give a local folder.{hint}"
+        )
     return None
 
 

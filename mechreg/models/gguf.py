@@ -17,13 +17,7 @@ FACTS = "mechreg.json"  # what a converted folder says of the file that it was m
 
 
 def is_gguf(source: str | Path) -> bool:
-    """Return whether a name is that of a GGUF file that is there.
-
-    Examples
-    --------
-    >>> is_gguf("gpt2")
-    False
-    """
+    """Return whether a name is that of a GGUF file that is there."""
     return str(source).endswith(".gguf") and os.path.isfile(Path(source).expanduser())
 
 
@@ -32,11 +26,6 @@ def converted(file: str | Path) -> Path:
 
     The cache is ``mechreg/gguf`` in ``$XDG_CACHE_HOME`` (by default ``~/.cache``): a folder for each content of a file
     and version of transformers, which may be deleted at any time.
-
-    Raises
-    ------
-    ModelError
-        As in `convert`.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     version = importlib.metadata.version("transformers")
@@ -50,12 +39,6 @@ def convert(file: str | Path, folder: str | Path) -> None:
     """Write a GGUF file's model, dequantized to float32, and its tokenizer as a plain Hugging Face folder.
 
     The folder appears at once and whole, and holds ``mechreg.json`` with the file's name, hash and quantization.
-
-    Raises
-    ------
-    ModelError
-        The extra ``gguf`` is not installed, or the file is damaged, or of an architecture or a quantization that
-        transformers does not read.
     """
     file, folder = Path(file).expanduser(), Path(folder)
     if importlib.util.find_spec("gguf") is None:
@@ -84,13 +67,7 @@ def convert(file: str | Path, folder: str | Path) -> None:
 
 
 def facts_of(source: str) -> dict[str, Any]:
-    """Return what a converted folder says of its GGUF file; nothing for any other source.
-
-    Examples
-    --------
-    >>> facts_of("gpt2")
-    {}
-    """
+    """Return what a converted folder says of its GGUF file; nothing for any other source."""
     try:
         facts = json.loads(Path(source, FACTS).read_text())
     except (OSError, ValueError):

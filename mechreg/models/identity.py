@@ -64,11 +64,6 @@ def input_device(model: Any) -> torch.device:
 def record_of(model: Any) -> LoadRecord:
     """Return a model's load record, or for a model made elsewhere what the model itself shows.
 
-    Raises
-    ------
-    InputError
-        The object is not a TransformerLens model.
-
     Examples
     --------
     >>> from mechreg import load_model

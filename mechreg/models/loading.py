@@ -11,7 +11,13 @@ import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.gguf import facts_of, is_gguf
-from mechreg.models.identity import LoadRecord, input_device, is_transformer_lens_model, record_of
+from mechreg.models.identity import (
+    LoadRecord,
+    input_device,
+    is_bridge,
+    is_transformer_lens_model,
+    record_of,
+)
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, usable_device
 from mechreg.models.protocol import Model
 from mechreg.models.sources import (
@@ -28,6 +34,7 @@ from mechreg.models.sources import (
     resolve_revision,
 )
 from mechreg.models.verifying import context_of, raw_pass, verified
+from mechreg.outside import visible
 from mechreg.schema import (
     AUTOCAST,
     FOLDED_SUFFIX,
@@ -140,8 +147,10 @@ def load_model(
         name=label, source=source, revision=revision, commit=commit, backend=backend, processing=processing,
         dtype=dtype, device=device, device_map=device_map, verified=difference,
     )  # fmt: skip
-    if of_file := facts_of(source):
-        lens._mechreg_record = _of_file(lens._mechreg_record, model, of_file)
+    if of_file := facts_of(source):  # a converted GGUF file, given itself or as the folder of its conversion
+        about = {"quantization": of_file.get("quantization"), "file_hash": of_file.get("sha256")}
+        source = str(Path(model).expanduser().resolve())
+        lens._mechreg_record = replace(lens._mechreg_record, source=source, **about)
     if not isinstance(model, str | Path):
         lens._mechreg_original = weakref.ref(model)  # so that a user can free the original's memory
     return lens
@@ -175,14 +184,6 @@ def _made_ready(model: Any, label: str, config: Any, tokenizer: Any) -> None:
     model.cfg.default_prepend_bos = False
     _give_tokenizer(model, tokenizer)
     model.requires_grad_(False)
-
-
-def _of_file(record: LoadRecord, file: str | Path, facts: dict[str, Any]) -> LoadRecord:
-    """Return the record of a converted GGUF file, which was given itself or as the folder of its conversion."""
-    source = str(Path(file).expanduser().resolve())
-    return replace(
-        record, source=source, quantization=facts.get("quantization"), file_hash=facts.get("sha256")
-    )
 
 
 def _settled(model: Any, device: str, device_map: DeviceMap | None) -> str:
@@ -227,10 +228,7 @@ def _wrapped(
 def model_label(model: Any, *, name: str | None = None) -> str:
     """Return what a model is called in frames, before it is loaded or after; ``name`` where it is given.
 
-    Raises
-    ------
-    InputError
-        Not something that `load_model` takes, or no such folder.
+    Control characters in it are shown as symbols.
 
     Examples
     --------
@@ -241,10 +239,10 @@ def model_label(model: Any, *, name: str | None = None) -> str:
         return record_of(model).name
     if isinstance(model, str | Path):
         if is_gguf(model):
-            return name or Path(model).stem
+            return visible(name or Path(model).stem)
         source, revision = resolve_revision(model)
         own_name = Path(source).name if Path(source).is_dir() else source
-        return name or (own_name if revision is None else f"{own_name}@{revision}")
+        return visible(name or (own_name if revision is None else f"{own_name}@{revision}"))
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
@@ -252,7 +250,7 @@ def model_label(model: Any, *, name: str | None = None) -> str:
             "load_model needs a hub name, a folder, a miniature's name, a Hugging Face causal language model "
             f"(one with its lm_head) or a TransformerLens model; got {type(model).__name__}."
         )
-    return name or Path(model.config._name_or_path or type(model).__name__).name
+    return visible(name or Path(model.config._name_or_path or type(model).__name__).name)
 
 
 def require_loadable(
@@ -264,11 +262,6 @@ def require_loadable(
     allow_pickle: bool = False,
 ) -> None:
     """Check all that can be known of models without their weights, and that no two have one name.
-
-    Raises
-    ------
-    InputError, ModelError
-        As in `load_model`.
 
     Examples
     --------
@@ -293,11 +286,6 @@ def require_loadable(
 def load_reference(model: Any, original: Any = None) -> Any:
     """Return the raw Hugging Face model that a model was made from: a copy of ``original``, or loaded again.
 
-    Raises
-    ------
-    ModelError
-        Its source is not known or could not be loaded.
-
     Examples
     --------
     >>> type(load_reference(load_model("mini-s"))).__name__
@@ -305,17 +293,49 @@ def load_reference(model: Any, original: Any = None) -> Any:
     """
     record = record_of(model)
     dtype = _torch_dtype(record.dtype)
-    made_from = getattr(model, "_mechreg_original", None)
-    if original is None and made_from is not None:
-        original = made_from()
-        if original is None:
-            raise ModelError(f"The Hugging Face model that {record.name} was made from is gone from memory.")
+    original = _made_from(model) if original is None else original
     if original is not None:
         return copied(original, dtype, record.device)
     with torch.random.fork_rng(), quiet():
         source = resolve(record.source)
         reference = read_weights(source, record.commit, dtype, device_map=record.device_map)
     return reference if record.device_map is not None else reference.to(record.device)
+
+
+def config_of(model: Any) -> Any:
+    """Return the Hugging Face config of a model, or of a name or folder, whose weights are then not read.
+
+    Examples
+    --------
+    >>> config_of("mini-s").n_layer
+    4
+    """
+    if isinstance(model, str | Path):
+        with quiet():
+            source, revision = resolve_revision(model)
+            return read_config(source, find_commit(source, revision))
+    record = record_of(model)
+    original = model.original_model if is_bridge(model) else _made_from(model)
+    if original is not None:
+        return original.config
+    if getattr(model, "_mechreg_record", None) is None:
+        raise ModelError(
+            f"The Hugging Face config of {record.name} is not known; load it by name or folder with load_model, "
+            "or use backend='bridge'."
+        )
+    with quiet():
+        return read_config(resolve(record.source), record.commit)
+
+
+def _made_from(model: Any) -> Any:
+    """Return the Hugging Face object that a model was made from, None where it was made from a name."""
+    made_from = getattr(model, "_mechreg_original", None)
+    original = None if made_from is None else made_from()
+    if made_from is not None and original is None:
+        raise ModelError(
+            f"The Hugging Face model that {record_of(model).name} was made from is gone from memory."
+        )
+    return original
 
 
 def _checked_backend(backend: Backend, source: str, commit: str | None, *, allow_pickle: bool) -> Backend:

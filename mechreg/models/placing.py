@@ -13,13 +13,7 @@ DeviceMap = str | Mapping[str, str | int]
 
 
 def usable_device(device: str) -> str:
-    """Return the device that a name stands for, after checking that it is here and holds numbers.
-
-    Examples
-    --------
-    >>> usable_device("cpu")
-    'cpu'
-    """
+    """Return the device that a name stands for, after checking that it is here and holds numbers."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("meta"):
@@ -36,12 +30,7 @@ def usable_device(device: str) -> str:
 def require_device_map(
     device_map: DeviceMap, *, device: str = "auto", backend: Backend = "auto", processing: Processing = "raw"
 ) -> None:
-    """Check that the other options go with a device map, which transformers itself checks.
-
-    Examples
-    --------
-    >>> require_device_map({"": "cpu"})
-    """
+    """Check that the other options go with a device map, which transformers itself checks."""
     if device != "auto":
         raise InputError(
             f"device={device!r} and device_map={device_map!r} both say where the weights go; give one."
@@ -76,11 +65,5 @@ def require_placed(hf_model: Any, source: str, device_map: DeviceMap) -> None:
 
 
 def devices_of(model: Any) -> str:
-    """Return the devices of all weights, in order.
-
-    Examples
-    --------
-    >>> devices_of(torch.nn.Linear(2, 2))
-    'cpu'
-    """
+    """Return the devices of all weights, in order."""
     return ",".join(sorted({str(parameter.device) for parameter in model.parameters()}))

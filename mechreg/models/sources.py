@@ -3,12 +3,15 @@
 import contextlib
 import os
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
@@ -58,7 +61,8 @@ def resolve(source: str | Path) -> str:
         raise InputError(
             f"{text!r} is a file; load_model needs the folder that holds config.json, or a .gguf file."
         )
-    from transformer_lens.supported_models import MODEL_ALIASES
+    with quiet():
+        from transformer_lens.supported_models import MODEL_ALIASES
 
     return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)
 
@@ -82,10 +86,24 @@ def find_commit(source: str, revision: str | None) -> str | None:
     from transformers.utils import cached_file
 
     with explained(source):
-        config = cached_file(source, "config.json", revision=revision)
+        config = cached_file(source, "config.json", revision=revision, local_files_only=not _hub_answers())
         if config is None:
             raise OSError("its repository does not appear to have a config.json")
         return Path(config).parent.name  # snapshots/<commit>/...
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub's machine takes connections, as far as can be seen; its client tries for a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return True
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def read_config(source: str, commit: str | None) -> Any:
@@ -264,17 +282,22 @@ def read_tokenizer(source: str, commit: str | None) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' prints off standard output, and silence their progress bars and deprecation notes."""
+    """Keep the libraries' prints off standard output, silence their bars and notes, and undo the globals they set."""
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    environment = set(os.environ)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # which TransformerLens sets on import, and leaves
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
+        for key in set(os.environ) - environment:
+            del os.environ[key]
         if bars:
             transformers_logging.enable_progress_bar()
 

@@ -34,11 +34,6 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
     """Return a short pass of a Hugging Face model, before anything wraps it; one that reads ahead is refused.
 
     The ids are random and always the same, two texts whose first halves agree.
-
-    Raises
-    ------
-    ModelError
-        A token changes the logits before it, or the model cannot run.
     """
     embedding, config = hf_model.get_input_embeddings().weight, hf_model.config.get_text_config()
     n_pos = min(N_TOKENS, context_of(config) or N_TOKENS)
@@ -80,11 +75,6 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
     """Return the largest relative difference between a TransformerLens model's short pass and Hugging Face's.
 
     Logits are compared and, unless weights were folded, the residual stream after each block.
-
-    Raises
-    ------
-    ModelError
-        The difference is more than rounding, or the model cannot run.
     """
     after: dict[int, list[Tensor]] = {}
     places = {f"blocks.{layer}.hook_resid_post": layer for layer in range(len(raw.resid_post))}

@@ -9,9 +9,11 @@ import pandas as pd
 from mechreg.corpus import COVARIATES, token_counts, tokenize
 from mechreg.models import Model, load_model, record_of
 from mechreg.norms.reduction import BATCH_TOKENS, window_norms
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, require_names
 
 
+@any_frames
 def token_covariates(
     model: Any,
     documents: Any,
@@ -68,6 +70,7 @@ def token_covariates(
     return tokens.assign(**covariate_columns(tokens, covariates, surprisal))
 
 
+@any_frames
 def token_frame(model: Model, documents: Any) -> pd.DataFrame:
     """Return the token frame of documents, or the frame itself where it is one."""
     are_tokens = isinstance(documents, pd.DataFrame) and "token_id" in documents.columns

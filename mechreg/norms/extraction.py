@@ -13,9 +13,11 @@ from mechreg.models import is_transformer_lens_model, load_model, model_label, r
 from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.measures import is_per_head, known_measures
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, window_norms
+from mechreg.outside import any_frames
 from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_whole_number
 
 
+@any_frames
 def extract_norms(
     models: Any,
     documents: Any,
@@ -116,6 +118,7 @@ def extract_norms(
     return frames[0] if len(frames) == 1 else _stacked(frames)
 
 
+@any_frames
 def norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
     keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})

@@ -25,12 +25,14 @@ from mechreg.forward import (
 from mechreg.models import HOOK_POINTS, Model, record_of
 from mechreg.norms.heads import require_heads_add_up
 from mechreg.norms.measures import LayerMeasures, is_per_head, known_measures
+from mechreg.outside import any_frames
 from mechreg.schema import NumericalError, require, require_names, require_whole_number
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
 
 
+@any_frames
 def window_norms(
     model: Model,
     tokens: pd.DataFrame,

@@ -15,6 +15,7 @@ from mechreg.models import HOOK_POINTS, load_model
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.heads import require_heads_add_up
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
+from mechreg.outside import any_frames
 from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
 
 
@@ -25,6 +26,7 @@ class Vectors(NamedTuple):
     tokens: pd.DataFrame
 
 
+@any_frames
 def extract_vectors(
     model: Any,
     documents: Any,

@@ -14,11 +14,13 @@ from mechreg.forward import Act, Forward, padded_batches, token_bar
 from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms import BATCH_TOKENS, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
+from mechreg.outside import any_frames
 from mechreg.schema import require_option, require_whole_number, require_whole_numbers
 
 Replace = Literal["values", "uniform"]
 
 
+@any_frames
 def attention_norms(
     model: Any,
     documents: Any,
@@ -93,6 +95,7 @@ def attention_norms(
     return frame[frame["layer"].isin(chosen)].reset_index(drop=True)
 
 
+@any_frames
 def pattern_overlap(
     model: Any, documents: Any, *, skip: int = 1, batch_tokens: int = BATCH_TOKENS, progress: bool = False
 ) -> pd.DataFrame:

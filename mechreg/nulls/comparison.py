@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from mechreg.lags import add_lags_of
 from mechreg.nulls.resampling import excess_over
+from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
 from mechreg.schema import InputError, require, require_conf_level, require_whole_number
 
@@ -18,6 +19,7 @@ WHO = "compare_to_nulls"
 ROUNDING = 1e-12
 
 
+@any_frames
 def compare_to_nulls(
     fits: LaggedFits | LagSums,
     nulls: Mapping[str, Iterable[pd.DataFrame | LaggedFits | LagSums]],

@@ -8,10 +8,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.models import config_of, is_transformer_lens_model, load_model, model_label, record_of
+from mechreg.models import config_of, load_model, model_label, record_of
 from mechreg.models.sources import quiet
 from mechreg.norms import extract_norms
 from mechreg.nulls.surrogates import shuffle_norms, shuffle_tokens, token_means
+from mechreg.outside import any_frames
 from mechreg.schema import (
     FOLDED_SUFFIX,
     GROUP_KEYS,
@@ -27,6 +28,7 @@ Null = Literal["token_order", "norm_order", "random_weights", "token_identity"]
 NULLS: tuple[str, ...] = get_args(Null)
 
 
+@any_frames
 def null_norms(
     norms: pd.DataFrame,
     models: Any = (),
@@ -162,11 +164,8 @@ def _read_again(
 
 def _by_name(norms: pd.DataFrame, models: Any) -> dict[str, Any]:
     """Return the models by their names in the frame, all that it has, loaded."""
-    is_one = isinstance(models, Path) or is_transformer_lens_model(models)
-    loaded = {}
-    for entry in [models] if is_one else one_or_many(models):
-        model = load_model(entry)
-        loaded[record_of(model).name] = model
+    given = [load_model(model) for model in one_or_many(models)]
+    loaded = {record_of(model).name: model for model in given}
     names = [str(name) for name in norms["model"].unique()]
     for name in names:
         if name not in loaded:

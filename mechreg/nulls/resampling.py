@@ -24,13 +24,7 @@ class Excess(NamedTuple):
 def excess_over(
     fit: DocumentSums, nulls: dict[str, list[DocumentSums]], weights: Float[np.ndarray, "draws docs"]
 ) -> dict[str, Excess]:
-    """Return the excess over every null in every draw, whose weights say how often each document counts.
-
-    Raises
-    ------
-    NumericalError
-        In some draw the terms are collinear.
-    """
+    """Return the excess over every null in every draw, whose weights say how often each document counts."""
     chunks = max(1, len(weights) // max(1, CHUNK_NUMBERS // (weights.shape[1] * len(fit.names))))
     parts = [_excess(fit, nulls, chunk) for chunk in np.array_split(weights, chunks)]
     return {

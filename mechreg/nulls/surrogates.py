@@ -4,9 +4,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, NumericalError, require, require_whole_number
+from mechreg.outside import any_frames
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    log_norms,
+    require,
+    require_whole_number,
+)
 
 
+@any_frames
 def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """Return the token frame with the tokens of every document in random order, for the model to read.
 
@@ -29,6 +39,7 @@ def shuffle_tokens(tokens: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return tokens.assign(**{name: tokens[name].array[source] for name in moved})
 
 
+@any_frames
 def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.DataFrame:
     """Return the norm frame with the norms of every window in random order.
 
@@ -47,11 +58,12 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
     require_whole_number(skip, name="skip", least=0)
     source = shuffled_rows(
-        norms, [*_group_keys(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
+        norms, [*group_columns(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
     )
     return norms.assign(norm=norms["norm"].array[source])
 
 
+@any_frames
 def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     """Return the norm frame with what each token id usually has, in the other documents, in place of every norm.
 
@@ -91,15 +103,11 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     require_whole_number(skip, name="skip", least=0)
     if norms["doc"].nunique() < 2:
         raise InputError("token_means takes means over other documents; it needs at least two.")
-    value = norms["norm"].to_numpy("float64", na_value=np.nan)
-    if not (np.isfinite(value) & (value > 0)).all():
-        raise NumericalError(
-            "token_means needs the logarithm of every norm; some are zero, negative or not finite."
-        )
+    logs = log_norms(norms, who="token_means")
     counted = norms["position"].to_numpy() >= skip
-    group = _group_keys(norms)
+    group = group_columns(norms)
     rows = norms[[*group, "doc", "token_id"]].assign(
-        log_norm=np.where(counted, np.log(value), 0.0), count=counted.astype(np.int64)
+        log_norm=np.where(counted, logs, 0.0), count=counted.astype(np.int64)
     )
 
     def others(keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +127,8 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(count > 0, total / count, overall / rest)
+    value = norms["norm"].to_numpy("float64")
     return norms.assign(norm=np.where(counted, np.exp(mean), value))
-
-
-def _group_keys(norms: pd.DataFrame) -> list[str]:
-    return [key for key in (*GROUP_KEYS, "head") if key in norms.columns]
 
 
 def shuffled_rows(

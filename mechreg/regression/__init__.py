@@ -1,7 +1,7 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.carried_sums import sums_by_document
+from mechreg.regression.carried_sums import sums_by_document, within_documents
 from mechreg.regression.document_sums import DocumentSums, solve_sums
 from mechreg.regression.effects import (
     Effects,
@@ -14,6 +14,7 @@ from mechreg.regression.effects import (
 )
 from mechreg.regression.fits import LaggedFits, fit_lagged
 from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.linear_combinations import linear_combination
 from mechreg.regression.lstsq_check import lstsq_check
 from mechreg.regression.mean_group import mean_group
 from mechreg.regression.regression_table import regression_table
@@ -27,6 +28,7 @@ __all__ = [
     "demeaned",
     "fit_lagged",
     "formula_columns",
+    "linear_combination",
     "lstsq_check",
     "make_effects",
     "mean_group",
@@ -36,6 +38,7 @@ __all__ = [
     "solve_sums",
     "sums_by_document",
     "wild_bootstrap",
+    "within_documents",
     "without_effects",
     "without_singletons",
 ]

@@ -25,8 +25,6 @@ CONSTANT, DEPENDENT = 1e-12, 1e-10
 MAX_SUMMED_LAGS = 10_000
 # A chunk's products should stay in the processor's cache: beyond, matrix products were 5 times slower.
 CHUNK_NUMBERS = 40_000
-# With more products than this a matrix product for every run of rows is faster than sums over runs.
-MANY_PRODUCTS = 100
 
 
 class TooManyProducts(InputError):
@@ -123,11 +121,7 @@ def sum_blocks(
             )
         before = max(0, begin - back)  # rows of the chunk before are looked back at
         chunk, here = slice(before, min(n, begin + step)), begin - before
-        z = in_coordinates(values[:, chunk], coordinates)
-        if not lags and gram.shape[1] > MANY_PRODUCTS:
-            _add_matrix_products(gram, z, block[chunk])
-            continue
-        q = _products_of(z)
+        q = _products_of(in_coordinates(values[:, chunk], coordinates))
         _add_runs(gram, q[:, here:], block[chunk][here:], together=together)
         for lag in range(lags):
             _add_lagged(lagged, lag, lags, q, layout.run[chunk], cell[chunk], here, cells)
@@ -182,6 +176,28 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
         has_gaps=first.has_gaps or second.has_gaps,
         within=first.within + second.within,
         across=first.across + second.across,
+    )
+
+
+def within_clusters(blocks: Blocks) -> Blocks:
+    """Return the sums, of one cell, with a level of every cluster taken off; clusters of one row go."""
+    kept = blocks.gram[:, 0] > 1
+    gram, number = gram_matrices(blocks.gram[kept]), blocks.cluster[kept]
+    rows = gram[:, :1, :1]
+    gram = gram - gram[..., :1] * gram[:, :1] / rows
+    gram[:, :1, :1] = rows
+    size = gram.shape[-1]
+    return blocks._replace(
+        coordinates=blocks.coordinates._replace(shift=np.zeros_like(blocks.coordinates.shift)),
+        gram=gram[:, *np.triu_indices(size)],
+        cluster=np.arange(len(gram)),
+        cell=blocks.cell[kept],
+        labels=blocks.labels[number],
+        docs=blocks.docs[blocks.docs.isin(blocks.labels[number])],
+        pairs=np.zeros((0, 2), np.int64),
+        lagged=np.zeros((0, 0, *blocks.lagged.shape[2:])),
+        n=round(float(rows.sum())),
+        within=len(gram),
     )
 
 
@@ -262,21 +278,6 @@ def _add_runs(
         q, block = q[:, order], block[order]
     begins = np.flatnonzero(np.diff(block, prepend=-1))
     gram[block[begins]] += np.add.reduceat(q, begins, axis=1).T
-
-
-def _add_matrix_products(
-    gram: Float[np.ndarray, "blocks products"],
-    z: Float[np.ndarray, "size rows"],
-    block: Int[np.ndarray, " rows"],
-) -> None:
-    """Do the same by a matrix product for every run of rows."""
-    order = np.argsort(block, kind="stable")
-    z, block = np.ascontiguousarray(z[:, order].T), block[order]
-    edges = [*np.flatnonzero(np.diff(block, prepend=-1)).tolist(), len(block)]
-    i, j = np.triu_indices(z.shape[1])
-    for begin, end in itertools.pairwise(edges):
-        rows = z[begin:end]
-        gram[block[begin]] += (rows.T @ rows)[i, j]
 
 
 def _add_lagged(

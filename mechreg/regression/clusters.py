@@ -64,13 +64,7 @@ def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
 def left_out(
     clusters: Clusters, *, cov: str, where: str, cluster: str
 ) -> Float[np.ndarray, "clusters terms terms"]:
-    """Return (1 - products)⁻¹ of every cluster, or for crv2 its root: what turns a score into one without the cluster.
-
-    Raises
-    ------
-    NumericalError
-        Without one of the clusters the terms are collinear.
-    """
+    """Return (1 - products)⁻¹ of every cluster, or for crv2 its root: it turns a score into one without the cluster."""
     # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
     large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
     remaining = 1 - np.linalg.eigvalsh(clusters.products[large])[:, -1]

@@ -106,13 +106,7 @@ def require_room(numbers: int, of: str) -> None:
 def matrices(
     formula: str, learned: pd.DataFrame, data: pd.DataFrame
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows terms"]]:
-    """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``.
-
-    Raises
-    ------
-    InputError
-        A function of which patsy keeps nothing (``x - x.mean()``) and whose values depend on the other rows.
-    """
+    """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``."""
 
     def of(rows: pd.DataFrame) -> list[np.ndarray]:
         return [np.asarray(part) for part in patsy.build_design_matrices([*infos], rows, NA_action="raise")]
@@ -212,7 +206,7 @@ def _values(
     infos = {**design.factor_infos, **outcome.factor_infos}
     rows = len(data)
     numbers: dict[Any, np.ndarray] = {}
-    atoms = [*_atoms(design)[1:], ((_outcome_factor(outcome), 0),)]
+    atoms = [*_atoms(design)[1:], ((next(iter(outcome.factor_infos)), 0),)]
     values = np.empty((len(atoms), rows))
     for row, atom in zip(values, atoms, strict=True):
         row[:] = 1.0
@@ -224,11 +218,6 @@ def _values(
                 numbers[factor] = np.asarray(values_of, np.float64).reshape(rows, -1)
             row *= numbers[factor][:, column]
     return tuple(_atom_name(atom, infos) for atom in atoms), values
-
-
-def _outcome_factor(outcome: patsy.DesignInfo) -> Any:
-    """Return the factor of a formula's left side."""
-    return next(iter(outcome.factor_infos))
 
 
 def _atoms(design: patsy.DesignInfo) -> list[tuple]:

@@ -13,8 +13,14 @@ from jaxtyping import Float, Int
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
+from mechreg.outside import any_frames
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.schema import GROUP_KEYS, InputError, NumericalError, one_or_many
+from mechreg.schema import (
+    InputError,
+    NumericalError,
+    group_columns,
+    one_or_many,
+)
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
@@ -135,6 +141,7 @@ def demeaned(
     return project(make_effects({str(i): level for i, level in enumerate(levels)}, None), values)
 
 
+@any_frames
 def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequence[str]) -> pd.DataFrame:
     """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer.
 
@@ -145,7 +152,7 @@ def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequen
     [-0.5, 0.5, -1.0, 1.0]
     """
     rows = frame.dropna(subset=list(columns))
-    keys = [key for key in (*GROUP_KEYS, "head") if key in rows.columns]
+    keys = group_columns(rows)
     new = np.empty((len(columns), len(rows)))
     table = rows[list(columns)].to_numpy("float64").T
     codes = [pd.factorize(rows[name])[0] for name in effects]

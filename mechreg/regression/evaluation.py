@@ -106,13 +106,7 @@ def _width(factor: Any, data: pd.DataFrame) -> int:
 
 
 def plain_column(column: pd.Series) -> pd.Series:
-    """Return a column as a formula sees it: float64, bool, category (text too), else object.
-
-    Examples
-    --------
-    >>> str(plain_column(pd.Series(["NOUN", "VERB", "NOUN"])).dtype), str(plain_column(pd.Series([1, 2])).dtype)
-    ('category', 'float64')
-    """
+    """Return a column as a formula sees it: float64, bool, category (text too), else object."""
     kinds = pd.api.types
     if isinstance(column.dtype, pd.CategoricalDtype):
         # A level that only dropped rows had must not become a column of zeros.

@@ -11,8 +11,8 @@ import pandas as pd
 from statsmodels.regression.linear_model import RegressionResultsWrapper
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import Printed, for_page, for_terminal
-from mechreg.regression.blocks import MAX_SUMMED_LAGS, TooManyProducts
+from mechreg.outside import Printed, any_frames, for_page, for_terminal
+from mechreg.regression.blocks import TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
 from mechreg.regression.effects import absorbed_parts, require_effects
@@ -26,6 +26,7 @@ from mechreg.regression.results import (
     Fit,
     coefficient_frame,
     covariance_of,
+    require_table_options,
     statistics_frame,
     usual_lags,
 )
@@ -42,15 +43,13 @@ from mechreg.schema import (
     one_or_many,
     require,
     require_by,
-    require_conf_level,
-    require_option,
-    require_whole_number,
 )
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
 
 
+@any_frames
 def fit_lagged(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
@@ -136,7 +135,7 @@ def fit_lagged(
     2       lag2  141       3          9     crv3
     """
     by, effects = require_by(by, who="fit_lagged"), require_effects(effects)
-    _require_options(cov, adjust, hac_lags, conf_level, seed)
+    require_table_options(cov, get_args(Cov), adjust, hac_lags, conf_level, seed)
     is_clustered = cov in CLUSTERED
     cluster, *crossed = one_or_many(cluster) or [None]
     if (
@@ -183,19 +182,6 @@ def fit_lagged(
         _covariances={key: covariance for key, (covariance, _) in known.items()},
         _conf_level=float(conf_level),
     )
-
-
-def _require_options(cov: str, adjust: str, hac_lags: int | None, conf_level: float, seed: int) -> None:
-    require_option(cov, get_args(Cov), name="cov")
-    require_option(adjust, get_args(Adjust), name="adjust")
-    require_conf_level(conf_level)
-    require_whole_number(seed, name="seed", least=0)
-    if hac_lags is not None:
-        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS)
-        if cov != "hac":
-            raise InputError(f"hac_lags={hac_lags} needs cov='hac'; got cov={cov!r}.")
-    if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
-        raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
 
 
 def _lags_of(frame: pd.DataFrame, hac_lags: int | None) -> int:
@@ -261,8 +247,7 @@ class LaggedFits:
     def _rows(self, fit: Fit) -> Rows:
         """Return the rows of one fit."""
         part = self._frame.iloc[self._places[tuple(fit.keys.values())]]
-        options: dict[str, Any] = {"cluster": self._sums.cluster, "by": self.by, "effects": self.effects}
-        return next(read_groups(part, self._sums.columns, **options))
+        return next(self._sums.rows_of(part))
 
     def result(
         self,
@@ -336,6 +321,7 @@ class LaggedFits:
             fits = [fit for fit in fits if fit.keys[key] == value]
         return fits[0]
 
+    @any_frames
     def augment(self, lagged: pd.DataFrame) -> pd.DataFrame:
         """Return the lagged frame with the columns ``predicted`` and ``residual``.
 

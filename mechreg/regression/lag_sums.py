@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from errno import EINVAL
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.formulas import formula_columns
+from mechreg.outside import any_frames
 from mechreg.regression.blocks import (
     MAX_SUMMED_LAGS,
     Blocks,
@@ -24,8 +25,15 @@ from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cell
 from mechreg.regression.document_sums import DocumentSums, sums_of
 from mechreg.regression.effects import absorbed_parts, require_effects, without_intercept
 from mechreg.regression.evaluation import evaluate, require_finite
-from mechreg.regression.residuals import Residuals, residual_statistics, summed_products
-from mechreg.regression.results import Adjust, Fit, coefficient_frame, covariance_of, statistics_frame
+from mechreg.regression.residuals import residual_statistics, summed_products
+from mechreg.regression.results import (
+    Adjust,
+    Fit,
+    coefficient_frame,
+    covariance_of,
+    require_table_options,
+    statistics_frame,
+)
 from mechreg.regression.rows import Rows, read_groups, words
 from mechreg.regression.solve import solve
 from mechreg.schema import (
@@ -35,9 +43,7 @@ from mechreg.schema import (
     InputError,
     require,
     require_by,
-    require_conf_level,
     require_one_processing,
-    require_option,
     require_whole_number,
 )
 
@@ -116,6 +122,7 @@ class LagSums:
         self._solved: list[Fit] | None = None
 
     @classmethod
+    @any_frames
     def from_frame(
         cls,
         lagged: pd.DataFrame,
@@ -134,6 +141,7 @@ class LagSums:
         moments._add(lagged, whole=True)
         return moments
 
+    @any_frames
     def update(self, lagged: pd.DataFrame | Mapping[str, Any]) -> None:
         """Add whole documents.
 
@@ -181,13 +189,7 @@ class LagSums:
         ``cov`` may also be "cr0", without a small-sample factor; "hc2" and "hc3" need the leverage of every row, which
         no sum has.
         """
-        require_option(cov, get_args(MomentsCov), name="cov")
-        require_option(adjust, get_args(Adjust), name="adjust")
-        require_conf_level(conf_level)
-        require_whole_number(
-            0 if hac_lags is None else hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS
-        )
-        require_whole_number(seed, name="seed", least=0)
+        require_table_options(cov, get_args(MomentsCov), adjust, hac_lags, conf_level, seed)
         fits = self.solve()
         options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
         covariances = [
@@ -199,16 +201,13 @@ class LagSums:
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
-        return statistics_frame(self.solve(), [_residuals(fit) for fit in self.solve()], by=self.by)
-
-    def residual_moments(self) -> pd.DataFrame:
-        """Return the residuals' skewness, kurtosis and first-order autocorrelation (within windows) of every group."""
-        rows = []
-        for fit in self.solve():
-            moments = _residuals(fit)._asdict()
-            kept = {key: moments[key] for key in ("skewness", "kurtosis", "autocorrelation")}
-            rows.append({**fit.keys, "depth": fit.depth, "n": fit.solution.n} | kept)
-        return pd.DataFrame(rows)
+        residuals = [
+            residual_statistics(
+                fit.solution, summed_products(fit.solution, fit.blocks), longest=fit.blocks.longest
+            )
+            for fit in self.solve()
+        ]
+        return statistics_frame(self.solve(), residuals, by=self.by)
 
     def document_sums(self) -> list[DocumentSums]:
         """Return each document's (or other cluster's) sums in every group, in the order of the coefficient frame."""
@@ -300,8 +299,7 @@ class LagSums:
         needed = [] if self.cluster is None else [self.cluster]
         require(frame, (*GROUP_KEYS, *self.columns, *self.by, *self.effects, *needed), who="LagSums")
         groups = dict(self._groups)
-        options: dict[str, Any] = {"cluster": self.cluster, "by": self.by, "effects": self.effects}
-        for rows in read_groups(frame, self.columns, **options):
+        for rows in self.rows_of(frame):
             key = tuple(rows.keys.values())
             groups[key] = self._joined(groups.get(key), self._summed(rows, groups.get(key), whole=whole))
         require_one_processing({group.keys["model"] for group in groups.values()}, who="The regression")
@@ -352,6 +350,10 @@ class LagSums:
         blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
         return first._replace(**counts, seen=seen, blocks=blocks)
 
+    def rows_of(self, frame: pd.DataFrame) -> Iterator[Rows]:
+        """Yield the groups of a frame, as the sums take them."""
+        return read_groups(frame, self.columns, cluster=self.cluster, by=self.by, effects=self.effects)
+
     def solve(self) -> list[Fit]:
         """Return all groups solved: models and hooks in the order in which they came, then layers and heads."""
         if self._solved is not None:
@@ -379,8 +381,3 @@ class LagSums:
             fits.append(Fit(group.keys, group.depth, *counts))
         self._solved = fits
         return fits
-
-
-def _residuals(fit: Fit) -> Residuals:
-    products = summed_products(fit.solution, fit.blocks)
-    return residual_statistics(fit.solution, products, longest=fit.blocks.longest)

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from mechreg.outside import any_frames
 from mechreg.regression.fits import LaggedFits
 from mechreg.schema import InputError
 
 
+@any_frames
 def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
     """Return every estimate beside the one that ``numpy.linalg.lstsq`` gives on the same design.
 

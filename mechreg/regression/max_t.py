@@ -63,27 +63,8 @@ def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np
 
     A studentised wild score bootstrap: every cluster's score is multiplied by a random weight, the same in all groups,
     so that the maximum of |t| over the family has the dependence of layers and lags in it. Weights are signs, or
-    Webb's six points with fewer than 13 clusters. Step down: Westfall, Young (1993), algorithm 2.8.
-
-    Parameters
-    ----------
-    groups : list of Influence
-    seed : int
-    draws : int
-
-    Returns
-    -------
-    array
-        One p a coefficient, in the order of the groups; (1 + number of larger maxima) / (1 + draws).
-
-    Examples
-    --------
-    >>> import numpy as np, pandas as pd
-    >>> score = np.random.default_rng(0).normal(size=(40, 1))
-    >>> group = influence(np.array([0.1]), np.eye(1), score, np.full((40, 1, 1), 1 / 40), jackknife=True,
-    ...                   factor=39 / 40, labels=pd.RangeIndex(40))
-    >>> bool(max_t([group], seed=0)[0] > 0.8)
-    True
+    Webb's six points with fewer than 13 clusters. Step down: Westfall, Young (1993), algorithm 2.8. p is (1 + number of
+    larger maxima) / (1 + draws), in the order of the groups.
     """
     labels = groups[0].labels
     for group in groups[1:]:

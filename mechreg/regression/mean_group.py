@@ -6,13 +6,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 
 from mechreg.formulas import formula_columns
+from mechreg.outside import any_frames
 from mechreg.regression.effects import absorbed_parts, require_effects
 from mechreg.regression.fits import fit_lagged
+from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, read_groups, words
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, require, require_conf_level
+from mechreg.schema import (
+    GROUP_KEYS,
+    TOKEN_KEYS,
+    InputError,
+    group_columns,
+    require,
+    require_conf_level,
+)
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -27,6 +35,7 @@ class _Slopes(NamedTuple):
     usable: Bool[np.ndarray, " docs"]
 
 
+@any_frames
 def mean_group(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
@@ -85,7 +94,7 @@ def mean_group(
         "pooled": fit_lagged(lagged, formula, cov="nonrobust").coefficients,
         "within": fit_lagged(lagged, formula, cov="nonrobust", effects=names).coefficients,
     }
-    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+    keys = group_columns(lagged)
     parts = [
         _rows(rows, formula, float(conf_level))
         for rows in read_groups(lagged, columns, cluster="doc", effects=names)
@@ -114,19 +123,12 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
         )
     own = (2 * whole.estimate - (first.estimate + second.estimate) / 2)[usable]
     estimate, error = own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(count)
-    half_width = stats.t.ppf((1 + conf_level) / 2, count - 1) * error
     spread = whole.estimate[usable].var(axis=0, ddof=1) - whole.variance[usable].mean(axis=0)
     columns: dict[str, Any] = {
         **rows.keys,
         "depth": rows.depth,
         "term": parts.names[:-1],
-        "estimate": estimate,
-        "std_error": error,
-        "statistic": estimate / error,
-        "df": count - 1.0,
-        "p_value": 2 * stats.t.sf(np.abs(estimate / error), count - 1),
-        "conf_low": estimate - half_width,
-        "conf_high": estimate + half_width,
+        **t_columns(estimate, error, count - 1.0, conf_level),
         "uncorrected": whole.estimate[usable].mean(axis=0),
         "spread": np.sqrt(np.maximum(spread, 0.0)),
         "n": int(np.isin(rows.layout.cluster, np.flatnonzero(usable)).sum()),

@@ -6,16 +6,16 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from mechreg.outside import Printed, for_page
+from mechreg.outside import Printed, any_frames, for_page
 from mechreg.regression.fits import LaggedFits
 from mechreg.schema import (
     GROUP_KEYS,
     InputError,
     NumericalError,
-    among,
-    did_you_mean,
+    group_columns,
     one_or_many,
     require,
+    require_names,
     require_option,
     require_whole_number,
 )
@@ -27,6 +27,7 @@ STARS = (0.05, 0.01, 0.001)
 _WHO = "regression_table"
 
 
+@any_frames
 def regression_table(
     fits: LaggedFits | pd.DataFrame,
     *,
@@ -93,7 +94,7 @@ def regression_table(
     require(table, (*GROUP_KEYS, "term", *numbers, *judged, "n", "n_docs", "r_squared", "cov_type"), who=_WHO)
     order = table[["model", "hook"]].drop_duplicates()
     table = _chosen(_chosen(table, "term", terms), "layer", layers)
-    keys = [*GROUP_KEYS, *(["head"] if "head" in table else []), "term"]
+    keys = [*group_columns(table), "term"]
     if (twice := table.duplicated(keys)).any():
         where = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
         raise InputError(f"{_WHO} needs one row for each coefficient; there are two for {where}.")
@@ -121,13 +122,7 @@ def _chosen(table: pd.DataFrame, column: str, wanted: Any) -> pd.DataFrame:
         raise InputError(f"{_WHO} needs at least one row; the table is empty.")
     if wanted is None:
         return table
-    names = one_or_many(wanted)
-    if not names:
-        raise InputError(f"{_WHO} needs at least one {column}; {column}s= names none.")
-    for name in names:
-        if not among(name, have):
-            hint = did_you_mean(name, have)
-            raise InputError(f"{_WHO} finds no {column} {name!r}; the table has {have}.{hint}")
+    names = require_names(wanted, have, name=f"{column}s")
     place = {name: at for at, name in enumerate(names)}
     return table[table[column].isin(names)].sort_values(
         column, key=lambda values: values.map(place).astype("int64"), kind="stable"

@@ -34,11 +34,8 @@ class Products(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Moments and tests of one group's residuals; NaN where they are not defined."""
+    """Tests of one group's residuals; NaN where they are not defined."""
 
-    skewness: float = np.nan
-    kurtosis: float = np.nan
-    autocorrelation: float = np.nan
     jarque_bera: float = np.nan
     jarque_bera_p: float = np.nan
     breusch_pagan: float = np.nan
@@ -86,7 +83,7 @@ def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -
 
 def fit_statistics(solution: Solution) -> dict[str, float]:
     """Return R2, F, AIC, BIC and the residuals' sd, as statsmodels defines them; R2 and F of what effects leave."""
-    n, k = solution.n, len(solution.names)
+    n, k = solution.n, solution.to_terms.shape[1]
     parameters = k + solution.absorbed
     residual_ss, total_ss = solution.residual_ss, solution.total_ss
     df_model = k - solution.has_constant
@@ -133,13 +130,12 @@ def residual_statistics(solution: Solution, products: Products, *, longest: int)
         explained = total(0, xs, centred_squares)
         pagan = n * float((explained**2).sum()) / total(0, centred_squares, centred_squares).item()
 
-    godfrey = watson = autocorrelation = np.nan
+    godfrey = watson = np.nan
     # No row may follow another, as in a part of speech that never stands twice in a row.
     if longest and products.max_lag > 0 and total(1, ones, ones).item() > 0.5:
         product = total(1, errors, errors).item()
         now, before = total(1, squares, ones).item(), total(1, ones, squares).item()
         watson = (now - 2 * product + before) / solution.residual_ss
-        autocorrelation = product / np.sqrt(now * before) if now * before > 0 else np.nan
     if not np.isnan(watson) and not solution.absorbed:  # its regression would need the effects too
         # e on x, 1 and the residual before. x takes up nothing of e: what explains it is the rest of the others.
         with_x, with_e, own = total(1, xs, errors), np.array([product]), np.array([[before]])
@@ -153,9 +149,6 @@ def residual_statistics(solution: Solution, products: Products, *, longest: int)
         above = 0.0 if solution.has_constant else n * mean**2
         godfrey = n * (gain - above) / (solution.residual_ss - above)
     return Residuals(
-        skewness=skewness,
-        kurtosis=kurtosis,
-        autocorrelation=autocorrelation,
         jarque_bera=normality,
         jarque_bera_p=float(stats.chi2.sf(normality, 2)),
         breusch_pagan=pagan,

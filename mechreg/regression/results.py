@@ -1,25 +1,28 @@
 """Results: covariances, and the coefficient frame and the statistics frame of solved groups."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from mechreg.regression.blocks import Blocks
+from mechreg.regression.blocks import MAX_SUMMED_LAGS, Blocks
 from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
 from mechreg.regression.solve import Solution
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
-    GROUP_KEYS,
     STATISTICS_COLUMNS,
     InputError,
     NumericalError,
+    group_columns,
+    require_conf_level,
+    require_option,
+    require_whole_number,
 )
 
 Adjust = Literal["bh", "bonferroni", "holm", "max-t", "none"]
@@ -48,6 +51,22 @@ class Covariance(NamedTuple):
     matrix: Float[np.ndarray, "terms terms"]
     df: Float[np.ndarray, " terms"]
     clusters: Clusters | None = None
+
+
+def require_table_options(
+    cov: str, known: Sequence[str], adjust: str, hac_lags: int | None, conf_level: float, seed: int
+) -> None:
+    """Check the options of a coefficient frame, whose covariance is one of the ``known``."""
+    require_option(cov, known, name="cov")
+    require_option(adjust, get_args(Adjust), name="adjust")
+    require_conf_level(conf_level)
+    require_whole_number(seed, name="seed", least=0)
+    if hac_lags is not None:
+        require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS)
+        if cov != "hac":
+            raise InputError(f"hac_lags={hac_lags} needs cov='hac'; got cov={cov!r}.")
+    if adjust == "max-t" and cov not in ("auto", "crv1", "crv3"):
+        raise InputError(f"adjust='max-t' resamples clusters: it needs cov='crv3' or 'crv1'; got {cov!r}.")
 
 
 def coefficient_frame(
@@ -114,7 +133,7 @@ def covariance_of(
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
         clusters = clusters_of(solution, blocks)
-        factor = 1.0 if kind == "cr0" else crv1_factor(fit)
+        factor = 1.0 if kind == "cr0" else crv1_factor(fit, count)
         matrix = factor * clusters.score.T @ clusters.score
         return Covariance(kind, label, matrix, np.full(k, count - 1.0), clusters)
     if blocks.across and (clusters is None or kind == "crv2"):
@@ -131,38 +150,11 @@ def covariance_of(
     return Covariance(kind, label, factor * moved.T @ moved, df, clusters._replace(across=None))
 
 
-def crv1_factor(fit: Fit) -> float:
+def crv1_factor(fit: Fit, count: int) -> float:
     """Return Stata's factor of crv1; effects within clusters count as one constant, as in reghdfe and pyfixest."""
-    count, n = len(fit.blocks.labels), fit.solution.n
+    n = fit.solution.n
     parameters = len(fit.solution.names) + fit.blocks.across + (fit.blocks.within > 0)
     return count / (count - 1) * (n - 1) / (n - parameters)
-
-
-def two_way_covariance(
-    fit: Fit,
-    scores: Float[np.ndarray, "terms rows"],
-    names: tuple[str, str],
-    clusters: tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]],
-) -> Covariance:
-    """Return crv1 by two columns of clusters (Cameron, Gelbach, Miller 2011): one, plus the other, less both together.
-
-    The smaller number of clusters sets the factor and the t distribution, as in reghdfe and pyfixest.
-    """
-    first, other = clusters
-    both = np.unique(first * (int(other.max()) + 1) + other, return_inverse=True)[1]
-    counts, matrix = [], np.zeros((len(scores),) * 2)
-    for codes, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
-        sums = np.array([np.bincount(codes, row) for row in scores]).T
-        counts.append(len(sums))
-        matrix += sign * sums.T @ sums
-    fewest = min(counts)
-    if fewest < 2:
-        raise InputError(f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}.")
-    parameters = len(matrix) + fit.blocks.across + (fit.blocks.within > 0)
-    factor = fewest / (fewest - 1) * (fit.solution.n - 1) / (fit.solution.n - parameters)
-    values, vectors = np.linalg.eigh(factor * matrix)
-    matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
-    return Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, np.full(len(matrix), fewest - 1.0))
 
 
 def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> Covariance:
@@ -220,25 +212,36 @@ def usual_lags(longest: int) -> int:
     return min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)
 
 
+def t_columns(
+    estimate: Float[np.ndarray, " terms"],
+    error: Float[np.ndarray, " terms"],
+    df: Float[np.ndarray, " terms"] | float,
+    conf_level: float,
+) -> dict[str, Any]:
+    """Return the columns of estimates whose ratios to their errors have t distributions."""
+    statistic, half = estimate / error, stats.t.ppf((1 + conf_level) / 2, df) * error
+    return {
+        "estimate": estimate,
+        "std_error": error,
+        "statistic": statistic,
+        "df": df,
+        "p_value": 2 * stats.t.sf(np.abs(statistic), df),
+        "conf_low": estimate - half,
+        "conf_high": estimate + half,
+    }
+
+
 def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
     """Return a row for every term; p is not yet adjusted."""
     solution, weights = fit.solution, fit.solution.to_terms
     error = np.sqrt(((weights @ covariance.matrix) * weights).sum(axis=1))
-    statistic = solution.estimate / error
-    half = stats.t.ppf((1 + conf_level) / 2, covariance.df) * error
     about = fit_statistics(solution)
     return pd.DataFrame(
         {
             **fit.keys,
             "depth": fit.depth,
             "term": solution.names,
-            "estimate": solution.estimate,
-            "std_error": error,
-            "statistic": statistic,
-            "df": covariance.df,
-            "p_value": 2 * stats.t.sf(np.abs(statistic), covariance.df),
-            "conf_low": solution.estimate - half,
-            "conf_high": solution.estimate + half,
+            **t_columns(solution.estimate, error, covariance.df, conf_level),
             "n": solution.n,
             "n_docs": len(fit.blocks.docs),
             "n_dropped": fit.n_dropped,
@@ -265,14 +268,13 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
         covariance.clusters.score,
         covariance.clusters.products,
         jackknife=is_jackknife,
-        factor=(count - 1) / count if is_jackknife else crv1_factor(fit),
+        factor=(count - 1) / count if is_jackknife else crv1_factor(fit, count),
         labels=covariance.clusters.labels,
     )
 
 
 def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:
     """Return a table with the schema's columns and dtypes; after ``layer`` stand ``head`` (where it is) and ``by``."""
-    has_head = "head" in table.columns
-    dtypes = columns | ({"head": "int64"} if has_head else {})
-    others = [name for name in columns if name not in GROUP_KEYS]
-    return table[[*GROUP_KEYS, *(["head"] if has_head else []), *by, *others]].astype(dtypes)
+    keys = group_columns(table)
+    others = [name for name in columns if name not in keys]
+    return table[[*keys, *by, *others]].astype(columns | ({"head": "int64"} if "head" in keys else {}))

@@ -10,11 +10,15 @@ from jaxtyping import Int
 from mechreg.regression.blocks import Layout
 from mechreg.regression.effects import Effects, make_effects, without_singletons
 from mechreg.regression.evaluation import plain_column
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, document_ids
+from mechreg.schema import (
+    TOKEN_KEYS,
+    InputError,
+    document_ids,
+    group_columns,
+)
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
-# A group's rows in its frame: a slice where they are together, else their numbers.
-Place = slice | np.ndarray
+Place = Int[np.ndarray, " rows"]  # the numbers of a group's rows in its frame
 
 
 class Rows(NamedTuple):
@@ -70,16 +74,15 @@ def read_groups(
             part = {key: _Ids(codes[place][kept], names) for key, (codes, names) in ids.items()}
             known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=words(keys)))
         _, kept, order, layout, taken_off = known
-        everywhere = np.arange(place.start, place.stop) if isinstance(place, slice) else place
-        at = everywhere[kept] if order is None else everywhere[kept][order]
+        at = place[kept][order]
         taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
         counts = int((~kept).sum()), at, taken_off, int(is_sink[place].sum())
-        yield Rows(keys, float(depth[everywhere[0]]), pd.DataFrame(taken), layout, *counts)
+        yield Rows(keys, float(depth[place[0]]), pd.DataFrame(taken), layout, *counts)
 
 
 def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Any], Place]]:
-    """Yield the keys of every group, as plain values, and where its rows are."""
-    keys = [*(key for key in (*GROUP_KEYS, "head") if key in frame.columns), *by]
+    """Yield the keys of every group, as plain values, and the numbers of its rows."""
+    keys = [*group_columns(frame), *by]
     if not len(frame):
         raise InputError("The regression needs at least one row; the frame is empty.")
     codes = []
@@ -94,15 +97,10 @@ def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[d
     begins = np.r_[0, np.flatnonzero(np.any([code[1:] != code[:-1] for code in codes], axis=0)) + 1]
     runs = frame[keys].take(begins).reset_index(drop=True)
     ends = np.r_[begins[1:], len(frame)]
-    if not runs.duplicated().any():  # every group's rows are together
-        places: list[Any] = [slice(*run) for run in zip(begins.tolist(), ends.tolist(), strict=True)]
-    else:
-        number = runs.groupby(keys, observed=True, sort=False).ngroup().to_numpy()
-        number = np.repeat(number, ends - begins)
-        places = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-        runs = runs.drop_duplicates()
+    number = np.repeat(runs.groupby(keys, observed=True, sort=False).ngroup().to_numpy(), ends - begins)
+    places = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
     kinds = {"model": str, "hook": str, "layer": int, "head": int}
-    for place, values in zip(places, runs.itertuples(index=False, name=None), strict=True):
+    for place, values in zip(places, runs.drop_duplicates().itertuples(index=False, name=None), strict=True):
         plain = {
             key: kinds[key](value) if key in kinds else getattr(value, "item", lambda value=value: value)()
             for key, value in zip(keys, values, strict=True)
@@ -117,8 +115,8 @@ def words(keys: dict[str, Any]) -> str:
 
 def _layout(
     ids: dict[str, _Ids], rows: int, cluster: str | None, effects: tuple[str, ...], *, where: str
-) -> tuple[np.ndarray | None, Layout, Effects | None]:
-    """Return the order in which complete rows are sorted (None: they are), their layout and their effects."""
+) -> tuple[np.ndarray, Layout, Effects | None]:
+    """Return the order in which complete rows are sorted, their layout and their effects."""
     codes, labels = {}, {"doc": NO_LABELS, cluster: NO_LABELS}
     for key, (code, names) in ids.items():
         codes[key] = code.astype(np.int64)
@@ -129,10 +127,8 @@ def _layout(
         if names is not None or key in labels:
             codes[key], labels[key] = _ranked(codes[key], names, is_doc=key == "doc")
     keys = [codes[key] for key in TOKEN_KEYS if key in codes]
-    order = None
-    if keys and not _in_order(keys):
-        order = np.lexsort(keys[::-1])
-        codes = {key: code[order] for key, code in codes.items()}
+    order = np.lexsort(keys[::-1]) if keys else np.arange(rows)
+    codes = {key: code[order] for key, code in codes.items()}
     run, longest, has_gaps = np.zeros(rows, np.int64), 0, False
     if len(keys) == len(TOKEN_KEYS) and rows:
         run, longest, has_gaps = _runs(*(codes[key] for key in TOKEN_KEYS), where=where)
@@ -163,17 +159,6 @@ def _runs(
     start = np.maximum.accumulate(np.where(first | (step != 1), here, 0))
     longest = int(np.diff(np.flatnonzero(np.r_[first, True])).max())
     return here - start, longest, bool((~first & (step != 1)).any())
-
-
-def _in_order(keys: list[Int[np.ndarray, " rows"]]) -> bool:
-    """Return whether rows are sorted by the keys."""
-    tie = np.ones(max(len(keys[0]) - 1, 0), bool)
-    for key in keys:
-        step = np.diff(key)
-        if (step[tie] < 0).any():
-            return False
-        tie &= step == 0
-    return True
 
 
 def _ids(column: pd.Series) -> _Ids:

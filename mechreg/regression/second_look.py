@@ -1,7 +1,6 @@
 """A second look at the rows, for what sums cannot hold: leverage, and effects and clusters that go across clusters."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +8,8 @@ import pandas as pd
 from mechreg.regression.clusters import Clusters, clusters_across
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, row_products, summed_products
-from mechreg.regression.results import Covariance, Fit, two_way_covariance
-from mechreg.regression.rows import Rows, read_groups, words
+from mechreg.regression.results import Covariance, Fit, crv1_factor
+from mechreg.regression.rows import Rows, words
 from mechreg.schema import InputError
 
 # Rows times fits that are looked at together.
@@ -30,15 +29,18 @@ def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator
 def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
     """Yield every fit with its rows, of which the sums were made."""
     by_keys = {tuple(fit.keys.values()): fit for fit in fits}
-    options: dict[str, Any] = {"cluster": sums.cluster, "by": sums.by, "effects": sums.effects}
-    for rows in read_groups(frame, sums.columns, **options):
+    for rows in sums.rows_of(frame):
         yield by_keys[tuple(rows.keys.values())], rows
 
 
 def two_way_covariances(
     fits: list[Fit], sums: LagSums, frame: pd.DataFrame, second: str
 ) -> dict[tuple, Covariance]:
-    """Return the covariance of every fit by the sums' clusters and those of a second column."""
+    """Return crv1 of every fit by the sums' clusters and those of a second column (Cameron, Gelbach, Miller 2011).
+
+    It is that by the one, plus that by the other, less that by both together; the smaller number of clusters sets the
+    factor and the t distribution, as in reghdfe and pyfixest.
+    """
     codes = pd.factorize(frame[second])[0]
     names = (str(sums.cluster), second)
     found = {}
@@ -49,10 +51,23 @@ def two_way_covariances(
             raise InputError(
                 f"The regression needs a value of {second!r} in every complete row; {fit.where} lacks some."
             )
-        other = np.unique(other, return_inverse=True)[1]
-        found[tuple(fit.keys.values())] = two_way_covariance(
-            fit, products.x * products.e, names, (rows.layout.cluster, other)
-        )
+        first, other = rows.layout.cluster, np.unique(other, return_inverse=True)[1]
+        both = np.unique(first * (int(other.max()) + 1) + other, return_inverse=True)[1]
+        scores = products.x * products.e
+        counts, matrix = [], np.zeros((len(scores),) * 2)
+        for codes_of, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
+            clustered = np.array([np.bincount(codes_of, row) for row in scores]).T
+            counts.append(len(clustered))
+            matrix += sign * clustered.T @ clustered
+        fewest = min(counts)
+        if fewest < 2:
+            raise InputError(
+                f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}."
+            )
+        values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
+        matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
+        df = np.full(len(matrix), fewest - 1.0)
+        found[tuple(fit.keys.values())] = Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, df)
     return found
 
 

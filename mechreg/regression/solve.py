@@ -43,7 +43,7 @@ class Solution(NamedTuple):
     @property
     def df(self) -> int:
         """Degrees of freedom of the residuals."""
-        return self.n - len(self.names) - self.absorbed
+        return self.n - self.to_terms.shape[1] - self.absorbed
 
 
 def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:

@@ -10,7 +10,7 @@ from mechreg.regression.fits import LaggedFits
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
 from mechreg.regression.results import Fit, crv1_factor
-from mechreg.schema import InputError, did_you_mean, require_number, require_whole_number
+from mechreg.schema import InputError, require_number, require_option, require_whole_number
 
 WHO = "wild_bootstrap"
 
@@ -61,10 +61,7 @@ def wild_bootstrap(
     rows = []
     for fit in sums_by_document(fits, who=WHO).solve():
         names = fit.solution.names
-        if term not in names:
-            raise InputError(
-                f"{WHO} finds no term {term!r}; the fits have {[*names]}.{did_you_mean(term, names)}"
-            )
+        require_option(term, names, name="term")
         if fit.blocks.across or len(fit.blocks.labels) < 2:
             what = "effects within documents only" if fit.blocks.across else "two documents or more"
             raise InputError(f"{WHO} needs {what}; {fit.where} has others.")
@@ -82,7 +79,7 @@ def _bootstrapped(
 ) -> tuple[float, float]:
     """Return crv1's t and its p under the null that term ``at`` is ``value``."""
     clusters, to_term = clusters_of(fit.solution, fit.blocks), fit.solution.to_terms[at]
-    factor, gap = crv1_factor(fit), fit.solution.estimate[at] - value
+    factor, gap = crv1_factor(fit, len(clusters.labels)), fit.solution.estimate[at] - value
     statistic = gap / np.sqrt(factor * ((clusters.score @ to_term) ** 2).sum())
     score = _restricted_scores(clusters, to_term, gap, fit.where)
     larger, step = 0, max(1, CHUNK_NUMBERS // len(score))

@@ -59,8 +59,7 @@
   }
   const boxes = document.querySelectorAll(".chart");
   if (typeof DecompressionStream === "undefined") {
-    boxes.forEach((box) => { box.textContent = "Charts need a browser of 2023 or later."; });
-    return;
+    return;  // the pictures stay
   }
   // The page's policy has the hash of this code; any other would not run.
   const vega = document.createElement("script");
@@ -78,7 +77,10 @@
     }
     try {
       const drawn = await vegaEmbed(box, spec, { mode: "vega-lite", renderer: "svg", ast: true,
+        i18n: { CLICK_TO_VIEW_ACTIONS: "Save the chart" },
         actions: { export: true, source: false, compiled: false, editor: false } });
+      const menu = box.querySelector("details > summary");
+      if (menu) menu.setAttribute("aria-label", "Save the chart: " + box.getAttribute("aria-label"));
       if (box.dataset.model !== undefined) follow(box, drawn.view);
       box.dataset.drawn = "yes";
     } catch (error) {

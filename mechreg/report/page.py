@@ -1,8 +1,10 @@
 """Tables and charts to one page: the template filled in, its style sheet, script, charts and tables in it."""
 
 import base64
+import contextlib
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,18 +12,23 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mechreg import charts
-from mechreg.charts.save import chart_spec, content_policy, script_json, vega_bundle
+from mechreg.charts.save import chart_spec, content_policy, script_json, svg_of, vega_bundle
 from mechreg.outside import changed, visible
-from mechreg.report.sentences import headline, same_weights, sinks_left_out
+from mechreg.report.sentences import headline, in_words, same_weights, side_by_side, sinks_left_out
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
 from mechreg.schema import MechregError
 
 QUESTION = "Does the size of the attention update to a token follow from the updates to the tokens before it?"
 MOST_ROWS = 400  # shown; the file to download has all
+# What nobody sees in an image of svg: its words are beside it; and digits of pixels beyond two.
+_UNSEEN = re.compile(
+    r' (?:(?:aria-[a-z]+|role|class|pointer-events)="[^"]*"|opacity="1")|(?<=\d\.\d\d)\d+(?=[^<>]*>)'
+)
 Figure = Any  # svg text, an Altair chart, or a Vega-Lite specification
 
 
@@ -31,10 +38,13 @@ def report_html(
     coefficients: pd.DataFrame,
     statistics: pd.DataFrame,
     results: pd.DataFrame,
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Figure | Sequence[Figure]],
     problems: pd.DataFrame,
     provenance: Mapping[str, Any],
     summaries: str,
+    formula: str = "",
+    spec: str = "",
+    persistence: pd.DataFrame | None = None,
     linked: Sequence[Figure] = (),
     universality: pd.DataFrame | None = None,
     profiles: pd.DataFrame | None = None,
@@ -51,11 +61,15 @@ def report_html(
     ----------
     title : str
     coefficients, statistics, results, problems : pandas.DataFrame
-    figures : mapping of str to svg text, Altair chart or Vega-Lite specification
-        By their headings. Svg is embedded as an image; a chart is drawn when the page is opened.
+    figures : mapping of str to svg text, Altair charts or Vega-Lite specifications
+        By their headings. Svg is embedded as an image; a chart too, and drawn anew when the page is opened.
     provenance : mapping
     summaries : str
         As in a run's summaries.txt.
+    formula, spec : str
+        What was asked: the regression, and the file that makes the run again.
+    persistence : pandas.DataFrame, optional
+        As in a run's persistence.csv; its figure is on the first screen.
     linked : sequence of charts
         What `plot_layer_explorer` gives, a model each.
     universality, profiles, verdict : optional
@@ -77,19 +91,27 @@ def report_html(
     """
     page = _Charts()
     hooks = list(results["hook"].unique()) if len(results) else [None]
-    sentences = [headline(results[results["hook"] == hook], nulls=nulls) for hook in hooks]
+    answers = [_answer(page, hook, results, persistence, nulls) for hook in hooks]
     tables = {
-        "results": results, "coefficients": coefficients, "statistics": statistics, "problems": problems,
-        "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,
+        "coefficients": coefficients, "statistics": statistics, "problems": problems,
+        "persistence": persistence, "universality": universality, "profiles": profiles,
+        "interventions": interventions, "nulls": nulls,
         "top_tokens": top_tokens,
     }  # fmt: skip
     contents: dict[str, Any] = tables | {
         "title": title,
         "question": QUESTION,
-        "answers": dict(zip(hooks, (answer for answer, _ in sentences), strict=True)),
-        "caveats": dict.fromkeys(caveat for _, caveat in sentences),
+        "answers": answers,
+        "caveats": dict.fromkeys(answer["context"] for answer in answers),
+        "results": side_by_side(results) if len(results) else results,
+        "formula": formula,
+        "spec": spec,
+        "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),
         "linked": [page.figure(chart, "Layers", shows=("model", "hook")) for chart in linked],
-        "figures": {name: page.figure(figure, name) for name, figure in figures.items()},
+        "figures": {
+            name: [page.figure(one, name) for one in (figure if isinstance(figure, list) else [figure])]
+            for name, figure in figures.items()
+        },
         "verdict": verdict,
         "compared": page.by(charts.plot_profiles, profiles, "hook", "term")
         + page.by(charts.plot_agreement, universality, "hook", "term"),
@@ -108,6 +130,28 @@ def report_html(
         "most_rows": MOST_ROWS,
     }
     return _template().render(contents | page.code(), names=[])
+
+
+def _answer(
+    page: "_Charts",
+    hook: str | None,
+    results: pd.DataFrame,
+    persistence: pd.DataFrame | None,
+    nulls: pd.DataFrame | None,
+) -> dict[str, Any]:
+    """Return the sentences on one hook, and the figure of its persistence."""
+    shown = results[results["hook"] == hook] if len(results) else results
+    answer, sample, context = headline(shown, nulls=nulls)
+    figure = None
+    if persistence is not None and len(persistence):
+        lags = persistence[(persistence["hook"] == hook) & persistence["df"].notna()]
+        sums = lags[lags["term"] == lags["term"].iloc[-1]] if len(lags) else lags
+        rows = sums.assign(controls=sums["controls"].map(in_words))
+        with contextlib.suppress(MechregError):  # a panel per head, or more models than a figure holds
+            term = f"{rows['term'].iloc[0]} of {hook}" if len(rows) else ""
+            chart = charts.plot_betas(rows, by="controls", terms=rows["term"].iloc[0], height=150, title=term)
+            figure = page.figure(chart, "Persistence")
+    return {"hook": hook, "answer": answer, "sample": sample, "context": context, "figure": figure}
 
 
 @dataclass
@@ -142,10 +186,14 @@ class _Charts:
         )
         about = spec.get("usermeta", {})
         self.specs.append(spec)
+        svg = ""
+        with contextlib.suppress(MechregError, ValueError):  # shown by the script, or said to be missing
+            svg = base64.b64encode(_UNSEEN.sub("", svg_of(spec)).encode()).decode()
         return _Drawn(
             name=heading or name,
             caption=caption,
             words=str(spec.get("description", heading or name)),
+            svg=svg,
             number=len(self.specs),
             shows={key: str(about[key]) for key in shows if key in about},
         )
@@ -202,11 +250,26 @@ def _shown(value: Any) -> Any:
 
 
 def _rows(frame: pd.DataFrame, number: str) -> Markup:
-    """Return the first rows of a frame as an HTML table."""
-    html = changed(frame.head(MOST_ROWS), visible).to_html(
-        index=False, border=0, float_format=number.format, na_rep="", escape=True
+    """Return the first rows of a frame as an HTML table, each cell with its column's name, which a phone shows."""
+    shown = changed(frame.head(MOST_ROWS).dropna(axis="columns", how="all"), visible)
+    names = [escape(visible(str(name))) for name in shown]
+    cells = [[_cell(value, number) for value in shown.iloc[:, at]] for at in range(len(names))]
+    head = Markup("").join(Markup("<th scope='col'>{}</th>").format(name) for name in names)
+    cell = Markup('<td data-label="{}">{}</td>')
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(map(cell.format, names, row)))
+        for row in zip(*cells, strict=True)
     )
-    return Markup(html.replace("<th>", "<th scope='col'>"))
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
+
+
+def _cell(value: Any, number: str) -> str:
+    """Return what a cell shows: nothing where nothing is known, whole numbers with separators of thousands."""
+    if isinstance(value, str | bool | np.bool_) or not isinstance(value, int | float | np.number):
+        return "" if value is None or value is pd.NA else str(value)
+    if np.isnan(value):
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else number.format(value)
 
 
 def _file(name: str) -> str:

@@ -1,5 +1,6 @@
 """A run folder to its page: its tables and shards are read, its layer explorers drawn."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from mechreg import charts, store
 from mechreg.charts.theme import figure_title
 from mechreg.lags import add_lags
 from mechreg.report.page import report_html
-from mechreg.report.sentences import result_table
+from mechreg.report.sentences import in_words, result_table
 from mechreg.schema import MechregError, require_path
 
 # Rows (tokens times layers) of one layer explorer; beyond them it shows the first documents, and says so.
@@ -50,12 +51,16 @@ def run_report(folder: str | Path) -> str:
     facts = store.read_provenance(folder)
     run = store.open_run(folder)
     coefficients, problems = run.coefficients, _table(run, "problems.csv")
+    persistence = _table(run, "persistence.csv")
     return report_html(
         title=str(run.spec.get("name", folder.name)),
         coefficients=coefficients,
         statistics=run.statistics,
-        results=result_table(coefficients),
-        figures=_figures(folder, coefficients, run.spec["formula"]),
+        results=result_table(coefficients, persistence, effects=run.spec["effects"]),
+        formula=run.spec["formula"],
+        spec=_text(folder / "spec.toml"),
+        persistence=persistence,
+        figures=_figures(folder, coefficients, persistence, run.spec["formula"]),
         problems=pd.DataFrame() if problems is None else problems,
         provenance=facts,
         summaries=_text(folder / "summaries.txt"),
@@ -91,20 +96,32 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _figures(folder: Path, coefficients: pd.DataFrame, formula: str) -> dict[str, Any]:
-    """Return norms and betas of every hook: norms as they were drawn, betas from the table."""
-    figures: dict[str, Any] = {}
+def _figures(
+    folder: Path, coefficients: pd.DataFrame, persistence: pd.DataFrame | None, formula: str
+) -> dict[str, list[Any]]:
+    """Return betas and norms of every hook: norms as they were drawn, betas from the tables."""
+    figures: dict[str, list[Any]] = {}
     hooks = list(coefficients["hook"].unique())
-    fits = SimpleNamespace(coefficients=coefficients, formula=formula)
     for hook in hooks:
         drawn = folder / "figures" / ("norms.json" if len(hooks) == 1 else f"norms-{hook}.json")
+        with contextlib.suppress(MechregError):  # a panel per head, or more models than a figure holds
+            figures[f"Betas of {hook}"] = list(_betas(coefficients, persistence, formula, hook))
         if store.is_there(drawn):
-            figures[f"Norms of {hook}"] = store.read_json(drawn)
-        try:
-            figures[f"Betas of {hook}"] = charts.plot_betas(fits, hook=hook)
-        except MechregError:  # a panel per head, or more models than a figure holds: the tables have them
-            continue
+            figures[f"Norms of {hook}"] = [store.read_json(drawn)]
     return figures
+
+
+def _betas(
+    coefficients: pd.DataFrame, persistence: pd.DataFrame | None, formula: str, hook: str
+) -> Iterator[Any]:
+    """Yield the chart of a hook's coefficients, of its lags with and without controls."""
+    if persistence is None or persistence.empty:
+        yield charts.plot_betas(SimpleNamespace(coefficients=coefficients, formula=formula), hook=hook)
+        return
+    lags = persistence[persistence["term"].isin(coefficients["term"]) & persistence["estimate"].notna()]
+    for controls, rows in lags[lags["hook"] == hook].groupby("controls", sort=False):
+        title = f"{' and '.join(rows['term'].unique())} of {hook}, {in_words(str(controls))}"
+        yield charts.plot_betas(rows, title=title)
 
 
 def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame) -> Iterator[Any]:

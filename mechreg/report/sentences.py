@@ -1,100 +1,141 @@
-"""What the tables say: one row a term, one sentence a model, and the answer in two."""
+"""What the tables say: a row a term, as it is and within documents and positions, and the answer in sentences."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from mechreg.charts.terms import Terms, sort_terms
 
+CONTROLS = {
+    "none": "as it is",
+    "doc": "within documents",
+    "doc + position": "within documents and positions",
+}
+HALF_LIFE = "half_life"
+_KEYS = ["model", "hook", "term", "controls"]
 
-def result_table(coefficients: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
-    """Return one row a model, hook and term: layers, how many are significant, and the betas' range.
+
+def result_table(
+    coefficients: pd.DataFrame,
+    persistence: pd.DataFrame | None = None,
+    *,
+    effects: Sequence[str] = (),
+    alpha: float = 0.05,
+) -> pd.DataFrame:
+    """Return one row a model, hook, term and controls: layers, how many are significant, and the betas' range.
+
+    Parameters
+    ----------
+    coefficients : pandas.DataFrame
+        Of the run's own regression, which takes off the levels of ``effects``.
+    persistence : pandas.DataFrame, optional
+        The run's persistence.csv, which has the lags with and without controls.
 
     Examples
     --------
     >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
     ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.2]})
-    >>> result_table(frame)[["layers", "significant", "beta_median"]].values.tolist()
-    [[2.0, 1.0, 0.375]]
+    >>> result_table(frame)[["controls", "layers", "significant", "beta_median"]].values.tolist()
+    [['none', 2, 1, 0.375]]
     """
-    terms = coefficients[coefficients["term"] != "Intercept"]
-    terms = terms.assign(significant=terms["p_adjusted"] < alpha)
-    grouped = terms.groupby(["model", "hook", "term"], sort=False, observed=True)
-    return grouped.agg(
-        layers=("layer", "size"),
+    terms = coefficients[coefficients["term"] != "Intercept"].assign(controls=" + ".join(effects) or "none")
+    if persistence is not None and len(persistence):
+        terms = pd.concat([persistence, terms[~terms["term"].isin(persistence["term"])]])
+    known = terms.reindex(columns=list({*terms.columns, "df", "n_docs", "n", "head"}))
+    grouped = known.assign(significant=known["p_adjusted"] < alpha).groupby(_KEYS, sort=False, observed=True)
+    table = grouped.agg(
+        layers=("estimate", "count"),
         significant=("significant", "sum"),
         beta_min=("estimate", "min"),
         beta_median=("estimate", "median"),
         beta_max=("estimate", "max"),
+        df_min=("df", "min"),
+        df_max=("df", "max"),
+        n_docs=("n_docs", "max"),
+        n=("n", "max"),
+        heads=("head", "nunique"),
     ).reset_index()
+    order = {key: pd.Categorical(table[key], table[key].unique()) for key in ("model", "hook", "term")}
+    return table.loc[table.assign(**order).sort_values([*order], kind="stable").index]
 
 
-def answer(results: pd.DataFrame, *, alpha: float = 0.05) -> list[str]:
-    """Return what the tables say of the lags, one sentence a model and hook; other terms are counted.
+def side_by_side(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the result table in words: a column for every kind of controls; one model or hook is not named.
 
     Examples
     --------
-    >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 3}
-    >>> answer(pd.DataFrame([row | {"beta_median": 0.25}]))
-    ['m, attn_out: lag1 differs from zero in 3 of 4 layers (median beta 0.25).']
+    >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 3, "beta_min": 0.1}
+    >>> row |= {"controls": "none", "beta_median": 0.25, "beta_max": 0.3}
+    >>> side_by_side(pd.DataFrame([row]))["as it is"].tolist()
+    ['0.25 (0.10 to 0.30), 3 of 4']
     """
-    sentences = []
-    for (model, hook), rows in results.groupby(["model", "hook"], sort=False, observed=True):
-        terms = sort_terms(rows["term"])
-        counted = _counted(rows, _asked(terms))
-        parts = [
-            f"{count} (median beta {_decimals(part['beta_median'].median())})" for count, part in counted
-        ]
-        sentences.append(
-            f"{model}, {hook}: {_without_lags(terms)}{', '.join(parts)}{_rest(terms, len(parts))}."
-        )
-    return sentences
+    rows: dict[tuple, dict[str, str]] = {}
+    columns = [name for name in CONTROLS if (results["controls"] == name).any()]
+    columns += [name for name in dict.fromkeys(results["controls"]) if name not in CONTROLS]
+    for row in results.to_dict("records"):
+        place = rows.setdefault(tuple(row[key] for key in _KEYS[:3]), dict.fromkeys(columns, ""))
+        place[row["controls"]] = _cell(row)
+    keyed = [dict(zip(_KEYS[:3], place, strict=True)) | cells for place, cells in rows.items()]
+    named = [key for key in _KEYS[:3] if key == "term" or results[key].nunique() > 1]
+    table = pd.DataFrame(keyed, columns=[*named, *columns]).rename(
+        columns={name: in_words(name) for name in columns}
+    )
+    return table.replace({"term": {HALF_LIFE: "half-life, tokens"}})
+
+
+def in_words(controls: str) -> str:
+    """Return what controls are called in a sentence."""
+    return CONTROLS.get(controls, f"within {controls}")
 
 
 def headline(
     results: pd.DataFrame, *, nulls: pd.DataFrame | None = None, alpha: float = 0.05
-) -> tuple[str, str]:
-    """Return the answer in two sentences: what the lags' coefficients say of prediction, and what of context.
+) -> tuple[str, str, str]:
+    """Return the answer: what the first lag (or the lags together) predicts; the others, documents; what of context.
 
     Parameters
     ----------
     results : pandas.DataFrame
         What `result_table` gives. The sentences are of the first hook in it.
     nulls : pandas.DataFrame, optional
-        What `compare_to_nulls` gives. Without it the second sentence says that nothing is known about context.
+        What `compare_to_nulls` gives. Without it the last sentence says that nothing is known about context.
     alpha : float
 
     Examples
     --------
-    >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 4}
-    >>> answer, caveat = headline(pd.DataFrame([row | {"beta_min": 0.2, "beta_median": 0.25, "beta_max": 0.3}]))
+    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
+    ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.02], "n_docs": 9, "df": 8.0, "n": 900})
+    >>> answer, about, _ = headline(result_table(frame))
     >>> answer
-    'Yes, as a prediction: lag1 differs from zero in 4 of 4 layers of m (median beta 0.25, all above zero).'
-    >>> caveat.split(",")[0]
-    'That is not yet evidence of context'
+    'Yes, as a prediction: lag1 differs from zero in 2 of 2 layers of m (median 0.38).'
+    >>> about
+    '9 documents, 900 tokens a layer; effective degrees of freedom 8.'
     """
     if results.empty:
-        return "The table has no coefficient but the intercept's, so nothing here answers the question.", _ASK
+        return (
+            "The table has no coefficient but the intercept's, so nothing here answers the question.",
+            "",
+            _ASK,
+        )
     hook = results["hook"].iloc[0]
-    shown = results[results["hook"] == hook]
-    terms = sort_terms(shown["term"])
-    asked = _asked(terms)[:2]
-    counts = [
-        f"{count}{f' of {_models(rows)}' if at == 0 else ''} ({_betas(rows)})"
-        for at, (count, rows) in enumerate(_counted(shown, asked))
-    ]
+    shown = results[(results["hook"] == hook) & (results["term"] != HALF_LIFE)]
+    together = [term for term in dict.fromkeys(shown["term"]) if " + " in term]
+    terms = sort_terms(term for term in shown["term"] if term not in together)
+    asked = (together[:1] + (terms.lags or terms.interactions or terms.others))[:_MOST]
     lags = terms.lags or terms.interactions
-    lead = f"{_lead(shown[shown['term'].isin(asked)])}: " if lags else _without_lags(terms)
-    n_hooks = results["hook"].nunique()
-    of_hook = f" (of {hook}, the first of {n_hooks} hooks)" if n_hooks > 1 else ""
-    sentence = f"{lead}{', '.join(counts)}{_rest(terms, len(asked))}{of_hook}."
+    first, *others = (_of_term(shown[shown["term"] == term], term, first=term == asked[0]) for term in asked)
+    lead = f"{_lead(shown[shown['term'].isin(asked)])}: " if lags else "without a lag in the formula, "
+    rest = [*others, *_rest(terms, len(asked) - len(together[:1]))]
+    beside = f"Beside it: {'; '.join(rest)}. " if rest else ""
+    sentence = f"{lead}{first}."
+    about = beside + _sample(results[results["hook"] == hook])
     context = _context(lags[0], hook, nulls, alpha) if lags else _ASK
-    return sentence[0].upper() + sentence[1:], context
+    return sentence[0].upper() + sentence[1:], about, context
 
 
 def sinks_left_out(statistics: pd.DataFrame) -> str:
-    """Return how many tokens the fits leave out as sinks, by model and hook; "" where they leave out none.
+    """Return how many tokens the fits leave out as sinks, by model and hook.
 
     Examples
     --------
@@ -102,13 +143,13 @@ def sinks_left_out(statistics: pd.DataFrame) -> str:
     'Tokens left out as sinks, as outcome and as lag: m, resid_pre: 0 to 65 a layer, in 1 of 2 layers.'
     """
     if "n_sinks" not in statistics or not statistics["n_sinks"].any():
-        return ""
+        return "No token but the first of each window is left out as a sink."
     parts = []
     for (model, hook), rows in statistics.groupby(["model", "hook"], sort=False, observed=True):
         n = rows["n_sinks"]
-        parts.append(
-            f"{model}, {hook}: {n.min()} to {n.max()} a layer, in {(n > 0).sum()} of {len(n)} layers"
-        )
+        if n.any():
+            of_layers = f"{(n > 0).sum()} of {len(n)} layers"
+            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a layer, in {of_layers}")
     return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
 
 
@@ -136,41 +177,76 @@ _ASK = "Whether the tokens before predict the update is asked by a formula with 
 _MOST = 4  # terms of one sentence
 
 
-def _asked(terms: Terms) -> list[str]:
-    """Return the terms that a sentence is about: the lags; without them their interactions, or whatever there is."""
-    return (terms.lags or terms.interactions or terms.others)[:_MOST]
+def _cell(row: Mapping[Any, Any]) -> str:
+    if not row["layers"]:
+        return "not computed"
+    decimals = _decimals if row["term"] != HALF_LIFE else "{:.2g}".format
+    text = decimals(row["beta_median"])
+    if row["layers"] > 1:
+        text += f" ({decimals(row['beta_min'])} to {decimals(row['beta_max'])})"
+    return text if row["term"] == HALF_LIFE else f"{text}, {row['significant']} of {row['layers']}"
 
 
-def _counted(rows: pd.DataFrame, terms: list[str]) -> list[tuple[str, pd.DataFrame]]:
-    """Return in words in how many of how many layers every term differs from zero, and the term's rows."""
-    counted = []
-    for term in terms:
-        part = rows[rows["term"] == term]
-        verb = " differs from zero" if term == terms[0] else ""
-        n_significant, n_layers = int(part["significant"].sum()), int(part["layers"].sum())
-        counted.append((f"{term}{verb} in {n_significant} of {n_layers} layers", part))
-    return counted
+def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
+    """Return in how many layers a term differs from zero, and its median, under every kind of controls."""
+    several, parts, missing = rows["controls"].nunique() > 1, list[str](), ""
+    for controls, part in rows.groupby("controls", sort=False):
+        where = f" {in_words(str(controls))}" if several and first else ""
+        if not part["layers"].sum():
+            missing += f", not computed{where}"
+            continue
+        noun = "heads" if part["heads"].max() > 1 else "layers"
+        layers = f" {noun} of {_models(rows)}" if first and not parts else ""
+        low, high = _decimals(part["beta_median"].min()), _decimals(part["beta_median"].max())
+        median = low if low == high else f"{low} to {high} by model"
+        median = f"median {median}" if first and not parts else median
+        parts.append(f"in {part['significant'].sum()} of {part['layers'].sum()}{layers}{where} ({median})")
+    return f"{term}{' differs from zero' if first else ''} {' and '.join(parts)}{missing}"
 
 
-def _without_lags(terms: Terms) -> str:
-    return "" if terms.lags or terms.interactions else "without a lag in the formula, "
+def _sample(rows: pd.DataFrame) -> str:
+    """Return how many documents and tokens there were, what the documents are worth, and for how long norms persist."""
+    sentences = []
+    if rows["n_docs"].notna().any():
+        coefficients = rows[rows["term"] != HALF_LIFE]
+        docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
+        df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
+        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens a layer"
+        sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
+        if docs == "1":
+            sentences = [f"One document, {tokens}: the intervals take its tokens for independent."]
+    half = rows[(rows["term"] == HALF_LIFE) & (rows["layers"] > 0)]
+    if len(half):
+        tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
+        sentences.append(
+            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by layer "
+            f"(told from white noise in {half['layers'].sum()})."
+        )
+    return " ".join(sentences)
 
 
-def _rest(terms: Terms, n_shown: int) -> str:
-    """Return where the lags' coefficients hold, and how many terms the sentence leaves out."""
-    meaning, all_of_them = terms.meaning(), {0: "", 1: "", 2: "both "}.get(n_shown, "all ")
+def _span(low: Any, high: Any, number: str) -> str:
+    first, last = number.format(low), number.format(high)
+    return first if first == last else f"{first} to {last}"
+
+
+def _rest(terms: Terms, n_shown: int) -> list[str]:
+    """Return where the lags' coefficients hold, and how many terms the sentences leave out."""
+    meaning = terms.meaning()
     n_left = sum(map(len, terms)) - n_shown
     n_crossed = len(terms.interactions) if terms.lags else 0
-    where = f", {all_of_them}{meaning}" if meaning else ""
-    more = f"; {n_left} further {'term is' if n_left == 1 else 'terms are'} in the table" if n_left else ""
-    return where + more + (f", {n_crossed} of them a lag times another term" if n_crossed else "")
+    crossed = f", {n_crossed} of them a lag times another term" if n_crossed else ""
+    more = f"{n_left} further {'term is' if n_left == 1 else 'terms are'} in the table{crossed}"
+    return [*([f"lags hold {meaning}"] if meaning else []), *([more] if n_left else [])]
 
 
 def _lead(rows: pd.DataFrame) -> str:
-    """Return the answer by the term that differs from zero in most layers."""
+    """Return the answer by the term that differs from zero in most layers, under the last controls that it has."""
+    known = rows[rows["layers"] > 0]
+    rows = known[known["controls"] == known["controls"].iloc[-1]] if len(known) else rows
     sums = rows.groupby("term", observed=True)[["significant", "layers"]].sum()
     share = (sums["significant"] / sums["layers"]).max()
-    if share == 0:
+    if not share > 0:
         return "No"
     return "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} layers"
 
@@ -185,27 +261,21 @@ def _decimals(value: Any) -> str:
     return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
 
-def _betas(rows: pd.DataFrame) -> str:
-    low, high = _decimals(rows["beta_median"].min()), _decimals(rows["beta_median"].max())
-    median = f"median beta {low}" if low == high else f"median beta {low} to {high} by model"
-    if rows["beta_min"].min() > 0:
-        return median + ", all above zero"
-    return median + (", all below zero" if rows["beta_max"].max() < 0 else "")
-
-
 def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
     """Return in how many layers a lag exceeds the nulls, or that there are none."""
     if nulls is not None:
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
     if nulls is None or nulls.empty:
         return (
-            "That is not yet evidence of context, since no nulls are in this report: with shuffled tokens or random "
-            "weights betas differ from zero too, and only what exceeds them can come from word order or from training "
-            "(compare_to_nulls)."
+            "This says nothing of context yet: texts with shuffled tokens and networks with random weights have such "
+            "coefficients too, and no such nulls are in this report (compare_to_nulls)."
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):
         n_above = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
         beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} layers ({excess})")
-    return f"Only what exceeds the nulls can be context: {term} is above {'; above '.join(beyond)}."
+    return (
+        f"Beside the nulls: {term} is above {'; above '.join(beyond)} (p < .05, not adjusted). Only such an excess can "
+        "come from word order or from training."
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from mechreg.lags import add_lags
+from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
 from mechreg.schema import (
-    GROUP_KEYS,
     MAX_LAGS,
     TOKEN_KEYS,
     InputError,
+    group_columns,
     require,
     require_conf_level,
     require_whole_number,
@@ -52,6 +53,7 @@ class Autocorrelation:
         return str(self.layers.to_html(index=False, border=0, na_rep="", float_format="{:.3g}".format))
 
 
+@any_frames
 def autocorrelation(
     norms: pd.DataFrame,
     *,
@@ -115,7 +117,7 @@ def autocorrelation(
     names = require_effects(effects)
     require(lagged, names, who=WHO)
     made = [name for name in lagged.columns if name not in norms.columns and str(name).startswith("lag")]
-    keys = [key for key in (*GROUP_KEYS, "head") if key in lagged.columns]
+    keys = group_columns(lagged)
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))
@@ -178,17 +180,6 @@ class _Group:
         return {name: f, f"{name}_df": order, f"{name}_df_denom": df, f"{name}_p": p}
 
 
-class _Slow(NamedTuple):
-    """The fit of s rho^lag."""
-
-    s: Float[np.ndarray, " fits"]
-    rho: Float[np.ndarray, " fits"]
-
-    @property
-    def half_life(self) -> Float[np.ndarray, " fits"]:
-        return np.log(0.5) / np.log(self.rho)
-
-
 def _described(
     group: _Group, max_lag: int, draws: int, conf_level: float, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -214,14 +205,14 @@ def _described(
         covariance = (weights @ products) / (weights @ pairs)
         acf = covariance[:, 1:] / covariance[:, :1]
     acf = acf[np.isfinite(acf).all(axis=1)]  # draws of short documents may have no such pair
-    pacf, slow = _partial(acf), _slow(acf)
+    pacf, (s, rho) = _partial(acf), _slow(acf)
     number = np.arange(1, max_lag + 1)
     columns: dict[str, Any] = {"lag": number}
     for name, drawn in {"acf": acf, "pacf": pacf}.items():
         columns |= _with_band(name, drawn, conf_level)
-    columns |= {"fitted": slow.s[0] * slow.rho[0] ** number, "n_pairs": pairs[:, 1:].sum(axis=0).astype(int)}
+    columns |= {"fitted": s[0] * rho[0] ** number, "n_pairs": pairs[:, 1:].sum(axis=0).astype(int)}
     row: dict[str, Any] = {"n": len(y), "n_docs": count}
-    numbers = {"s": slow.s, "white_share": 1 - slow.s, "rho": slow.rho, "half_life": slow.half_life}
+    numbers = {"s": s, "white_share": 1 - s, "rho": rho, "half_life": np.log(0.5) / np.log(rho)}
     for name, drawn in numbers.items():
         row |= _with_band(name, drawn, conf_level)
     return columns, row
@@ -244,12 +235,14 @@ def _partial(acf: Float[np.ndarray, "draws lags"]) -> Float[np.ndarray, "draws l
     return partial
 
 
-def _slow(acf: Float[np.ndarray, "draws lags"]) -> _Slow:
+def _slow(
+    acf: Float[np.ndarray, "draws lags"],
+) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
     """Return s and rho of the least-squares fit of s rho^lag."""
     powers = RHO ** np.arange(1, acf.shape[1] + 1)[:, None]
     along, size = acf @ powers, (powers**2).sum(axis=0)
     best = (along**2 / size).argmax(axis=1)
-    return _Slow(along[np.arange(len(acf)), best] / size[best], RHO[best])
+    return along[np.arange(len(acf)), best] / size[best], RHO[best]
 
 
 def _fitted(

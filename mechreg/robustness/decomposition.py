@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
+from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.design import take_apart, terms_of
 from mechreg.regression.effects import TAKEN_UP, columns_of, part_of, project
+from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, read_groups, words
 from mechreg.regression.solve import MAX_CONDITION
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_conf_level
@@ -18,6 +19,7 @@ from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, requ
 WHO = "decompose"
 
 
+@any_frames
 def decompose(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
@@ -103,16 +105,13 @@ def _table(
     estimate = np.array([value for value, _ in parts.values()])
     scores = np.array([np.bincount(rows.layout.cluster, weights=score) for _, score in parts.values()])
     error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=1))
-    half = stats.t.ppf((1 + conf_level) / 2, count - 1) * error
+    numbers = t_columns(estimate, error, count - 1.0, conf_level)
     columns: dict[str, Any] = {
         **rows.keys,
         "depth": rows.depth,
         "term": term,
         "part": list(parts),
-        "estimate": estimate,
-        "std_error": error,
-        "conf_low": estimate - half,
-        "conf_high": estimate + half,
+        **{name: numbers[name] for name in ("estimate", "std_error", "conf_low", "conf_high")},
         "n": len(rows.at),
         "n_docs": count,
     }

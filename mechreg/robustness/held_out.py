@@ -27,11 +27,6 @@ def held_out_r_squared(
     """Return 1 - squared error / squared deviation from the mean, both of documents that were not fitted.
 
     Coefficients and mean are those of the other folds. With ``terms`` only so many first terms are in the fit.
-
-    Raises
-    ------
-    NumericalError
-        Without the documents of a fold the terms are collinear.
     """
     k = len(document.names) if terms is None else terms
     outcome = np.r_[document.c, 1.0, 0.0]

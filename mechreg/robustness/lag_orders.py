@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LagSums, formula_columns, require_effects, without_effects
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.robustness.specifications import relagged, skip_of
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
 
 
+@any_frames
 def lag_order(
     frame: pd.DataFrame,
     *,

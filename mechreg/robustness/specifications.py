@@ -8,6 +8,7 @@ import pandas as pd
 
 from mechreg.corpus import token_counts
 from mechreg.lags import add_lags, lags_among
+from mechreg.outside import any_frames
 from mechreg.regression import fit_lagged, formula_columns, mean_group
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.schema import (
@@ -15,6 +16,7 @@ from mechreg.schema import (
     TOKEN_KEYS,
     InputError,
     NumericalError,
+    group_columns,
     require,
     require_conf_level,
     require_names,
@@ -50,6 +52,7 @@ _COLUMNS = (
 WHO = "specification_curve"
 
 
+@any_frames
 def specification_curve(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
@@ -133,7 +136,9 @@ def specification_curve(
             elif name in _COVARIATES:
                 text += f" + {_COVARIATES[name]}"
             if name == "mean_group":
-                table = _mean_group(rows, text, float(conf_level))
+                table = mean_group(rows, text, conf_level=conf_level)
+                table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
+                table = table[[*group_columns(table), "depth", *_COLUMNS]]
             else:
                 table = _pooled(rows, text, fold, float(conf_level), _EFFECTS.get(name, ()))
         except (InputError, NumericalError) as error:
@@ -189,13 +194,7 @@ def _pooled(
     fits = fit_lagged(frame, formula, cov="crv3", adjust="none", conf_level=conf_level, effects=effects)
     table, sums = fits.coefficients, fits.sums.document_sums()
     held_out = [held_out_r_squared(group, fold[group.labels].to_numpy()) for group in sums]
-    keys = [key for key in (*GROUP_KEYS, "head") if key in table.columns]
+    keys = group_columns(table)
     group = table.groupby(keys, sort=False).ngroup()
     table = table.assign(held_out_r_squared=np.array(held_out)[group])
     return table.loc[table["term"] != "Intercept", [*keys, "depth", *_COLUMNS]]
-
-
-def _mean_group(frame: pd.DataFrame, formula: str, conf_level: float) -> pd.DataFrame:
-    table = mean_group(frame, formula, conf_level=conf_level)
-    table = table.assign(r_squared=np.nan, held_out_r_squared=np.nan, cov_type="mean group")
-    return table[[*(key for key in (*GROUP_KEYS, "head") if key in table), "depth", *_COLUMNS]]

@@ -40,8 +40,9 @@ def run_spec(
     """Return the run folder that a spec was carried out into.
 
     The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
-    .csv, statistics.csv, summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are
-    written as they are made; after an interruption the same call makes those that are missing or damaged, and ends
+    .csv, statistics.csv, persistence.csv (the lags and their sum, as they are and within documents and positions, and
+    the half-life), summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are written as they
+    are made; after an interruption the same call makes those that are missing or damaged, and ends
     with the same bytes. Where a model has more than a million rows its tables come from sums over shards
     (`LagSums`), and the norms in its figure are those of a sample of documents.
 
@@ -143,6 +144,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     results = [tables_of(folder, spec, record) for record in records]
     coefficients = pd.concat([tables.coefficients for tables in results], ignore_index=True)
     statistics = pd.concat([tables.statistics for tables in results], ignore_index=True)
+    persistence = pd.concat([tables.persistence for tables in results], ignore_index=True)
     problems = [pd.DataFrame(r["plan"]["problems"], columns=["doc", "problem"]) for r in records]
     trouble = pd.concat(problems, ignore_index=True).drop_duplicates()
     summaries = "\n\n".join(tables.summaries for tables in results)
@@ -162,6 +164,7 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         "coefficients.parquet": coefficients,
         "coefficients.csv": coefficients,
         "statistics.csv": statistics,
+        "persistence.csv": persistence,
         "problems.csv": trouble,
     }
     if spec.top_tokens:

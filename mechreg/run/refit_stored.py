@@ -12,7 +12,7 @@ from mechreg import store
 from mechreg.lags import add_lags_of, lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
-from mechreg.regression.results import CLUSTERED
+from mechreg.regression.results import CLUSTERED, usual_lags
 from mechreg.schema import InputError, RunMeasure, one_or_many
 from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
@@ -149,7 +149,11 @@ def require_fittable(spec: Spec, documents: int) -> None:
                 "model, hook and layer; leave it out."
             )
         codes = [factor.code.replace(" ", "") for factor in term.factors]
-        if codes in (["doc"], ["C(doc)"]) and documents > 1 and spec.cov in ("auto", "crv3", "jackknife"):
+        if (
+            codes in (["doc"], ["C(doc)"])
+            and documents > 1
+            and spec.cov in ("auto", "crv2", "crv3", "jackknife")
+        ):
             raise InputError(
                 f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
                 "has a column for each; use effects = ['doc']."
@@ -185,7 +189,7 @@ def moments_of_shard(
     sums = LagSums(
         spec.formula,
         cluster="doc" if spec.cov in CLUSTERED else None,
-        max_lag=max(1, min(int(4 * (longest / 100) ** (2 / 9)), longest - 1)) if spec.cov == "hac" else 1,
+        max_lag=max(1, usual_lags(longest)) if spec.cov == "hac" else 1,
         effects=spec.effects,
     )
     sums.update(lagged_by_spec(norms, spec, record, lambda: tokens))

@@ -9,6 +9,7 @@ import pandas as pd
 from mechreg import store
 from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
+from mechreg.run.persistence import persistence_of
 from mechreg.run.refit_stored import kept_sums, lagged_by_spec
 from mechreg.schema import GROUP_KEYS
 from mechreg.spec import Spec
@@ -22,6 +23,7 @@ class Tables(NamedTuple):
     summaries: str
     norms: pd.DataFrame  # all, or a sample of whole documents
     drawn: str  # what the sample is, "" where it is all
+    persistence: pd.DataFrame
 
 
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
@@ -29,27 +31,30 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     opened, name = store.open_run(run), record["name"]
     if record["plan"]["streamed"]:
         moments = kept_sums(opened, name)
-        coefficients = moments.coefficients(cov=spec.cov)
-        norms = _sample(opened, record)
-        text, drawn = _short_summaries(coefficients), _drawn(norms, record["plan"])
-        return Tables(coefficients, moments.statistics(), text, norms, drawn)
+        coefficients, statistics = moments.coefficients(cov=spec.cov), moments.statistics()
+        norms, tokens = _sample(opened, record)
+        lagged = lagged_by_spec(norms, spec, record, lambda: tokens)
+        summaries, drawn = _short_summaries(coefficients), _drawn(norms, record["plan"])
+        persistence = persistence_of(moments, coefficients, lagged, norms, spec, record)
+        return Tables(coefficients, statistics, summaries, norms, drawn, persistence)
     norms = opened.norms(models=[name])
     frame = lagged_by_spec(norms, spec, record, partial(opened.tokens, models=[name]))
     fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
-    return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "")
+    persistence = persistence_of(fits, fits.coefficients, frame, norms, spec, record)
+    return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
 
 
-def _sample(run: store.Run, record: dict[str, Any]) -> pd.DataFrame:
-    """Return the norms of the sample; where only moments are kept, no others are stored."""
+def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the norms and tokens of the sample; where only moments are kept, no other norms are stored."""
     shards, place = record["plan"]["shards"], (record["name"], record["config_hash"])
-    parts = []
+    norms, tokens = [], []
     for index in shards_of_sample(shards):
         path = partial(store.shard_path, run.path, model=place[0], config_hash=place[1], index=index)
-        tokens = store.read_token_shard(path(kind="tokens", hook=None))
-        docs = sampled_documents(tokens["doc"], shards)
-        norms = [store.read_norm_shard(path(kind="norms", hook=hook)) for hook in run.hooks]
-        parts += [frame[frame["doc"].isin(docs)] for frame in norms]
-    return store.stacked(parts)
+        tokens.append(store.read_token_shard(path(kind="tokens", hook=None)))
+        docs = sampled_documents(tokens[-1]["doc"], shards)
+        frames = [store.read_norm_shard(path(kind="norms", hook=hook)) for hook in run.hooks]
+        norms += [frame[frame["doc"].isin(docs)] for frame in frames]
+    return store.stacked(norms), store.stacked(tokens)
 
 
 def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:

@@ -241,12 +241,12 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 
 def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
-    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of every shard and table.
+    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of spec, shards and tables.
 
     It is written last and made of what is there, so that it is the same after any interruption; times are in
     provenance.json. Its name begins with "_" so that readers of folders leave it out.
     """
-    files = [*sorted(shards_of_run(run)), *(run / name for name in tables)]
+    files = [run / "spec.toml", *sorted(shards_of_run(run)), *(run / name for name in tables)]
     records = map(checked_record, sorted((run / "models").glob("*.json")))
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -304,23 +304,22 @@ def _require_ours(out: Path, text: str) -> None:
     """Check that a folder is not there, is empty, or holds a run of this spec."""
     file = out / "spec.toml"
     require_name(out)
+
+    def may_be_ours(name: str) -> bool:  # of a run that was killed as it began
+        return name == _LOCK or name.startswith(TEMPORARY)
+
     try:
         if file.exists():
             if file.read_bytes() != text.encode():
                 raise InputError(
                     f"{str(out)!r} holds a run of another spec; give another --out, or remove it."
                 )
-        elif out.exists() and not (out.is_dir() and all(map(_is_our_start, os.listdir(out)))):
+        elif out.exists() and not (out.is_dir() and all(map(may_be_ours, os.listdir(out)))):
             raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
     except OSError as error:
         raise InputError(
             f"{str(out)!r} cannot be read: {error.strerror or error}; give another --out."
         ) from error
-
-
-def _is_our_start(name: str) -> bool:
-    """Return whether a file may be all that there is of a run that was killed as it began."""
-    return name == _LOCK or name.startswith(TEMPORARY)
 
 
 def _short(value: Any) -> str:

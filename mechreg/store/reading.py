@@ -1,5 +1,7 @@
 """A run folder as it is read: what is asked for by model, hook, layer and source, and nothing else."""
 
+import contextlib
+import hashlib
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -11,7 +13,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 
 from mechreg.outside import for_page
-from mechreg.schema import InputError, require_names, require_option, require_path
+from mechreg.schema import InputError, one_or_many, require_names, require_option, require_path
 from mechreg.spec import Spec, parse_spec, write_spec
 from mechreg.store.files import is_there, read_table, readable
 from mechreg.store.folder import checked_record, damaged_shards, manifest_files, require_hash
@@ -50,9 +52,14 @@ def open_run(run: str | Path) -> "Run":
 def stored_spec(run: Path) -> Spec:
     """Return the spec of a run folder; a key that its file does not have has its default."""
     file = _spec_file(run)
+    written = None
+    with contextlib.suppress(InputError):  # a damaged manifest is reported where it is needed
+        written = manifest_files(run).get(file.name)
     with readable(file):
         data = file.read_bytes()
     try:
+        if written not in (None, hashlib.sha256(data).hexdigest()):
+            raise ValueError("it is not the one that the run ended with")
         return parse_spec(data.decode())
     except ValueError as error:
         raise InputError(
@@ -186,6 +193,9 @@ class Run:
     ) -> Iterator[pd.DataFrame]:
         """Yield the same, a frame of whole documents at a time: for what does not fit into memory."""
         for name in chosen(models, self.models, name="models"):
+            for layer in () if layers is None else one_or_many(layers):
+                blocks = self.records[name]["facts"]["blocks"]
+                require_option(layer, range(blocks), name=f"layers of {name!r}")
             for hook in chosen(hooks, self.hooks, name="hooks"):
                 for path in self.shards("norms", name, hook):
                     yield read_norm_shard(path, layers=layers, sources=sources)

@@ -6,7 +6,6 @@ import json
 import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require
+from mechreg.outside import any_frames
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require, require_whole_numbers
 from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
@@ -62,6 +62,7 @@ def norm_frame(
     return _tidy(tokens, flat, series=series, depths=depths, model=model, hook=hook, covariates=covariates)
 
 
+@any_frames
 def write_norm_shard(
     values: Mapping[str, Norms],
     tokens: pd.DataFrame,
@@ -117,7 +118,7 @@ def read_norm_shard(
     sources : str or collection of str, optional
         Documents of these sources only.
     """
-    require_layers(layers)
+    layers = None if layers is None else require_whole_numbers(layers, name="layers")
     with readable(path):
         about = _described(path, "norms")
         kept = [
@@ -150,14 +151,7 @@ def read_norm_shard(
         )
 
 
-def require_layers(layers: object) -> None:
-    """Refuse what does not name layers."""
-    listed = isinstance(layers, Collection) and not isinstance(layers, str | bytes | Mapping)
-    if layers is None or (listed and all(isinstance(one, Integral) for one in layers)):  # type: ignore[attr-defined]
-        return
-    raise InputError(f"layers must be a list of whole numbers, such as [0, 3]; got {layers!r}.")
-
-
+@any_frames
 def write_token_shard(tokens: pd.DataFrame, path: Path) -> Path:
     """Write a token frame with whatever annotations it has."""
     require(tokens, TOKEN_COLUMNS, who="write_token_shard")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mechreg.outside import for_page
+from mechreg.outside import any_frames, for_page
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
 from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
 from mechreg.universality import tables
-from mechreg.universality.profiles import WHO, joint_profiles
+from mechreg.universality.profiles import WHO, groups_of, joint_profiles
 from mechreg.universality.verdict import verdict
 
 # Fewer draws give no 95% interval of the largest of several deviations.
@@ -71,6 +71,7 @@ class ProfileComparison:
         return f"<ul>{sentences}</ul>{table}"
 
 
+@any_frames
 def compare_profiles(
     fits: LaggedFits | LagSums,
     *,
@@ -146,7 +147,11 @@ def compare_profiles(
     >>> bool(uni.equivalence["equivalent"].all())
     True
     """
-    _require_options(margin, draws, conf_level, seed)
+    if margin is not None:
+        require_number(margin, name="margin", least=0, strict=True, example=0.1)
+    require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
+    require_whole_number(seed, name="seed", least=0)
+    require_conf_level(conf_level, above=0.5)
     conf_level = float(conf_level)
     profiles = joint_profiles(
         sums_by_document(fits, who=WHO), term=term, hook=hook, draws=int(draws), seed=seed
@@ -154,7 +159,7 @@ def compare_profiles(
     comparison = tables.compared(
         profiles,
         term=term,
-        groups=_groups(groups, list(profiles.n_unshared)),
+        groups=groups_of(groups, list(profiles.n_unshared)),
         bins=_bins(bins, profiles.layers),
         conf_level=conf_level,
     )
@@ -175,26 +180,6 @@ def compare_profiles(
     }
     sentences = verdict(made, n_unshared=profiles.n_unshared, conf_level=conf_level)
     return ProfileComparison(**made, verdict=sentences)
-
-
-def _require_options(margin: object, draws: object, conf_level: object, seed: object) -> None:
-    if margin is not None:
-        require_number(margin, name="margin", least=0, strict=True, example=0.1)
-    require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level, above=0.5)
-
-
-def _groups(groups: Mapping[str, str] | None, models: list[str]) -> dict[str, str]:
-    """Return a group for every model, or nothing."""
-    if groups is None:
-        return {}
-    if not isinstance(groups, Mapping) or {*groups} != {*models}:
-        raise InputError(
-            f"groups must give a group for each of the models {models} and no other, as in {{{models[0]!r}: 'small'}}; "
-            f"got {groups!r}."
-        )
-    return {model: str(groups[model]) for model in models}
 
 
 def _bins(bins: int | None, layers: pd.DataFrame) -> int:

@@ -49,12 +49,6 @@ def pool(
     where tau2 is 0). Higgins, Thompson, Spiegelhalter (2009), J. R. Stat. Soc. A 172, 137, for the prediction
     interval, which is too short with fewer than five models (Partlett, Riley 2017). With independent errors all
     numbers are those of statsmodels' ``combine_effects(method_re="iterated", use_t=True)``.
-
-    Examples
-    --------
-    >>> pooled = pool(np.array([0.1, 0.3, 0.2]), np.diag([0.01, 0.01, 0.01]), conf_level=0.95)
-    >>> round(pooled.estimate, 6), pooled.tau2, pooled.i2
-    (0.2, 0.0, 0.0)
     """
     k = len(effects)
     # Contrasts and the mean, so that errors that the models share drop out of the contrasts.

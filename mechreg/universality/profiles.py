@@ -4,7 +4,7 @@ Everything comes from each document's sums: the fit without a document, and the 
 replacement, the same ones in every model and layer. So differences between models carry what their errors share.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import reduce
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mechreg.lags import lags_among
 from mechreg.regression import DocumentSums, LagSums, formula_columns, solve_sums
-from mechreg.schema import InputError, NumericalError, among, did_you_mean
+from mechreg.schema import InputError, NumericalError, one_value, require_option
 from mechreg.universality.bands import Estimates
 
 WHO = "compare_profiles"
@@ -42,26 +42,16 @@ class Profiles(NamedTuple):
 
 
 def joint_profiles(sums: LagSums, *, term: str, hook: str | None, draws: int, seed: int) -> Profiles:
-    """Return the profiles of a term, their jackknife and their joint bootstrap.
-
-    Raises
-    ------
-    InputError
-        No such term or hook, missing layers, one model only, too few documents that all models read.
-    NumericalError
-        Without one document, or in one draw of documents, the terms are collinear.
-    """
-    fits = _of_one_hook(sums.document_sums(), hook)
+    """Return the profiles of a term, their jackknife and their joint bootstrap."""
+    fits = sums.document_sums()
+    hook = one_value((fit.keys["hook"] for fit in fits), hook, name="hook", who=WHO)
+    fits = [fit for fit in fits if fit.keys["hook"] == hook]
     _require_term(fits, term)
     # A formula with the layer below has no coefficient in the first layer.
     _require_whole_models(fits, first=1 if lags_among(formula_columns(sums.formula))[1] else 0)
     docs = reduce(lambda shared, fit: shared.intersection(fit.labels), fits, fits[0].labels).sort_values()
     n_unshared = {str(fit.keys["model"]): len(fit.labels.difference(docs)) for fit in fits}
-    if len(docs) < MIN_DOCS:
-        raise InputError(
-            f"{WHO} resamples documents that all models read: it needs {MIN_DOCS} or more with complete rows in "
-            f"every layer; {', '.join(n_unshared)} share {len(docs)}. Extract all models from the same corpus."
-        )
+    require_documents(len(docs), [*n_unshared], of="with complete rows in every layer", who=WHO)
     fits = [_refitted(fit, docs) for fit in fits]
     at = [fit.names.index(term) for fit in fits]
     layers = [{**fit.keys, "depth": fit.depth, "n": fit.n} for fit in fits]
@@ -71,7 +61,7 @@ def joint_profiles(sums: LagSums, *, term: str, hook: str | None, draws: int, se
         _drawn(fits, at, draws, seed),
     )
     return Profiles(
-        str(fits[0].keys["hook"]),
+        str(hook),
         pd.DataFrame(layers, columns=["model", "layer", "depth", "n"]),
         docs,
         n_unshared,
@@ -106,24 +96,30 @@ def depth_bins(
     return np.maximum(overlap, 0) / width
 
 
-def _of_one_hook(fits: list[DocumentSums], hook: str | None) -> list[DocumentSums]:
-    hooks = list(dict.fromkeys(str(fit.keys["hook"]) for fit in fits))
-    listed = ", ".join(map(repr, hooks))
-    if hook is None and len(hooks) > 1:
-        raise InputError(f"{WHO} compares one hook at a time; there are {listed}. Choose with hook=.")
-    if hook is not None and not among(hook, hooks):
+def require_documents(count: int, models: Sequence[str], *, of: str, who: str) -> None:
+    """Check that models share as many documents as can be drawn again."""
+    if count < MIN_DOCS:
         raise InputError(
-            f"{WHO} has no fits of the hook {hook!r}; there are {listed}.{did_you_mean(hook, hooks)}"
+            f"{who} resamples documents: it needs {MIN_DOCS} or more {of}; {', '.join(models)} share {count}. Extract "
+            "all models from the same corpus."
         )
-    return [fit for fit in fits if hook is None or fit.keys["hook"] == hook]
+
+
+def groups_of(groups: Mapping[str, str] | None, models: Sequence[str]) -> dict[str, str]:
+    """Return a group for every model, or nothing."""
+    if groups is None:
+        return {}
+    if not isinstance(groups, Mapping) or {*groups} != {*models}:
+        raise InputError(
+            f"groups must give a group for each of the models {[*models]} and no other, as in {{{models[0]!r}: "
+            f"'small'}}; got {groups!r}."
+        )
+    return {model: str(groups[model]) for model in models}
 
 
 def _require_term(fits: list[DocumentSums], term: str) -> None:
     for fit in fits:
-        if not among(term, fit.names):
-            raise InputError(
-                f"{WHO} finds no term {term!r}; the formula gives {list(fit.names)}.{did_you_mean(term, fit.names)}"
-            )
+        require_option(term, fit.names, name="term")
         if np.isnan(fit.depth):
             raise InputError(f"{WHO} needs the depth of every layer; {fit.where} has none.")
 

@@ -186,7 +186,11 @@ def yardstick_table(comparison: Comparison) -> pd.DataFrame:
         return _table([], YARDSTICK_COLUMNS)
     between, within = mean_square(pairs[False]), mean_square(pairs[True])
     n = len(pairs[False]), len(pairs[True])
-    ratio = (_root_ratio(*values) for values in zip(between, within, strict=True))
+    both: Any = zip(between, within, strict=True)
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # infinite over nothing but noise, NaN where both are
+        ratio = [np.sqrt(np.maximum(one, 0.0) / np.maximum(other, 0.0)) for one, other in both]
     rows = {
         "between groups": (n[0], *map(_root, between)),
         "within groups": (n[1], *map(_root, within)),
@@ -244,13 +248,6 @@ def _with_interval(
 
 def _root(square: Any) -> Any:
     return np.sqrt(np.maximum(square, 0.0))
-
-
-def _root_ratio(above: Any, below: Any) -> Any:
-    """Return the root of a ratio of mean squares: infinite over nothing but noise, NaN where both are noise."""
-    above, below = np.maximum(above, 0.0), np.maximum(below, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(above / below)
 
 
 def _t_ratio(

@@ -29,17 +29,11 @@ class Pair(NamedTuple):
     match: Int[np.ndarray, " a"]
     null_match: Int[np.ndarray, "draws a"]
     random: Estimates | None  # the cells with random weights
-    random_match: Int[np.ndarray, " a"]
+    random_match: Int[np.ndarray, " a"]  # with the best match, one of its own
 
-    @property
-    def matched(self) -> Int[np.ndarray, " a"]:
-        """The numbers of the matched cells among all cells."""
-        return np.arange(len(self.match)) * self.null.shape[2] + self.match
-
-    @property
-    def random_matched(self) -> Int[np.ndarray, " a"]:
-        """The numbers of the matched cells with random weights: with the best match, their own."""
-        return np.arange(len(self.match)) * self.null.shape[2] + self.random_match
+    def numbers(self, match: Int[np.ndarray, " a"]) -> Int[np.ndarray, " a"]:
+        """The numbers of matched cells among all cells."""
+        return np.arange(len(match)) * self.null.shape[2] + match
 
     @property
     def null_matched(self) -> Float[np.ndarray, "draws a"]:
@@ -47,10 +41,9 @@ class Pair(NamedTuple):
         at = einops.rearrange(self.null_match, "draws a -> draws a 1")
         return np.take_along_axis(self.null, at, axis=2)[..., 0]
 
-    def mean(self, cells: Estimates, *, of_random: bool = False) -> Estimates:
+    def mean(self, cells: Estimates, match: Int[np.ndarray, " a"]) -> Estimates:
         """Return the mean over the matched cells."""
-        matched = self.random_matched if of_random else self.matched
-        return mean_of([cells.at(matched[[at]]) for at in range(len(matched))])
+        return mean_of([cells.at(number) for number in self.numbers(match)[:, None]])
 
 
 def all_pairs(
@@ -181,8 +174,8 @@ def across_frames(
     weights: Float[np.ndarray, "draws docs"],
 ) -> Estimates:
     """Return the mean correlations of one model's frames with the other's further frames."""
-    found = [correlations(first[i], second[j], doc, weights) for i, j in permutations(range(len(first)), 2)]
-    return Estimates(*(np.mean(parts, axis=0) for parts in zip(*found, strict=True)))
+    pairs = permutations(range(len(first)), 2)
+    return mean_of([correlations(first[i], second[j], doc, weights) for i, j in pairs])
 
 
 def _require_variation(ranks: Residuals, left: Residuals, layers: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mechreg.universality.bands import Estimates, mean_of
 from mechreg.universality.token_agreement import Pair, interval_columns, p_adjusted, summary
-from mechreg.universality.verdict import same_numbers
+from mechreg.universality.verdict import count, same_numbers, spread
 
 
 def _names(pair: Pair) -> dict[str, str]:
@@ -17,23 +17,27 @@ def _names(pair: Pair) -> dict[str, str]:
     }
 
 
+def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
+    """Return the columns that name both models, and the layers of each at the given numbers."""
+    ends = [(end, one.layers, rows) for end, one, rows in zip("ab", pair.models, at, strict=True)]
+    return _names(pair) | {
+        f"{name}_{end}": layers[name].to_numpy()[rows]
+        for name in ("layer", "depth")
+        for end, layers, rows in ends
+    }
+
+
 def cells(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every pair of layers of every pair of models."""
     tables = []
     for pair in pairs:
-        a, b = (one.layers for one in pair.models)
-        rows, columns = (index.ravel() for index in np.indices((len(a), len(b))))
-        places = {
-            f"{name}_{end}": layers[name].to_numpy()[at]
-            for name in ("layer", "depth")
-            for end, layers, at in (("a", a, rows), ("b", b, columns))
-        }
+        rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
         null = pair.null.reshape(len(pair.null), -1)
         numbers: dict[str, Any] = summary(pair.cells, null, conf_level=common["conf_level"])
         numbers["p_adjusted"] = p_adjusted(pair.cells.estimate, null)
         numbers["random_weights"] = pair.random.estimate if pair.random else np.nan
-        numbers["matched"] = np.isin(np.arange(len(rows)), pair.matched)
-        tables.append(pd.DataFrame(_names(pair) | places | numbers | common))
+        numbers["matched"] = np.isin(np.arange(len(rows)), pair.numbers(pair.match))
+        tables.append(pd.DataFrame(_layers(pair, rows, columns) | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -41,14 +45,14 @@ def matched(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every layer of the first model of a pair, with its match."""
     tables = []
     for pair in pairs:
-        a, b = pair.models[0].layers, pair.models[1].layers.iloc[pair.match]
-        places = {"layer_a": a["layer"].to_numpy(), "layer_b": b["layer"].to_numpy()}
-        places |= {"depth_a": a["depth"].to_numpy(), "depth_b": b["depth"].to_numpy()}
         numbers: dict[str, Any] = summary(
-            pair.cells.at(pair.matched), pair.null_matched, conf_level=common["conf_level"]
+            pair.cells.at(pair.numbers(pair.match)), pair.null_matched, conf_level=common["conf_level"]
         )
-        numbers["random_weights"] = pair.random.estimate[pair.random_matched] if pair.random else np.nan
-        tables.append(pd.DataFrame(_names(pair) | places | numbers | common))
+        numbers["random_weights"] = (
+            pair.random.estimate[pair.numbers(pair.random_match)] if pair.random else np.nan
+        )
+        places = _layers(pair, np.arange(len(pair.match)), pair.match)
+        tables.append(pd.DataFrame(places | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -56,12 +60,12 @@ def pairs(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) 
     """Return a row for every pair of models: the mean over matched layers."""
     tables = []
     for pair in found:
-        mean, names, level = pair.mean(pair.cells), _names(pair), common["conf_level"]
+        mean, names, level = pair.mean(pair.cells, pair.match), _names(pair), common["conf_level"]
         null = pair.null_matched.mean(axis=1, keepdims=True)
         numbers: dict[str, Any] = {**summary(mean, null, conf_level=level), "random_weights": np.nan}
         numbers |= {"over_random": np.nan, "over_random_low": np.nan, "over_random_high": np.nan}
         if pair.random:
-            random = pair.mean(pair.random, of_random=True)
+            random = pair.mean(pair.random, pair.random_match)
             over = interval_columns(mean - random, conf_level=level, most=2.0)
             numbers |= {"random_weights": random.estimate, "over_random": over["estimate"]}
             numbers |= {"over_random_low": over["conf_low"], "over_random_high": over["conf_high"]}
@@ -76,7 +80,7 @@ def yardstick(pairs: list[Pair], common: dict[str, Any], groups: Mapping[str, st
     found: dict[bool, list[Estimates]] = {True: [], False: []}
     for pair in pairs if groups else ():
         one, other = _names(pair).values()
-        found[groups[one] == groups[other]].append(pair.mean(pair.cells))
+        found[groups[one] == groups[other]].append(pair.mean(pair.cells, pair.match))
     if not (found[True] and found[False]):
         return pd.DataFrame(columns=columns)
     within, between = mean_of(found[True]), mean_of(found[False])
@@ -103,16 +107,16 @@ def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> 
     ]
     alpha = 1 - first["conf_level"]
     how = "nearest in depth" if first["match"] == "depth" else "with the best match, chosen in the null too"
-    n_above, n_pairs = int((pairs["p_value"] <= alpha + 1e-12).sum()), _count(len(pairs), "pair")
+    n_above, n_pairs = int((pairs["p_value"] <= alpha + 1e-12).sum()), count(len(pairs), "pair")
     sentences.append(
-        f"Rank correlation of layers {how}, mean over layers: {_range(pairs['estimate'])}; by chance "
-        f"{_range(pairs['null_mean'])}. More than unrelated series as smooth in {n_above} of {n_pairs} "
+        f"Rank correlation of layers {how}, mean over layers: {spread(pairs['estimate'])}; by chance "
+        f"{spread(pairs['null_mean'])}. More than unrelated series as smooth in {n_above} of {n_pairs} "
         f"(p ≤ {alpha:.2g}, not adjusted)."
     )
     if pairs["random_weights"].notna().any():
         above = int((pairs["over_random_low"] > 0).sum())
         sentences.append(
-            f"With random weights {_range(pairs['random_weights'])}: training adds to what text and architecture "
+            f"With random weights {spread(pairs['random_weights'])}: training adds to what text and architecture "
             f"share in {above} of {n_pairs} ({first['conf_level']:.0%} intervals)."
         )
     else:
@@ -133,12 +137,3 @@ def _seeds(yardstick: pd.DataFrame) -> str:
         f"{difference['estimate']:.2f} "
         f"({difference['conf_level']:.0%} interval {difference['conf_low']:.2f} to {difference['conf_high']:.2f})."
     )
-
-
-def _range(values: pd.Series) -> str:
-    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

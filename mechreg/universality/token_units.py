@@ -140,16 +140,11 @@ def unit_ranks(
     """Return the ranks of units in each layer: of the mean rank of a unit's tokens among all tokens of units.
 
     Ranks come first, so that any increasing function of the measure gives the same.
-
-    Examples
-    --------
-    >>> unit_ranks(np.array([[3.0], [1.0], [9.0], [2.0]]), np.array([0, 0, 1, -1]), 2)
-    array([[1.],
-           [2.]])
     """
     inside = np.flatnonzero(unit_of >= 0)
     ranks = stats.rankdata(values[inside], axis=0)
-    membership = _one_hot(unit_of[inside], n_units)
+    at = (np.arange(len(inside)), unit_of[inside])
+    membership = sparse.csr_array((np.ones(len(inside)), at), shape=(len(inside), n_units))
     return stats.rankdata((membership.T @ ranks) / np.asarray(membership.sum(axis=0)).reshape(-1, 1), axis=0)
 
 
@@ -166,10 +161,6 @@ def effects_of(units: Units, effects: Sequence[Effect]) -> list[Effects]:
         codes = codes or {"all": np.zeros_like(units.doc)}
         made.append(make_effects(codes, None))
     return made
-
-
-def _one_hot(codes: Int[np.ndarray, " rows"], levels: int) -> sparse.csr_array:
-    return sparse.csr_array((np.ones(len(codes)), (np.arange(len(codes)), codes)), shape=(len(codes), levels))
 
 
 def require_columns(norms: pd.DataFrame, *, column: str, unit: Unit) -> None:

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.outside import for_page
+from mechreg.outside import any_frames, for_page
 from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
-    among,
-    did_you_mean,
+    one_value,
     require_conf_level,
     require_names,
     require_one_processing,
@@ -21,7 +20,7 @@ from mechreg.schema import (
     require_whole_number,
 )
 from mechreg.universality import token_tables
-from mechreg.universality.profiles import MIN_DOCS
+from mechreg.universality.profiles import groups_of, require_documents
 from mechreg.universality.token_agreement import Match, all_pairs
 from mechreg.universality.token_units import (
     WHO,
@@ -84,6 +83,7 @@ class TokenComparison:
         return f"<ul>{sentences}</ul>{table}"
 
 
+@any_frames
 def compare_tokens(
     norms: pd.DataFrame,
     *,
@@ -165,23 +165,22 @@ def compare_tokens(
     """
     chosen = _require_options(effects, unit, match, skip, draws, conf_level, seed)
     require_columns(norms, column=column, unit=unit)
-    norms = _of_one_hook(norms, hook)
+    hook = one_value(norms["hook"].unique(), hook, name="hook", who=WHO)
+    norms = norms[norms["hook"] == hook]
     models = _models(norms, column, unit)
     names = [str(one.layers["model"].iloc[0]) for one in models]
-    _require_groups(groups, names)
+    group_of = groups_of(groups, names)
     units = shared_units(models, unit=unit, skip=int(skip), effects=chosen)
-    _require_docs(units, names)
+    require_documents(len(units.docs), names, of="with shared tokens", who=WHO)
     absorbed = effects_of(units, chosen)
     _require_df(units, absorbed)
-    random = _random_values(random_weights, models, norms["hook"].iloc[0], column)
+    random = _random_values(random_weights, models, str(hook), column)
     found = all_pairs(models, units, absorbed, random, match=match, draws=int(draws), seed=seed)
-    common = {"hook": str(norms["hook"].iloc[0]), "column": column, "conf_level": float(conf_level)}
+    common = {"hook": str(hook), "column": column, "conf_level": float(conf_level)}
     common |= {"n": len(units.doc), "n_docs": len(units.docs)}
     common |= {"unit": unit, "effects": ", ".join(chosen), "match": match}
-    table, yardstick = (
-        token_tables.pairs(found, common, groups or {}),
-        token_tables.yardstick(found, common, groups or {}),
-    )
+    table = token_tables.pairs(found, common, group_of)
+    yardstick = token_tables.yardstick(found, common, group_of)
     return TokenComparison(
         cells=token_tables.cells(found, common),
         matched=token_tables.matched(found, common),
@@ -203,17 +202,6 @@ def _require_options(
     return require_names(effects, EFFECTS, name="effects", least=0)
 
 
-def _of_one_hook(norms: pd.DataFrame, hook: str | None) -> pd.DataFrame:
-    hooks = [str(name) for name in norms["hook"].unique()]
-    if hook is None and len(hooks) > 1:
-        raise InputError(f"{WHO} compares one hook at a time; there are {hooks}. Choose with hook=.")
-    if hook is not None and not among(hook, hooks):
-        raise InputError(
-            f"{WHO} has no rows of the hook {hook!r}; there are {hooks}.{did_you_mean(hook, hooks)}"
-        )
-    return norms if hook is None else norms[norms["hook"] == hook]
-
-
 def _models(norms: pd.DataFrame, column: str, unit: Unit) -> list[ModelTokens]:
     """Return the models, those of fewer layers first, so that the order of rows does not matter."""
     names = sorted(str(name) for name in norms["model"].unique())
@@ -224,19 +212,6 @@ def _models(norms: pd.DataFrame, column: str, unit: Unit) -> list[ModelTokens]:
     require_one_processing(names, who=WHO)
     models = [model_tokens(norms[norms["model"] == name], column=column, unit=unit) for name in names]
     return sorted(models, key=lambda one: len(one.layers))
-
-
-def _require_groups(groups: Mapping[str, str] | None, names: list[str]) -> None:
-    if groups is not None and (not isinstance(groups, Mapping) or set(names) - set(groups)):
-        raise InputError(f"groups must give a group for every model, {names}; got {groups!r}.")
-
-
-def _require_docs(units: Units, names: list[str]) -> None:
-    if len(units.docs) < MIN_DOCS:
-        raise InputError(
-            f"{WHO} resamples documents: it needs {MIN_DOCS} or more with shared tokens; {', '.join(names)} share "
-            f"{len(units.docs)}. Extract all models from the same corpus."
-        )
 
 
 def _require_df(units: Units, effects: list[Effects]) -> None:

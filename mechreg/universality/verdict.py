@@ -58,20 +58,20 @@ def _compared(profiles: pd.DataFrame, binned: pd.DataFrame, n_unshared: Mapping[
     layers = profiles.groupby("model", sort=False)["layer"].size()
     listed = ", ".join(f"{model} ({n} layers)" for model, n in layers.items())
     groups = _groups(profiles)
-    of_groups = f" of {_count(len(groups), 'group')}" if groups else ""
+    of_groups = f" of {count(len(groups), 'group')}" if groups else ""
     first = profiles.iloc[0]
     text = (
         f"{first['term']} of {first['hook']} in {len(layers)} models{of_groups}: {listed}; {first['n_docs']} shared "
         f"documents, {binned['bin'].nunique()} slices of relative depth."
     )
-    left_out = [f"{_count(n, 'document')} of {model}" for model, n in n_unshared.items() if n]
+    left_out = [f"{count(n, 'document')} of {model}" for model, n in n_unshared.items() if n]
     return text + (f" Left out, since not all models have them: {', '.join(left_out)}." if left_out else "")
 
 
 def _differences(equivalence: pd.DataFrame, differences: pd.DataFrame, alpha: float) -> str:
     is_different = (differences["sim_low"] > 0) | (differences["sim_high"] < 0)
     different = is_different.groupby([differences["model_a"], differences["model_b"]]).any()
-    n_pairs = _count(len(different), "pair")
+    n_pairs = count(len(different), "pair")
     text = f"Profiles differ somewhere in {different.sum()} of {n_pairs} (bands over all depths at once). "
     if equivalence.empty:
         return text + (
@@ -94,12 +94,7 @@ def _measures(agreement: pd.DataFrame) -> str:
     parts = []
     for measure, words in MEASURES.items():
         values = agreement.loc[agreement["measure"] == measure, "estimate"].dropna()
-        if values.empty:
-            parts.append(f"{words} not defined")
-        elif len(values) == 1:
-            parts.append(f"{words} {values.iloc[0]:.2f}")
-        else:
-            parts.append(f"{words} {values.min():.2f} to {values.max():.2f}")
+        parts.append(f"{words} {'not defined' if values.empty else spread(values)}")
     return f"Agreement of pairs, without sampling noise: {', '.join(parts)}."
 
 
@@ -110,7 +105,7 @@ def _shapes(agreement: pd.DataFrame, alpha: float) -> str:
             "Whether shapes are more alike than smooth shapes are by chance cannot be tested with "
             f"{concordance['bins'].iloc[0]} depths."
         )
-    n, of = (concordance["p_value"] <= alpha).sum(), _count(len(concordance), "pair")
+    n, of = (concordance["p_value"] <= alpha).sum(), count(len(concordance), "pair")
     return f"Shapes are more alike than equally smooth ones by chance in {n} of {of} (p ≤ {alpha:g}, not adjusted)."
 
 
@@ -152,7 +147,7 @@ def _yardstick(yardstick: pd.DataFrame, profiles: pd.DataFrame, conf_level: floa
     if n_pairs >= FEW:
         return text
     return text + (
-        f" The seeds' number rests on {_count(n_pairs, 'pair')}, and the interval is over documents, not over seeds: "
+        f" The seeds' number rests on {count(n_pairs, 'pair')}, and the interval is over documents, not over seeds: "
         "it does not say how much another seed would differ."
     )
 
@@ -162,7 +157,7 @@ def _how_general(profiles: pd.DataFrame, leave_one_out: pd.DataFrame) -> str:
     n, noun = (len(groups), "group") if groups else (profiles["model"].nunique(), "model")
     if n < FEW:
         sentences.append(
-            f"With {_count(n, noun)} this describes these models and cannot be generalised to others."
+            f"With {count(n, noun)} this describes these models and cannot be generalised to others."
         )
     if len(leave_one_out):
         far = leave_one_out.iloc[int(leave_one_out["rms_to_others"].to_numpy().argmax())]
@@ -177,5 +172,12 @@ def _groups(profiles: pd.DataFrame) -> list[str]:
     return [name for name in profiles["group"].unique() if name]
 
 
-def _count(n: int, noun: str) -> str:
+def spread(values: pd.Series) -> str:
+    """Return the least and the largest value, or the one that both are."""
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
