@@ -25,17 +25,14 @@ def test_the_python_snippets_run_one_after_the_other(tmp_path, monkeypatch):
     assert (tmp_path / "figures" / "betas.png").exists()
 
 
-def test_the_commands_run(tmp_path, monkeypatch, capsys):
+def test_the_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (spec,) = blocks("toml")
     (tmp_path / "spec.toml").write_text(spec)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mechreg ")]
-    assert len(commands) == 4
+    assert len(commands) == 3
     for command in commands:
-        capsys.readouterr()
         assert main(shlex.split(command, comments=True)[1:]) == 0, command
-    (shown,) = blocks("text")  # what the last command prints first
-    assert capsys.readouterr().out.lstrip("\n").startswith(shown)
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
