@@ -63,12 +63,9 @@ def survey_corpus(spec: Spec) -> Survey:
             digest.update(json.dumps([doc, text]).encode())
         named = recorded_columns(spec, tuple(part.columns))
         beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
-        with contextlib.suppress(TypeError):  # lists and the like, which `check_levels` refuses
-            rows = (
-                rows
-                if len(rows) >= _MOST_ROWS
-                else pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
-            )
+        if len(rows) < _MOST_ROWS:
+            with contextlib.suppress(TypeError):  # lists and the like, which `check_levels` refuses
+                rows = pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
         for name in named:
             known = kinds.setdefault(name, {})
             seen = _kinds(part.loc[part["problem"] == "", name])
