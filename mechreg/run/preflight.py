@@ -1,5 +1,6 @@
 """All that can be known of a corpus and a formula before any work is done."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -63,7 +64,8 @@ def survey_corpus(spec: Spec) -> Survey:
         named = recorded_columns(spec, tuple(part.columns))
         beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
         if len(rows) < _MOST_ROWS:
-            rows = pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
+            with contextlib.suppress(TypeError):  # lists and the like, which `check_levels` refuses
+                rows = pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
         for name in named:
             known = kinds.setdefault(name, {})
             seen = _kinds(part.loc[part["problem"] == "", name])
