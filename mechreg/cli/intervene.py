@@ -24,13 +24,15 @@ def declare(verbs: Verbs) -> None:
     add_corpus(made)
     edit = "scale=FACTOR,... rotate=DEGREES,... or ablate=zero|mean|resample; may be given again"
     made.add_argument("--edit", action="append", required=True, help=edit)
-    made.add_argument("--hook", default="attn_out", help="where the edit is made (default: attn_out)")
+    made.add_argument(
+        "--hook", default="attn_out", help="where the edit is made (default: attn_out; z: each head)"
+    )
     made.add_argument("--layers", help="such as 0,3 or 0-5, edited one at a time (default: all)")
     positions = (
         "all, first, or K for positions K, 2K, ... (default: 1, all but position 0, the attention sink)"
     )
     made.add_argument("--positions", default="1", help=positions)
-    made.add_argument("--controls", help="random_direction,other_position,other_layer")
+    made.add_argument("--controls", help="random_direction,other_position,other_layer,direct")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")
 
@@ -65,6 +67,7 @@ def intervene(args: argparse.Namespace) -> int:
     shown = effects[(effects["offset"] == -1) & ((effects["measure"] != "norms") | last)]
     shown = shown.assign(dose=shown["dose"].map("{:g}".format).replace("nan", ""))
     index = ["measure", "edit", "dose", *(["control"] if args.controls else [])]
+    index += ["head"] if (effects["head"] >= 0).any() else []
     table = shown.pivot_table(index=index, columns="layer", values="estimate", sort=False)
     say(f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs "
           f"({shown['n_docs'].max()} documents)\n")  # fmt: skip
@@ -74,7 +77,8 @@ def intervene(args: argparse.Namespace) -> int:
         say(f"\nTable: {args.out}")
         stem, names = args.out.with_suffix(""), effects["edit"].unique()
         for edit, part in effects.groupby("edit", sort=False):
-            if part["dose"].nunique() > 1:  # a dose response needs at least two doses
+            # A dose response needs at least two doses, and is of one head.
+            if part["dose"].nunique() > 1 and part["head"].nunique() == 1:
                 path = stem if len(names) == 1 else stem.with_name(f"{stem.name}_{edit}")
                 save_chart(plot_dose_response(part), path, formats=("html", "svg"))
                 say(f"Chart: {path}.html and .svg")
