@@ -947,7 +947,7 @@ def test_an_unknown_replacement_is_refused():
         ({"target": [1, 2]}, "one for each of 5 documents; got 2"),
         ({"target": "The cat"}, "target= must be one token; 'The cat' is"),
         ({"measured_at": "lost"}, "measured_at must be 'all'"),
-        ({"controls": ("direct",), "together": True}, "'direct' needs a layer that is not edited"),
+        ({"controls": ("direct",), "together": True}, "'direct' need a layer that is not edited"),
         ({"norm_hook": "result"}, "norm_hook must be one of"),
         ({"layers": [3]}, "layers must be a whole number from 0 to 2; got 3"),
         ({"layers": []}, "layers must be distinct whole numbers, at least 1 of them"),
@@ -960,7 +960,7 @@ def test_an_unknown_replacement_is_refused():
         ({"conf_level": 1.5}, "conf_level must be a number between 0 and 1"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"controls": ("other_position",)}, "'other_position' needs tokens that are not edited"),
-        ({"controls": ("other_layer",), "together": True}, "'other_layer' needs a layer that is not edited"),
+        ({"controls": ("other_layer",), "together": True}, "need a layer that is not edited"),
         ({"layers": [2], "measures": "norms"}, "reaches nothing that is measured"),
     ],
 )

@@ -144,26 +144,23 @@ def intervene(
     edits = _edits(edit)
     wanted = require_names(measures, get_args(Measure), name="measures")
     checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
-    for name, number, least in (
-        ("seed", seed, 0),
-        ("batch_tokens", batch_tokens, 1),
-        ("max_offset", max_offset, 0),
-    ):
-        require_whole_number(number, name=name, least=least)
+    require_whole_number(seed, name="seed", least=0)
+    require_whole_number(batch_tokens, name="batch_tokens")
+    require_whole_number(max_offset, name="max_offset", least=0)
     require_conf_level(conf_level)
     passes = _passes(model, hook, norm_hook, wanted, checks)
     sites = _sites(passes, layers, heads)
-    for name in ("other_layer", "direct"):
-        if name in checks and (together or passes.n_layers < 2):
-            raise InputError(f"The control {name!r} needs a layer that is not edited; leave it out.")
+    if {"other_layer", "direct"} & {*checks} and (together or passes.n_layers < 2):
+        raise InputError(
+            "The controls 'other_layer' and 'direct' need a layer that is not edited; leave them out."
+        )
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = token_windows(model, tokens)
     edited, counted = chosen(tokens, positions), chosen(tokens, measured_at, name="measured_at")
     groups = [tuple(sites)] if together else [(site,) for site in sites]
     if "other_layer" in checks:
-        sites = [
-            Site(i, head) for i in range(passes.n_layers) for head in dict.fromkeys(s.head for s in sites)
-        ]
+        every_head = dict.fromkeys(site.head for site in sites)
+        sites = [Site(layer, head) for layer in range(passes.n_layers) for head in every_head]
     clean = CleanRun(model, tokens, hook, sites, int(batch_tokens), int(seed))
     answers = _answers(clean, wanted, target, foil)
     targets = Targets(clean, windows, edited, passes.n_layers)

@@ -86,7 +86,6 @@ def patch_map(
     everywhere = range(passes.n_layers) if layers is None else layers
     chosen = require_whole_numbers(everywhere, name="layers", most=passes.n_layers - 1)
     tokens, theirs = _pair(model, corrupted, source)
-    n = len(tokens)
     own, others = (_alone(passes, prompt) for prompt in (tokens, theirs))
     ids = [
         int(logits.argmax()) if given is None else token_id(model, given, name=name)
@@ -99,25 +98,10 @@ def patch_map(
             f"patch_map needs prompts that differ in the logit of {names[0]!r} less that of {names[1]!r}; they have "
             f"{low:.3g} and {high:.3g}. Give target= and foil=, or other prompts."
         )
-    vectors: dict[int, Tensor] = {}
-    clean = CleanRun(model, theirs, hook, [Site(layer) for layer in chosen], n, 0)
-    clean.visit(lambda site, rows, values: vectors.update({site.layer: values}))
-    values = np.empty((len(chosen), n))
-    with token_bar(n * n * (len(chosen) + 1), progress) as bar:
-        for places, batch in _one_position_a_row(model, tokens, batch_tokens):
-            before = passes.run(batch.ids, restart_at=chosen)
-            bar.update(batch.ids.numel())
-            for i, layer in enumerate(chosen):
-                edit = Edited(
-                    batch.mask(batch.rows == places[:, None]), partial(_put, vectors[layer][places])
-                )
-                after = passes.run(batch.ids, {Site(layer): edit}, before)
-                logits = _last_logits(passes, after, batch)
-                values[i, places] = (logits[:, ids[0]] - logits[:, ids[1]]).cpu().numpy()
-                bar.update(batch.ids.numel())
-    label = tokens["token"].where(
-        tokens["token"] == theirs["token"], tokens["token"] + " / " + theirs["token"]
-    )
+    clean = CleanRun(model, theirs, hook, [Site(layer) for layer in chosen], len(theirs), 0)
+    values = _patched(passes, tokens, clean, ids, batch_tokens=batch_tokens, progress=progress)
+    is_same = tokens["token"] == theirs["token"]
+    label = tokens["token"].where(is_same, tokens["token"] + " / " + theirs["token"])
     at, position = (part.ravel() for part in np.indices(values.shape))
     columns = {
         "model": passes.name,
@@ -134,6 +118,33 @@ def patch_map(
         "restored": (values.ravel() - low) / (high - low),
     }
     return pd.DataFrame(columns)
+
+
+def _patched(
+    passes: Passes,
+    tokens: pd.DataFrame,
+    clean: CleanRun,
+    ids: list[int],
+    *,
+    batch_tokens: int,
+    progress: bool,
+) -> Float[np.ndarray, "layer pos"]:
+    """Return the difference of two logits with the source's vector in each place of the corrupted prompt."""
+    vectors: dict[int, Tensor] = {}
+    clean.visit(lambda site, rows, values: vectors.update({site.layer: values}))
+    n = len(tokens)
+    differences = np.empty((len(clean.sites), n))
+    with token_bar(n * n * (len(clean.sites) + 1), progress) as bar:
+        for places, batch in _one_position_a_row(passes.model, tokens, batch_tokens):
+            before = passes.run(batch.ids, restart_at=[site.layer for site in clean.sites])
+            bar.update(batch.ids.numel())
+            place = batch.mask(batch.rows == places[:, None])
+            for i, site in enumerate(clean.sites):
+                edit = Edited(place, partial(_put, vectors[site.layer][places]))
+                logits = _last_logits(passes, passes.run(batch.ids, {site: edit}, before), batch)
+                differences[i, places] = (logits[:, ids[0]] - logits[:, ids[1]]).cpu().numpy()
+                bar.update(batch.ids.numel())
+    return differences
 
 
 def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -93,9 +93,8 @@ def report_html(
     hooks = list(results["hook"].unique()) if len(results) else [None]
     answers = [_answer(page, hook, results, persistence, nulls) for hook in hooks]
     tables = {
-        "coefficients": coefficients, "statistics": statistics, "problems": problems,
-        "persistence": persistence, "universality": universality, "profiles": profiles,
-        "interventions": interventions, "nulls": nulls,
+        "coefficients": coefficients, "statistics": statistics, "problems": problems, "persistence": persistence,
+        "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,
         "top_tokens": top_tokens,
     }  # fmt: skip
     contents: dict[str, Any] = tables | {
@@ -108,10 +107,7 @@ def report_html(
         "spec": spec,
         "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),
         "linked": [page.figure(chart, "Layers", shows=("model", "hook")) for chart in linked],
-        "figures": {
-            name: [page.figure(one, name) for one in (figure if isinstance(figure, list) else [figure])]
-            for name, figure in figures.items()
-        },
+        "figures": {name: page.all_of(figure, name) for name, figure in figures.items()},
         "verdict": verdict,
         "compared": page.by(charts.plot_profiles, profiles, "hook", "term")
         + page.by(charts.plot_agreement, universality, "hook", "term"),
@@ -197,6 +193,11 @@ class _Charts:
             number=len(self.specs),
             shows={key: str(about[key]) for key in shows if key in about},
         )
+
+    def all_of(self, charts_of_one: Any, name: str) -> list[_Drawn]:
+        """Return the figures of one chart or of a list of them."""
+        listed = charts_of_one if isinstance(charts_of_one, list) else [charts_of_one]
+        return [self.figure(one, name) for one in listed]
 
     def by(self, plot: Callable[[pd.DataFrame], Any], frame: pd.DataFrame | None, *keys: str) -> list[_Drawn]:
         """Return a figure of every hook, edit or term of a frame, or why it cannot be drawn."""
