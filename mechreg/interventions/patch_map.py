@@ -75,9 +75,9 @@ def patch_map(
 
     Examples
     --------
-    >>> found = patch_map("mini-s", "The dog sat on the", "The cat sat on the", target=" mat", foil=" cat")
-    >>> found.query("layer == 0")["restored"].abs().round(3).tolist()[:1], len(found) == 4 * found["position"].nunique()
-    ([0.0], True)
+    >>> found = patch_map("mini-s", "The dog sat on the", "The cat sat on the", target=" house", foil=" water")
+    >>> found.query("layer == 0")["restored"].abs().round(3).tolist()[0], len(found) == 4 * found["position"].nunique()
+    (0.0, True)
     """
     model = load_model(model)
     require_option(hook, WHOLE, name="hook")
