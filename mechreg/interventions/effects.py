@@ -142,12 +142,12 @@ def intervene(
     """
     model = load_model(model)
     edits = _edits(edit)
+    require_conf_level(conf_level)
     wanted = require_names(measures, get_args(Measure), name="measures")
     checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
     require_whole_number(seed, name="seed", least=0)
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(max_offset, name="max_offset", least=0)
-    require_conf_level(conf_level)
     passes = _passes(model, hook, norm_hook, wanted, checks)
     sites = _sites(passes, layers, heads)
     if {"other_layer", "direct"} & {*checks} and (together or passes.n_layers < 2):
@@ -171,17 +171,14 @@ def intervene(
     with token_bar(sum(window.length for window in windows) * (len(plans) + 1), progress) as bar:
         measuring = Measuring(passes, clean, wanted, counted, answers, int(max_offset), bar)
         means = measuring.means(windows, plans)
-    tables = [
-        _rows(plan, measuring, conf_level, *effects_and_cleans, n)
-        for plan, effects_and_cleans, n in zip(plans, means, n_edited, strict=True)
-    ]
-    effects = pd.concat(tables, ignore_index=True)
-    if effects.empty:
+    plan_means = zip(plans, means, n_edited, strict=True)
+    tables = [_rows(plan, measuring, conf_level, *found, n) for plan, found, n in plan_means]
+    if all(table.empty for table in tables):
         raise InputError(
             f"{plans[0].edit.name} reaches nothing that is measured: no token follows an edited one, or no layer "
             "follows the last. Choose other positions=, layers=, measured_at= or measures=."
         )
-    return effects[list(EFFECT_COLUMNS)]
+    return pd.concat(tables, ignore_index=True)[list(EFFECT_COLUMNS)]
 
 
 def _passes(model: Model, hook: str, norm_hook: str | None, wanted: list[str], checks: list[str]) -> Passes:
