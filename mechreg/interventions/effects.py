@@ -151,9 +151,7 @@ def intervene(
     passes = _passes(model, hook, norm_hook, wanted, checks)
     sites = _sites(passes, layers, heads)
     if {"other_layer", "direct"} & {*checks} and (together or passes.n_layers < 2):
-        raise InputError(
-            "The controls 'other_layer' and 'direct' need a layer that is not edited; leave them out."
-        )
+        raise InputError("'other_layer' and 'direct' need a layer that is not edited; leave them out.")
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = token_windows(model, tokens)
     edited, counted = chosen(tokens, positions), chosen(tokens, measured_at, name="measured_at")
