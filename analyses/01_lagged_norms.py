@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import mechreg as mr
-from mechreg.report import answer, result_table
+from mechreg.report import headline, result_table
 
 MODELS = sys.argv[1:] or ["mini-s", "mini-m", "mini-l"]
 FIGURES = Path(__file__).resolve().parents[1] / "figures"
@@ -48,4 +48,4 @@ print(
 # %% Answer.
 results = result_table(fits.coefficients)
 print(results.to_string(index=False, float_format="{:.3f}".format))
-print("\n".join(answer(results)))
+print("\n".join(headline(results)))

@@ -266,7 +266,7 @@ COMMANDS = [
     Case("no tokens in a batch", lambda g: [*g.run(), "--batch-tokens", "0"], "got 0", "1 or more"),
     Case("a word for a number", lambda g: [*g.run(), "--batch-tokens", "many"], "'many'", "invalid int value"),
     Case("unknown device", lambda g: [*g.run(), "--device", "quantum"], "'quantum'", "try 'cpu'"),
-    Case("device without numbers", lambda g: [*g.run(), "--device", "meta"], "'meta'", "try 'cpu'"),
+    Case("device without numbers", lambda g: [*g.run(), "--device", "meta"], "'meta'", "use 'cpu'"),
     Case("device that is not here", lambda g: [*g.run(), "--device", "cuda:77"], "'cuda:77'", "try 'cpu'"),
     Case("out is a file", lambda g: [*g.run(), "--out", "spec.toml"], "'spec.toml'", "another --out"),
     Case("out below a file", lambda g: [*g.run(), "--out", "spec.toml/run"], "Not a directory", "another --out"),
@@ -487,7 +487,7 @@ CORPORA = [
     Case("one token", lambda g: g.corpus("a.txt", "a"), "needs windows of", "Give longer documents", begun=True, notes=1),
     Case("five tokens", lambda g: g.corpus("a.txt", "a b c d e"), "at least 5", "give more text", begun=True),
     Case("an annotation that is never there", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y=None), "formula = 'log_norm ~ lag1 + y'"), "needs 'y'", "no document of the corpus has"),
-    Case("an annotation of objects", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y={"a": 1}), "formula = 'log_norm ~ lag1 + y'"), "'y' holds dict", "numbers, or texts"),
+    Case("an annotation of objects", lambda g: g.corpus("a.jsonl", rows(SHIP, WAVES, y={"a": 1}), "formula = 'log_norm ~ lag1 + y'"), "'y' holds dict", "numbers, texts or booleans"),
     Case("a data set, offline", lambda g: g.run(corpus="datasets:imdb"), "'imdb'", "Check the network"),
     Case("a data set of no name", lambda g: g.run(corpus="datasets:"), "datasets:", "datasets:NAME"),
 ]  # fmt: skip

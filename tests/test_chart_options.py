@@ -197,5 +197,5 @@ def test_a_plot_takes_the_frame_or_the_object_that_holds_it():
 )
 def test_save_chart_refuses_paths_and_formats_of_wrong_kinds(tmp_path, monkeypatch, path, options):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"needs a path|formats must be"):
+    with pytest.raises(InputError, match=r"needs a path|formats must (be|name)"):
         save_chart(mechreg.plot_betas(make_coefficients()), path, **options)

@@ -120,10 +120,10 @@ def test_check_passes_on_a_miniature_and_says_so(capsys):
 
 
 def test_check_exits_with_1_when_a_check_fails(capsys, monkeypatch):
-    from mechreg import check
+    from mechreg.check import contract
 
-    monkeypatch.setattr(check, "ROUNDINGS", 0.0)
-    monkeypatch.setattr(check, "EPSILONS", 0.0)  # no float arithmetic is that good
+    monkeypatch.setattr(contract, "ROUNDINGS", 0.0)
+    monkeypatch.setattr(contract, "EPSILONS", 0.0)  # no float arithmetic is that good
     assert main(["check", "mini-s"]) == 1
     assert "FAILED" in capsys.readouterr().out
 
@@ -285,8 +285,8 @@ def test_compare_refuses_runs_that_cannot_be_compared(run, copied, tmp_path, cap
         assert main(["compare", *map(str, arguments)]) == 2
         return capsys.readouterr().err
 
-    assert "say with --out" in said(run, copied)
-    assert "The model 'mini-s' is in two of the runs" in said(run, copied, "--out", tmp_path / "x")
+    assert "with --out FOLDER" in said(run, copied)
+    assert "The model 'mini-s' is in more than one of the runs" in said(run, copied, "--out", tmp_path / "x")
     assert "is not a run folder" in said(tmp_path)
     assert "--groups must be MODEL=GROUP" in said(run, "--groups", "mini-s")
     facts = json.loads((copied / "provenance.json").read_text())

@@ -332,7 +332,7 @@ def test_one_of_a_kind_is_taken_where_several_are(model, make_windows):
         (lambda m, t: intervene(m, t, Scale(0.5), controls=None), "controls must be one of"),
         (
             lambda m, t: intervene(m, t, 3),
-            "needs Scale, Rotate, Ablate or SetNorm, or a sequence of them; got int",
+            "needs Scale, Rotate, Project, Ablate, Patch or SetNorm, or a sequence of them; got int",
         ),
         (lambda m, t: intervene(m, t, None), "or a sequence of them; got NoneType"),
         (lambda m, t: intervene(m, t, Scale(0.5), hook=["attn_out"]), "hook must be one of"),

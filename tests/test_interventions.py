@@ -579,12 +579,12 @@ def test_positions_are_chosen_by_number_column_or_function(make_windows):
     ("positions", "said"),
     [
         ("rara", "or one of its columns .*got 'rara'. Did you mean 'rare'"),
-        ("token_id", "The column 'token_id' must say True or False"),
-        ("holes", "The column 'holes' must say True or False"),
+        ("token_id", "The column 'token_id' must give True or False"),
+        ("holes", "The column 'holes' must give True or False"),
         (0, "every k-th token, 1 or more; got 0"),
         (50, "positions=50 chooses no token"),
-        (lambda tokens: tokens["position"], "The function given as positions= must say True or False"),
-        (lambda tokens: [True], "for every one of the 11 tokens; got bool of shape"),
+        (lambda tokens: tokens["position"], "The function given as positions= must give True or False"),
+        (lambda tokens: [True], "for each of the 11 tokens; got bool of shape"),
     ],
 )
 def test_positions_that_cannot_be_meant_are_refused(make_windows, positions, said):

@@ -232,7 +232,7 @@ def test_half_a_lag_is_refused():
         ),
         (lambda f: f.assign(position=f["position"] + 0.5), "whole numbers as 'position'"),
         (lambda f: f.assign(doc=f["doc"].where(f["position"] > 0)), "a value of 'doc' in every row"),
-        (lambda f: add_lags(f, lags=(1, 5)), r"would leave the columns \['lag5'\] of an earlier call"),
+        (lambda f: add_lags(f, lags=(1, 5)), r"already has the columns \['lag5'\] from an earlier add_lags"),
     ],
 )
 def test_frames_that_would_give_wrong_lags_are_refused(spoil, message):

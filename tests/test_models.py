@@ -186,7 +186,7 @@ def test_transformer_lens_objects_are_taken_as_they_are(backend, tiny):
     assert load_model(model) is model
     assert model.training
     for options in ({"dtype": "float64"}, {"backend": "bridge"}, {"name": "b"}, {"processing": "folded"}):
-        with pytest.raises(InputError, match="taken as it is, so load_model has no options"):
+        with pytest.raises(InputError, match="load_model takes no options for a TransformerLens model"):
             load_model(model, **options)
 
 

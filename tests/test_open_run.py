@@ -104,7 +104,7 @@ def test_tokens_have_their_sources(folder):
     tokens = mr.open_run(folder).tokens(models=["one"])
     assert set(tokens["source"]) == {"odd", "even"}
     assert tokens["doc"].nunique() == 12
-    with pytest.raises(InputError, match="one model's"):
+    with pytest.raises(InputError, match="its own tokens"):
         mr.open_run(folder).tokens()
 
 
@@ -122,7 +122,7 @@ def test_tables_and_names(folder):
         ({"models": ["ona"]}, "Did you mean 'one'"),
         ({"hooks": ["mlp_out"]}, "hooks must be one of"),
         ({"hooks": ["attn_out", "attn_out"]}, "each once"),
-        ({"layers": [7]}, "has none of layers"),
+        ({"layers": [7]}, "must be one of 0, 1, 2; got 7"),
         ({"sources": ["nowhere"]}, "has no norms of"),
     ],
 )
@@ -191,6 +191,9 @@ def test_a_spec_without_a_key_is_one_with_its_default(folder, tmp_path):
     (copy / "spec.toml").write_text(
         spec.replace("\nhooks = ", "\n# hooks = ").replace("\nkeep = ", "\n# keep = ")
     )
+    manifest = json.loads((copy / "_manifest.json").read_text())
+    del manifest["files"]["spec.toml"]  # as earlier versions wrote it
+    (copy / "_manifest.json").write_text(json.dumps(manifest))
     opened = mr.open_run(copy)
     assert opened.hooks == ["attn_out"]
     assert opened.spec["keep"] == "norms"

@@ -257,7 +257,9 @@ def test_the_manifest_says_what_is_there(whole, spec):
     assert manifest["schema_version"] == store.SCHEMA_VERSION
     assert manifest["spec_sha256"] == spec.digest()
     listed = {
-        name for name in manifest["files"] if not name.startswith(("coeff", "spec", "stat", "problems"))
+        name
+        for name in manifest["files"]
+        if not name.startswith(("coeff", "spec", "stat", "problems", "persistence"))
     }
     assert listed == {path.relative_to(whole).as_posix() for path in shards_of(whole)}
     for name, about in manifest["files"].items():

@@ -16,7 +16,7 @@ import pytest
 
 import mechreg as mr
 from mechreg import store
-from mechreg.corpus import COVARIATES, formats, streaming, token_counts
+from mechreg.corpus import COVARIATES, formats, reading, token_counts
 from mechreg.run import preflight
 from mechreg.run import shards as run_module
 from mechreg.run import tokens as tokens_module
@@ -231,9 +231,9 @@ def by_hand(corpus, formula, cov="auto", **options):
 @pytest.mark.parametrize("keep", [pytest.param("norms", marks=pytest.mark.slow), "moments"])
 def test_covariates_stand_in_the_formula(conllu, tmp_path, monkeypatch, keep):
     # Several parts of the corpus and several shards: a frequency is one of the whole corpus all the same.
-    streamed = functools.partial(streaming.stream_corpus, characters=150)
+    streamed = functools.partial(reading.stream_corpus, characters=150)
     monkeypatch.setattr(tokens_module, "stream_corpus", streamed)
-    monkeypatch.setattr(streaming, "ROWS", 1)
+    monkeypatch.setattr(reading, "ROWS", 1)
     spec = Spec(models=("mini-s",), corpus=conllu, formula=ALL_COVARIATES, keep=keep)
     run = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     opened = mr.open_run(run)
@@ -401,7 +401,7 @@ def test_a_corpus_that_changes_while_a_run_is_made_is_refused(
     path = tmp_path / "a.jsonl"
     spec = Spec(models=("mini-s", "mini-m"), corpus=write_rows(path, ROWS), formula="log_norm ~ lag1 + year")
     monkeypatch.setattr(formats, "LINES", 60)
-    small = functools.partial(streaming.stream_corpus, characters=60)
+    small = functools.partial(reading.stream_corpus, characters=60)
     monkeypatch.setattr(tokens_module, "stream_corpus", small)
     survey = preflight.survey_corpus(spec)
     assert len(survey.read) > 2
@@ -420,7 +420,7 @@ def test_a_corpus_that_changes_while_a_run_is_made_is_refused(
                     write_rows(path, changed)
             write_rows(path, changed)
 
-    with pytest.raises(InputError, match=r"has changed while the run was made.* run again in a new folder"):
+    with pytest.raises(InputError, match=r"changed during the run.* start again in a new folder"):
         make()
     assert "more" not in made
     assert set(made) <= {row["doc"] for row in ROWS}
@@ -437,7 +437,7 @@ def test_a_run_stops_where_its_corpus_changes(tiny, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(run_module.ShardMaker, "prepare", edited)
-    with pytest.raises(InputError, match="has changed while the run was made"):
+    with pytest.raises(InputError, match="changed during the run"):
         mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     assert not (tmp_path / "run" / "_manifest.json").exists()
     monkeypatch.undo()
@@ -463,10 +463,10 @@ def test_a_column_that_mechreg_makes_is_not_taken_for_the_corpus_own(name, tmp_p
         (["news"] * 6, r"needs two values of 'kind' or more; it is 'news' in every document\. Leave it out"),
         (
             [1, 2, 3, "a", 5, 6],
-            r"column 'kind' holds numbers and texts; a column of a formula holds numbers, or texts",
+            r"column 'kind' holds numbers and texts; a column of a formula must hold numbers, texts or booleans",
         ),
         ([1, 2, 3, True, 5, 6], "column 'kind' holds numbers and true or false"),
-        ([["a"]] * 6, "column 'kind' holds list; a column of a formula holds"),
+        ([["a"]] * 6, "column 'kind' holds list; a column of a formula must hold"),
         ([None] * 6, "needs 'kind', which no document of the corpus has"),
     ],
 )

@@ -22,7 +22,7 @@ from killing import flip_a_bit
 
 from mechreg import store
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
-from mechreg.spec import Spec
+from mechreg.spec import Spec, write_spec
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -224,6 +224,7 @@ def shard_of(run: Path) -> Path:
 def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch, ended):
     path = shard_of(tmp_path)
     if ended:
+        (tmp_path / "spec.toml").write_text(write_spec(SPEC))
         store.write_manifest(tmp_path, SPEC, [])
 
     def stale(*args, **options):
@@ -242,6 +243,7 @@ def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch, ended):
 def test_a_bit_that_flipped_in_a_shard_is_found(tmp_path, ended):
     path = shard_of(tmp_path)
     if ended:
+        (tmp_path / "spec.toml").write_text(write_spec(SPEC))
         store.write_manifest(tmp_path, SPEC, [])
     flip_a_bit(path)
     data = path.read_bytes()

@@ -201,7 +201,7 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     if not paths:
         shown = repr(pattern if len(pattern) < 200 else f"{pattern[:60]} ...")
         hint = did_you_mean(pattern, ["demo"])
-        raise InputError(f"There is no file {shown}; to pass a text itself, put it in a list: [text].{hint}")
+        raise InputError(f"There is no file {shown}; give a text itself in a list: [text].{hint}")
     # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
     top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
     stems = [os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0] for path in paths.values()]
