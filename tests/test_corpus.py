@@ -312,7 +312,7 @@ def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):
         ("noext", "has an unsupported suffix"),
         ("cut.jsonl.gz", "cannot be read: Compressed file ended"),
         ("no.jsonl.gz", "cannot be read: Not a gzipped file"),
-        ("*.csv", r"There is no file .*to pass a text itself, put it in a list: \[text\]"),
+        ("*.csv", r"There is no file .*give a text itself in a list: \[text\]"),
         ("", r"is a folder; give its files: '.*/\*\.txt'"),
     ]:
         with pytest.raises(InputError, match=message):
