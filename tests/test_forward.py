@@ -116,8 +116,8 @@ def test_batches_are_the_cheapest_of_all_and_on_one_side(phi3):
             cost = [0]
             for end in range(1, len(ordered) + 1):
                 fits = [b for b in range(end) if b == end - 1 or (end - b) * ordered[b] <= budget]
-                cost.append(min(cost[b] + (end - b) * ordered[b] for b in fits) + PASS_TOKENS)
-            found += cost[-1] - sum(len(batch) * batch[0].length + PASS_TOKENS for batch in side)
+                cost.append(min(cost[b] + (end - b) * ordered[b] for b in fits) + PASS_TOKENS["cpu"])
+            found += cost[-1] - sum(len(batch) * batch[0].length + PASS_TOKENS["cpu"] for batch in side)
         assert found == 0
 
 

@@ -17,9 +17,10 @@ from mechreg.forward.transfer import to_device
 from mechreg.models import Model, input_device, record_of
 from mechreg.schema import InputError
 
-# What a forward pass costs beside its tokens, in tokens: on two cores gpt2 takes 1.4 times as long a token for one text
-# of 256 as for eight.
-PASS_TOKENS = 128
+# What a forward pass costs beside its tokens, in tokens. On a CPU it reads all weights: SmolLM2 was fastest with 32 (of
+# 16, 32 and 128). Elsewhere it launches some hundred kernels, so fewer passes are better.
+PASS_TOKENS = {"cpu": 32}
+PASS_TOKENS_ELSEWHERE = 1024
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def batches(model: Model, windows: Sequence[Window], batch_tokens: int) -> Itera
     """Yield batches of windows of nearly the same length, longest first, at most batch_tokens with padding.
 
     Of all ways to cut the windows, in order of length, into batches, this is the one with the fewest tokens, padding
-    included, where a forward pass counts as `PASS_TOKENS` more. No batch stands on both sides of a length at which
-    the model computes in another way (`side_of`).
+    included and `PASS_TOKENS` more for each pass. No batch stands on both sides of a length at which the model computes
+    in another way (`side_of`).
 
     Examples
     --------
@@ -129,13 +130,16 @@ def batches(model: Model, windows: Sequence[Window], batch_tokens: int) -> Itera
     """
     ordered = sorted(windows, key=lambda window: (-window.length, window.start))
     side = side_of(model)
+    pass_tokens = PASS_TOKENS.get(input_device(model).type, PASS_TOKENS_ELSEWHERE)
     for _, alike in itertools.groupby(ordered, key=lambda window: side(window.length)):
         together = list(alike)
-        for first, last in itertools.pairwise(_cuts([window.length for window in together], batch_tokens)):
+        for first, last in itertools.pairwise(
+            _cuts([window.length for window in together], batch_tokens, pass_tokens)
+        ):
             yield together[first:last]
 
 
-def _cuts(lengths: list[int], batch_tokens: int) -> list[int]:
+def _cuts(lengths: list[int], batch_tokens: int, pass_tokens: int) -> list[int]:
     """Return where batches of windows, whose lengths fall, begin and end, so that they cost the least.
 
     The cost of the first ``end`` windows is the least, over where their last batch begins, of
@@ -166,7 +170,7 @@ def _cuts(lengths: list[int], batch_tokens: int) -> list[int]:
         while len(queue) > 1 and queue[1][0] <= end:
             queue.popleft()
         at = queue[0][1]
-        cost.append(cost[at] + (end - at) * lengths[at] + PASS_TOKENS)
+        cost.append(cost[at] + (end - at) * lengths[at] + pass_tokens)
         begins.append(at)
     cuts = [len(lengths)]
     while cuts[-1] > 0:
