@@ -1,8 +1,11 @@
 """Where a model comes from: a folder, a miniature or the hub, read with transformers and nothing executed."""
 
 import contextlib
+import functools
+import importlib.util
 import os
 import re
+import runpy
 import socket
 import sys
 import warnings
@@ -61,10 +64,16 @@ def resolve(source: str | Path) -> str:
         raise InputError(
             f"{text!r} is a file; load_model needs the folder that holds config.json, or a .gguf file."
         )
-    with quiet():
-        from transformer_lens.supported_models import MODEL_ALIASES
+    return next(
+        (official for official, aliases in _transformer_lens_aliases().items() if text in aliases), text
+    )
 
-    return next((official for official, aliases in MODEL_ALIASES.items() if text in aliases), text)
+
+@functools.cache
+def _transformer_lens_aliases() -> dict[str, list[str]]:
+    """Return TransformerLens' own names of hub models, from its file: importing the package takes seconds."""
+    package: Any = importlib.util.find_spec("transformer_lens")
+    return runpy.run_path(str(Path(package.origin).with_name("supported_models.py")))["MODEL_ALIASES"]
 
 
 def resolve_revision(model: str | Path, revision: str | None = None) -> tuple[str, str | None]:
