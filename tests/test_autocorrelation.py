@@ -88,6 +88,8 @@ def test_breusch_godfrey_has_its_size_and_sees_what_two_lags_leave():
     assert 0.01 <= (white["breusch_godfrey_p"] < 0.05).mean() <= 0.10
     slow = autocorrelation(series(40, 150, rho=0.95, share=0.5, layers=3), max_lag=2, draws=99).layers
     assert (slow["breusch_godfrey_p"] < 0.01).all()
+    assert white["half_life"].isna().mean() > 0.9, "white noise has no half-life"
+    assert slow["half_life"].notna().all()
 
 
 def test_lag_order_with_effects_is_the_bic_of_dummies():

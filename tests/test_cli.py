@@ -216,7 +216,7 @@ def test_run_from_a_spec_in_a_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "lag1" in done.stdout
     assert "within documents and positions" in done.stdout
-    assert "This says nothing of context yet" in done.stdout
+    assert "This does not show an effect of context" in done.stdout
     assert "1 documents could not be used" in done.stdout
     folder = tmp_path / "runs" / "two"
     facts = json.loads((folder / "provenance.json").read_text())

@@ -611,6 +611,8 @@ def test_the_fits_show_themselves_in_short(lagged):
     assert isinstance(fits, LaggedFits)
     assert fits.formula == "log_norm ~ lag1 + lag2"
     assert repr(fits) == "LaggedFits('log_norm ~ lag1 + lag2': 4 fits of b<script>, a<script>; crv3)"
+    one = fit_lagged(lagged.query("model == 'b' and layer == 0"))
+    assert repr(one).startswith("LaggedFits('log_norm ~ lag1 + lag2': 1 fit of b;")
     page = fits._repr_html_()
     assert "<script>" not in page
     assert "std_error" in page

@@ -34,7 +34,7 @@ def test_the_result_table_counts_layers_and_significance():
 def test_the_answer_has_the_tables_numbers():
     said, about, _ = headline(result_table(coefficients()))
     assert said == "In some layers: lag1 differs from zero in 1 of 2 layers of m (median 0.30)."
-    assert about.startswith("Beside it: lag2 in 1 of 2 (0.10).")
+    assert about.startswith("Separately: lag2 in 1 of 2 (0.10).")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_answer_has_the_tables_numbers():
 def test_a_small_coefficient_is_not_rounded_to_nothing(median, said):
     table = result_table(coefficients()).head(1).assign(beta_median=median)
     assert f"(median {said})" in headline(table)[0]
-    assert side_by_side(table)["as it is"].item().startswith(f"{said} (0.10 to")
+    assert side_by_side(table)["pooled over documents"].item().startswith(f"{said} (0.10 to")
 
 
 def test_numbers_with_and_without_controls_stand_side_by_side():
@@ -60,11 +60,11 @@ def test_numbers_with_and_without_controls_stand_side_by_side():
     assert table.loc["half-life, tokens", "within documents and positions"] == "12"
     said, about, _ = headline(results)
     assert said == (
-        "In some layers: lag1 + lag2 differs from zero in 2 of 2 layers of m as it is (median 0.40) and in 1 of 2 "
-        "within documents and positions (0.15)."
+        "In some layers: lag1 + lag2 differs from zero in 2 of 2 layers of m pooled over documents (median 0.40) "
+        "and in 1 of 2 within documents and positions (0.15)."
     )
-    assert "9 documents, 1,234 tokens a layer; effective degrees of freedom 5 to 8." in about
-    assert "halves in 12 tokens, by layer (told from white noise in 1)" in about
+    assert "9 documents, 1,234 tokens per layer; effective degrees of freedom 5 to 8." in about
+    assert "halves in 12 tokens, by layer (distinguishable from white noise in 1)" in about
 
 
 def rows_of(*terms, significant=()) -> pd.DataFrame:
@@ -89,19 +89,19 @@ CROSSED = ("Intercept", "C(pos)[T.ADP]", "lag1", "lag2", "lag1:C(pos)[T.ADP]", "
             CROSSED,
             CROSSED[1:2],
             "No: lag1 differs from zero in 0 of 4 layers of m",
-            "This says nothing of context",
+            "This does not show an effect of context",
         ),
         (
             CROSSED,
             ("lag1",),
             "Yes, as a prediction: lag1 differs from zero in 4 of 4 layers of m",
-            "This says nothing of context",
+            "This does not show an effect of context",
         ),
         (
             CROSSED,
             ("lag2",),
             "Yes, as a prediction: lag1 differs from zero in 0 of 4 layers of m",
-            "This says nothing of context",
+            "This does not show an effect of context",
         ),
         (
             CROSSED,
@@ -113,13 +113,13 @@ CROSSED = ("Intercept", "C(pos)[T.ADP]", "lag1", "lag2", "lag1:C(pos)[T.ADP]", "
             ("center(lag1)", "center(lag1):position"),
             (),
             "where position is 0; 1 further term is",
-            "This says nothing of context",
+            "This does not show an effect of context",
         ),
         (
             ("lag1:C(pos)[A]", "lag1:C(pos)[B]"),
             (),
             "No: lag1:C(pos)[A] differs",
-            "This says nothing of context",
+            "This does not show an effect of context",
         ),
         (
             ("Intercept", "position"),
@@ -147,7 +147,7 @@ def test_many_terms_are_counted_and_not_listed():
     levels = [f"C(pos)[T.{at}]" for at in range(50)]
     rows = rows_of(*levels, "lag1", *(f"lag1:{level}" for level in levels))
     assert headline(result_table(rows))[1] == (
-        "Beside it: lags hold at the reference level of C(pos); 100 further terms are in the table, 50 of them a lag "
+        "Separately: lags hold at the reference level of C(pos); 100 further terms are in the table, 50 of them a lag "
         "times another term. "
     )
 

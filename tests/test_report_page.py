@@ -230,7 +230,7 @@ def test_the_answer_names_the_nulls_or_says_that_there_are_none():
     said, _, context = headline(results, nulls=nulls)
     assert said.startswith("No:")
     assert "token order in 1 of 2 layers (median excess 0.05)" in context
-    assert "nothing of context" in headline(results)[2]
+    assert "effect of context" in headline(results)[2]
 
 
 def test_universality_and_interventions_are_drawn_or_the_reason_is_given():

@@ -377,7 +377,8 @@ class LaggedFits:
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
         models = ", ".join(dict.fromkeys(self.coefficients["model"]))
-        return for_terminal(f"LaggedFits({self.formula!r}: {len(self.statistics)} fits of {models}; {kinds})")
+        count = f"{len(self.statistics)} fit{'s' * (len(self.statistics) != 1)}"
+        return for_terminal(f"LaggedFits({self.formula!r}: {count} of {models}; {kinds})")
 
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)

@@ -1,4 +1,4 @@
-"""What the tables say: a row a term, as it is and within documents and positions, and the answer in sentences."""
+"""What the tables say: a row a term, pooled and within documents and positions, and the answer in sentences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import pandas as pd
 from mechreg.charts.terms import Terms, sort_terms
 
 CONTROLS = {
-    "none": "as it is",
+    "none": "pooled over documents",
     "doc": "within documents",
     "doc + position": "within documents and positions",
 }
@@ -67,7 +67,7 @@ def side_by_side(results: pd.DataFrame) -> pd.DataFrame:
     --------
     >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 3, "beta_min": 0.1}
     >>> row |= {"controls": "none", "beta_median": 0.25, "beta_max": 0.3}
-    >>> side_by_side(pd.DataFrame([row]))["as it is"].tolist()
+    >>> side_by_side(pd.DataFrame([row]))["pooled over documents"].tolist()
     ['0.25 (0.10 to 0.30), 3 of 4']
     """
     rows: dict[tuple, dict[str, str]] = {}
@@ -110,7 +110,7 @@ def headline(
     >>> answer
     'Yes, as a prediction: lag1 differs from zero in 2 of 2 layers of m (median 0.38).'
     >>> about
-    '9 documents, 900 tokens a layer; effective degrees of freedom 8.'
+    '9 documents, 900 tokens per layer; effective degrees of freedom 8.'
     """
     if results.empty:
         return (
@@ -127,7 +127,7 @@ def headline(
     first, *others = (_of_term(shown[shown["term"] == term], term, first=term == asked[0]) for term in asked)
     lead = f"{_lead(shown[shown['term'].isin(asked)])}: " if lags else "without a lag in the formula, "
     rest = [*others, *_rest(terms, len(asked) - len(together[:1]))]
-    beside = f"Beside it: {'; '.join(rest)}. " if rest else ""
+    beside = f"Separately: {'; '.join(rest)}. " if rest else ""
     sentence = f"{lead}{first}."
     about = beside + _sample(results[results["hook"] == hook])
     context = _context(lags[0], hook, nulls, alpha) if lags else _ASK
@@ -211,16 +211,16 @@ def _sample(rows: pd.DataFrame) -> str:
         coefficients = rows[rows["term"] != HALF_LIFE]
         docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
         df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
-        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens a layer"
+        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per layer"
         sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
         if docs == "1":
-            sentences = [f"One document, {tokens}: the intervals take its tokens for independent."]
+            sentences = [f"One document, {tokens}: the intervals treat its tokens as independent."]
     half = rows[(rows["term"] == HALF_LIFE) & (rows["layers"] > 0)]
     if len(half):
         tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
         sentences.append(
             f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by layer "
-            f"(told from white noise in {half['layers'].sum()})."
+            f"(distinguishable from white noise in {half['layers'].sum()})."
         )
     return " ".join(sentences)
 
@@ -267,8 +267,8 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> 
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
     if nulls is None or nulls.empty:
         return (
-            "This says nothing of context yet: texts with shuffled tokens and networks with random weights have such "
-            "coefficients too, and no such nulls are in this report (compare_to_nulls)."
+            "This does not show an effect of context: texts with shuffled tokens and networks with random weights have "
+            "such coefficients too, and this report has no such nulls (compare_to_nulls)."
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):

@@ -38,16 +38,16 @@ class Autocorrelation:
         pacf_high, fitted (s rho^lag), n_pairs.
     layers : pandas.DataFrame
         A row a layer: model, hook, layer, (head,) depth, n, n_docs; s, the share of the variance that is a slow
-        context, white_share (1 - s), rho and half_life (tokens until s rho^lag has halved), each with _low and _high;
-        breusch_godfrey (an F), its df, df_denom and p.
+        context, white_share (1 - s), rho and half_life (tokens until s rho^lag has halved; NaN where s is above 1 or
+        its interval reaches 0), each with _low and _high; breusch_godfrey (an F), its df, df_denom and p.
     """
 
     lags: pd.DataFrame
     layers: pd.DataFrame
 
     def __repr__(self) -> str:
-        columns = ["model", "hook", "layer", "white_share", "rho", "half_life", "breusch_godfrey_p"]
-        return self.layers[columns].to_string(index=False, float_format="{:.3g}".format)
+        columns = ["model", "hook", "layer", "s", "s_low", "s_high", "rho", "half_life", "breusch_godfrey_p"]
+        return self.layers[columns].to_string(index=False, na_rep="", float_format="{:.3g}".format)
 
     def _repr_html_(self) -> str:
         return str(self.layers.to_html(index=False, border=0, na_rep="", float_format="{:.3g}".format))
@@ -215,6 +215,8 @@ def _described(
     numbers = {"s": s, "white_share": 1 - s, "rho": rho, "half_life": np.log(0.5) / np.log(rho)}
     for name, drawn in numbers.items():
         row |= _with_band(name, drawn, conf_level)
+    if not (row["s_low"] > 0 and row["s"] <= 1):
+        row |= dict.fromkeys(("half_life", "half_life_low", "half_life_high"), np.nan)
     return columns, row
 
 

@@ -99,7 +99,7 @@ def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.Da
     )
     names = {"half_life": "estimate", "half_life_low": "conf_low", "half_life_high": "conf_high"}
     layers = found.layers.rename(columns=names)
-    told = (layers["s_low"] > 0) & (layers["s"] <= 1) & (layers["conf_high"] < longest)
+    told = layers["conf_high"] < longest  # a missing half-life is not
     layers[[*names.values()]] = layers[[*names.values()]].where(told)
     untold = "no half-life where no slow part of the autocorrelation is told from white noise"
     about: dict[str, Any] = {
