@@ -92,3 +92,6 @@ def test_what_has_no_answer_is_refused(model, make_windows):
         vector_covariances(model, make_windows([9, 9]))
     with pytest.raises(InputError, match="no token with 9 before it"):
         vector_covariances(model, make_windows([9]), lags=8, folds=1)
+    for wrong in ({"lags": ()}, {"lags": (1, 1)}, {"layers": ()}, {"layers": (1, 1)}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} must be"):
+            vector_covariances(model, make_windows([9]), folds=1, **wrong)

@@ -23,7 +23,13 @@ from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
 
 from mechreg.lags import add_lags
-from mechreg.regression import LaggedFits, fit_lagged, formula_columns, linear_combination, lstsq_check
+from mechreg.regression import (
+    LaggedFits,
+    fit_lagged,
+    formula_columns,
+    linear_combination,
+    lstsq_check,
+)
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     STATISTICS_COLUMNS,
@@ -546,10 +552,19 @@ def test_a_sum_of_lags_is_what_it_is_as_a_coefficient_of_another_formula(lagged,
         np.testing.assert_allclose(sums[columns], ours[columns], rtol=1e-9)
 
 
-@pytest.mark.parametrize("wrong", ["lag1 + lag3", "lag1 = 1", "lag1, lag2", "lag1 +"])
+@pytest.mark.parametrize("wrong", ["lag1 + lag3", "lag1 = 1", "lag1, lag2", "lag1 +", ""])
 def test_a_combination_of_other_terms_is_refused(lagged, wrong):
     with pytest.raises(InputError, match="combination"):
         linear_combination(fit_lagged(lagged), wrong)
+
+
+def test_levels_that_no_two_rows_share_are_named(lagged):
+    one = lagged[lagged["doc"] == lagged["doc"].iloc[0]]
+    one = one[one["window"] == one["window"].iloc[0]]
+    with pytest.raises(
+        InputError, match=r"complete rows, two or more of each doc and each position; .* has none"
+    ):
+        fit_lagged(one, effects=("doc", "position"))
 
 
 def test_the_result_of_one_value_of_by_is_chosen_by_its_column(lagged):

@@ -212,6 +212,16 @@ def test_heads_together_are_the_layer(model):
     assert only_bias.dose == 1.0
 
 
+def test_a_principal_component_points_where_its_largest_entry_is_positive(model):
+    vectors = mr.extract_vectors(model, CORRUPTED, layers=2).values[0]
+    component = np.linalg.svd(vectors - vectors.mean(axis=0))[2][0]
+    component *= np.sign(component[np.abs(component).argmax()])
+    for one, other in ((1, component), (1, torch.tensor(component).bfloat16().requires_grad_())):
+        turned, by_hand = (run(model, CORRUPTED, mr.Rotate(40, towards=d), layers=2) for d in (one, other))
+        rtol = 1e-6 if isinstance(other, np.ndarray) else 0.1
+        np.testing.assert_allclose(turned["estimate"], by_hand["estimate"], rtol=rtol, atol=rtol)
+
+
 def test_the_other_layer_edited_directly_keeps_its_own_heads(model):
     options = {"hook": "z", "heads": 1, "measures": ("difference",), "layers": 0}
     effects = run(model, CORRUPTED, mr.Scale(0.0), controls=("other_layer", "direct"), **options)
@@ -225,8 +235,12 @@ def test_a_patch_of_the_same_text_changes_nothing_and_of_another_length_is_align
     longer = ["In the end " + text for text in SOURCE]
     with pytest.raises(InputError, match=r"has .* tokens where its source has .*align='start' or 'end'"):
         run(model, CORRUPTED, mr.Patch(longer))
-    with pytest.raises(InputError, match="the documents have 2 and the source has 1"):
+    with pytest.raises(InputError, match=r"the documents have \[1, 1\] windows and the source has \[1\]"):
         run(model, CORRUPTED, mr.Patch(SOURCE[:1]))
+    long = " ".join(CORRUPTED * 20)  # two windows; as many in all, but of other documents
+    for documents_, source in (([long, *SOURCE], [*SOURCE, long]), (SOURCE, ["", *CORRUPTED])):
+        with pytest.raises(InputError, match=r"in the same order|order of the documents"):
+            run(model, documents_, mr.Patch(source, align="start"))
     n = [len(ids) for ids in documents(model, CORRUPTED)]
     shorter = run(model, longer, mr.Patch(CORRUPTED, align="end"), layers=1)
     assert (shorter["n_edited"] == sum(n)).all()
@@ -276,6 +290,8 @@ def test_patch_map_of_the_whole_stream_restores_what_has_not_moved_on(model):
     np.testing.assert_allclose(last.iloc[:-1], 0.0, atol=1e-9)
     with pytest.raises(InputError, match="need as many tokens"):
         mr.patch_map(model, CORRUPTED[0], SOURCE[1])
+    with pytest.raises(InputError, match="at most 256 tokens, one window"):
+        mr.patch_map(model, CORRUPTED[0] * 60, CORRUPTED[0] * 60)
     with pytest.raises(InputError, match="Give target= and foil="):
         mr.patch_map(model, CORRUPTED[0], CORRUPTED[0])
 
@@ -286,6 +302,8 @@ def test_patch_map_of_the_whole_stream_restores_what_has_not_moved_on(model):
         (lambda: mr.Project(np.ones(3)), r"a direction of shape \(64,\) or \(4, 64\); got \(3,\)"),
         (lambda: mr.Project(np.zeros(64)), "not zero; layer 0 has none"),
         (lambda: mr.Project(65), "the principal component must be a whole number from 1 to 64"),
+        (lambda: mr.Project(64), "component 64 needs 65 tokens or more; the documents have"),
+        (lambda: mr.Project(None), "got NoneType"),
         (lambda: mr.Rotate(30, towards="up"), "Rotate's towards= needs a principal component .* got str"),
         (lambda: mr.Patch(SOURCE, align="middle"), "align"),
     ],

@@ -240,6 +240,7 @@ def test_several_hooks_and_heads(corpus, tmp_path, monkeypatch):
         ({"formula": "log_norm ~ lag1 +"}, InputError, "formula"),
         ({"models": ("mini-s", "./nowhere")}, InputError, "no model folder"),
         ({"models": ("mini-s", "mini-x")}, ModelError, "mini-x"),
+        ({"hooks": ("attn_out", "z"), "measures": ("relative",)}, InputError, "exists for the hooks"),
         ({"corpus": "nowhere/*.txt"}, InputError, "There is no file 'nowhere"),
     ],
 )
@@ -359,6 +360,7 @@ def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_compar
     assert [record.message for record in caplog.records if said in record.message]
     page = mr.run_report(run)
     assert said in page
+    assert "of 8 layers of 2 models" in page  # not 12 of 3
     assert f"{3 * 4 * 2} tokens with the largest values" in page
     for comparison in (
         mr.compare_tokens(mr.open_run(run).norms(), effects=(), draws=99),

@@ -134,8 +134,8 @@ def _words(at: pd.Series, what: str, term: str, first: int, largest: int) -> str
     """Return the view in words, of the coefficients by layer."""
     return (
         f"A linked view of {what}. The coefficient of {term} goes from {at.min():.3f} (layer {at.idxmin()}) to "
-        f"{at.max():.3f} (layer {at.idxmax()}); at first layer {first} is chosen, and {largest} has the largest in "
-        f"size, {at[largest]:.3f}. The slider below chooses another, by the arrow keys too."
+        f"{at.max():.3f} (layer {at.idxmax()}); layer {first} is chosen at first, and the largest in size is that "
+        f"of layer {largest}, {at[largest]:.3f}. The slider below chooses another, by the arrow keys too."
     )
 
 

@@ -127,8 +127,8 @@ def _read_by(spec: "Spec") -> Iterator[Path]:
 
 
 def _say_results(folder: Path) -> None:
-    from mechreg.report import headline, result_table, side_by_side
-    from mechreg.store import open_run
+    from mechreg.report import counted_once, headline, result_table, side_by_side
+    from mechreg.store import open_run, read_provenance
 
     opened = open_run(folder)
     persistence = opened.table("persistence.csv")
@@ -139,6 +139,7 @@ def _say_results(folder: Path) -> None:
         )
         say(side_by_side(results).to_string(index=False))
         say()
+    results = counted_once(results, read_provenance(folder)["models"])
     for hook in results["hook"].unique() if len(results) else [None]:
         answer, sample, context = headline(results[results["hook"] == hook])
         say(" ".join(filter(None, [f"{hook}:" if hook else "", answer, sample])))

@@ -70,10 +70,12 @@ class CleanRun:
             products[site] = products.get(site, 0) + square
 
         self.visit(add)
-        return {
-            site: einops.rearrange(torch.linalg.eigh(product)[1].flip(1), "d component -> component d")
-            for site, product in products.items()
-        }
+        components = {}
+        for site, product in products.items():
+            found = einops.rearrange(torch.linalg.eigh(product)[1].flip(1), "d component -> component d")
+            largest = found.gather(1, found.abs().argmax(dim=1, keepdim=True))
+            components[site] = found * largest.sign()  # an eigenvector has no sign of its own
+        return components
 
     def donors(
         self, donor_pool: DonorPool, rows: Int[np.ndarray, " rows"], site: Site

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import einops
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -115,8 +116,8 @@ class Project:
     ----------
     direction : int or array
         A principal component of the clean vectors of these documents, 1 for the first, computed at each layer (and
-        head); or a vector of d_model (d_head at z), one for all layers, or "layer d", or "layer head d". Its length
-        does not matter.
+        head), its sign such that its largest entry is positive; or a vector of d_model (d_head at z), one for all
+        layers, or "layer d", or "layer head d". Its length does not matter.
     factor : float
 
     Examples
@@ -223,7 +224,13 @@ class Patch:
         """Return the edit of a model and corpus; vectors are read batch by batch."""
         source = replace(clean, tokens=token_frame(clean.model, self.source).reset_index(drop=True))
         windows = token_windows(source.model, source.tokens)
-        partner = _partners(clean, windows, self.align)
+        names, own = source.tokens["doc"].unique(), clean.tokens["doc"].unique()
+        if isinstance(self.source, list | tuple) and len(names) < len(self.source) and [*names] != [*own]:
+            raise InputError(
+                "Patch takes sources in the order of the documents, and some of the sources have no token; leave them "
+                "out, and the documents at their places."
+            )
+        partner = _partners(clean, source.tokens, windows, self.align)
         starts = np.array([window.start for window in windows])
         order: list[Int[np.ndarray, " rows"]] = []
         held: dict[Site, Float[Tensor, "rows d"]] = {}
@@ -285,9 +292,14 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
     width = int(cfg.d_head if clean.hook == "z" else cfg.d_model)
     if isinstance(direction, int | np.integer) and not isinstance(direction, bool):
         require_whole_number(direction, name=f"{who}: the principal component", most=width, least=1)
+        if direction >= len(clean.tokens):
+            raise InputError(
+                f"{who}: principal component {direction} needs {direction + 1} tokens or more; the documents have "
+                f"{len(clean.tokens)}."
+            )
         return {site: components[int(direction) - 1] for site, components in clean.components.items()}
     if isinstance(direction, Tensor):
-        direction = direction.detach().cpu()
+        direction = direction.detach().cpu().double()  # NumPy has no bfloat16
     try:
         array = np.asarray(direction, dtype="float64")
     except (TypeError, ValueError):
@@ -295,9 +307,10 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
     layers, heads = int(cfg.n_layers), int(cfg.n_heads)
     shapes = [(width,), (layers, width), *([(layers, heads, width)] if is_per_head(clean.hook) else [])]
     if array.shape not in shapes:
+        got = array.shape if array.ndim and array.size else type(direction).__name__
         raise InputError(
             f"{who} needs a principal component by its number, or a direction of shape "
-            f"{' or '.join(map(str, shapes))}; got {array.shape if array.size else type(direction).__name__}."
+            f"{' or '.join(map(str, shapes))}; got {got}."
         )
     units = {}
     for site in clean.sites:
@@ -309,13 +322,20 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
     return units
 
 
-def _partners(clean: CleanRun, theirs: list[Window], align: Align) -> Int[np.ndarray, " tokens"]:
+def _windows_by_document(tokens: pd.DataFrame) -> list[int]:
+    return tokens.groupby("doc", sort=False, observed=True)["window"].nunique().tolist()
+
+
+def _partners(
+    clean: CleanRun, source: pd.DataFrame, theirs: list[Window], align: Align
+) -> Int[np.ndarray, " tokens"]:
     """Return the source's row for every row, -1 where it has none."""
     own = token_windows(clean.model, clean.tokens)
-    if len(own) != len(theirs):
+    counts, their_counts = (_windows_by_document(part) for part in (clean.tokens, source))
+    if counts != their_counts:
         raise InputError(
-            f"Patch needs a source for every window, in the same order; the documents have {len(own)} and the source "
-            f"has {len(theirs)}."
+            "Patch needs a source for every document, in the same order and of as many windows; the documents have "
+            f"{counts[:20]} windows and the source has {their_counts[:20]}."
         )
     partner = np.full(len(clean.tokens), -1)
     for window, other in zip(own, theirs, strict=True):

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -138,23 +137,18 @@ class Passes:
             acts += [(self._places(name)[i], keep(name, i)) for name in hooks for i in range(self.n_layers)]
         elif frozen:
             later = range(start + (self.hook != "resid_pre"), self.n_layers)
-            acts += [(self._places("attn_out")[i], self._freeze(clean, edits, i)) for i in later]
+            acts += [(self._places("attn_out")[i], _put(clean.kept["attn_out", i])) for i in later]
         acts += [(self._places(self.hook)[site.layer], _replace(site, edit)) for site, edit in edits.items()]
         with Forward(self.model, acts, end="unembed" if self.head is None else self.head.end) as forward:
             hidden = forward(ids, restart=None if stream is None else (first, stream))
         return Outcome(norms, distances, None if self.head is None else hidden, restarts, kept)
 
-    def _freeze(self, clean: Outcome, edits: Mapping[Site, Edited], layer: int) -> Act:
-        """Return the act that puts the clean update back, but for windows whose heads are edited in this layer."""
-        still = clean.kept["attn_out", layer]
-        own = [edit.mask.any(dim=1) for site, edit in edits.items() if site.layer == layer]
-        if not own or not is_per_head(self.hook):
-            return lambda activation: still.to(activation)
-        is_own = torch.stack(own).any(dim=0)[:, None, None]
-        return lambda activation: torch.where(is_own.to(activation.device), activation, still.to(activation))
-
     def _places(self, hook: str) -> list[str]:
         return [f"blocks.{layer}.{HOOK_POINTS[hook][0]}" for layer in range(self.n_layers)]
+
+
+def _put(still: Float[Tensor, "batch pos d_model"]) -> Act:
+    return lambda activation: still.to(activation)
 
 
 def _replace(site: Site, edit: Edited) -> Act:

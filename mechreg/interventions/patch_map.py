@@ -152,7 +152,11 @@ def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.D
         if not isinstance(text, str):
             raise InputError(f"patch_map needs a text as {name}; got {type(text).__name__}.")
     tokens, theirs = (tokenize(model, [text]) for text in (corrupted, source))
-    if len(tokens) != len(theirs) or tokens["window"].max() > 0:
+    if tokens["window"].max() > 0:
+        raise InputError(
+            f"patch_map needs prompts of at most {model.cfg.n_ctx} tokens, one window; they have {len(tokens)}."
+        )
+    if len(tokens) != len(theirs):
         raise InputError(
             f"patch_map aligns two prompts by position, so they need as many tokens; they have {len(tokens)} "
             f"({tokens['token'].tolist()[:20]}) and {len(theirs)} ({theirs['token'].tolist()[:20]})."

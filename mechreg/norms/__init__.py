@@ -3,7 +3,7 @@
 from mechreg.norms.covariances import VectorCovariances, vector_covariances
 from mechreg.norms.covariates import token_covariates, token_frame
 from mechreg.norms.extraction import as_models, extract_norms, norm_frame
-from mechreg.norms.measures import MEASURES, is_per_head
+from mechreg.norms.measures import MEASURES, is_per_head, known_measures
 from mechreg.norms.reduction import (
     BATCH_TOKENS,
     head_norms,
@@ -24,6 +24,7 @@ __all__ = [
     "head_norms",
     "is_per_head",
     "known_hooks",
+    "known_measures",
     "norm_frame",
     "token_covariates",
     "token_frame",

@@ -16,7 +16,7 @@ from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.measures import is_per_head
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
-from mechreg.schema import InputError, one_or_many, require_names, require_option, require_whole_number
+from mechreg.schema import InputError, require_names, require_whole_number, require_whole_numbers
 
 Effect = Literal["window", "position"]
 PENALTIES = 10.0 ** np.arange(-6, 2.5, 0.5)  # of the regressors' mean variance
@@ -139,17 +139,14 @@ def vector_covariances(
         raise InputError(
             f"vector_covariances needs a hook of one vector a token; {hook!r} has one for every head."
         )
-    lags = tuple(int(lag) for lag in one_or_many(lags))
-    for lag in lags:
-        require_whole_number(lag, name="lags")
+    lags = tuple(require_whole_numbers(lags, name="lags", least=1))
     require_whole_number(skip, name="skip", least=0)
     effects = require_names(effects, get_args(Effect), name="effects", least=0)
     require_whole_number(folds, name="folds")
     require_whole_number(batch_tokens, name="batch_tokens")
-    everything = range(model.cfg.n_layers)
-    chosen = list(everything) if layers is None else one_or_many(layers)
-    for layer in chosen:
-        require_option(layer, everything, name="layers")
+    n_layers = int(model.cfg.n_layers)
+    everywhere = range(n_layers) if layers is None else layers
+    chosen = require_whole_numbers(everywhere, name="layers", most=n_layers - 1)
     tokens = token_frame(model, documents)
     doc, docs = pd.factorize(tokens["doc"])
     if folds == 2 or len(docs) < folds:
@@ -164,7 +161,7 @@ def vector_covariances(
             run(summed.batch.ids)
     moments = {layer: Moments(*(part.numpy(force=True) for part in summed.sums[layer])) for layer in chosen}
     about: dict[str, Any] = {"model": record_of(model).name, "hook": hook, "lags": lags, "n_docs": len(docs)}
-    about |= {"n_layers": int(model.cfg.n_layers), "d_model": int(model.cfg.d_model)}
+    about |= {"n_layers": n_layers, "d_model": int(model.cfg.d_model)}
     return VectorCovariances(**about, moments=moments)
 
 

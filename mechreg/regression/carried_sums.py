@@ -31,6 +31,8 @@ def within_documents(sums: LagSums) -> LagSums:
 
     They are those of numbers alone, clustered by document; the residuals' statistics are not in them.
     """
+    if not isinstance(sums, LagSums):
+        raise InputError(f"within_documents needs LagSums; got {type(sums).__name__}.")
     within = LagSums(sums.formula, max_lag=None, by=sums.by, effects="doc")
     for key, group in sums._groups.items():
         is_plain = group.blocks is not None and group.terms is None and len(group.seen) == 1

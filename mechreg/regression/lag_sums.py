@@ -368,9 +368,10 @@ class LagSums:
             group = self._groups[key]
             where = words(group.keys)
             if group.blocks is None:
+                several = f", two or more of each {' and each '.join(self.effects)}" if self.effects else ""
                 raise InputError(
-                    f"The regression needs complete rows; {where} has none of {group.n_dropped}; give longer "
-                    "documents, or fewer lags."
+                    f"The regression needs complete rows{several}; {where} has none of {group.n_dropped}; give "
+                    "more or longer documents, or fewer lags."
                 )
             terms = group.terms
             if terms is None:

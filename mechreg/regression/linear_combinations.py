@@ -94,6 +94,8 @@ def _combined(
 
 
 def _weights(terms: tuple[str, ...], combination: str) -> Float[np.ndarray, "one terms"]:
+    if not (isinstance(combination, str) and combination.strip()):
+        raise InputError(f"linear_combination needs a text, such as 'lag1 + lag2'; got {combination!r}.")
     try:
         constraint = DesignInfo(terms).linear_constraint(combination)
     except PatsyError as error:

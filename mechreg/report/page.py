@@ -19,7 +19,14 @@ from markupsafe import Markup, escape
 from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, svg_of, vega_bundle
 from mechreg.outside import changed, visible
-from mechreg.report.sentences import headline, in_words, same_weights, side_by_side, sinks_left_out
+from mechreg.report.sentences import (
+    counted_once,
+    headline,
+    in_words,
+    same_weights,
+    side_by_side,
+    sinks_left_out,
+)
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
 from mechreg.schema import MechregError
 
@@ -91,7 +98,8 @@ def report_html(
     """
     page = _Charts()
     hooks = list(results["hook"].unique()) if len(results) else [None]
-    answers = [_answer(page, hook, results, persistence, nulls) for hook in hooks]
+    once = counted_once(results, provenance["models"])
+    answers = [_answer(page, hook, once, persistence, nulls) for hook in hooks]
     tables = {
         "coefficients": coefficients, "statistics": statistics, "problems": problems, "persistence": persistence,
         "universality": universality, "profiles": profiles, "interventions": interventions, "nulls": nulls,

@@ -161,16 +161,34 @@ def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
     >>> same_weights({"name": name, "weights_sha256": "0f"} for name in ("step0", "step1"))
     ['step0 and step1 have the same weights: they are one model under several names, and count once.']
     """
+    return [
+        f"{', '.join(alike[:-1])} and {alike[-1]} have the same weights: they are one model under several names, and "
+        "count once."
+        for alike in _by_weights(models)
+        if len(alike) > 1
+    ]
+
+
+def counted_once(results: pd.DataFrame, models: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows of a result table without those of models whose weights an earlier one has.
+
+    Examples
+    --------
+    >>> models = [{"name": name, "weights_sha256": "0f"} for name in ("step0", "step1")]
+    >>> counted_once(pd.DataFrame({"model": ["step0", "step1"]}), models)["model"].tolist()
+    ['step0']
+    """
+    again = [name for alike in _by_weights(models) for name in alike[1:]]
+    return results[~results["model"].isin(again)] if again and len(results) else results
+
+
+def _by_weights(models: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the names of models, those with the same weights together."""
     names: dict[str, list[str]] = {}
     for model in models:
         if digest := model.get("weights_sha256"):
             names.setdefault(digest, []).append(model["name"])
-    return [
-        f"{', '.join(alike[:-1])} and {alike[-1]} have the same weights: they are one model under several names, and "
-        "count once."
-        for alike in names.values()
-        if len(alike) > 1
-    ]
+    return [*names.values()]
 
 
 _ASK = "Whether the tokens before predict the update is asked by a formula with lags, such as log_norm ~ lag1 + lag2."

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mechreg import store
 from mechreg.models import DeviceMap, require_loadable
-from mechreg.norms import BATCH_TOKENS
+from mechreg.norms import BATCH_TOKENS, known_measures
 from mechreg.outside import for_terminal
 from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
@@ -43,7 +43,7 @@ def run_spec(
     .csv, statistics.csv, persistence.csv (the lags and their sum, as they are and within documents and positions, and
     the half-life), summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are written as they
     are made; after an interruption the same call makes those that are missing or damaged, and ends
-    with the same bytes. Where a model has more than a million rows its tables come from sums over shards
+    with the same numbers. Where a model has more than a million rows its tables come from sums over shards
     (`LagSums`), and the norms in its figure are those of a sample of documents.
 
     Parameters
@@ -112,6 +112,7 @@ def carry_out(
         raise InputError(f"A run needs a Spec, which read_spec(path) makes of a file; got {spec!r}.")
     folder = Path("runs") / spec.name if out is None else require_path(out, name="out")
     survey = survey_corpus(spec)
+    known_measures(spec.measures, spec.hooks, None)
     check_formula(spec, survey.columns)
     require_fittable(spec, survey.documents - survey.left_out)
     check_levels(spec.formula, survey.kinds)

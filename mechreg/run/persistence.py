@@ -43,7 +43,7 @@ def persistence_of(
     if not lags:
         return pd.DataFrame(columns=[*GROUP_KEYS, *_COLUMNS])
     sampled = ""
-    if isinstance(own, LagSums):
+    if isinstance(own, LagSums) and lagged["doc"].nunique() < coefficients["n_docs"].max():
         sampled = f"of a sample of {lagged['doc'].nunique():,} documents"
     tables = []
     for effects, fit in _fits(own, lagged, spec):
