@@ -72,6 +72,7 @@ def test_the_gallery_draws_every_chart_and_its_page(tmp_path):
     assert page.count("](figures/gallery/") == len(drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "says"),
     [
@@ -90,6 +91,7 @@ def test_a_benchmark_of_speed_runs(script, options, says):
     assert says in done.stdout
 
 
+@pytest.mark.slow
 def test_the_matrix_of_architectures_judges_one_and_keeps_the_verdict(tmp_path):
     copy = tmp_path / "analyses" / "architectures.py"
     copy.parent.mkdir()

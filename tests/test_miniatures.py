@@ -73,6 +73,7 @@ def demo_losses(tokenizer) -> tuple[dict[str, float], float]:
     return losses, float(-(share * np.log(share)).sum())
 
 
+@pytest.mark.slow
 def test_on_text_they_never_saw_the_larger_is_the_better_and_all_beat_counting(tokenizer):
     # The entropy of the demo corpus' own token counts is a unigram model fitted on the very text it is judged by.
     losses, own_unigram = demo_losses(tokenizer)

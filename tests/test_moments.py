@@ -693,6 +693,7 @@ def test_family_wise_error_over_twelve_layers_that_are_alike(documents):
     assert errors["raw"] > 0.3
 
 
+@pytest.mark.slow
 def test_family_wise_error_is_near_the_promise_in_a_short_run():
     # 6 or more of 25 have a chance of 1e-3 at .05; raw tests err in most.
     errors = family_wise_errors(30, 25, seed=1)

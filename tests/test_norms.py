@@ -529,6 +529,7 @@ for backend in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_documents(save_gpt2):
     # 576 more documents are 37 k tokens: 28 MB as vectors of d_model 192, .15 MB as norms, 1 MB as a token frame.
