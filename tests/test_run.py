@@ -98,11 +98,12 @@ def test_the_persistence_of_a_run_is_that_of_the_functions_by_hand(folder, spec)
 
 
 def test_a_number_that_cannot_be_computed_says_why(spec, tmp_path):
-    formula = "log_norm ~ lag1 + position"  # which effects of positions take up
+    formula = "log_norm ~ lag1 + lag2 + position"  # which effects of positions take up
     one = dataclasses.replace(spec, models=("mini-s",), formula=formula, name="position")
     table = mr.open_run(mr.run_spec(one, out=tmp_path / "run", progress=False)).table("persistence.csv")
-    missing = table[table["term"] == "lag1"].set_index(["controls", "layer"])["note"].loc["doc + position"]
-    assert missing.str.contains("take off all of 'position'").tolist() == [True] * 4
+    missing = table[table["controls"] == "doc + position"].set_index("term")["note"]
+    for term in ("lag1", "lag2", "lag1 + lag2"):
+        assert missing.loc[term].str.contains("take off all of 'position'").tolist() == [True] * 4
     assert table.query("controls == 'none'")["estimate"].notna().all()
 
 
