@@ -21,7 +21,7 @@ import mechreg as mr
 from mechreg.corpus import read_corpus, stream_corpus
 from mechreg.regression import LagSums
 from mechreg.report import run_report
-from mechreg.run import figure_sample
+from mechreg.run import figure_sample, refit_stored
 from mechreg.run import shards as run_module
 from mechreg.run.figures import draw_figures
 from mechreg.run.preflight import is_summable
@@ -202,11 +202,42 @@ def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, 
     assert kept.astype({"doc": "str"}).groupby("doc").size().to_dict().items() <= sizes.to_dict().items()
     close(mr.open_run(runs["moments"]).coefficients, mr.open_run(runs["norms"]).coefficients)
     assert "sums of products" in (runs["norms"] / "summaries.txt").read_text()
-    by_controls = (
-        mr.open_run(runs["moments"]).table("persistence.csv").query("term == 'lag1'").groupby("controls")
-    )
-    assert by_controls["n_docs"].max().to_dict() == {"none": 30, "doc": 30, "doc + position": 6}
-    assert by_controls["note"].last()["doc + position"] == "of a sample of 6 documents"
+    for keep, docs, note in (("moments", 6, "of a sample of 6 documents"), ("norms", 30, "")):
+        lag1 = mr.open_run(runs[keep]).table("persistence.csv").query("term == 'lag1'").groupby("controls")
+        assert lag1["n_docs"].max().to_dict() == {"none": 30, "doc": 30, "doc + position": docs}
+        assert lag1["note"].last().fillna("")["doc + position"] == note
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"effects": ("doc", "position")},
+        {"formula": "log_norm ~ lag1 + layer_below + position", "drop_sinks": ("size>3",)},
+    ],
+)
+def test_a_large_run_is_fitted_some_layers_at_a_time_with_the_same_numbers(
+    tiny, corpus, tmp_path, monkeypatch, changes
+):
+    spec = Spec(models=(str(tiny),), corpus=corpus, **changes)
+    assert not is_summable(spec)
+    whole = mr.open_run(mr.run_spec(spec, out=tmp_path / "whole", **SMALL))
+    monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
+    monkeypatch.setattr(refit_stored, "MOST_ROWS", 10)
+    layers_read = []
+
+    def counted(norms, *args, make=refit_stored.lagged_norms, **options):
+        layers_read.append(norms["layer"].nunique())
+        return make(norms, *args, **options)
+
+    monkeypatch.setattr(refit_stored, "lagged_norms", counted)
+    large = mr.open_run(mr.run_spec(spec, out=tmp_path / "large", **SMALL))
+    close(large.coefficients, whole.coefficients)
+    close(large.statistics, whole.statistics)
+    assert (large.path / "summaries.txt").read_text().count("OLS Regression Results") == len(whole.statistics)
+    columns = ["term", "controls", "layer", "estimate", "df", "p_adjusted", "n"]
+    both = (run.table("persistence.csv").query("term != 'half_life'")[columns] for run in (large, whole))
+    close(*(table.sort_values(columns[:3], ignore_index=True) for table in both))
+    assert max(layers_read[2:]) <= 2  # with the layer below; the first two are of the sample
 
 
 def test_stored_norms_answer_another_question_without_the_model(norms):

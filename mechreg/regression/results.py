@@ -1,6 +1,6 @@
 """Results: covariances, and the coefficient frame and the statistics frame of solved groups."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -81,18 +81,32 @@ def coefficient_frame(
     """Return a row for every term of every fit."""
     parts = [_rows(*both, conf_level) for both in zip(fits, covariances, strict=True)]
     table = pd.concat(parts, ignore_index=True)
-    p = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
     number = np.repeat(np.arange(len(fits)), [len(part) for part in parts])
-    for _, family in table[np.isfinite(p)].groupby(["model", "hook"], sort=False):
-        if adjust == "max-t":
-            shares = [
-                _share(fits[i], covariances[i], parts[i]["statistic"].to_numpy())
-                for i in np.unique(number[family.index])
-            ]
-            p[family.index] = max_t(shares, seed=seed)
-        elif adjust != "none":
-            p[family.index] = multipletests(family["p_value"], method=_MULTIPLETESTS[adjust])[1]
-    return _typed(table.assign(p_adjusted=p), COEFFICIENT_COLUMNS, by)
+
+    def of_family(family: pd.DataFrame) -> np.ndarray:
+        if adjust in _MULTIPLETESTS:
+            return multipletests(family["p_value"], method=_MULTIPLETESTS[adjust])[1]
+        if adjust == "none":
+            return family["p_value"].to_numpy()
+        chosen = np.unique(number[family.index])
+        shares = [_share(fits[i], covariances[i], parts[i]["statistic"].to_numpy()) for i in chosen]
+        return max_t(shares, seed=seed)
+
+    return _typed(_adjusted(table, of_family), COEFFICIENT_COLUMNS, by)
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the coefficient frames of different layers as one, p adjusted over all of them (Benjamini-Hochberg)."""
+    table = pd.concat(tables, ignore_index=True)
+    return _adjusted(table, lambda family: multipletests(family["p_value"], method=_MULTIPLETESTS["bh"])[1])
+
+
+def _adjusted(table: pd.DataFrame, of_family: Callable[[pd.DataFrame], np.ndarray]) -> pd.DataFrame:
+    """Return a table with p adjusted over all terms but the intercept in all layers of a (model, hook)."""
+    p = np.where(table["term"] == "Intercept", np.nan, table["p_value"])
+    for _, family in table[np.isfinite(p)].groupby(["model", "hook"], sort=False, observed=True):
+        p[family.index] = of_family(family)
+    return table.assign(p_adjusted=p)
 
 
 def statistics_frame(

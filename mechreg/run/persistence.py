@@ -9,6 +9,7 @@ import pandas as pd
 
 from mechreg.charts.terms import sort_terms
 from mechreg.regression import LaggedFits, LagSums, fit_lagged, linear_combination, within_documents
+from mechreg.regression.results import joined
 from mechreg.robustness import autocorrelation
 from mechreg.run.refit_stored import special_ids_of
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError
@@ -23,9 +24,9 @@ Fits = LaggedFits | LagSums
 
 
 def persistence_of(
-    own: Fits,
+    own: Fits | None,
     coefficients: pd.DataFrame,
-    lagged: pd.DataFrame,
+    layers: Callable[[], Iterator[pd.DataFrame]],
     norms: pd.DataFrame,
     spec: Spec,
     record: dict[str, Any],
@@ -35,21 +36,26 @@ def persistence_of(
     Parameters
     ----------
     own, coefficients
-        The run's own regression. Sums give documents' levels; those of positions need rows.
-    lagged, norms : pandas.DataFrame
+        The run's own regression; None where it is made again of some layers at a time. Sums give documents' levels.
+    layers : callable
+        Gives the lagged frames, some layers at a time.
+    norms : pandas.DataFrame
         All rows, or those of a sample of whole documents, which ``note`` then says.
     """
     lags = sort_terms(coefficients["term"]).lags
     if not lags:
         return pd.DataFrame(columns=[*GROUP_KEYS, *_COLUMNS])
     sampled = ""
-    if isinstance(own, LagSums) and lagged["doc"].nunique() < coefficients["n_docs"].max():
-        sampled = f"of a sample of {lagged['doc'].nunique():,} documents"
+    if norms["doc"].nunique() < coefficients["n_docs"].max():
+        sampled = f"of a sample of {norms['doc'].nunique():,} documents"
+    mine = WITHIN if {*spec.effects} == {*WITHIN} else spec.effects
+    of_sums = [("doc",)] if isinstance(own, LagSums) else []
     tables = []
-    for effects, fit in _fits(own, lagged, spec):
+    for effects in dict.fromkeys([(), mine, *of_sums, WITHIN]):
         terms = [*lags, " + ".join(lags)] if len(lags) > 1 else lags
-        note = sampled if effects == WITHIN else ""
-        tables.append(_or_missing(partial(_terms, fit, lags, spec), coefficients, terms, effects, note))
+        note = sampled if effects == WITHIN and spec.keep == "moments" else ""
+        fits = partial(_fits, own, effects, mine, layers, spec)
+        tables.append(_or_missing(partial(_terms, fits, lags, spec), coefficients, terms, effects, note))
     if spec.formula.split("~")[0].strip() == "log_norm":
         slow = partial(_half_life, norms, spec, record)
         tables.append(_or_missing(slow, coefficients, ["half_life"], WITHIN, sampled))
@@ -59,35 +65,33 @@ def persistence_of(
 
 
 def _fits(
-    own: Fits, lagged: pd.DataFrame, spec: Spec
-) -> Iterator[tuple[tuple[str, ...], Callable[[], Fits]]]:
-    """Yield whose levels are taken off (none, the run's own, documents' and positions'), and what makes that fit."""
-    of_sums = [("doc",)] if isinstance(own, LagSums) else []
-    mine = WITHIN if {*spec.effects} == {*WITHIN} else spec.effects
-    for effects in dict.fromkeys([(), mine, *of_sums, WITHIN]):
-        yield effects, partial(_fitted, own, effects, mine, lagged, spec)
-
-
-def _fitted(
-    own: Fits, effects: tuple[str, ...], mine: tuple[str, ...], lagged: pd.DataFrame, spec: Spec
-) -> Fits:
-    if effects == mine:
-        return own
-    if not isinstance(own, LagSums) or effects == WITHIN:
-        return fit_lagged(lagged, spec.formula, cov=spec.cov, effects=effects)
-    if not effects:
+    own: Fits | None,
+    effects: tuple[str, ...],
+    mine: tuple[str, ...],
+    layers: Callable[[], Iterator[pd.DataFrame]],
+    spec: Spec,
+) -> Iterator[Fits]:
+    """Yield the fits with these effects: the run's own, from its sums, else of some layers at a time."""
+    if own is not None and effects == mine:
+        yield own
+    elif isinstance(own, LagSums) and effects == ("doc",):
+        yield within_documents(own)
+    elif not effects and spec.keep == "moments":
         raise InputError("the sums that are kept have documents' levels taken off")
-    return within_documents(own)
+    else:
+        for lagged in layers():
+            yield fit_lagged(lagged, spec.formula, cov=spec.cov, effects=effects)
 
 
-def _terms(make: Callable[[], Fits], lags: list[str], spec: Spec) -> pd.DataFrame:
+def _terms(make: Callable[[], Iterator[Fits]], lags: list[str], spec: Spec) -> pd.DataFrame:
     """Return the rows of the lags and of their sum."""
-    fits = make()
-    table = fits.coefficients if isinstance(fits, LaggedFits) else fits.coefficients(cov=spec.cov)
-    parts = [table[table["term"].isin(lags)]]
-    if len(lags) > 1:
-        parts.append(linear_combination(fits, " + ".join(lags), cov=spec.cov))
-    return pd.concat(parts)
+    tables, sums = [], []
+    for fits in make():
+        tables.append(fits.coefficients if isinstance(fits, LaggedFits) else fits.coefficients(cov=spec.cov))
+        if len(lags) > 1:
+            sums.append(linear_combination(fits, " + ".join(lags), cov=spec.cov))
+    table = joined(tables)
+    return pd.concat([table[table["term"].isin(lags)], *([joined(sums)] if sums else [])])
 
 
 def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from patsy import ModelDesc
 
 from mechreg import store
 from mechreg.lags import add_lags_of, lags_among
+from mechreg.norms import is_per_head
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED, usual_lags
@@ -17,6 +18,8 @@ from mechreg.schema import InputError, RunMeasure, one_or_many
 from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
 
+# Rows of norms that are read together, where one layer has fewer.
+MOST_ROWS = 10_000_000
 # Columns that have one value in a regression.
 _OF_A_FIT = {"model", "hook", "layer", "depth"}
 
@@ -41,11 +44,11 @@ def run_moments(
         A run folder. With ``keep = "moments"`` the answer is the sums that it kept, of its own regression.
     formula : str, optional
         The run's own by default; any of lags, tokens' columns and ``source``. A formula with functions of all rows
-        (splines, centring) needs a model's rows in memory at once.
+        (splines, centring) needs a layer's rows in memory at once.
     skip, drop_sinks : optional
         As for `add_lags`; the run's own by default.
     effects : optional
-        The run's own by default; effects beside "doc" need a model's rows in memory at once.
+        The run's own by default; effects beside "doc" need a layer's rows in memory at once.
     models, hooks : sequence of str, optional
         Only these.
     cluster, max_lag : optional
@@ -83,15 +86,8 @@ def run_moments(
     drop_sinks = one_or_many(spec["drop_sinks"] if drop_sinks is None else drop_sinks)
     needs_all_rows = any(rule.kind == "size" for rule in sink_rules(drop_sinks))
     of_sums: dict[str, Any] = {"effects": effects, "cluster": cluster, "max_lag": max_lag}
+    of_lags: dict[str, Any] = {"skip": skip, "drop_sinks": drop_sinks}
     chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
-
-    def lagged(model: str, norms: pd.DataFrame, tokens: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        options: dict[str, Any] = {
-            "skip": skip,
-            "drop_sinks": drop_sinks,
-            "special_ids": special_ids_of(opened.records[model]),
-        }
-        return lagged_norms(norms, formula, tokens, **options)
 
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
         shards = opened.shards("norms", model, hook)
@@ -99,9 +95,11 @@ def run_moments(
             raise InputError(
                 f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
             )
-        for norms, tokens in zip(shards, opened.shards("tokens", model), strict=True):
+        special_ids = special_ids_of(opened.records[model])
+        for shard, of_tokens in zip(shards, opened.shards("tokens", model), strict=True):
             sums = LagSums(formula, **of_sums)
-            sums.update(lagged(model, store.read_norm_shard(norms), partial(store.read_token_shard, tokens)))
+            norms, tokens = store.read_norm_shard(shard), partial(store.read_token_shard, of_tokens)
+            sums.update(lagged_norms(norms, formula, tokens, special_ids=special_ids, **of_lags))
             yield sums
 
     def of_hook(model: str, hook: str) -> LagSums:
@@ -110,10 +108,41 @@ def run_moments(
                 return merged(of_shards(model, hook))
         except NeedsAllRows:
             pass
-        norms, tokens = opened.norms(models=[model], hooks=[hook]), partial(opened.tokens, models=[model])
-        return LagSums.from_frame(lagged(model, norms, tokens), formula, **of_sums)
+        return merged(
+            LagSums.from_frame(lagged, formula, **of_sums)
+            for lagged in lagged_layers(opened, model, formula, hooks=[hook], **of_lags)
+        )
 
     return merged(of_hook(model, hook) for model in chosen_models for hook in chosen_hooks)
+
+
+def lagged_layers(
+    run: store.Run,
+    model: str,
+    formula: str,
+    *,
+    hooks: Sequence[str],
+    skip: int,
+    drop_sinks: str | Sequence[str],
+) -> Iterator[pd.DataFrame]:
+    """Yield the lagged frames of what a run stored of a model, a few layers at a time: all rows of each."""
+    record, tokens = run.records[model], partial(run.tokens, models=[model])
+    _, layer_below = lags_among(formula_columns(formula))
+    lowest = 1 if layer_below else 0
+    for hook in hooks:
+        rows = record["plan"]["tokens"] * (record["facts"]["heads"] if is_per_head(hook) else 1)
+        together = max(1, MOST_ROWS // rows)
+        for first in range(lowest, record["facts"]["blocks"], together):
+            layers = range(first - lowest, min(first + together, record["facts"]["blocks"]))
+            lagged = lagged_norms(
+                run.norms(models=[model], hooks=[hook], layers=layers),
+                formula,
+                tokens,
+                skip=skip,
+                drop_sinks=drop_sinks,
+                special_ids=special_ids_of(record),
+            )
+            yield lagged[lagged["layer"] >= first]
 
 
 def _entries(value: Any) -> Any:

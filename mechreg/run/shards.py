@@ -224,10 +224,7 @@ class ShardMaker:
             counts["documents"] += tokens["doc"].nunique()
         facts = record["facts"]
         require_rows(self.spec, longest=counts["longest"], blocks=facts["blocks"])
-        series = sum(facts["blocks"] * (facts["heads"] if is_per_head(h) else 1) for h in self.spec.hooks)
-        streamed = is_summable(self.spec) and (
-            self.spec.keep == "moments" or counts["tokens"] * series > STATSMODELS_ROWS
-        )
+        streamed = is_summable(self.spec) and is_large(self.spec, facts, counts["tokens"])
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
     def _identity(self, model: Any) -> dict[str, Any]:
@@ -273,6 +270,12 @@ def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) ->
     if spec.top_tokens:
         files[_TOP] = store.shard_path(run, "top", record["name"], None, *at)
     return files
+
+
+def is_large(spec: Spec, facts: dict[str, Any], tokens: int) -> bool:
+    """Return whether a model's rows are more than are read into memory at once, or are not kept."""
+    series = sum(facts["blocks"] * (facts["heads"] if is_per_head(hook) else 1) for hook in spec.hooks)
+    return spec.keep == "moments" or tokens * series > STATSMODELS_ROWS
 
 
 def record_of_spec(run: Path, spec_name: str) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
-"""The tables of a run from its shards: statsmodels where the rows fit, sums over shards where they do not."""
+"""The tables of a run from its shards: of all rows at once, else of sums over shards, else some layers at a time."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,9 +9,11 @@ import pandas as pd
 
 from mechreg import store
 from mechreg.regression import LaggedFits, fit_lagged
+from mechreg.regression.results import joined
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.persistence import persistence_of
-from mechreg.run.refit_stored import kept_sums, lagged_by_spec
+from mechreg.run.refit_stored import kept_sums, lagged_by_spec, lagged_layers
+from mechreg.run.shards import is_large
 from mechreg.schema import GROUP_KEYS
 from mechreg.spec import Spec
 
@@ -29,19 +32,34 @@ class Tables(NamedTuple):
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all made."""
     opened, name = store.open_run(run), record["name"]
+    if not is_large(spec, record["facts"], record["plan"]["tokens"]):
+        norms = opened.norms(models=[name])
+        frame = lagged_by_spec(norms, spec, record, partial(opened.tokens, models=[name]))
+        fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
+        persistence = persistence_of(fits, fits.coefficients, lambda: iter([frame]), norms, spec, record)
+        return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
+    norms, tokens = _sample(opened, record)
+    drawn = _drawn(norms, record["plan"])
+
+    def layers() -> Iterator[pd.DataFrame]:
+        if spec.keep == "norms":
+            options: dict[str, Any] = {"hooks": spec.hooks, "skip": spec.skip, "drop_sinks": spec.drop_sinks}
+            return lagged_layers(opened, name, spec.formula, **options)
+        return iter([lagged_by_spec(norms, spec, record, lambda: tokens)])
+
     if record["plan"]["streamed"]:
         moments = kept_sums(opened, name)
         coefficients, statistics = moments.coefficients(cov=spec.cov), moments.statistics()
-        norms, tokens = _sample(opened, record)
-        lagged = lagged_by_spec(norms, spec, record, lambda: tokens)
-        summaries, drawn = _short_summaries(coefficients), _drawn(norms, record["plan"])
-        persistence = persistence_of(moments, coefficients, lagged, norms, spec, record)
-        return Tables(coefficients, statistics, summaries, norms, drawn, persistence)
-    norms = opened.norms(models=[name])
-    frame = lagged_by_spec(norms, spec, record, partial(opened.tokens, models=[name]))
-    fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
-    persistence = persistence_of(fits, fits.coefficients, frame, norms, spec, record)
-    return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
+        persistence = persistence_of(moments, coefficients, layers, norms, spec, record)
+        return Tables(coefficients, statistics, _short_summaries(coefficients), norms, drawn, persistence)
+    parts = []
+    for frame in layers():
+        fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
+        parts.append((fits.coefficients, fits.statistics, _summaries(fits)))
+    tables, tests, texts = zip(*parts, strict=True)
+    coefficients, statistics = joined(tables), pd.concat(tests, ignore_index=True)
+    persistence = persistence_of(None, coefficients, layers, norms, spec, record)
+    return Tables(coefficients, statistics, "\n\n".join(texts), norms, drawn, persistence)
 
 
 def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
