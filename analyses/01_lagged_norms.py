@@ -33,7 +33,7 @@ fits = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2")
 mr.save_chart(mr.plot_betas(fits.coefficients), FIGURES / "betas")
 print(fits.summary(model=fits.coefficients["model"].iloc[0], layer=0))
 
-# %% The seed's own inference, which takes tokens for independent, beside clusters of documents.
+# %% The article's own inference, which takes tokens for independent, beside clusters of documents.
 naive = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2", cov="nonrobust")
 both = fits.coefficients.assign(naive_std_error=naive.coefficients["std_error"])
 slopes = both[both["term"] != "Intercept"]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # Question: is the coefficient of the update before (lag1) the same over relative depth in models of every size, or do
-# sizes differ by more than two training runs of one size do? Asked of lag1 as it is, and within documents and
-# positions: levels and trends that all models take from their texts would make profiles alike.
+# sizes differ by more than two training runs of one size do? Asked of lag1 pooled over documents, and within
+# documents and positions: levels and trends that all models take from their texts would make profiles alike.
 #
 # Runs on the miniatures, two seeds of two sizes included; `python analyses/02_universality_gpt2_sizes.py gpt2
 # gpt2-medium gpt2-large gpt2-xl` where those weights can be loaded.
@@ -20,7 +20,7 @@ FIGURES = Path(__file__).resolve().parents[1] / "figures"
 MARGIN = 0.1
 
 # Levels taken off, by what the answer calls them.
-CONTROLS = {"as it is": (), "within documents and positions": ("doc", "position")}
+CONTROLS = {"pooled over documents": (), "within documents and positions": ("doc", "position")}
 
 # %% The same documents for every model, and one regression a layer.
 norms = mr.extract_norms(MODELS, mr.read_corpus("demo"), hooks=("attn_out",), progress=False)
@@ -58,7 +58,9 @@ for name, effects in CONTROLS.items():
 
 # %% Figures: profiles of both, agreement and equivalence within documents and positions.
 raw, uni = found.values()
-mr.save_chart(mr.plot_profiles(raw.profiles, title="lag1 as it is"), FIGURES / "universality_profiles_raw")
+mr.save_chart(
+    mr.plot_profiles(raw.profiles, title="lag1 pooled over documents"), FIGURES / "universality_profiles_raw"
+)
 mr.save_chart(
     mr.plot_profiles(uni.profiles, title="lag1 within documents and positions"),
     FIGURES / "universality_profiles",

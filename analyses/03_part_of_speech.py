@@ -2,7 +2,7 @@
 # Question: is the lag coefficient the same for nouns, verbs and function words, or does it belong to some kinds of
 # words only? And is it one between words, or between the pieces that words are cut into?
 #
-# The seed closes with it: "separate analyses by part of speech" (Mike X Cohen, "The Anatomy of the Least Squares
+# The article closes with it: "separate analyses by part of speech" (Mike X Cohen, "The Anatomy of the Least Squares
 # Method, Part Four: Modeling GPT activations").
 #
 # Runs on the miniatures; `python analyses/03_part_of_speech.py gpt2` where those weights can be loaded.

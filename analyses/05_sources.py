@@ -1,7 +1,7 @@
 # %% [markdown]
 # Question: is the lag coefficient the same in news, dialogue, recipes and code comments, or one of some kinds of text?
 #
-# The seed reads one text and asks for "more text from many sources" (Mike X Cohen, "The Anatomy of the Least Squares
+# The article reads one text and asks for "more text from many sources" (Mike X Cohen, "The Anatomy of the Least Squares
 # Method, Part Four: Modeling GPT activations").
 #
 # Runs on the miniatures and the ten registers of the demo corpus; `python analyses/05_sources.py gpt2` where those

@@ -86,7 +86,7 @@ for model, rows in summary.groupby("model", sort=False):
     docs = lag1["n_docs"].max()
     print(
         f"{model} ({docs} documents): lag1's interval leaves out zero in every layer under {survive.sum()} "
-        f"of {len(rows)} regressions. The median over layers of lag1 is {raw['lag1']:.2f} as it is and "
+        f"of {len(rows)} regressions. The median over layers of lag1 is {raw['lag1']:.2f} pooled over documents and "
         f"{within['lag1']:.2f} within documents and positions, that of b1 + b2 {raw['b1_plus_b2']:.2f} and "
         f"{within['b1_plus_b2']:.2f}. Of single changes, {change} "
         f"moves lag1 most: {rows.loc[most, 'change']:+.2f}."

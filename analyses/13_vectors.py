@@ -24,7 +24,7 @@ FIGURES = Path(__file__).resolve().parents[1] / "figures"
 # %% Sums of products at the hook: a_t beside a_{t-1}, as they are and within windows and positions.
 model = mr.load_model(options.model)
 tokens = mr.tokenize(model, mr.read_corpus("demo").iloc[:: options.every])
-orders = {"as it is": tokens, "tokens shuffled": mr.nulls.shuffle_tokens(tokens, seed=0)}
+orders = {"tokens in order": tokens, "tokens shuffled": mr.nulls.shuffle_tokens(tokens, seed=0)}
 controls = {"no control": (), "within windows and positions": ("window", "position")}
 tables = []
 for order, of_order in orders.items():

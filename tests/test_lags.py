@@ -62,7 +62,7 @@ some_lags = st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True).map
 
 
 def test_the_rows_of_the_seed():
-    # The seed: n tokens, position 0 dropped, two lags: y from index 3, n - 3 rows.
+    # The article: n tokens, position 0 dropped, two lags: y from index 3, n - 3 rows.
     lagged = add_lags(make_norms([[95]], layers=(0,)), lags=(1, 2), skip=1)
     complete = lagged.dropna(subset=["log_norm", "lag1", "lag2"])
     assert complete["position"].tolist() == list(range(3, 95))

@@ -1,4 +1,4 @@
-"""The same numbers by independent ways: both classes of TransformerLens, raw Hugging Face hooks, and the seed's loop.
+"""The same numbers by independent ways: both classes of TransformerLens, raw Hugging Face hooks, the article's loop.
 
 Tolerances, relative: a float32 norm over 768 to 1,600 numbers, computed in two exact ways, differs by a few 1e-7;
 2e-6 is the promise. In trained miniatures heads cancel, and rounding shows more: Hugging Face's own two attention
@@ -81,8 +81,8 @@ def test_attn_out_norms_agree_in_the_miniatures(make_windows, name):
         assert difference.max() < 1e-12
 
 
-def by_the_seeds_loop(folder, text):
-    """Return each layer's betas and p-values as the seed computes them: one document, hooks, numpy, a loop, sm.OLS."""
+def by_the_articles_loop(folder, text):
+    """Return each layer's betas and p-values by the article's code: one document, hooks, numpy, a loop, sm.OLS."""
     hf_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
     updates = []
@@ -108,14 +108,14 @@ def by_the_seeds_loop(folder, text):
 
 @pytest.fixture(scope="module")
 def roomy(save_gpt2):
-    """A small GPT-2 whose context holds the seed's text in one window."""
+    """A small GPT-2 whose context holds the article's text in one window."""
     return save_gpt2("roomy", n_positions=256)
 
 
 @pytest.mark.parametrize("given", ["random weights", "mini-s"])
 def test_the_whole_chain_is_the_seeds(backend, roomy, given):
     folder = roomy if given == "random weights" else miniatures.folder("mini-s")
-    betas, p_values, counts = by_the_seeds_loop(folder, SEED)
+    betas, p_values, counts = by_the_articles_loop(folder, SEED)
     norms = extract_norms(load_model(folder, backend=backend), [SEED])
     assert norms["window"].max() == 0
     table = fit_lagged(
@@ -131,8 +131,8 @@ def test_the_whole_chain_is_the_seeds(backend, roomy, given):
 
 def test_the_loop_sees_a_mistake_of_one_token(roomy):
     # The chain's test would pass idly if betas hardly depended on the rows; another text's are far away.
-    ours, _, _ = by_the_seeds_loop(roomy, SEED)
-    others, _, _ = by_the_seeds_loop(roomy, SEED[1:])
+    ours, _, _ = by_the_articles_loop(roomy, SEED)
+    others, _, _ = by_the_articles_loop(roomy, SEED[1:])
     assert np.min(np.max(np.abs(ours - others), axis=1)) > 1e-3
 
 
