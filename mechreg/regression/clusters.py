@@ -13,10 +13,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mechreg.regression.blocks import Blocks, gram_matrices
+from mechreg.regression.blocks import gram_matrices
 from mechreg.regression.design import require_room
 from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
-from mechreg.regression.solve import Solution
+from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, NumericalError
 
 # Without a cluster, the least that must be left of the design in any direction.
@@ -41,8 +41,9 @@ class Across(NamedTuple):
     squares: Float[np.ndarray, "clusters terms terms"]  # sums of R⁻¹x x'R⁻¹
 
 
-def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
+def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:
     """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
+    solution, blocks = fit.solution, fit.blocks
     one = np.zeros_like(solution.residual)
     one[:, 0] = 1.0
     forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
@@ -55,10 +56,10 @@ def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clust
     return sums
 
 
-def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
+def clusters_of(fit: Fit) -> Clusters:
     """Return what every cluster adds."""
-    k, sums = len(solution.names), cluster_sums(solution, blocks)
-    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
+    k, sums = len(fit.solution.names), cluster_sums(fit)
+    return Clusters(sums[:, :k, k], sums[:, :k, :k], fit.blocks.labels)
 
 
 def left_out(

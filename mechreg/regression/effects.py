@@ -14,7 +14,6 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.outside import any_frames
-from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
 from mechreg.schema import (
     InputError,
     NumericalError,
@@ -25,8 +24,6 @@ from mechreg.schema import (
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
 TOLERANCE = 1e-12
-# Relative size below which what effects leave of a column is rounding.
-TAKEN_UP = 1e-9
 # Share of a direction in a cluster beyond which it is of that cluster alone.
 OWN = 1e-9
 
@@ -223,61 +220,6 @@ def solve_rest(
     sizes, vectors = np.linalg.eigh(rest)
     inverse = np.where(sizes > OWN, 1 / np.where(sizes > OWN, sizes, 1.0), 0.0)
     return (vectors * inverse) @ (vectors.T @ values)
-
-
-def absorbed_parts(
-    formula: str, data: pd.DataFrame, effects: Effects | None, *, whole: bool, where: str
-) -> Parts:
-    """Return the parts of some rows, each term's column a number from which the effects are taken off."""
-    parts = take_apart(formula, data, whole=whole, where=where)
-    if effects is None:
-        return parts
-    is_plain = parts.terms is None and len(parts.seen) == 1
-    if not whole and not is_plain:
-        raise NeedsAllRows(
-            f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
-            "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
-        )
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
-    kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
-    if not kept:
-        raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
-    design = columns_of(parts, terms)[[*kept, -1]]
-    names = (*(terms.names[at] for at in kept), terms.outcome)
-    with np.errstate(all="ignore"):  # infinite values are refused later
-        left = project(effects, design)
-        spread = np.linalg.norm(design - design.mean(axis=1, keepdims=True), axis=1)
-        taken_up = np.linalg.norm(left, axis=1) <= TAKEN_UP * spread
-    left[taken_up] = 0.0  # of a part of the rows; a column that is 0 in all is refused when they are solved
-    if whole and taken_up.any():
-        raise NumericalError(
-            f"The effects {list(effects.names)} take off all of {names[int(taken_up.argmax())]!r} in {where}, which "
-            "is constant within them; leave it out of the formula, or them out of effects=."
-        )
-    return Parts(
-        values=left,
-        names=names,
-        cell=np.zeros(len(parts.cell), np.int64),
-        seen=parts.seen if is_plain else parts.seen[:0],
-        terms=None if is_plain else without_intercept(terms),
-    )
-
-
-def columns_of(parts: Parts, terms: Terms) -> Float[np.ndarray, "columns rows"]:
-    """Return every term's column of numbers, then the outcome."""
-    columns = np.empty((len(terms.names) + 1, parts.values.shape[1]))
-    columns[-1] = parts.values[-1]
-    numbers = np.concatenate([np.ones((1, columns.shape[1])), parts.values[:-1]])
-    for cell, weights in enumerate(terms.weights):
-        here = parts.cell == cell
-        columns[:-1, here] = weights.T @ numbers[:, here]
-    return columns
-
-
-def without_intercept(terms: Terms) -> Terms:
-    """Return the terms as columns of their own, which they are once effects are taken off."""
-    names = tuple(name for name in terms.names if name != "Intercept")
-    return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
 
 
 def _is_nested(number: Int[np.ndarray, " rows"], cluster: Int[np.ndarray, " rows"]) -> bool:

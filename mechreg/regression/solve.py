@@ -5,7 +5,7 @@ weights, are solved by QR: what the coordinates kept is not lost by squaring onc
 in the orthonormal basis of the design, where the sum of x x' is the identity.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import numpy as np
@@ -44,6 +44,23 @@ class Solution(NamedTuple):
     def df(self) -> int:
         """Degrees of freedom of the residuals."""
         return self.n - self.to_terms.shape[1] - self.absorbed
+
+
+class Fit(NamedTuple):
+    """One group, solved."""
+
+    keys: dict[str, Any]
+    depth: float
+    n_dropped: int
+    blocks: Blocks
+    solution: Solution
+    where: str
+    n_sinks: int = 0
+
+    @property
+    def key(self) -> tuple:
+        """The values of the keys."""
+        return tuple(self.keys.values())
 
 
 def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:
