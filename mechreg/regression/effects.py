@@ -14,12 +14,10 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.outside import any_frames
-from mechreg.schema import (
-    InputError,
-    NumericalError,
-    group_columns,
-    one_or_many,
-)
+from mechreg.schema import InputError, NumericalError, group_columns, one_or_many
+
+Codes = Int[np.ndarray, " rows"]
+Columns = Float[np.ndarray, "columns rows"]
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
@@ -32,7 +30,7 @@ class Effects(NamedTuple):
     """Levels of every row, and what takes them off."""
 
     names: tuple[str, ...]  # that of the first effect first
-    first: Int[np.ndarray, " rows"] | None  # numbers of the first effect's levels
+    first: Codes | None  # numbers of the first effect's levels
     means: sparse.csr_matrix | None  # levels x rows: means over the rows of each
     columns: Int[np.ndarray, "others rows"]  # numbers of the other effects' levels, one after another
     levels: sparse.csr_matrix | None  # rows x other levels
@@ -53,9 +51,7 @@ def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def make_effects(
-    codes: dict[str, Int[np.ndarray, " rows"]], cluster: Int[np.ndarray, " rows"] | None
-) -> Effects:
+def make_effects(codes: dict[str, Codes], cluster: Codes | None) -> Effects:
     """Return the effects of these columns, in rows of these clusters; without clusters all are across."""
     numbers = {name: np.unique(code, return_inverse=True)[1] for name, code in codes.items()}
     nested = [name for name in numbers if cluster is not None and _is_nested(numbers[name], cluster)]
@@ -97,7 +93,7 @@ def make_effects(
     )  # fmt: skip
 
 
-def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
+def without_singletons(codes: list[Codes]) -> np.ndarray:
     """Return which rows remain after repeatedly dropping rows that are alone in a level, as reghdfe does."""
     kept = np.arange(len(codes[0]))
     while True:
@@ -112,7 +108,7 @@ def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
         kept = kept[~alone]
 
 
-def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Float[np.ndarray, "columns rows"]:
+def project(effects: Effects, values: Columns) -> Columns:
     """Return what the effects leave of the columns."""
     left = np.ascontiguousarray(values.T)
     passes = 1 if effects.levels is not None and effects.inverse is None else 2
@@ -123,9 +119,7 @@ def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Floa
     return np.ascontiguousarray(left.T)
 
 
-def demeaned(
-    values: Float[np.ndarray, "columns rows"], levels: Sequence[Int[np.ndarray, " rows"]]
-) -> Float[np.ndarray, "columns rows"]:
+def demeaned(values: Columns, levels: Sequence[Codes]) -> Columns:
     """Return the residuals of columns on a level for every value of some keys (without any, on their mean).
 
     Examples
@@ -222,7 +216,7 @@ def solve_rest(
     return (vectors * inverse) @ (vectors.T @ values)
 
 
-def _is_nested(number: Int[np.ndarray, " rows"], cluster: Int[np.ndarray, " rows"]) -> bool:
+def _is_nested(number: Codes, cluster: Codes) -> bool:
     of_level = np.zeros(int(number.max(initial=0)) + 1, np.int64)
     of_level[number] = cluster
     return bool((of_level[number] == cluster).all())
@@ -266,7 +260,7 @@ def _pseudo_inverse(normal: Float[np.ndarray, "levels levels"]) -> tuple[np.ndar
     return (root / values[kept]) @ root.T, int(kept.sum())
 
 
-def _rank(first: np.ndarray | None, other: Int[np.ndarray, " rows"]) -> int:
+def _rank(first: np.ndarray | None, other: Codes) -> int:
     """Return the rank of an effect beside the first: its levels less the parts of the graph that both make."""
     levels = int(other.max()) + 1
     if first is None:

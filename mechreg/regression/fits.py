@@ -197,7 +197,8 @@ class LaggedFits:
         p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
         ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
     statistics : pandas.DataFrame
-        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F, AIC, BIC,
+        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F (not clustered,
+        unlike that of `summary`), AIC, BIC,
         residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a window's start) and Durbin-Watson,
         neither across windows, NaN where the frame lacks doc, window or position; Koenker's Breusch-Pagan, NaN
         without an intercept; Jarque-Bera.

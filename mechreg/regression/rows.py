@@ -13,11 +13,13 @@ from mechreg.regression.effects import Effects, make_effects, project, without_s
 from mechreg.regression.evaluation import plain_column
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
 
+Codes = Int[np.ndarray, " rows"]
+
 # Relative size below which what effects leave of a column is rounding.
 TAKEN_UP = 1e-9
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
-Place = Int[np.ndarray, " rows"]  # the numbers of a group's rows in its frame
+Place = Codes  # the numbers of a group's rows in its frame
 
 
 class Rows(NamedTuple):
@@ -28,7 +30,7 @@ class Rows(NamedTuple):
     data: pd.DataFrame  # the formula's columns
     layout: Layout
     n_dropped: int
-    at: Int[np.ndarray, " rows"]  # where each of them is in the frame
+    at: Codes  # where each of them is in the frame
     effects: Effects | None
     n_sinks: int = 0  # rows of the group that add_lags left out
 
@@ -41,7 +43,7 @@ class Rows(NamedTuple):
 class _Ids(NamedTuple):
     """Numbers of a column's values, -1 where one is missing, and the values (None: the numbers are the values)."""
 
-    codes: Int[np.ndarray, " rows"]
+    codes: Codes
     names: pd.Index | None
 
 
@@ -192,13 +194,7 @@ def _layout(
     return order, layout._replace(within=made.within, across=made.across), made
 
 
-def _runs(
-    doc: Int[np.ndarray, " rows"],
-    window: Int[np.ndarray, " rows"],
-    position: Int[np.ndarray, " rows"],
-    *,
-    where: str,
-) -> tuple[Int[np.ndarray, " rows"], int, bool]:
+def _runs(doc: Codes, window: Codes, position: Codes, *, where: str) -> tuple[Codes, int, bool]:
     """Return how many rows in a row are the tokens directly before, the longest window's rows, and if any has gaps."""
     first = np.r_[True, (np.diff(doc) != 0) | (np.diff(window) != 0)]
     step = np.diff(position, prepend=0)
@@ -222,9 +218,7 @@ def _ids(column: pd.Series) -> _Ids:
     return _Ids(codes, pd.Index(names))
 
 
-def _ranked(
-    code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool
-) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
+def _ranked(code: Codes, names: pd.Index | None, *, is_doc: bool) -> tuple[Codes, pd.Index]:
     """Return codes into the sorted distinct values, and those values: int64 or str, for documents always str."""
     present, number = np.unique(code, return_inverse=True)
     values = present if names is None else names.to_numpy()[present]
