@@ -24,6 +24,9 @@ from mechreg.schema import (
 )
 from mechreg.sinks import find_sinks
 
+Codes = Int[np.ndarray, " rows"]
+Numbers = Float[np.ndarray, " rows"]
+
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
 
@@ -171,12 +174,7 @@ def lags_among(columns: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(sorted(lags)), tuple(sorted(below))
 
 
-def _shift(
-    values: Float[np.ndarray, " rows"],
-    lag: int,
-    window: Int[np.ndarray, " rows"],
-    order: Int[np.ndarray, " rows"],
-) -> Float[np.ndarray, " rows"]:
+def _shift(values: Numbers, lag: int, window: Codes, order: Codes) -> Numbers:
     """Return each row's value ``lag`` positions before; ``order`` sorts by window, then position."""
     if lag == 0:
         return values
@@ -187,9 +185,7 @@ def _shift(
     return shifted
 
 
-def _one_layer_down(
-    norms: pd.DataFrame, outcome: Float[np.ndarray, " rows"], position: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, " rows"]:
+def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> Numbers:
     """Return each row's outcome at the same token in the layer numbered one less, or NaN."""
     if "head" in norms.columns:
         raise InputError(
@@ -215,20 +211,20 @@ def _one_layer_down(
     return below
 
 
-def _log(norms: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+def _log(norms: pd.DataFrame) -> Numbers:
     """Return the natural logarithm of every norm."""
     _numbers(norms, "norm")
     return log_norms(norms, who="add_lags")
 
 
-def _numbers(norms: pd.DataFrame, column: str) -> Float[np.ndarray, " rows"]:
+def _numbers(norms: pd.DataFrame, column: str) -> Numbers:
     """Return a measure as float64, NaN where it is missing."""
     if not pd.api.types.is_numeric_dtype(norms[column]):
         raise InputError(f"add_lags needs numbers as {column!r}; the column is {norms[column].dtype}.")
     return norms[column].to_numpy(dtype="float64", na_value=np.nan)
 
 
-def _position(norms: pd.DataFrame) -> Int[np.ndarray, " rows"]:
+def _position(norms: pd.DataFrame) -> Codes:
     """Return the positions as int64."""
     if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
         raise InputError(
@@ -238,7 +234,7 @@ def _position(norms: pd.DataFrame) -> Int[np.ndarray, " rows"]:
     return norms["position"].to_numpy(dtype="int64")
 
 
-def _codes(norms: pd.DataFrame, keys: list[str]) -> Int[np.ndarray, " rows"]:
+def _codes(norms: pd.DataFrame, keys: list[str]) -> Codes:
     """Return one number for every distinct combination of the key columns."""
     for key in keys:
         if norms[key].isna().any():  # pandas' groups would leave such rows out without a word
@@ -246,12 +242,7 @@ def _codes(norms: pd.DataFrame, keys: list[str]) -> Int[np.ndarray, " rows"]:
     return norms.groupby(keys, observed=True, sort=False).ngroup().to_numpy(dtype="int64")
 
 
-def _require_whole_windows(
-    norms: pd.DataFrame,
-    window: Int[np.ndarray, " rows"],
-    position: Int[np.ndarray, " rows"],
-    order: Int[np.ndarray, " rows"],
-) -> None:
+def _require_whole_windows(norms: pd.DataFrame, window: Codes, position: Codes, order: Codes) -> None:
     """Check that every window's positions are 0, 1, 2, ...; window and position come sorted."""
     if not len(window):
         return

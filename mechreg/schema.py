@@ -44,6 +44,8 @@ Keep = Literal["norms", "moments"]
 # Measures of an update that a run can store.
 RunMeasure = Literal["norm", "relative", "cos_resid", "cos_previous", "cos_layer_below", "cos_mlp", "step"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
+DEFAULT_COV: Literal["auto"] = "auto"  # of fits, sums and runs
+AUTO_COV = "crv3"  # what "auto" is where there are two clusters or more; with one it is nonrobust
 
 Effect = Literal["doc", "window", "position", "token_id"]  # columns whose levels a run can take off
 
@@ -335,40 +337,19 @@ def require_number(
 
 
 def require_whole_number(value: object, *, name: str, least: int = 1, most: int | None = None) -> None:
-    """Check that an option is a whole number in a range, by `require_number`.
-
-    Examples
-    --------
-    >>> require_whole_number(True, name="skip", least=0)
-    Traceback (most recent call last):
-    mechreg.schema.InputError: skip must be a whole number, 0 or more; got True.
-    """
+    """Check that an option is a whole number in a range, by `require_number`."""
     require_number(value, name=name, least=least, most=most, whole=True)
 
 
 def require_path(value: object, *, name: str) -> Path:
-    """Return an option that names a file or folder as a path.
-
-    Examples
-    --------
-    >>> require_path(3, name="run")
-    Traceback (most recent call last):
-    mechreg.schema.InputError: run must be a path, such as 'runs/demo'; got 3.
-    """
+    """Return an option that names a file or folder as a path."""
     if not isinstance(value, str | PathLike):
         raise InputError(f"{name} must be a path, such as 'runs/demo'; got {value!r}.")
     return Path(value)
 
 
 def require_conf_level(value: object, *, above: int | float = 0) -> None:
-    """Check that a confidence level is a number between 0 (or ``above``) and 1, by `require_number`.
-
-    Examples
-    --------
-    >>> require_conf_level(95)
-    Traceback (most recent call last):
-    mechreg.schema.InputError: conf_level must be a number between 0 and 1, for example 0.95; got 95.
-    """
+    """Check that a confidence level is a number between 0 (or ``above``) and 1, by `require_number`."""
     require_number(value, name="conf_level", least=above, most=1, strict=True, example=0.95)
 
 

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Int
 
 from mechreg.schema import InputError, one_or_many, require
 
+Codes = Int[np.ndarray, " rows"]
+Numbers = Float[np.ndarray, " rows"]
+
 # Chosen on SmolLM2 and by simulation (docs/traps.md): it finds sinks of 15 sd and costs a t3's betas .003 at most.
 DEFAULT_Z = 8.0
 # In a layer of almost equal norms (SmolLM2's block 24), a slightly larger one is not a sink.
@@ -48,11 +51,7 @@ def sink_rules(drop_sinks: str | Iterable[str]) -> list[SinkRule]:
 
 
 def find_sinks(
-    norms: pd.DataFrame,
-    drop_sinks: str | Iterable[str],
-    *,
-    log_norm: Float[np.ndarray, " rows"],
-    group: Int[np.ndarray, " rows"],
+    norms: pd.DataFrame, drop_sinks: str | Iterable[str], *, log_norm: Numbers, group: Codes
 ) -> Bool[np.ndarray, " rows"]:
     """Return which rows the rules leave out, of those that have a log norm; ``group`` numbers model, hook and layer.
 
@@ -71,9 +70,7 @@ def find_sinks(
     return found & ~np.isnan(log_norm)
 
 
-def robust_z(
-    log_norm: Float[np.ndarray, " rows"], group: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, " rows"]:
+def robust_z(log_norm: Numbers, group: Codes) -> Numbers:
     """Return (log norm - median) / (1.4826 median |deviation|, at least .1) within each group, over what is not NaN.
 
     Examples

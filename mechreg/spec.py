@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, no_type_check
 
 from mechreg.formulas import formula_columns
 from mechreg.schema import (
+    DEFAULT_COV,
     MAX_LAGS,
     Backend,
     Cov,
@@ -67,7 +68,7 @@ class Spec:
     drop_sinks: tuple[str, ...] = ()
     formula: str = "log_norm ~ lag1 + lag2"
     effects: tuple[Effect, ...] = ()
-    cov: Cov = "auto"
+    cov: Cov = DEFAULT_COV
     backend: Backend = "auto"
     processing: Processing = "raw"
     dtype: Dtype = "float32"

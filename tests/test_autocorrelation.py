@@ -13,7 +13,7 @@ from statsmodels.tsa.arima_process import arma_pacf
 from mechreg.lags import add_lags
 from mechreg.regression import demeaned
 from mechreg.robustness import autocorrelation, lag_order
-from mechreg.schema import InputError
+from mechreg.schema import InputError, NumericalError
 
 
 def series(
@@ -111,3 +111,13 @@ def test_what_cannot_be_answered_is_refused():
         autocorrelation(norms[norms["doc"] == "d0"], max_lag=2)
     with pytest.raises(InputError, match="effects must name columns, each once"):
         autocorrelation(norms, effects=("doc", "doc"))
+
+
+def test_documents_that_repeat_each_other_have_no_test_and_leave_nothing_after_positions():
+    rng = np.random.default_rng(0)
+    one = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "window": 0, "position": range(40)})
+    one = one.assign(norm=np.exp(rng.normal(size=40)))
+    norms = pd.concat([one.assign(doc=doc) for doc in "abcdefgh"], ignore_index=True)
+    with pytest.raises(NumericalError, match=r"nothing left of the log norms .* documents repeat each other"):
+        autocorrelation(norms, max_lag=4, draws=99)
+    assert autocorrelation(norms, max_lag=4, draws=99, effects="doc").layers["breusch_godfrey_p"].isna().all()

@@ -124,7 +124,9 @@ def test_stars_go_by_the_p_that_is_asked_for():
     assert [re.sub(r"[^*]", "", cell) for cell in raw[1][1:]] == [stars(value) for value in p]
     assert "p not adjusted" in regression_table(table, p="p_value")
     assert "p adjusted" in regression_table(table)
-    assert "crv3" in regression_table(table, show="intervals")
+    assert "clustered by document (CRV3)" in regression_table(table, show="intervals")
+    two_way = regression_table(table.assign(cov_type="crv1 (doc x token_id)"), format="html")
+    assert "standard errors clustered by doc x token_id (CRV1)." in two_way
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -170,9 +170,7 @@ class _Replaced:
         self.norms = vector_norms(attn_out)
 
 
-def _running_mean(
-    pattern: Float[Tensor, "batch head query key"],
-) -> Float[Tensor, "batch head query key"]:
+def _running_mean(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
     """Return the pattern that reads all tokens so far alike."""
     so_far = torch.ones_like(pattern).tril()
     return so_far / einops.reduce(so_far, "batch head query key -> batch head query 1", "sum")

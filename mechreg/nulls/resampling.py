@@ -9,6 +9,9 @@ from jaxtyping import Float
 from mechreg.regression import DocumentSums, solve_sums
 from mechreg.schema import NumericalError
 
+Weights = Float[np.ndarray, "draws docs"]
+Sums = dict[str, list[DocumentSums]]
+
 # Numbers of one array of a chunk of draws: 16 megabytes.
 CHUNK_NUMBERS = 2_000_000
 
@@ -21,9 +24,7 @@ class Excess(NamedTuple):
     each: Float[np.ndarray, "repeats draws terms"]  # the null's coefficients
 
 
-def excess_over(
-    fit: DocumentSums, nulls: dict[str, list[DocumentSums]], weights: Float[np.ndarray, "draws docs"]
-) -> dict[str, Excess]:
+def excess_over(fit: DocumentSums, nulls: Sums, weights: Weights) -> dict[str, Excess]:
     """Return the excess over every null in every draw, whose weights say how often each document counts."""
     chunks = max(1, len(weights) // max(1, CHUNK_NUMBERS // (weights.shape[1] * len(fit.names))))
     parts = [_excess(fit, nulls, chunk) for chunk in np.array_split(weights, chunks)]
@@ -36,7 +37,7 @@ def excess_over(
 
 
 def refit_drawn(
-    fit: DocumentSums, weights: Float[np.ndarray, "draws docs"]
+    fit: DocumentSums, weights: Weights
 ) -> tuple[Float[np.ndarray, "draws terms"], Float[np.ndarray, "draws docs terms"]]:
     """Return the coefficients in every draw, and each document's influence on them."""
     products, scores = fit.products, fit.scores
@@ -54,9 +55,7 @@ def refit_drawn(
     return fit.estimate + moved @ fit.to_terms.T, influence @ fit.to_terms.T
 
 
-def _excess(
-    fit: DocumentSums, nulls: dict[str, list[DocumentSums]], weights: Float[np.ndarray, "draws docs"]
-) -> dict[str, Excess]:
+def _excess(fit: DocumentSums, nulls: Sums, weights: Weights) -> dict[str, Excess]:
     own, own_influence = refit_drawn(fit, weights)
     count = weights.sum(axis=1, keepdims=True)
     parts = {}

@@ -17,6 +17,10 @@ from scipy.linalg import solve_triangular
 
 from mechreg.schema import InputError
 
+Codes = Int[np.ndarray, " rows"]
+Columns = Float[np.ndarray, "columns rows"]
+BlockSums = Float[np.ndarray, "blocks products"]
+
 # Rows that the coordinates are chosen from: more would not choose better.
 SAMPLE = 4096
 # Relative size below which what is left of a column is rounding: without its mean, without the columns before.
@@ -41,10 +45,10 @@ class Coordinates(NamedTuple):
 class Layout(NamedTuple):
     """The layout of a group's rows, without their values; rows are sorted by document, window, position."""
 
-    cluster: Int[np.ndarray, " rows"]  # numbers of clusters
+    cluster: Codes  # numbers of clusters
     labels: pd.Index  # the clusters' names
     docs: pd.Index  # the documents' names; empty where there are none
-    run: Int[np.ndarray, " rows"]  # how many tokens directly before, in the same window, are rows
+    run: Codes  # how many tokens directly before, in the same window, are rows
     longest: int  # rows of the longest window; 0 where the order is not known
     has_gaps: bool  # some window lacks rows inside
     within: int = 0  # degrees of freedom that effects within clusters take
@@ -55,7 +59,7 @@ class Blocks(NamedTuple):
     """The sums of one group; a block is a cluster's rows in one cell (a combination of categories)."""
 
     coordinates: Coordinates
-    gram: Float[np.ndarray, "blocks products"]
+    gram: BlockSums
     cluster: Int[np.ndarray, " blocks"]  # numbers of labels
     cell: Int[np.ndarray, " blocks"]
     labels: pd.Index
@@ -70,7 +74,7 @@ class Blocks(NamedTuple):
     across: int = 0
 
 
-def choose_coordinates(values: Float[np.ndarray, "columns rows"], *, whole: bool) -> Coordinates:
+def choose_coordinates(values: Columns, *, whole: bool) -> Coordinates:
     """Return coordinates in which a sample of the rows has mean 0 and, where it can, unit covariance.
 
     A few rows say little about how the columns covary, unless they are the ``whole``.
@@ -93,8 +97,8 @@ def choose_coordinates(values: Float[np.ndarray, "columns rows"], *, whole: bool
 
 
 def sum_blocks(
-    values: Float[np.ndarray, "columns rows"],
-    cell: Int[np.ndarray, " rows"],
+    values: Columns,
+    cell: Codes,
     layout: Layout,
     coordinates: Coordinates,
     *,
@@ -241,9 +245,7 @@ def _products(size: int) -> int:
     return size * (size + 1) // 2
 
 
-def in_coordinates(
-    values: Float[np.ndarray, "columns rows"], coordinates: Coordinates
-) -> Float[np.ndarray, "size rows"]:
+def in_coordinates(values: Columns, coordinates: Coordinates) -> Float[np.ndarray, "size rows"]:
     """Return [1, z] of every row, by substitution: a product with the inverse would lose digits."""
     z = np.empty((len(values) + 1, values.shape[1]))
     z[0] = 1.0
@@ -266,11 +268,7 @@ def _products_of(z: Float[np.ndarray, "size rows"]) -> Float[np.ndarray, "produc
 
 
 def _add_runs(
-    gram: Float[np.ndarray, "blocks products"],
-    q: Float[np.ndarray, "products rows"],
-    block: Int[np.ndarray, " rows"],
-    *,
-    together: bool,
+    gram: BlockSums, q: Float[np.ndarray, "products rows"], block: Codes, *, together: bool
 ) -> None:
     """Add every row's products to its block."""
     if not together:
@@ -285,8 +283,8 @@ def _add_lagged(
     lag: int,
     lags: int,
     q: Float[np.ndarray, "products rows"],
-    run: Int[np.ndarray, " rows"],
-    cell: Int[np.ndarray, " rows"],
+    run: Codes,
+    cell: Codes,
     here: int,
     cells: int,
 ) -> None:

@@ -13,11 +13,15 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mechreg.regression.blocks import Blocks, gram_matrices
+from mechreg.regression.blocks import gram_matrices
 from mechreg.regression.design import require_room
 from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
-from mechreg.regression.solve import Solution
+from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, NumericalError
+
+Codes = Int[np.ndarray, " rows"]
+ClusterProducts = Float[np.ndarray, "clusters terms terms"]
+ClusterScores = Float[np.ndarray, "clusters terms"]
 
 # Without a cluster, the least that must be left of the design in any direction.
 MIN_LEFT = 1e-8
@@ -26,8 +30,8 @@ MIN_LEFT = 1e-8
 class Clusters(NamedTuple):
     """What each cluster adds to the sums of x e and of x x'."""
 
-    score: Float[np.ndarray, "clusters terms"]
-    products: Float[np.ndarray, "clusters terms terms"]
+    score: ClusterScores
+    products: ClusterProducts
     labels: pd.Index
     across: "Across | None" = None
 
@@ -36,13 +40,14 @@ class Across(NamedTuple):
     """What degrees of freedom need beside the sums, where effects go across clusters."""
 
     effects: Effects
-    cluster: Int[np.ndarray, " rows"]
+    cluster: Codes
     x: Float[np.ndarray, "rows terms"]  # R⁻¹x
-    squares: Float[np.ndarray, "clusters terms terms"]  # sums of R⁻¹x x'R⁻¹
+    squares: ClusterProducts  # sums of R⁻¹x x'R⁻¹
 
 
-def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clusters columns columns"]:
+def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:
     """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
+    solution, blocks = fit.solution, fit.blocks
     one = np.zeros_like(solution.residual)
     one[:, 0] = 1.0
     forms = np.concatenate([solution.basis, solution.residual[..., None], one[..., None]], axis=-1)
@@ -55,15 +60,13 @@ def cluster_sums(solution: Solution, blocks: Blocks) -> Float[np.ndarray, "clust
     return sums
 
 
-def clusters_of(solution: Solution, blocks: Blocks) -> Clusters:
+def clusters_of(fit: Fit) -> Clusters:
     """Return what every cluster adds."""
-    k, sums = len(solution.names), cluster_sums(solution, blocks)
-    return Clusters(sums[:, :k, k], sums[:, :k, :k], blocks.labels)
+    k, sums = len(fit.solution.names), cluster_sums(fit)
+    return Clusters(sums[:, :k, k], sums[:, :k, :k], fit.blocks.labels)
 
 
-def left_out(
-    clusters: Clusters, *, cov: str, where: str, cluster: str
-) -> Float[np.ndarray, "clusters terms terms"]:
+def left_out(clusters: Clusters, *, cov: str, where: str, cluster: str) -> ClusterProducts:
     """Return (1 - products)⁻¹ of every cluster, or for crv2 its root: it turns a score into one without the cluster."""
     # A direction's share in a cluster is at most the trace: most clusters need no eigenvalues.
     large = np.flatnonzero(np.trace(clusters.products, axis1=1, axis2=2) > 0.9)
@@ -80,9 +83,7 @@ def left_out(
 
 
 def effective_df(
-    clusters: Clusters,
-    without: Float[np.ndarray, "clusters terms terms"],
-    to_terms: Float[np.ndarray, "tested terms"],
+    clusters: Clusters, without: ClusterProducts, to_terms: Float[np.ndarray, "tested terms"]
 ) -> Float[np.ndarray, " tested"]:
     """Return the Bell-McCaffrey degrees of freedom of every coefficient, were rows independent and alike.
 
@@ -100,10 +101,7 @@ def effective_df(
 
 
 def _satterthwaite(
-    across: Across | None,
-    own: Float[np.ndarray, " clusters"],
-    shared: Float[np.ndarray, "clusters terms"],
-    moved: Float[np.ndarray, "clusters terms"],
+    across: Across | None, own: Float[np.ndarray, " clusters"], shared: ClusterScores, moved: ClusterScores
 ) -> float:
     right = shared
     if across is not None:
@@ -124,7 +122,7 @@ def _satterthwaite(
 def clusters_across(
     fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]],
     effects: Effects,
-    cluster: Int[np.ndarray, " rows"],
+    cluster: Codes,
     labels: pd.Index,
     *,
     where: str,

@@ -29,6 +29,8 @@ from mechreg.regression.evaluation import (
 )
 from mechreg.schema import InputError
 
+Codes = Int[np.ndarray, " rows"]
+
 MAX_BYTES = 4e9  # of one array of sums
 
 
@@ -49,7 +51,7 @@ class Parts(NamedTuple):
 
     values: Float[np.ndarray, "columns rows"]  # the atoms but for 1, then the outcome
     names: tuple[str, ...]  # of those
-    cell: Int[np.ndarray, " rows"]
+    cell: Codes
     seen: pd.DataFrame  # a row of each cell: the design is made from these
     terms: Terms | None  # where it cannot be made from these
 
@@ -280,7 +282,7 @@ def require_every_term(design: patsy.DesignInfo) -> None:
             raise InputError(f"{term.name()} has one level here, which explains nothing; leave it out")
 
 
-def _codes(design: patsy.DesignInfo, data: pd.DataFrame) -> dict[Any, Int[np.ndarray, " rows"]]:
+def _codes(design: patsy.DesignInfo, data: pd.DataFrame) -> dict[Any, Codes]:
     """Return the number of every row's level, for each categorical factor."""
     return {
         factor: np.asarray(
@@ -293,9 +295,7 @@ def _codes(design: patsy.DesignInfo, data: pd.DataFrame) -> dict[Any, Int[np.nda
     }
 
 
-def _combined(
-    codes: list[np.ndarray], rows: int
-) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " combinations"]]:
+def _combined(codes: list[np.ndarray], rows: int) -> tuple[Codes, Int[np.ndarray, " combinations"]]:
     """Return a number for each row's combination of codes, and the first row of each."""
     if not codes:
         return np.zeros(rows, np.int64), np.arange(1)
@@ -305,11 +305,11 @@ def _combined(
     return number, np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
 
 
-def _numbers(column: pd.Series) -> Int[np.ndarray, " rows"]:
+def _numbers(column: pd.Series) -> Codes:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.codes.to_numpy(np.int64)
     return pd.factorize(column)[0].astype(np.int64)
 
 
-def _rows(data: pd.DataFrame, rows: Int[np.ndarray, " rows"]) -> pd.DataFrame:
+def _rows(data: pd.DataFrame, rows: Codes) -> pd.DataFrame:
     return data.iloc[rows].reset_index(drop=True)

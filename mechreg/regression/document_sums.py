@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechreg.regression.clusters import cluster_sums
-from mechreg.regression.results import Fit
+from mechreg.regression.solve import Fit
 
 # Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
 MIN_SHARE = 1e-8
@@ -71,6 +71,6 @@ def sums_of(fit: Fit) -> DocumentSums:
         estimate=fit.solution.estimate,
         to_terms=fit.solution.to_terms,
         labels=fit.blocks.labels,
-        sums=cluster_sums(fit.solution, fit.blocks),
+        sums=cluster_sums(fit),
         where=fit.where,
     )

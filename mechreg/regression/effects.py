@@ -14,19 +14,14 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.outside import any_frames
-from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.schema import (
-    InputError,
-    NumericalError,
-    group_columns,
-    one_or_many,
-)
+from mechreg.schema import InputError, NumericalError, group_columns, one_or_many
+
+Codes = Int[np.ndarray, " rows"]
+Columns = Float[np.ndarray, "columns rows"]
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
 TOLERANCE = 1e-12
-# Relative size below which what effects leave of a column is rounding.
-TAKEN_UP = 1e-9
 # Share of a direction in a cluster beyond which it is of that cluster alone.
 OWN = 1e-9
 
@@ -35,7 +30,7 @@ class Effects(NamedTuple):
     """Levels of every row, and what takes them off."""
 
     names: tuple[str, ...]  # that of the first effect first
-    first: Int[np.ndarray, " rows"] | None  # numbers of the first effect's levels
+    first: Codes | None  # numbers of the first effect's levels
     means: sparse.csr_matrix | None  # levels x rows: means over the rows of each
     columns: Int[np.ndarray, "others rows"]  # numbers of the other effects' levels, one after another
     levels: sparse.csr_matrix | None  # rows x other levels
@@ -56,9 +51,7 @@ def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def make_effects(
-    codes: dict[str, Int[np.ndarray, " rows"]], cluster: Int[np.ndarray, " rows"] | None
-) -> Effects:
+def make_effects(codes: dict[str, Codes], cluster: Codes | None) -> Effects:
     """Return the effects of these columns, in rows of these clusters; without clusters all are across."""
     numbers = {name: np.unique(code, return_inverse=True)[1] for name, code in codes.items()}
     nested = [name for name in numbers if cluster is not None and _is_nested(numbers[name], cluster)]
@@ -100,7 +93,7 @@ def make_effects(
     )  # fmt: skip
 
 
-def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
+def without_singletons(codes: list[Codes]) -> np.ndarray:
     """Return which rows remain after repeatedly dropping rows that are alone in a level, as reghdfe does."""
     kept = np.arange(len(codes[0]))
     while True:
@@ -115,7 +108,7 @@ def without_singletons(codes: list[Int[np.ndarray, " rows"]]) -> np.ndarray:
         kept = kept[~alone]
 
 
-def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Float[np.ndarray, "columns rows"]:
+def project(effects: Effects, values: Columns) -> Columns:
     """Return what the effects leave of the columns."""
     left = np.ascontiguousarray(values.T)
     passes = 1 if effects.levels is not None and effects.inverse is None else 2
@@ -126,9 +119,7 @@ def project(effects: Effects, values: Float[np.ndarray, "columns rows"]) -> Floa
     return np.ascontiguousarray(left.T)
 
 
-def demeaned(
-    values: Float[np.ndarray, "columns rows"], levels: Sequence[Int[np.ndarray, " rows"]]
-) -> Float[np.ndarray, "columns rows"]:
+def demeaned(values: Columns, levels: Sequence[Codes]) -> Columns:
     """Return the residuals of columns on a level for every value of some keys (without any, on their mean).
 
     Examples
@@ -225,62 +216,7 @@ def solve_rest(
     return (vectors * inverse) @ (vectors.T @ values)
 
 
-def absorbed_parts(
-    formula: str, data: pd.DataFrame, effects: Effects | None, *, whole: bool, where: str
-) -> Parts:
-    """Return the parts of some rows, each term's column a number from which the effects are taken off."""
-    parts = take_apart(formula, data, whole=whole, where=where)
-    if effects is None:
-        return parts
-    is_plain = parts.terms is None and len(parts.seen) == 1
-    if not whole and not is_plain:
-        raise NeedsAllRows(
-            f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
-            "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
-        )
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
-    kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
-    if not kept:
-        raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
-    design = columns_of(parts, terms)[[*kept, -1]]
-    names = (*(terms.names[at] for at in kept), terms.outcome)
-    with np.errstate(all="ignore"):  # infinite values are refused later
-        left = project(effects, design)
-        spread = np.linalg.norm(design - design.mean(axis=1, keepdims=True), axis=1)
-        taken_up = np.linalg.norm(left, axis=1) <= TAKEN_UP * spread
-    left[taken_up] = 0.0  # of a part of the rows; a column that is 0 in all is refused when they are solved
-    if whole and taken_up.any():
-        raise NumericalError(
-            f"The effects {list(effects.names)} take off all of {names[int(taken_up.argmax())]!r} in {where}, which "
-            "is constant within them; leave it out of the formula, or them out of effects=."
-        )
-    return Parts(
-        values=left,
-        names=names,
-        cell=np.zeros(len(parts.cell), np.int64),
-        seen=parts.seen if is_plain else parts.seen[:0],
-        terms=None if is_plain else without_intercept(terms),
-    )
-
-
-def columns_of(parts: Parts, terms: Terms) -> Float[np.ndarray, "columns rows"]:
-    """Return every term's column of numbers, then the outcome."""
-    columns = np.empty((len(terms.names) + 1, parts.values.shape[1]))
-    columns[-1] = parts.values[-1]
-    numbers = np.concatenate([np.ones((1, columns.shape[1])), parts.values[:-1]])
-    for cell, weights in enumerate(terms.weights):
-        here = parts.cell == cell
-        columns[:-1, here] = weights.T @ numbers[:, here]
-    return columns
-
-
-def without_intercept(terms: Terms) -> Terms:
-    """Return the terms as columns of their own, which they are once effects are taken off."""
-    names = tuple(name for name in terms.names if name != "Intercept")
-    return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
-
-
-def _is_nested(number: Int[np.ndarray, " rows"], cluster: Int[np.ndarray, " rows"]) -> bool:
+def _is_nested(number: Codes, cluster: Codes) -> bool:
     of_level = np.zeros(int(number.max(initial=0)) + 1, np.int64)
     of_level[number] = cluster
     return bool((of_level[number] == cluster).all())
@@ -324,7 +260,7 @@ def _pseudo_inverse(normal: Float[np.ndarray, "levels levels"]) -> tuple[np.ndar
     return (root / values[kept]) @ root.T, int(kept.sum())
 
 
-def _rank(first: np.ndarray | None, other: Int[np.ndarray, " rows"]) -> int:
+def _rank(first: np.ndarray | None, other: Codes) -> int:
     """Return the rank of an effect beside the first: its levels less the parts of the graph that both make."""
     levels = int(other.max()) + 1
     if first is None:

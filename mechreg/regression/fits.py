@@ -15,25 +15,26 @@ from mechreg.outside import Printed, any_frames, for_page, for_terminal
 from mechreg.regression.blocks import TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
-from mechreg.regression.effects import absorbed_parts, require_effects
+from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate
 from mechreg.regression.lag_sums import LagSums
-from mechreg.regression.residuals import residual_statistics
+from mechreg.regression.residuals import Residuals, residual_statistics
 from mechreg.regression.results import (
     CLUSTERED,
     Adjust,
     Covariance,
-    Fit,
     coefficient_frame,
     covariance_of,
     require_table_options,
     statistics_frame,
     usual_lags,
 )
-from mechreg.regression.rows import Place, Rows, groups_of, read_groups, words
+from mechreg.regression.rows import Place, Rows, absorbed_parts, groups_of, read_groups, words
 from mechreg.regression.second_look import across_clusters, products_of, two_way_covariances
+from mechreg.regression.solve import Fit
 from mechreg.regression.statsmodels_result import statsmodels_result
 from mechreg.schema import (
+    DEFAULT_COV,
     GROUP_KEYS,
     TOKEN_KEYS,
     Cov,
@@ -54,7 +55,7 @@ def fit_lagged(
     lagged: pd.DataFrame,
     formula: str = "log_norm ~ lag1 + lag2",
     *,
-    cov: Cov = "auto",
+    cov: Cov = DEFAULT_COV,
     adjust: Adjust = "bh",
     cluster: str | Sequence[str] = "doc",
     by: str | Sequence[str] = (),
@@ -156,28 +157,25 @@ def fit_lagged(
     except TooManyProducts:
         sums = make(max_lag=None)
     fits = sums.solve()
-    known: dict[tuple, Any] = {}
+    covariances: dict[tuple, Covariance] = {}
+    residuals: dict[tuple, Residuals] = {}
     across: dict[tuple, Clusters] = {}
-    two_way: dict[tuple, Covariance] = {}
     if crossed:
-        two_way = two_way_covariances(fits, sums, frame, crossed[0])
+        covariances = two_way_covariances(fits, sums, frame, crossed[0])
     elif cov in ("auto", "crv3", "jackknife"):
         across = across_clusters(fits, sums, frame)
+    about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
     for fit, products in products_of(fits, sums, frame):
-        residuals = residual_statistics(fit.solution, products, longest=fit.blocks.longest)
-        key = tuple(fit.keys.values())
-        about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
-        covariance = two_way.get(key) or covariance_of(fit, products, clusters=across.get(key), **about)
-        known[key] = covariance, residuals
-    covariances, statistics = zip(*(known[tuple(fit.keys.values())] for fit in fits), strict=True)
+        residuals[fit.key] = residual_statistics(fit, products)
+        if not crossed:
+            covariances[fit.key] = covariance_of(fit, products, clusters=across.get(fit.key), **about)
+    options = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed, "by": by}
     return LaggedFits(
-        coefficients=coefficient_frame(
-            fits, covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by
-        ),
-        statistics=statistics_frame(fits, statistics, by=by),
+        coefficients=coefficient_frame(fits, [covariances[fit.key] for fit in fits], **options),
+        statistics=statistics_frame(fits, [residuals[fit.key] for fit in fits], by=by),
         _frame=frame,
         _sums=sums,
-        _covariances={key: covariance for key, (covariance, _) in known.items()},
+        _covariances=covariances,
         _conf_level=float(conf_level),
     )
 
@@ -199,7 +197,8 @@ class LaggedFits:
         p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
         ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
     statistics : pandas.DataFrame
-        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F, AIC, BIC,
+        One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F (not clustered,
+        unlike that of `summary`), AIC, BIC,
         residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a window's start) and Durbin-Watson,
         neither across windows, NaN where the frame lacks doc, window or position; Koenker's Breusch-Pagan, NaN
         without an intercept; Jarque-Bera.
@@ -244,7 +243,7 @@ class LaggedFits:
 
     def _rows(self, fit: Fit) -> Rows:
         """Return the rows of one fit."""
-        part = self._frame.iloc[self._places[tuple(fit.keys.values())]]
+        part = self._frame.iloc[self._places[fit.key]]
         return next(self._sums.rows_of(part))
 
     def result(
@@ -267,12 +266,9 @@ class LaggedFits:
         return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
 
     def _result(self, fit: Fit) -> RegressionResultsWrapper:
-        covariance = self._covariances[tuple(fit.keys.values())]
         rows = self._rows(fit)
-        parts = None
-        if self.effects:
-            parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
-        return statsmodels_result(rows.data, self.formula, fit, covariance, parts)
+        parts = absorbed_parts(self.formula, rows) if self.effects else None
+        return statsmodels_result(rows.data, self.formula, fit, self._covariances[fit.key], parts)
 
     def summary(
         self,
@@ -353,7 +349,7 @@ class LaggedFits:
     ) -> Iterator[tuple[Fit, Rows, np.ndarray, np.ndarray]]:
         """Yield the groups of a frame, all of which were fitted: each with its fit, outcome and design."""
         require(lagged, (*GROUP_KEYS, *self._sums.columns, *self.by), who=who)
-        fits = {tuple(fit.keys.values()): fit for fit in self._sums.solve()}
+        fits = {fit.key: fit for fit in self._sums.solve()}
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
                 raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
@@ -368,7 +364,7 @@ class LaggedFits:
                         f"{who} needs the frame that was fitted where there are effects: the levels of other rows are "
                         f"not known; {fit.where} has others."
                     )
-                parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=True, where=fit.where)
+                parts = absorbed_parts(self.formula, rows)
                 yield fit, rows, parts.values[-1], parts.values[:-1].T
             else:
                 build = partial(matrices, self.formula, self._rows(fit).data, rows.data)

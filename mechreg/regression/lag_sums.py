@@ -23,20 +23,21 @@ from mechreg.regression.blocks import (
 )
 from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
 from mechreg.regression.document_sums import DocumentSums, sums_of
-from mechreg.regression.effects import absorbed_parts, require_effects, without_intercept
+from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate, require_finite
 from mechreg.regression.residuals import residual_statistics, summed_products
 from mechreg.regression.results import (
     Adjust,
-    Fit,
+    Covariance,
     coefficient_frame,
     covariance_of,
     require_table_options,
     statistics_frame,
 )
-from mechreg.regression.rows import Rows, read_groups, words
-from mechreg.regression.solve import solve
+from mechreg.regression.rows import Rows, absorbed_parts, read_groups, without_intercept, words
+from mechreg.regression.solve import Fit, solve
 from mechreg.schema import (
+    DEFAULT_COV,
     GROUP_KEYS,
     TOKEN_KEYS,
     Cov,
@@ -51,7 +52,6 @@ MomentsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 2
 _OPTIONS = ("formula", "cluster", "max_lag", "by", "effects")
-
 _COUNTS = ("n", "longest", "has_gaps", "within", "across")
 
 
@@ -178,7 +178,7 @@ class LagSums:
     def coefficients(
         self,
         *,
-        cov: MomentsCov = "auto",
+        cov: MomentsCov = DEFAULT_COV,
         adjust: Adjust = "bh",
         hac_lags: int | None = None,
         conf_level: float = 0.95,
@@ -190,23 +190,18 @@ class LagSums:
         no sum has.
         """
         require_table_options(cov, get_args(MomentsCov), adjust, hac_lags, conf_level, seed)
-        fits = self.solve()
+        covariances = self.covariances(cov, hac_lags)
+        about: dict[str, Any] = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed}
+        return coefficient_frame(self.solve(), covariances, **about, by=self.by)
+
+    def covariances(self, cov: MomentsCov, hac_lags: int | None = None) -> list[Covariance]:
+        """Return the covariance of every group, in the order of `solve`."""
         options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
-        covariances = [
-            covariance_of(fit, summed_products(fit.solution, fit.blocks), **options) for fit in fits
-        ]
-        return coefficient_frame(
-            fits, covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=self.by
-        )
+        return [covariance_of(fit, summed_products(fit), **options) for fit in self.solve()]
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
-        residuals = [
-            residual_statistics(
-                fit.solution, summed_products(fit.solution, fit.blocks), longest=fit.blocks.longest
-            )
-            for fit in self.solve()
-        ]
+        residuals = [residual_statistics(fit, summed_products(fit)) for fit in self.solve()]
         return statistics_frame(self.solve(), residuals, by=self.by)
 
     def document_sums(self) -> list[DocumentSums]:
@@ -310,9 +305,8 @@ class LagSums:
         nothing = _Group(rows.keys, rows.depth, rows.n_dropped, pd.DataFrame(), None, None, rows.n_sinks)
         if not len(rows.layout.cluster):
             return nothing
-        where = words(rows.keys)
-        parts = absorbed_parts(self.formula, rows.data, rows.effects, whole=whole, where=where)
-        require_finite(zip(parts.names, parts.values, strict=True), where=where)
+        parts = absorbed_parts(self.formula, rows, whole=whole)
+        require_finite(zip(parts.names, parts.values, strict=True), where=rows.where)
         before = None if known is None else known.blocks
         if before is not None and before.n >= parts.values.shape[1]:
             coordinates = before.coordinates

@@ -1,7 +1,5 @@
 """A linear combination of coefficients, such as the sum of the lags, in every fit."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -10,17 +8,17 @@ from patsy import DesignInfo, PatsyError
 from mechreg.regression.clusters import Clusters, effective_df, left_out
 from mechreg.regression.fits import LaggedFits
 from mechreg.regression.lag_sums import LagSums, MomentsCov
-from mechreg.regression.residuals import summed_products
-from mechreg.regression.results import Covariance, Fit, coefficient_frame, covariance_of
+from mechreg.regression.results import Covariance, coefficient_frame
 from mechreg.regression.second_look import across_clusters
-from mechreg.schema import InputError, require_conf_level
+from mechreg.regression.solve import Fit
+from mechreg.schema import DEFAULT_COV, InputError, require_conf_level
 
 # Covariances whose degrees of freedom every combination has of its own.
 _OWN_DF = ("crv2", "crv3", "jackknife")
 
 
 def linear_combination(
-    fits: LaggedFits | LagSums, combination: str, *, cov: MomentsCov = "auto", conf_level: float = 0.95
+    fits: LaggedFits | LagSums, combination: str, *, cov: MomentsCov = DEFAULT_COV, conf_level: float = 0.95
 ) -> pd.DataFrame:
     """Return a combination of coefficients of every fit, one row a fit, with the columns of the coefficient frame.
 
@@ -57,20 +55,12 @@ def linear_combination(
             across = across_clusters(solved, sums, fits._frame)
     elif isinstance(fits, LagSums):
         solved = fits.solve()
-        about: dict[str, Any] = {"cov": cov, "cluster": fits.cluster, "hac_lags": None}
-        known = {
-            tuple(fit.keys.values()): covariance_of(fit, summed_products(fit.solution, fit.blocks), **about)
-            for fit in solved
-        }
+        known = dict(zip((fit.key for fit in solved), fits.covariances(cov), strict=True))
     else:
         raise InputError(
             f"linear_combination needs what fit_lagged gives, or LagSums; got {type(fits).__name__}."
         )
-    both = [
-        _combined(fit, known[key], across.get(key), combination)
-        for fit in solved
-        for key in [tuple(fit.keys.values())]
-    ]
+    both = [_combined(fit, known[fit.key], across.get(fit.key), combination) for fit in solved]
     combined, covariances = zip(*both, strict=True)
     return coefficient_frame(
         combined, covariances, adjust="bh", conf_level=float(conf_level), seed=0, by=fits.by

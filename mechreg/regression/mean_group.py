@@ -9,18 +9,11 @@ from jaxtyping import Bool, Float, Int
 
 from mechreg.formulas import formula_columns
 from mechreg.outside import any_frames
-from mechreg.regression.effects import absorbed_parts, require_effects
+from mechreg.regression.effects import require_effects
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.results import t_columns
-from mechreg.regression.rows import Rows, read_groups, words
-from mechreg.schema import (
-    GROUP_KEYS,
-    TOKEN_KEYS,
-    InputError,
-    group_columns,
-    require,
-    require_conf_level,
-)
+from mechreg.regression.rows import Rows, absorbed_parts, read_groups
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_conf_level
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -109,8 +102,7 @@ def mean_group(
 
 def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     """Return the rows of one group."""
-    where = words(rows.keys)
-    parts = absorbed_parts(formula, rows.data, rows.effects, whole=True, where=where)
+    parts = absorbed_parts(formula, rows)
     halves = _sums(parts.values, rows.layout.cluster)
     whole = _slopes(halves.sum(axis=1))
     first, second = (_slopes(halves[:, half]) for half in (0, 1))
@@ -119,7 +111,7 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     if count < 2:
         raise InputError(
             f"{WHO} needs two documents or more with {len(parts.names) + LEAST_ROWS} complete rows in each half; "
-            f"{where} has {count}."
+            f"{rows.where} has {count}."
         )
     own = (2 * whole.estimate - (first.estimate + second.estimate) / 2)[usable]
     estimate, error = own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(count)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mechreg.outside import Printed, any_frames, for_page
 from mechreg.regression.fits import LaggedFits
+from mechreg.regression.results import CLUSTERED
 from mechreg.schema import (
     GROUP_KEYS,
     InputError,
@@ -163,12 +164,24 @@ def _rows(panel: pd.DataFrame, p: str | None, digits: int, form: "_Format") -> l
 
 
 def _note(table: pd.DataFrame, show: str, p: str) -> str:
-    kinds = ", ".join(dict.fromkeys(table["cov_type"]))
+    errors = ", ".join(dict.fromkeys(map(_in_words, table["cov_type"])))
     if show == "intervals":
-        return f"In brackets: confidence intervals (cov_type {kinds})."
+        return f"In brackets: confidence intervals, from standard errors {errors}."
     judged = "p adjusted for multiple tests" if p == "p_adjusted" else "p not adjusted for multiple tests"
     levels = ", ".join(f"{'*' * (at + 1)} p < {level:g}" for at, level in enumerate(STARS))
-    return f"In parentheses: standard errors (cov_type {kinds}). {levels}; {judged}."
+    return f"In parentheses: standard errors {errors}. {levels}; {judged}."
+
+
+def _in_words(cov_type: str) -> str:
+    """Return what a covariance allows for, and its name."""
+    kind, _, rest = cov_type.partition(" (")
+    if kind in CLUSTERED:
+        return f"clustered by {rest.rstrip(')') or 'document'} ({kind.upper()})"
+    if kind == "nonrobust":
+        return f"of independent errors ({cov_type})"
+    if kind.startswith("hc"):
+        return f"robust to heteroskedasticity ({kind.upper()})"
+    return f"robust to autocorrelation ({cov_type.upper()})" if kind.startswith("hac") else f"({cov_type})"
 
 
 # A panel: its title and its rows, the first of which has the layers and the last three what is said of the fits.

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from mechreg.regression.blocks import MAX_SUMMED_LAGS, Blocks, in_coordinates, product_weights
-from mechreg.regression.effects import absorbed_parts
-from mechreg.regression.rows import Rows, words
-from mechreg.regression.solve import Solution
+from mechreg.regression.blocks import MAX_SUMMED_LAGS, in_coordinates, product_weights
+from mechreg.regression.rows import Rows, absorbed_parts
+from mechreg.regression.solve import Fit, Solution
 
 Forms = np.ndarray  # one or several numbers of every row: as weights on q in every cell, or as they are
 
@@ -45,8 +44,9 @@ class Residuals(NamedTuple):
     durbin_watson: float = np.nan
 
 
-def summed_products(solution: Solution, blocks: Blocks) -> Products:
+def summed_products(fit: Fit) -> Products:
     """Return the products of which a group's blocks are sums."""
+    solution, blocks = fit.solution, fit.blocks
     e = solution.residual[:, None]
     one = np.zeros_like(e)
     one[..., 0] = 1.0
@@ -63,10 +63,10 @@ def summed_products(solution: Solution, blocks: Blocks) -> Products:
     return Products(x, e, one, product_weights, total, blocks.lagged.shape[1] - 1)
 
 
-def row_products(solution: Solution, blocks: Blocks, rows: Rows, formula: str) -> Products:
+def row_products(fit: Fit, rows: Rows, formula: str) -> Products:
     """Return the products of the rows themselves, which are those of which the blocks were made."""
-    parts = absorbed_parts(formula, rows.data, rows.effects, whole=True, where=words(rows.keys))
-    z = in_coordinates(parts.values, blocks.coordinates)
+    parts, solution = absorbed_parts(formula, rows), fit.solution
+    z = in_coordinates(parts.values, fit.blocks.coordinates)
     x, e = np.empty((len(solution.names), z.shape[1])), np.empty((1, z.shape[1]))
     for cell, (basis, residual) in enumerate(zip(solution.basis, solution.residual, strict=True)):
         here = parts.cell == cell
@@ -102,7 +102,7 @@ def fit_statistics(solution: Solution) -> dict[str, float]:
     }
 
 
-def residual_statistics(solution: Solution, products: Products, *, longest: int) -> Residuals:
+def residual_statistics(fit: Fit, products: Products) -> Residuals:
     """Return what the products of neighbours say of the residuals.
 
     Jarque-Bera; Breusch-Pagan in Koenker's form, for designs with an intercept and a regressor; Breusch-Godfrey of
@@ -111,6 +111,7 @@ def residual_statistics(solution: Solution, products: Products, *, longest: int)
     """
     if products.max_lag < 0:
         return Residuals()
+    solution = fit.solution
     n, k = solution.n, len(solution.names)
     e, one, times, total = products.e, products.one, products.times, products.total
     ones, errors, squares, xs = times(one, one), times(e, one), times(e, e), times(products.x, one)
@@ -132,7 +133,7 @@ def residual_statistics(solution: Solution, products: Products, *, longest: int)
 
     godfrey = watson = np.nan
     # No row may follow another, as in a part of speech that never stands twice in a row.
-    if longest and products.max_lag > 0 and total(1, ones, ones).item() > 0.5:
+    if fit.blocks.longest and products.max_lag > 0 and total(1, ones, ones).item() > 0.5:
         product = total(1, errors, errors).item()
         now, before = total(1, squares, ones).item(), total(1, ones, squares).item()
         watson = (now - 2 * product + before) / solution.residual_ss

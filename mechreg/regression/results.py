@@ -9,12 +9,13 @@ from jaxtyping import Float
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from mechreg.regression.blocks import MAX_SUMMED_LAGS, Blocks
+from mechreg.regression.blocks import MAX_SUMMED_LAGS
 from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
-from mechreg.regression.solve import Solution
+from mechreg.regression.solve import Fit
 from mechreg.schema import (
+    AUTO_COV,
     COEFFICIENT_COLUMNS,
     STATISTICS_COLUMNS,
     InputError,
@@ -29,18 +30,6 @@ Adjust = Literal["bh", "bonferroni", "holm", "max-t", "none"]
 _MULTIPLETESTS = {"bh": "fdr_bh", "bonferroni": "bonferroni", "holm": "holm"}
 # The covariances that have clusters; "auto" is one of them, or nonrobust where all rows are of one cluster.
 CLUSTERED = ("auto", "crv1", "crv2", "crv3", "jackknife", "cr0")
-
-
-class Fit(NamedTuple):
-    """One group, solved."""
-
-    keys: dict[str, Any]
-    depth: float
-    n_dropped: int
-    blocks: Blocks
-    solution: Solution
-    where: str
-    n_sinks: int = 0
 
 
 class Covariance(NamedTuple):
@@ -133,7 +122,7 @@ def covariance_of(
     """Return the covariance that was asked for; effects that go across clusters need what those add given."""
     solution, blocks = fit.solution, fit.blocks
     k, count = len(solution.names), len(blocks.labels)
-    kind = ("crv3" if count > 1 else "nonrobust") if cov == "auto" else cov
+    kind = (AUTO_COV if count > 1 else "nonrobust") if cov == "auto" else cov
     if kind == "nonrobust":
         single = f" (single {'document' if cluster in (None, 'doc') else cluster})" if cov == "auto" else ""
         matrix = solution.residual_ss / solution.df * np.eye(k)
@@ -146,7 +135,7 @@ def covariance_of(
         )
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
-        clusters = clusters_of(solution, blocks)
+        clusters = clusters_of(fit)
         factor = 1.0 if kind == "cr0" else crv1_factor(fit, count)
         matrix = factor * clusters.score.T @ clusters.score
         return Covariance(kind, label, matrix, np.full(k, count - 1.0), clusters)
@@ -155,7 +144,7 @@ def covariance_of(
             f"cov={kind!r} cannot be computed from sums where effects have levels in several clusters; in "
             f"{fit.where} some have. Use fit_lagged with cov='crv3', or cov='crv1'."
         )
-    clusters = clusters_of(solution, blocks) if clusters is None else clusters
+    clusters = clusters_of(fit) if clusters is None else clusters
     without = left_out(clusters, cov=kind, where=fit.where, cluster=str(cluster))
     moved = (without @ clusters.score[..., None])[..., 0]
     moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved

@@ -1,24 +1,25 @@
-"""Rows: the complete rows of every group of a frame, in an order of their own, and which of them are neighbours."""
+"""Rows: the complete rows of every group of a frame, in an order of their own, and a formula's columns in them."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mechreg.regression.blocks import Layout
-from mechreg.regression.effects import Effects, make_effects, without_singletons
+from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
+from mechreg.regression.effects import Effects, make_effects, project, without_singletons
 from mechreg.regression.evaluation import plain_column
-from mechreg.schema import (
-    TOKEN_KEYS,
-    InputError,
-    document_ids,
-    group_columns,
-)
+from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
+
+Codes = Int[np.ndarray, " rows"]
+
+# Relative size below which what effects leave of a column is rounding.
+TAKEN_UP = 1e-9
 
 NO_LABELS: pd.Index = pd.Index([], dtype="str")
-Place = Int[np.ndarray, " rows"]  # the numbers of a group's rows in its frame
+Place = Codes  # the numbers of a group's rows in its frame
 
 
 class Rows(NamedTuple):
@@ -29,15 +30,20 @@ class Rows(NamedTuple):
     data: pd.DataFrame  # the formula's columns
     layout: Layout
     n_dropped: int
-    at: Int[np.ndarray, " rows"]  # where each of them is in the frame
+    at: Codes  # where each of them is in the frame
     effects: Effects | None
     n_sinks: int = 0  # rows of the group that add_lags left out
+
+    @property
+    def where(self) -> str:
+        """The keys in words."""
+        return words(self.keys)
 
 
 class _Ids(NamedTuple):
     """Numbers of a column's values, -1 where one is missing, and the values (None: the numbers are the values)."""
 
-    codes: Int[np.ndarray, " rows"]
+    codes: Codes
     names: pd.Index | None
 
 
@@ -108,6 +114,54 @@ def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[d
         yield plain, place
 
 
+def absorbed_parts(formula: str, rows: Rows, *, whole: bool = True) -> Parts:
+    """Return the parts of some rows; with effects each term's column is a number from which they are taken off."""
+    parts, effects = take_apart(formula, rows.data, whole=whole, where=rows.where), rows.effects
+    if effects is None:
+        return parts
+    is_plain = parts.terms is None and len(parts.seen) == 1
+    if not whole and not is_plain:
+        raise NeedsAllRows(
+            f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
+            "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
+        )
+    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
+    if not kept:
+        raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
+    design = columns_of(parts, terms)[[*kept, -1]]
+    names = (*(terms.names[at] for at in kept), terms.outcome)
+    with np.errstate(all="ignore"):  # infinite values are refused later
+        left = project(effects, design)
+        spread = np.linalg.norm(design - design.mean(axis=1, keepdims=True), axis=1)
+        taken_up = np.linalg.norm(left, axis=1) <= TAKEN_UP * spread
+    left[taken_up] = 0.0  # of a part of the rows; a column that is 0 in all is refused when they are solved
+    if whole and taken_up.any():
+        raise NumericalError(
+            f"The effects {list(effects.names)} take off all of {names[int(taken_up.argmax())]!r} in {rows.where}, "
+            "which is constant within them; leave it out of the formula, or them out of effects=."
+        )
+    cell, seen = np.zeros(len(parts.cell), np.int64), parts.seen if is_plain else parts.seen[:0]
+    return Parts(left, names, cell, seen, None if is_plain else without_intercept(terms))
+
+
+def columns_of(parts: Parts, terms: Terms) -> Float[np.ndarray, "columns rows"]:
+    """Return every term's column of numbers, then the outcome."""
+    columns = np.empty((len(terms.names) + 1, parts.values.shape[1]))
+    columns[-1] = parts.values[-1]
+    numbers = np.concatenate([np.ones((1, columns.shape[1])), parts.values[:-1]])
+    for cell, weights in enumerate(terms.weights):
+        here = parts.cell == cell
+        columns[:-1, here] = weights.T @ numbers[:, here]
+    return columns
+
+
+def without_intercept(terms: Terms) -> Terms:
+    """Return the terms as columns of their own, which they are once effects are taken off."""
+    names = tuple(name for name in terms.names if name != "Intercept")
+    return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
+
+
 def words(keys: dict[str, Any]) -> str:
     """Return a group's keys in words."""
     return ", ".join(f"{key} {value}" for key, value in keys.items())
@@ -140,13 +194,7 @@ def _layout(
     return order, layout._replace(within=made.within, across=made.across), made
 
 
-def _runs(
-    doc: Int[np.ndarray, " rows"],
-    window: Int[np.ndarray, " rows"],
-    position: Int[np.ndarray, " rows"],
-    *,
-    where: str,
-) -> tuple[Int[np.ndarray, " rows"], int, bool]:
+def _runs(doc: Codes, window: Codes, position: Codes, *, where: str) -> tuple[Codes, int, bool]:
     """Return how many rows in a row are the tokens directly before, the longest window's rows, and if any has gaps."""
     first = np.r_[True, (np.diff(doc) != 0) | (np.diff(window) != 0)]
     step = np.diff(position, prepend=0)
@@ -170,9 +218,7 @@ def _ids(column: pd.Series) -> _Ids:
     return _Ids(codes, pd.Index(names))
 
 
-def _ranked(
-    code: Int[np.ndarray, " rows"], names: pd.Index | None, *, is_doc: bool
-) -> tuple[Int[np.ndarray, " rows"], pd.Index]:
+def _ranked(code: Codes, names: pd.Index | None, *, is_doc: bool) -> tuple[Codes, pd.Index]:
     """Return codes into the sorted distinct values, and those values: int64 or str, for documents always str."""
     present, number = np.unique(code, return_inverse=True)
     values = present if names is None else names.to_numpy()[present]

@@ -8,8 +8,9 @@ import pandas as pd
 from mechreg.regression.clusters import Clusters, clusters_across
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, row_products, summed_products
-from mechreg.regression.results import Covariance, Fit, crv1_factor
-from mechreg.regression.rows import Rows, words
+from mechreg.regression.results import Covariance, crv1_factor
+from mechreg.regression.rows import Rows
+from mechreg.regression.solve import Fit
 from mechreg.schema import InputError
 
 # Rows times fits that are looked at together.
@@ -19,16 +20,15 @@ MOST_TOGETHER = 15_000_000
 def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
     """Yield every fit with its products: those of the sums, else of the rows in a second look."""
     if sums.max_lag is not None:
-        for fit in fits:
-            yield fit, summed_products(fit.solution, fit.blocks)
+        yield from ((fit, summed_products(fit)) for fit in fits)
         return
     for fit, rows in with_rows(fits, sums, frame):
-        yield fit, row_products(fit.solution, fit.blocks, rows, sums.formula)
+        yield fit, row_products(fit, rows, sums.formula)
 
 
 def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
     """Yield every fit with its rows, of which the sums were made."""
-    by_keys = {tuple(fit.keys.values()): fit for fit in fits}
+    by_keys = {fit.key: fit for fit in fits}
     for rows in sums.rows_of(frame):
         yield by_keys[tuple(rows.keys.values())], rows
 
@@ -45,7 +45,7 @@ def two_way_covariances(
     names = (str(sums.cluster), second)
     found = {}
     for fit, rows in with_rows(fits, sums, frame):
-        products = row_products(fit.solution, fit.blocks, rows, sums.formula)
+        products = row_products(fit, rows, sums.formula)
         other = codes[rows.at]
         if (other < 0).any():
             raise InputError(
@@ -67,7 +67,7 @@ def two_way_covariances(
         values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
         matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
         df = np.full(len(matrix), fewest - 1.0)
-        found[tuple(fit.keys.values())] = Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, df)
+        found[fit.key] = Covariance("crv1", f"crv1 ({' x '.join(names)})", matrix, df)
     return found
 
 
@@ -75,28 +75,26 @@ def across_clusters(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict
     """Return the clusters of fits with effects that go across them, from the rows; fits of the same rows together."""
     if not any(fit.blocks.across and len(fit.blocks.labels) > 1 for fit in fits):
         return {}
+    batches: list[tuple[Rows, list[tuple[Fit, Products]]]] = []
     found: dict[tuple, Clusters] = {}
-    together: list[tuple[Fit, Rows, np.ndarray, np.ndarray]] = []
 
     def finish() -> None:
-        if together:
-            _, rows, _, _ = together[0]
+        for rows, together in batches:
             assert rows.effects is not None
-            values = [(x, e[0]) for _, _, x, e in together]
-            labels = rows.layout.labels
-            clusters = clusters_across(
-                values, rows.effects, rows.layout.cluster, labels, where=words(rows.keys)
-            )
-            found.update(zip((tuple(fit.keys.values()) for fit, *_ in together), clusters, strict=True))
-            together.clear()
+            layout, values = rows.layout, [(own.x, own.e[0]) for _, own in together]
+            made = clusters_across(values, rows.effects, layout.cluster, layout.labels, where=rows.where)
+            found.update(zip((fit.key for fit, _ in together), made, strict=True))
+        batches.clear()
 
     for fit, rows in with_rows(fits, sums, frame):
-        if together and (
-            rows.layout is not together[0][1].layout or len(together) * rows.at.size > MOST_TOGETHER
-        ):
-            finish()
-        if fit.blocks.across and len(fit.blocks.labels) > 1:
-            products = row_products(fit.solution, fit.blocks, rows, sums.formula)
-            together.append((fit, rows, products.x, products.e))
+        if not (fit.blocks.across and len(fit.blocks.labels) > 1):
+            continue
+        if batches:
+            (first, together), size = batches[0], rows.at.size
+            if rows.layout is not first.layout or len(together) * size > MOST_TOGETHER:
+                finish()
+        if not batches:
+            batches.append((rows, []))
+        batches[0][1].append((fit, row_products(fit, rows, sums.formula)))
     finish()
     return found

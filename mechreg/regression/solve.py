@@ -5,7 +5,7 @@ weights, are solved by QR: what the coordinates kept is not lost by squaring onc
 in the orthonormal basis of the design, where the sum of x x' is the identity.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import numpy as np
@@ -15,6 +15,11 @@ from scipy.linalg import solve_triangular
 from mechreg.regression.blocks import Blocks, gram_matrices, sums_by
 from mechreg.regression.design import Terms
 from mechreg.schema import InputError, NumericalError
+
+Forms = Float[np.ndarray, "cells columns some"]
+Columns = Float[np.ndarray, "rows some"]
+Sums = Float[np.ndarray, "cells columns columns"]
+Basis = Float[np.ndarray, "cells columns terms"]
 
 # Beyond 1/sqrt(eps) of the centred and scaled columns, their products are singular in double precision.
 MAX_CONDITION = float(np.finfo(np.float64).eps ** -0.5)
@@ -32,7 +37,7 @@ class Solution(NamedTuple):
     names: tuple[str, ...]
     estimate: Float[np.ndarray, " terms"]
     to_terms: Float[np.ndarray, "terms terms"]  # from coefficients in the orthonormal basis
-    basis: Float[np.ndarray, "cells columns terms"]
+    basis: Basis
     residual: Float[np.ndarray, "cells columns"]
     has_constant: bool
     residual_ss: float
@@ -44,6 +49,23 @@ class Solution(NamedTuple):
     def df(self) -> int:
         """Degrees of freedom of the residuals."""
         return self.n - self.to_terms.shape[1] - self.absorbed
+
+
+class Fit(NamedTuple):
+    """One group, solved."""
+
+    keys: dict[str, Any]
+    depth: float
+    n_dropped: int
+    blocks: Blocks
+    solution: Solution
+    where: str
+    n_sinks: int = 0
+
+    @property
+    def key(self) -> tuple:
+        """The values of the keys."""
+        return tuple(self.keys.values())
 
 
 def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> Solution:
@@ -104,8 +126,8 @@ def _forms(blocks: Blocks, terms: Terms) -> Float[np.ndarray, "cells columns ter
 
 
 def _without_levels(
-    raw: Float[np.ndarray, "cells columns some"], is_level: Bool[np.ndarray, " terms"]
-) -> tuple[Float[np.ndarray, "cells columns some"], Float[np.ndarray, "some some"]]:
+    raw: Forms, is_level: Bool[np.ndarray, " terms"]
+) -> tuple[Forms, Float[np.ndarray, "some some"]]:
     """Return forms without what the terms that are levels (intercept, categories) take up, and raw = forms @ changes.
 
     A column of mean 1e4 and spread 0.3 beside an intercept becomes one of mean 0, with nothing rounded.
@@ -124,9 +146,7 @@ def _without_levels(
     return forms, changes
 
 
-def _square_roots(
-    sums: Float[np.ndarray, "cells columns columns"],
-) -> tuple[Float[np.ndarray, "cells columns columns"], Float[np.ndarray, "cells columns"]]:
+def _square_roots(sums: Sums) -> tuple[Sums, Float[np.ndarray, "cells columns"]]:
     """Return M with M'M = the sums, in every cell, and the columns' sizes; singular sums have a root too."""
     scale = np.sqrt(np.einsum("...ii->...i", sums))
     safe = np.where(scale > 0, scale, 1.0)
@@ -135,32 +155,26 @@ def _square_roots(
     return root, scale
 
 
-def _columns(
-    root: Float[np.ndarray, "cells columns columns"], forms: Float[np.ndarray, "cells_or_one columns some"]
-) -> Float[np.ndarray, "rows some"]:
+def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> Columns:
     """Return columns whose products are those of the group's rows."""
     return einops.rearrange(root @ forms, "cells columns some -> (cells columns) some")
 
 
-def _over(
-    forms: Float[np.ndarray, "cells columns terms"], triangle: Float[np.ndarray, "terms terms"]
-) -> Float[np.ndarray, "cells columns terms"]:
+def _over(forms: Basis, triangle: Float[np.ndarray, "terms terms"]) -> Basis:
     """Return forms @ inverse(triangle)."""
     flat = einops.rearrange(forms, "cells columns terms -> terms (cells columns)")
     solved = solve_triangular(triangle, flat, trans=1)
     return einops.rearrange(solved, "terms (cells columns) -> cells columns terms", cells=len(forms))
 
 
-def _centred(
-    columns: Float[np.ndarray, "rows some"], ones: Float[np.ndarray, " rows"]
-) -> Float[np.ndarray, "rows some"]:
+def _centred(columns: Columns, ones: Float[np.ndarray, " rows"]) -> Columns:
     for _ in range(2):
         columns = columns - np.outer(ones, ones @ columns / (ones @ ones))
     return columns
 
 
 def _require_solvable(
-    design: Float[np.ndarray, "rows some"],
+    design: Columns,
     ones: Float[np.ndarray, " rows"],
     size: Float[np.ndarray, " some"],
     terms: Terms,

@@ -15,7 +15,8 @@ from statsmodels.regression.linear_model import OLS, OLSResults, RegressionResul
 
 from mechreg.regression.design import Parts
 from mechreg.regression.evaluation import environment, evaluate
-from mechreg.regression.results import Covariance, Fit
+from mechreg.regression.results import Covariance
+from mechreg.regression.solve import Fit
 from mechreg.schema import InputError
 
 _COV_TYPES = {

@@ -9,7 +9,8 @@ from mechreg.regression.clusters import Clusters, clusters_of, left_out
 from mechreg.regression.fits import LaggedFits
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
-from mechreg.regression.results import Fit, crv1_factor
+from mechreg.regression.results import crv1_factor
+from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, require_number, require_option, require_whole_number
 
 WHO = "wild_bootstrap"
@@ -78,7 +79,7 @@ def _bootstrapped(
     fit: Fit, at: int, value: float, draws: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Return crv1's t and its p under the null that term ``at`` is ``value``."""
-    clusters, to_term = clusters_of(fit.solution, fit.blocks), fit.solution.to_terms[at]
+    clusters, to_term = clusters_of(fit), fit.solution.to_terms[at]
     factor, gap = crv1_factor(fit, len(clusters.labels)), fit.solution.estimate[at] - value
     statistic = gap / np.sqrt(factor * ((clusters.score @ to_term) ** 2).sum())
     score = _restricted_scores(clusters, to_term, gap, fit.where)

@@ -12,15 +12,21 @@ from scipy import stats
 from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
+from mechreg.regression.rows import TAKEN_UP
 from mechreg.schema import (
     MAX_LAGS,
     TOKEN_KEYS,
     InputError,
+    NumericalError,
     group_columns,
     require,
     require_conf_level,
     require_whole_number,
 )
+
+Numbers = Float[np.ndarray, " rows"]
+Codes = Int[np.ndarray, " rows"]
+LagDraws = Float[np.ndarray, "draws lags"]
 
 WHO = "autocorrelation"
 # What the fitted rho is chosen from.
@@ -39,7 +45,8 @@ class Autocorrelation:
     layers : pandas.DataFrame
         A row a layer: model, hook, layer, (head,) depth, n, n_docs; s, the share of the variance that is a slow
         context, white_share (1 - s), rho and half_life (tokens until s rho^lag has halved; NaN where s is above 1 or
-        its interval reaches 0), each with _low and _high; breusch_godfrey (an F), its df, df_denom and p.
+        its interval reaches 0), each with _low and _high; breusch_godfrey (an F, NaN where
+        documents repeat each other), its df, df_denom and p.
     """
 
     lags: pd.DataFrame
@@ -144,18 +151,14 @@ class _Group:
         self.slots = int(self.slot[-1]) + 1
         self.doc = pd.factorize(rows["doc"])[0]
 
-    def residuals(
-        self, columns: list[str]
-    ) -> tuple[Float[np.ndarray, "columns rows"], Int[np.ndarray, " rows"]]:
+    def residuals(self, columns: list[str]) -> tuple[Float[np.ndarray, "columns rows"], Codes]:
         """Return columns of the complete rows without the effects, and which rows those are."""
         table = self.rows[columns].to_numpy("float64").T
         at = np.flatnonzero(~np.isnan(table).any(axis=0))
         codes = [pd.factorize(self.rows[name])[0][at] for name in self.effects]
         return demeaned(table[:, at], codes), at
 
-    def before(
-        self, values: Float[np.ndarray, " rows"], at: Int[np.ndarray, " rows"], lag: int
-    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+    def before(self, values: Numbers, at: Codes, lag: int) -> tuple[Numbers, Numbers]:
         """Return each row's value so many tokens before, 0 where there is none, and whether there is one."""
         line, known = np.zeros((2, self.slots + lag))
         line[lag + self.slot[at]], known[lag + self.slot[at]] = values, 1.0
@@ -172,8 +175,9 @@ class _Group:
         sums = np.array([np.bincount(doc, weights=score) for score in scores]).T
         count, df = len(sums), len(sums) - order
         f = p = np.nan
-        if df > 0:
-            mean, spread = sums.mean(axis=0), np.atleast_2d(np.cov(sums.T))
+        mean, spread = sums.mean(axis=0), np.atleast_2d(np.cov(sums.T)) if count > 1 else np.zeros((1, 1))
+        rounding = 1e-12 * float((sums**2).sum()) / max(count, 1)
+        if df > 0 and np.linalg.matrix_rank(spread, tol=rounding, hermitian=True) == order:
             f = df / ((count - 1) * order) * float(count * mean @ np.linalg.solve(spread, mean))
             p = float(stats.f.sf(f, order, df))
         name = "breusch_godfrey"
@@ -189,6 +193,12 @@ def _described(
     count = int(doc.max()) + 1 if len(doc) else 0
     if count < 2:
         raise InputError(f"{WHO} draws documents; it needs two or more, and {group.where} has {count}.")
+    whole = group.rows["log_norm"].to_numpy("float64")[at]
+    if np.linalg.norm(y) <= TAKEN_UP * np.linalg.norm(whole - whole.mean()):
+        raise NumericalError(
+            f"{WHO} finds nothing left of the log norms in {group.where} after the effects {list(group.effects)}. Do "
+            "its documents repeat each other? Leave copies out, or use fewer effects=."
+        )
     products, pairs = np.zeros((2, count, max_lag + 1))
     for lag in range(max_lag + 1):
         earlier, known = group.before(y, at, lag) if lag else (y, np.ones(len(y)))
@@ -226,7 +236,7 @@ def _with_band(name: str, drawn: Float[np.ndarray, "*draws"], conf_level: float)
     return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
 
 
-def _partial(acf: Float[np.ndarray, "draws lags"]) -> Float[np.ndarray, "draws lags"]:
+def _partial(acf: LagDraws) -> LagDraws:
     """Return the partial autocorrelations (Durbin, Levinson)."""
     partial, phi = np.zeros_like(acf), np.zeros((len(acf), 0))
     for lag in range(acf.shape[1]):
@@ -237,9 +247,7 @@ def _partial(acf: Float[np.ndarray, "draws lags"]) -> Float[np.ndarray, "draws l
     return partial
 
 
-def _slow(
-    acf: Float[np.ndarray, "draws lags"],
-) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+def _slow(acf: LagDraws) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
     """Return s and rho of the least-squares fit of s rho^lag."""
     powers = RHO ** np.arange(1, acf.shape[1] + 1)[:, None]
     along, size = acf @ powers, (powers**2).sum(axis=0)

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.design import take_apart, terms_of
-from mechreg.regression.effects import TAKEN_UP, columns_of, part_of, project
+from mechreg.regression.effects import part_of, project
 from mechreg.regression.results import t_columns
-from mechreg.regression.rows import Rows, read_groups, words
+from mechreg.regression.rows import TAKEN_UP, Rows, columns_of, read_groups
 from mechreg.regression.solve import MAX_CONDITION
 from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_conf_level
 
@@ -87,12 +87,11 @@ def decompose(
     require(lagged, (*GROUP_KEYS, "doc", *columns, *names), who=WHO)
     tables = []
     for rows in read_groups(lagged, columns, cluster="doc", effects=names):
-        where = words(rows.keys)
-        if len(rows.layout.labels) < 2:
+        if (count := len(rows.layout.labels)) < 2:
             raise InputError(
-                f"{WHO} needs two documents or more; {where} has {len(rows.layout.labels)} with complete rows."
+                f"{WHO} needs two documents or more; {rows.where} has {count} with complete rows."
             )
-        parts = _influences(rows, formulas, names, term, where)
+        parts = _influences(rows, formulas, names, term)
         tables.append(_table(rows, term, parts, float(conf_level)))
     return pd.concat(tables, ignore_index=True)
 
@@ -119,17 +118,17 @@ def _table(
 
 
 def _influences(
-    rows: Rows, formulas: dict[str, str], effects: tuple[str, ...], term: str, where: str
+    rows: Rows, formulas: dict[str, str], effects: tuple[str, ...], term: str
 ) -> dict[str, tuple[float, Float[np.ndarray, " rows"]]]:
     """Return every part's estimate, and each row's influence on it."""
-    terms, short, y = _columns(formulas["short"], rows, where)
+    terms, short, y = _columns(formulas["short"], rows)
     wanted = [term] if term in terms else term.split(" + ")
     if not {"Intercept", *wanted} <= {*terms}:
         raise InputError(
             f"{WHO} needs a formula with an intercept and the term {term!r}; it has {list(terms)}."
         )
     at = [terms.index(name) for name in wanted]
-    added = {part: _columns(text, rows, where) for part, text in formulas.items() if part != "short"}
+    added = {part: _columns(text, rows) for part, text in formulas.items() if part != "short"}
     x, place = [short], {}
     for part, (names, columns, _) in added.items():
         kept = columns[[name != "Intercept" for name in names]]
@@ -142,7 +141,7 @@ def _influences(
         beside = np.arange(len(long)) != terms.index("Intercept")
         left = np.zeros_like(long)
         left[beside] = project(rows.effects, long[beside])
-    inverse, of_short = _inverse(left, long, where), _inverse(short, short, where)
+    inverse, of_short = _inverse(left, long, rows.where), _inverse(short, short, rows.where)
     b, own = inverse @ (left @ y), of_short[at].sum(axis=0) @ short
     rest = y - b @ long
     # What each part adds to the prediction, and the weights on y by which the long regression gives its share.
@@ -169,9 +168,9 @@ def _influences(
     }
 
 
-def _columns(formula: str, rows: Rows, where: str) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+def _columns(formula: str, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Return a formula's terms, their columns and the outcome."""
-    parts = take_apart(formula, rows.data, whole=True, where=where)
+    parts = take_apart(formula, rows.data, whole=True, where=rows.where)
     terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
     *_, outcome = columns = columns_of(parts, terms)
     return terms.names, columns[:-1], outcome

@@ -14,6 +14,10 @@ from scipy import stats
 
 from mechreg.universality.bands import Estimates, interval
 
+Draws = Float[np.ndarray, " draws"]
+Pairs = Float[np.ndarray, "draws places two"]
+Matrices = Float[np.ndarray, "draws two two"]
+
 Measure = Literal["sign_agreement", "concordance", "rank_correlation", "rms_difference"]
 # Relative size below which two values of a profile differ by rounding.
 ROUNDING = 1e-9
@@ -31,8 +35,8 @@ class Agreement(NamedTuple):
 class _Moments(NamedTuple):
     """Second moments over depth of the difference and the sum of two profiles."""
 
-    shape: Float[np.ndarray, "draws two two"]  # their covariances
-    level: Float[np.ndarray, " draws"]  # the difference's mean, squared
+    shape: Matrices  # their covariances
+    level: Draws  # the difference's mean, squared
 
     def without(self, *noises: "_Moments") -> "_Moments":
         """Return the moments less those of noise; variances smaller than the noise's become negative."""
@@ -89,39 +93,39 @@ def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict
 
 def _difference_and_sum(
     first: Float[np.ndarray, "draws places"], second: Float[np.ndarray, "draws places"]
-) -> Float[np.ndarray, "draws places two"]:
+) -> Pairs:
     """Return both in one array: of equal profiles the difference is 0, with nothing rounded."""
     return np.stack([first - second, first + second], axis=-1)
 
 
-def _moments(pair: Float[np.ndarray, "draws places two"]) -> _Moments:
+def _moments(pair: Pairs) -> _Moments:
     mean = pair.mean(axis=-2, keepdims=True)
     about_mean = pair - mean
     return _Moments(about_mean.mT @ about_mean / pair.shape[-2], mean[..., 0, 0] ** 2)
 
 
-def _noise(deviations: Float[np.ndarray, "draws places two"], times: int) -> _Moments:
+def _noise(deviations: Pairs, times: int) -> _Moments:
     """Return the expected moments of noise, ``times`` the mean of these."""
     shape, level = _moments(deviations)
     return _Moments(times * shape.mean(axis=0, keepdims=True), times * level.mean(keepdims=True))
 
 
-def _concordance(moments: _Moments) -> Float[np.ndarray, " draws"]:
+def _concordance(moments: _Moments) -> Draws:
     difference, total, level = moments.variances
     return _ratio(total - difference, total + difference + 2 * level)
 
 
-def _rms(moments: _Moments) -> Float[np.ndarray, " draws"]:
+def _rms(moments: _Moments) -> Draws:
     difference, _, level = moments.variances
     return np.sqrt(difference + level)
 
 
-def _signs(pair: Float[np.ndarray, "draws places two"]) -> Float[np.ndarray, " draws"]:
+def _signs(pair: Pairs) -> Draws:
     difference, total = pair[..., 0], pair[..., 1]
     return (np.sign(total + difference) == np.sign(total - difference)).mean(axis=-1)
 
 
-def _ranks(pair: Float[np.ndarray, "draws places two"]) -> Float[np.ndarray, " draws"]:
+def _ranks(pair: Pairs) -> Draws:
     profiles = np.stack([pair[..., 1] + pair[..., 0], pair[..., 1] - pair[..., 0]])
     size = np.abs(profiles).max()
     ranks = stats.rankdata(np.round(profiles / (ROUNDING * size or 1.0)), axis=-1)
@@ -129,12 +133,7 @@ def _ranks(pair: Float[np.ndarray, "draws places two"]) -> Float[np.ndarray, " d
     return _ratio((first * second).sum(axis=-1), np.sqrt((first**2).sum(axis=-1) * (second**2).sum(axis=-1)))
 
 
-def _shrunk(
-    pair: Float[np.ndarray, "1 places two"],
-    true: _Moments,
-    noise: _Moments,
-    moved: Float[np.ndarray, "draws places two"],
-) -> Float[np.ndarray, "draws places two"]:
+def _shrunk(pair: Float[np.ndarray, "1 places two"], true: _Moments, noise: _Moments, moved: Pairs) -> Pairs:
     """Return what the profiles are expected to be without noise, moved by as much as remains unknown of them."""
     shape = _nearest_psd(true.shape)
     slope = shape @ np.linalg.pinv(shape + noise.shape, rcond=1e-12, hermitian=True)
@@ -145,15 +144,11 @@ def _shrunk(
     return mean + mean_moved + (pair - mean) @ slope.mT + (moved - mean_moved) @ narrowed.mT
 
 
-def _nearest_psd(
-    matrices: Float[np.ndarray, "draws two two"], *, power: float = 1.0
-) -> Float[np.ndarray, "draws two two"]:
+def _nearest_psd(matrices: Matrices, *, power: float = 1.0) -> Matrices:
     """Return the nearest matrices without negative eigenvalues, or a power of them."""
     values, vectors = np.linalg.eigh(matrices)
     return (vectors * (np.maximum(values, 0.0) ** power)[..., None, :]) @ vectors.mT
 
 
-def _ratio(
-    above: Float[np.ndarray, " draws"], below: Float[np.ndarray, " draws"]
-) -> Float[np.ndarray, " draws"]:
+def _ratio(above: Draws, below: Draws) -> Draws:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)

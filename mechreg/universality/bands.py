@@ -10,13 +10,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
+Profile = Float[np.ndarray, " places"]
+Draws = Float[np.ndarray, "draws places"]
+
 
 class Estimates(NamedTuple):
     """Estimates, how far each moves without each document, and how far each moves on resampled documents."""
 
-    estimate: Float[np.ndarray, " places"]
+    estimate: Profile
     jackknife: Float[np.ndarray, "docs places"]
-    draws: Float[np.ndarray, "draws places"]
+    draws: Draws
 
     @property
     def df(self) -> int:
@@ -33,12 +36,12 @@ class Estimates(NamedTuple):
         return float(np.clip(df, 2, self.df).mean())
 
     @property
-    def std_error(self) -> Float[np.ndarray, " places"]:
+    def std_error(self) -> Profile:
         """The jackknife's standard errors, about the estimate."""
         return np.sqrt(self.df / (self.df + 1) * (self.jackknife**2).sum(axis=0))
 
     @property
-    def scaled_draws(self) -> Float[np.ndarray, "draws places"]:
+    def scaled_draws(self) -> Draws:
         """The draws' deviations with the jackknife's standard errors, which fit few documents better."""
         own = np.sqrt((self.draws**2).mean(axis=0))
         return self.draws * np.divide(self.std_error, own, out=np.zeros_like(own), where=own > 0)
@@ -72,11 +75,11 @@ def mean_square(several: list[Estimates]) -> tuple[float, Float[np.ndarray, " dr
 class Bands(NamedTuple):
     """Intervals at each place (conf), and intervals that all hold at once (sim)."""
 
-    std_error: Float[np.ndarray, " places"]
-    conf_low: Float[np.ndarray, " places"]
-    conf_high: Float[np.ndarray, " places"]
-    sim_low: Float[np.ndarray, " places"]
-    sim_high: Float[np.ndarray, " places"]
+    std_error: Profile
+    conf_low: Profile
+    conf_high: Profile
+    sim_low: Profile
+    sim_high: Profile
 
 
 def bands(estimates: Estimates, *, conf_level: float) -> Bands:

@@ -61,11 +61,7 @@ def joint_profiles(sums: LagSums, *, term: str, hook: str | None, draws: int, se
         _drawn(fits, at, draws, seed),
     )
     return Profiles(
-        str(hook),
-        pd.DataFrame(layers, columns=["model", "layer", "depth", "n"]),
-        docs,
-        n_unshared,
-        estimates,
+        str(hook), pd.DataFrame(layers, columns=["model", "layer", "depth", "n"]), docs, n_unshared, estimates
     )
 
 

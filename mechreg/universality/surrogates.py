@@ -12,6 +12,9 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.fft import dct
 
+Profile = Float[np.ndarray, " places"]
+Draws = Float[np.ndarray, "draws places"]
+
 # With fewer places there are too few patterns of signs for a p value of .05: 8 with 4, 16 with 5.
 MIN_PLACES = 6
 # Up to so many waves all patterns of signs are looked at.
@@ -27,12 +30,7 @@ class Shape(NamedTuple):
 
 
 def shape_test(
-    first: Float[np.ndarray, " places"],
-    second: Float[np.ndarray, " places"],
-    first_draws: Float[np.ndarray, "draws places"],
-    second_draws: Float[np.ndarray, "draws places"],
-    *,
-    seed: int,
+    first: Profile, second: Profile, first_draws: Draws, second_draws: Draws, *, seed: int
 ) -> Shape:
     """Return the p values of the hypothesis that two profiles have independent shapes, against likeness.
 
@@ -67,10 +65,10 @@ def shape_test(
 
 
 def _p(
-    first: Float[np.ndarray, " places"],
-    second: Float[np.ndarray, " places"],
-    first_draws: Float[np.ndarray, "draws places"],
-    second_draws: Float[np.ndarray, "draws places"],
+    first: Profile,
+    second: Profile,
+    first_draws: Draws,
+    second_draws: Draws,
     waves: Float[np.ndarray, "places waves"],
     signs: Float[np.ndarray, "patterns waves"],
 ) -> float:

@@ -14,6 +14,8 @@ from mechreg.schema import NumericalError
 from mechreg.universality.bands import Estimates, bands, mean_of
 from mechreg.universality.token_units import WHO, ModelTokens, Units, unit_ranks
 
+Weights = Float[np.ndarray, "draws docs"]
+
 Match = Literal["depth", "best"]
 CHUNK_NUMBERS = 2**22  # of surrogates made at a time
 Residuals = Float[np.ndarray, "units layers"]
@@ -88,7 +90,7 @@ def correlations(
     first: Float[np.ndarray, "units a"],
     second: Float[np.ndarray, "units b"],
     doc: Int[np.ndarray, " units"],
-    weights: Float[np.ndarray, "draws docs"],
+    weights: Weights,
 ) -> Estimates:
     """Return the correlations of all pairs of columns, and by how much they move without or with other documents."""
     starts = np.flatnonzero(np.diff(doc, prepend=-1))
@@ -100,7 +102,7 @@ def correlations(
     )
     squares = [np.add.reduceat(one**2, starts, axis=0) for one in (first, second)]
 
-    def of(shares: Float[np.ndarray, "draws docs"]) -> Float[np.ndarray, "draws cells"]:
+    def of(shares: Weights) -> Float[np.ndarray, "draws cells"]:
         one, other = (np.sqrt(shares @ square) for square in squares)
         below = einops.rearrange(one, "draws a -> draws a 1") * einops.rearrange(
             other, "draws b -> draws 1 b"
@@ -171,7 +173,7 @@ def across_frames(
     first: list[Float[np.ndarray, "units a"]],
     second: list[Float[np.ndarray, "units b"]],
     doc: Int[np.ndarray, " units"],
-    weights: Float[np.ndarray, "draws docs"],
+    weights: Weights,
 ) -> Estimates:
     """Return the mean correlations of one model's frames with the other's further frames."""
     pairs = permutations(range(len(first)), 2)

@@ -11,6 +11,10 @@ from scipy import sparse, stats
 from mechreg.regression import Effects, make_effects, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, require
 
+UnitCodes = Int[np.ndarray, " units"]
+TokenCodes = Int[np.ndarray, " tokens"]
+TokenValues = Float[np.ndarray, "tokens layers"]
+
 WHO = "compare_tokens"
 Unit = Literal["token", "span", "word"]
 Effect = Literal["doc", "position", "token"]
@@ -22,16 +26,16 @@ class ModelTokens(NamedTuple):
 
     layers: pd.DataFrame  # model, layer, depth
     tokens: pd.DataFrame  # doc, window, position, token_id, and what names the units
-    values: Float[np.ndarray, "tokens layers"]
+    values: TokenValues
 
 
 class Units(NamedTuple):
     """What all models have, in the order of the text; and which unit each model's tokens belong to (-1: to none)."""
 
-    doc: Int[np.ndarray, " units"]
-    identity: Int[np.ndarray, " units"]
-    position: list[Int[np.ndarray, " units"]]  # of each model's first token in the unit
-    unit_of: list[Int[np.ndarray, " tokens"]]
+    doc: UnitCodes
+    identity: UnitCodes
+    position: list[UnitCodes]  # of each model's first token in the unit
+    unit_of: list[TokenCodes]
     docs: list[str]
 
     @property
@@ -112,7 +116,7 @@ def _has_place(table: pd.DataFrame, unit: Unit) -> Bool[np.ndarray, " tokens"]:
     return (table["word"] >= 0).to_numpy() if unit == "word" else np.ones(len(table), bool)
 
 
-def _units(table: pd.DataFrame, unit: Unit) -> Int[np.ndarray, " tokens"]:
+def _units(table: pd.DataFrame, unit: Unit) -> TokenCodes:
     """Return the number of each token's unit."""
     if unit != "span":
         keys = list(TOKEN_KEYS) if unit == "token" else ["doc", "word"]
@@ -134,9 +138,7 @@ def _units(table: pd.DataFrame, unit: Unit) -> Int[np.ndarray, " tokens"]:
     return number
 
 
-def unit_ranks(
-    values: Float[np.ndarray, "tokens layers"], unit_of: Int[np.ndarray, " tokens"], n_units: int
-) -> Float[np.ndarray, "units layers"]:
+def unit_ranks(values: TokenValues, unit_of: TokenCodes, n_units: int) -> Float[np.ndarray, "units layers"]:
     """Return the ranks of units in each layer: of the mean rank of a unit's tokens among all tokens of units.
 
     Ranks come first, so that any increasing function of the measure gives the same.
@@ -157,7 +159,7 @@ def effects_of(units: Units, effects: Sequence[Effect]) -> list[Effects]:
             made.append(made[same])
             continue
         groups = {"doc": units.doc, "position": position, "token": units.identity}
-        codes: dict[str, Int[np.ndarray, " units"]] = {name: groups[name] for name in effects}
+        codes: dict[str, UnitCodes] = {name: groups[name] for name in effects}
         codes = codes or {"all": np.zeros_like(units.doc)}
         made.append(make_effects(codes, None))
     return made
