@@ -371,3 +371,19 @@ def require_whole_numbers(
             f"{name} must be distinct whole numbers, at least {fewest} of them; got {numbers!r}."
         )
     return [int(value) for value in numbers]
+
+
+# How standard errors were computed, by the first word of a frame's cov_type.
+_COVARIANCES = {
+    "nonrobust": "of equal variances",
+    "hac": "robust to serial correlation",
+    "hc": "robust to unequal variances",
+    "jackknife": "from documents left out one by one",
+}
+
+
+def covariance_in_words(cov_type: str) -> str:
+    """Return how standard errors were computed: "crv3 (source)" is clustered by source."""
+    kind, _, detail = cov_type.partition("(")
+    known = _COVARIANCES.get(kind.strip().rstrip("0123"))
+    return known or f"clustered by {detail.rstrip(')').replace('doc', 'document') or 'document'}"

@@ -35,7 +35,7 @@ def snapshot(spec: dict[str, Any]) -> str:
     spec = {key: value for key, value in spec.items() if key not in ("$schema", "config")}
     text = json.dumps(described(spec), ensure_ascii=False, indent=1) + "\n"
     names: dict[str, str] = {}
-    auto = r"\b(data|view|param|concat|hconcat|vconcat|layer)[-_]([0-9a-f]{32}|\d+)\b"
+    auto = r"\b(data|view|param|concat|hconcat|vconcat|layer)[-_]([0-9a-f]{32}|[0-9a-f]+_\d+|\d+)\b"
     return re.sub(auto, lambda found: names.setdefault(found[0], f"{found[1]}-{len(names)}"), text)
 
 

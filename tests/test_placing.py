@@ -163,10 +163,15 @@ def test_autocast_is_only_there_when_asked_for_and_then_in_every_pass(tiny, make
     with torch.inference_mode():
         _, cache = cast.run_with_cache(ids)
     own = torch.stack([cache[f"blocks.{i}.hook_attn_out"][0].float().norm(dim=-1) for i in range(3)])
-    np.testing.assert_allclose(own.numpy(), norms, rtol=2**-8)
+    np.testing.assert_allclose(own.numpy(), norms, rtol=2**-7)
     assert not torch.is_autocast_enabled("cpu")
     np.testing.assert_array_equal(window_norms(plain, windows)["attn_out"], exact)
 
 
-def test_autocast_is_checked_against_float32(tiny):
-    assert check_model(mr.load_model(str(tiny), dtype="bfloat16-autocast"))["passed"].all()
+@pytest.mark.parametrize(
+    "seed", [0, 3]
+)  # with 3 a changed token moves norms by less than bfloat16's tolerance
+def test_autocast_is_checked_against_float32(make_gpt2, tokenizer, seed):
+    original = make_gpt2(seed)
+    cast = mr.load_model(original, tokenizer=tokenizer, dtype="bfloat16-autocast")
+    assert check_model(cast, reference=original)["passed"].all()

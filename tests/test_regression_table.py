@@ -126,7 +126,7 @@ def test_stars_go_by_the_p_that_is_asked_for():
     assert "p adjusted" in regression_table(table)
     assert "clustered by document (CRV3)" in regression_table(table, show="intervals")
     two_way = regression_table(table.assign(cov_type="crv1 (doc x token_id)"), format="html")
-    assert "standard errors clustered by doc x token_id (CRV1)." in two_way
+    assert "standard errors clustered by document x token_id (CRV1)." in two_way
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -193,7 +193,7 @@ def test_html_shows_names_and_makes_nothing_of_them():
     assert titles[:-1] == [f"{model}, attn_out" for model in models]
     labels = {row[0] for row in found.rows if len(row) == 2}
     assert set(HOSTILE[:3]) <= labels
-    assert html.escape("<b>") in titles[-1] or "<b>" in titles[-1]
+    assert "<b>" in titles[-1].lower()
 
 
 @settings(max_examples=25, deadline=None)

@@ -253,6 +253,12 @@ def test_a_bit_that_flipped_in_a_shard_is_found(tmp_path, ended):
     assert aside.read_bytes() == data
 
 
+def test_a_shard_that_does_not_begin_as_parquet_is_damaged(tmp_path):
+    path = shard_of(tmp_path)
+    path.write_bytes(b"\0\0\0\0" + path.read_bytes()[4:])
+    assert "does not begin as a Parquet file" in str(store.damaged_shards(tmp_path)[path])
+
+
 # ------------------------------------------------------------------------------------- who writes, and who has died
 
 

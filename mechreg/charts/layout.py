@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.notebook import shown_offline
 from mechreg.charts.theme import WIDTH, figure_title, panel_title
-from mechreg.schema import InputError, require_option, require_whole_number
+from mechreg.schema import InputError, covariance_in_words, require_option, require_whole_number
 
 # Of the marks, in pixels of a 96th of an inch: a figure with axes is then 3.25 or 6.75 inches wide, its text 8 points.
 PAPER = {"column": 240, "page": 560}
@@ -119,23 +119,7 @@ def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
     return Sheet(width=WIDTH if width is None else width, height=height, title=title)
 
 
-# How standard errors were computed, for captions, by the first word of a frame's cov_type.
-_COVARIANCES = {
-    "nonrobust": "of equal variances",
-    "hac": "robust to serial correlation",
-    "hc": "robust to unequal variances",
-    "jackknife": "from documents left out one by one",
-}
-
-
-def _covariance_in_words(cov_type: str) -> str:
-    """Return how standard errors were computed: "crv3 (source)" is clustered by source."""
-    kind, _, detail = cov_type.partition("(")
-    known = _COVARIANCES.get(kind.strip().rstrip("0123"))
-    return known or f"clustered by {detail.rstrip(')').replace('doc', 'document') or 'document'}"
-
-
 def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
     """Return what the bars of a frame's coefficients are."""
-    kinds = map(_covariance_in_words, rows["cov_type"].astype(str).unique())
+    kinds = map(covariance_in_words, rows["cov_type"].astype(str).unique())
     return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

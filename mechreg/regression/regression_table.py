@@ -8,11 +8,11 @@ import pandas as pd
 
 from mechreg.outside import Printed, any_frames, for_page
 from mechreg.regression.fits import LaggedFits
-from mechreg.regression.results import CLUSTERED
 from mechreg.schema import (
     GROUP_KEYS,
     InputError,
     NumericalError,
+    covariance_in_words,
     group_columns,
     one_or_many,
     require,
@@ -174,14 +174,7 @@ def _note(table: pd.DataFrame, show: str, p: str) -> str:
 
 def _in_words(cov_type: str) -> str:
     """Return what a covariance allows for, and its name."""
-    kind, _, rest = cov_type.partition(" (")
-    if kind in CLUSTERED:
-        return f"clustered by {rest.rstrip(')') or 'document'} ({kind.upper()})"
-    if kind == "nonrobust":
-        return f"of independent errors ({cov_type})"
-    if kind.startswith("hc"):
-        return f"robust to heteroskedasticity ({kind.upper()})"
-    return f"robust to autocorrelation ({cov_type.upper()})" if kind.startswith("hac") else f"({cov_type})"
+    return f"{covariance_in_words(cov_type)} ({cov_type.partition(' (')[0].upper()})"
 
 
 # A panel: its title and its rows, the first of which has the layers and the last three what is said of the fits.

@@ -261,6 +261,9 @@ def _write(table: pa.Table, path: Path, about: dict[str, Any], *, encodings: dic
 
 def _described(path: Path, kind: str) -> dict[str, Any]:
     """Return what the footer of a shard says of it; a ValueError where that is not what was written."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PAR1":  # which no reader of Parquet looks at
+            raise ValueError("it does not begin as a Parquet file does")
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
     if not isinstance(about, dict) or (about.get("schema_version"), about.get("kind")) != (
