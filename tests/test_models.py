@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from mechreg.models import (
     weight_hash,
 )
 from mechreg.norms import extract_norms
-from mechreg.schema import InputError, ModelError
+from mechreg.schema import Hook, InputError, ModelError
 
 pytestmark = pytest.mark.models
 
@@ -186,7 +186,9 @@ def test_transformer_lens_objects_are_taken_as_they_are(backend, tiny):
     assert load_model(model) is model
     assert model.training
     for options in ({"dtype": "float64"}, {"backend": "bridge"}, {"name": "b"}, {"processing": "folded"}):
-        with pytest.raises(InputError, match="load_model takes no options for a TransformerLens model"):
+        with pytest.raises(
+            InputError, match=f"it returns as it is; got {next(iter(options))}=. Give the name"
+        ):
             load_model(model, **options)
 
 
@@ -453,7 +455,7 @@ def test_the_description_of_a_gpt2(backend, tiny):
     assert parts["attention"] == 3 * (4 * 32 * 32 + 4 * 32)
     assert parts["mlp"] == 3 * (2 * 4 * 32 * 32 + 5 * 32)
     assert parts["layer norms"] == 7 * 2 * 32
-    assert set(description.hook_points["hook"]) == set(HOOK_POINTS)
+    assert set(description.hook_points["hook"]) == set(HOOK_POINTS) == set(get_args(Hook))
     text = str(description)
     assert "d_model" in text
     assert f"{parts['total']:,}" in text

@@ -222,6 +222,8 @@ def _listen(
     projection = _part(_part(block, "attention", parts), "projection", parts)
     if hook == "z":
         return projection.register_forward_pre_hook(lambda module, args: keep(heads(args)))
+    if hook != "result":
+        raise NotImplementedError(f"The raw hook for {hook!r} has no place in a block of Hugging Face's.")
     weight = projection.weight.detach().double().cpu().numpy()
     w_o = einops.rearrange(
         weight.T if isinstance(projection, torch.nn.Linear) else weight,  # GPT-2's Conv1D is transposed

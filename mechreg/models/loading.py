@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -118,8 +119,11 @@ def load_model(
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
     if is_transformer_lens_model(model):
-        given = (backend, processing, dtype, device, device_map, revision)
-        return _as_it_is(model, *given, tokenizer, name, allow_pickle, verify)
+        _refuse_options(
+            backend=backend, processing=processing, dtype=dtype, device=device, device_map=device_map,
+            revision=revision, tokenizer=tokenizer, name=name, allow_pickle=allow_pickle, verify=verify,
+        )  # fmt: skip
+        return model
 
     device, backend = _placed(device, device_map, backend, processing)
     torch_dtype, folded = _torch_dtype(dtype), processing == "folded"
@@ -156,14 +160,14 @@ def load_model(
     return lens
 
 
-def _as_it_is(model: Any, *given: Any) -> Any:
-    """Return a TransformerLens model, for which no option may be given."""
-    if given != ("auto", "raw", "float32", "auto", None, None, None, None, False, True):
+def _refuse_options(**options: Any) -> None:
+    """Refuse an option that differs from `load_model`'s default: a TransformerLens model is returned as it is."""
+    defaults = inspect.signature(load_model).parameters
+    if given := [f"{name}=" for name, value in options.items() if value != defaults[name].default]:
         raise InputError(
-            "load_model takes no options for a TransformerLens model, which it returns as is; give the name, "
-            "folder or Hugging Face model that it was made from."
+            f"load_model takes no options for a TransformerLens model, which it returns as it is; got "
+            f"{', '.join(given)}. Give the name, folder or Hugging Face model that it was made from."
         )
-    return model
 
 
 def _placed(

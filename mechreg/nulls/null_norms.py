@@ -85,9 +85,9 @@ def null_norms(
     loaded = _by_name(norms, models) if {"token_order", "random_weights"} & set(chosen) else {}
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(int(repeats))]
     makers: dict[str, Callable[[int], pd.DataFrame]] = {
-        "token_order": partial(_read_again, norms, loaded, "token_order", progress),
+        "token_order": partial(_read_again, norms, loaded, progress, _other_order),
         "norm_order": lambda number: shuffle_norms(norms, skip=skip, seed=number),
-        "random_weights": partial(_read_again, norms, loaded, "random_weights", progress),
+        "random_weights": partial(_read_again, norms, loaded, progress, _other_weights),
         "token_identity": lambda number: token_means(norms, skip=skip),
     }
     return {null: map(makers[null], seeds[:1] if null == "token_identity" else seeds) for null in chosen}
@@ -144,19 +144,27 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
     return load_model(fresh, name=f"{name}[random {seed}]", **options)
 
 
+def _other_order(model: Any, tokens: pd.DataFrame, seed: int) -> tuple[Any, pd.DataFrame]:
+    return model, shuffle_tokens(tokens, seed=seed)
+
+
+def _other_weights(model: Any, tokens: pd.DataFrame, seed: int) -> tuple[Any, pd.DataFrame]:
+    return random_weights(model, seed=seed), tokens
+
+
 def _read_again(
-    norms: pd.DataFrame, loaded: dict[str, Any], null: str, progress: bool, seed: int
+    norms: pd.DataFrame,
+    loaded: dict[str, Any],
+    progress: bool,
+    changed: Callable[[Any, pd.DataFrame, int], tuple[Any, pd.DataFrame]],
+    seed: int,
 ) -> pd.DataFrame:
-    """Return the norms of the models on shuffled tokens, or of random models on the same tokens."""
-    frames = []
+    """Return the norms of each model of a frame on its tokens, after one of the two was changed."""
+    frames, keys = [], list(TOKEN_KEYS)
     for name, model in loaded.items():
         own = norms[norms["model"] == name]
-        keys = list(TOKEN_KEYS)
         tokens = own[[*keys, "token_id"]].drop_duplicates(keys).sort_values(keys, ignore_index=True)
-        if null == "token_order":
-            tokens = shuffle_tokens(tokens, seed=seed)
-        else:
-            model = random_weights(model, seed=seed)
+        model, tokens = changed(model, tokens, seed)
         hooks = list(own["hook"].unique())
         frames.append(extract_norms(model, tokens, hooks=hooks, progress=progress).assign(model=name))
     return pd.concat(frames, ignore_index=True)
