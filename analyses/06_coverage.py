@@ -266,7 +266,12 @@ def figure(covered: pd.DataFrame, size: pd.DataFrame, families: pd.DataFrame) ->
     replications = int(families["replications"].iloc[0])
 
     def panel(
-        table: pd.DataFrame, key: str, names: dict[str, str], heading: str, promise: float
+        table: pd.DataFrame,
+        key: str,
+        names: dict[str, str],
+        heading: str,
+        promise: float,
+        legend: bool = True,
     ) -> ChartType:
         marks = table.assign(
             method=table[key].map(names),
@@ -275,9 +280,17 @@ def figure(covered: pd.DataFrame, size: pd.DataFrame, families: pd.DataFrame) ->
         )
         labels = list(names.values())
         colors = OKABE_ITO[:3] if key == "cov" else OKABE_ITO[3:6]
-        legend = alt.Legend(orient="bottom", direction="vertical", title=None, symbolSize=70)
-        color = alt.Color("method:N", scale=alt.Scale(domain=labels, range=list(colors)), legend=legend)
-        shape = alt.Shape("method:N", scale=alt.Scale(domain=labels, range=["circle", "square", "triangle"]))
+        key_below = alt.Legend(orient="bottom", direction="vertical", title=None, symbolSize=70)
+        color = alt.Color(
+            "method:N",
+            scale=alt.Scale(domain=labels, range=list(colors)),
+            legend=key_below if legend else None,
+        )
+        shape = alt.Shape(
+            "method:N",
+            scale=alt.Scale(domain=labels, range=["circle", "square", "triangle"]),
+            legend=key_below if legend else None,
+        )
         side = alt.XOffset("method:N", scale=alt.Scale(domain=labels, paddingOuter=0.7))
         room = [0.0 if promise < 0.5 else marks["low"].min() - 0.02, min(marks["high"].max() + 0.02, 1.0)]
         y = alt.Y("rate:Q", title=None, scale=alt.Scale(domain=room, zero=False, nice=False))
@@ -296,7 +309,7 @@ def figure(covered: pd.DataFrame, size: pd.DataFrame, families: pd.DataFrame) ->
     size_of = lag1["none"].assign(rate=1 - lag1["none"]["rate"])
     return alt.hconcat(
         panel(lag1["effect"], "cov", COVARIANCES, "coverage of 95% intervals, lag1", 1 - LEVEL),
-        panel(size_of, "cov", COVARIANCES, "size of 5% tests, lag1", LEVEL),
+        panel(size_of, "cov", COVARIANCES, "size of 5% tests, lag1", LEVEL, legend=False),
         panel(families, "adjust", ADJUSTMENTS, f"any of {2 * LAYERS} tests at 5%, crv3", LEVEL),
         spacing=40,
         bounds="flush",
