@@ -72,14 +72,17 @@ def save(
 ) -> None:
     """Save a figure of lines over layers, a panel a model."""
     height = alt.Scale(type=scale)
-    x = alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, grid=False))
+    ticks = alt.Axis(values=[0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]) if scale == "log" else alt.Axis()
+    x = alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, grid=False), scale=alt.Scale(padding=8, nice=False))
     base = alt.Chart(rows).encode(x=x, color=alt.Color(f"{color}:N", title=None, sort=None))
-    bars = base.mark_rule().encode(alt.Y("conf_low:Q", title=y, scale=height), alt.Y2("conf_high:Q"))
-    lines = base.mark_line(point=True).encode(alt.Y("estimate:Q", title=y, scale=height))
-    panel = alt.layer(lines, bars).properties(width=240, height=180)
-    chart = panel.facet(
-        alt.Facet("model:N", title=None, sort=list(dict.fromkeys(rows["model"]))), columns=2
-    ).resolve_scale(x="independent")
+    bars = base.mark_rule().encode(
+        alt.Y("conf_low:Q", title=y, scale=height, axis=ticks), alt.Y2("conf_high:Q")
+    )
+    lines = base.mark_line(point=True).encode(alt.Y("estimate:Q", title=y, scale=height, axis=ticks))
+    panel = alt.layer(lines, bars).properties(width=200, height=180)
+    names = alt.Header(labelFontWeight="bold", labelAnchor="start", labelFontSize=12)
+    models = alt.Facet("model:N", title=None, header=names, sort=list(dict.fromkeys(rows["model"])))
+    chart = panel.facet(models, columns=3).resolve_scale(x="independent")
     chart = chart.properties(title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}")
     ending = "" if len(sys.argv) < 2 else "_" + "_".join(dict.fromkeys(rows["model"])).lower()
     mr.save_chart(chart, FIGURES / f"nature_{stem}{ending}")
