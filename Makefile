@@ -55,7 +55,7 @@ format: $(VENV)/.ready
 # Run every analysis and draw its figures anew; the simulation takes half an hour.
 figures: $(VENV)/.ready
 	for analysis in analyses/[0-9]*.py; do $(VENV)/bin/python $$analysis || exit 1; done
-	$(VENV)/bin/python analyses/06_coverage.py --replications 1000
+	$(VENV)/bin/python analyses/06_coverage.py --replications 500
 	$(VENV)/bin/python analyses/gallery.py
 
 # The site, into site/; a warning is an error.

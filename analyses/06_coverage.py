@@ -14,8 +14,8 @@
 # a referee's own simulation gave beside ours; his designs are known in words only ("harsh": t errors, documents' levels
 # and slopes, variances of token types, a sink), so that those rows agree in kind.
 #
-# Runs in seconds with few replications, which decide nothing; `python analyses/06_coverage.py --replications 1000`
-# (an hour) is what the figure was drawn from; `--tables` prints the two tables alone.
+# Runs in seconds with few replications, which decide nothing; `python analyses/06_coverage.py --replications 500`
+# (half an hour) is what the figure was drawn from; `--tables` prints the two tables alone.
 
 # %%
 import argparse
