@@ -14,6 +14,7 @@ from typing import Any
 import patsy
 from patsy.parse_formula import parse_formula
 
+from mechreg import outside
 from mechreg.formulas.signatures import (
     CONTRASTS,
     FUNCTIONS,
@@ -84,7 +85,7 @@ def first_line(error: BaseException) -> str:
     """Return the first line of the original error's message."""
     while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return outside.first_line(error)
 
 
 def _count_terms(tree: Any, formula: str) -> int:
@@ -329,13 +330,7 @@ class _Reader:
 
 
 def names_in(factor: str) -> tuple[str, ...]:
-    """Return the columns that a factor uses.
-
-    Examples
-    --------
-    >>> names_in("C(np.where(Q('a b') > 0, 'x', 'y'), Sum)")
-    ('a b',)
-    """
+    """Return the columns that a factor uses."""
     return tuple(_Reader(factor, ast.parse(factor, mode="eval").body).names)
 
 

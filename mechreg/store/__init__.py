@@ -2,14 +2,11 @@
 
 from mechreg.store.files import (
     TABLES,
-    DamagedError,
     check_place,
     committed,
     damaged,
-    digest_of,
     is_there,
     read_json,
-    read_table,
     readable,
     remove,
     write_json,
@@ -17,8 +14,6 @@ from mechreg.store.files import (
     write_text,
 )
 from mechreg.store.folder import (
-    SET_ASIDE,
-    damaged_shards,
     open_run_folder,
     provenance,
     read_provenance,
@@ -32,7 +27,6 @@ from mechreg.store.folder import (
 from mechreg.store.reading import Run, chosen, open_run, stacked, stored_spec
 from mechreg.store.shards import (
     SCHEMA_VERSION,
-    model_folder,
     norm_frame,
     read_norm_shard,
     read_token_shard,
@@ -45,18 +39,13 @@ from mechreg.store.shards import (
 
 __all__ = [
     "SCHEMA_VERSION",
-    "SET_ASIDE",
     "TABLES",
-    "DamagedError",
     "Run",
     "check_place",
     "chosen",
     "committed",
     "damaged",
-    "damaged_shards",
-    "digest_of",
     "is_there",
-    "model_folder",
     "norm_frame",
     "open_run",
     "open_run_folder",
@@ -65,7 +54,6 @@ __all__ = [
     "read_norm_shard",
     "read_provenance",
     "read_record",
-    "read_table",
     "read_token_shard",
     "read_top_shard",
     "readable",
