@@ -493,6 +493,9 @@ def test_the_summary_is_statsmodels_text_of_the_numbers_in_the_table(lagged, cov
     columns = ["estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
     np.testing.assert_allclose([float(word) for word in line], row[columns].astype(float), atol=6e-4)
     assert "OLS Regression Results" in text
+    assert (
+        repr(fits.result(model="a", layer=3)) == "<statsmodels' results of log_norm on Intercept, lag1, lag2>"
+    )
     assert "[0.05       0.95]" in text
     if cov == "nonrobust":
         rows = documents_of(lagged).query("model == 'a' and layer == 3")

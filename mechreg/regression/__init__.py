@@ -1,8 +1,7 @@
 """Regression: a formula to tables, from sums of products in one pass; statsmodels' own results on demand."""
 
 from mechreg.formulas import formula_columns
-from mechreg.regression.carried_sums import sums_by_document, within_documents
-from mechreg.regression.document_sums import DocumentSums, solve_sums
+from mechreg.regression.clusters import DocumentSums, solve_sums
 from mechreg.regression.effects import (
     Effects,
     demeaned,
@@ -12,8 +11,8 @@ from mechreg.regression.effects import (
     without_effects,
     without_singletons,
 )
-from mechreg.regression.fits import LaggedFits, fit_lagged
-from mechreg.regression.lag_sums import LagSums
+from mechreg.regression.fits import LaggedFits, fit_lagged, sums_by_document
+from mechreg.regression.lag_sums import LagSums, within_documents
 from mechreg.regression.linear_combinations import linear_combination
 from mechreg.regression.lstsq_check import lstsq_check
 from mechreg.regression.mean_group import mean_group

@@ -270,7 +270,6 @@ def _products_of(z: Float[np.ndarray, "size rows"]) -> Float[np.ndarray, "produc
 def _add_runs(
     gram: BlockSums, q: Float[np.ndarray, "products rows"], block: Codes, *, together: bool
 ) -> None:
-    """Add every row's products to its block."""
     if not together:
         order = np.argsort(block, kind="stable")
         q, block = q[:, order], block[order]

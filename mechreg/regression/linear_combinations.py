@@ -7,7 +7,7 @@ from patsy import DesignInfo, PatsyError
 
 from mechreg.regression.clusters import Clusters, effective_df, left_out
 from mechreg.regression.fits import LaggedFits
-from mechreg.regression.lag_sums import LagSums, MomentsCov
+from mechreg.regression.lag_sums import LagSums, SumsCov
 from mechreg.regression.results import Covariance, coefficient_frame
 from mechreg.regression.second_look import across_clusters
 from mechreg.regression.solve import Fit
@@ -18,7 +18,7 @@ _OWN_DF = ("crv2", "crv3", "jackknife")
 
 
 def linear_combination(
-    fits: LaggedFits | LagSums, combination: str, *, cov: MomentsCov = DEFAULT_COV, conf_level: float = 0.95
+    fits: LaggedFits | LagSums, combination: str, *, cov: SumsCov = DEFAULT_COV, conf_level: float = 0.95
 ) -> pd.DataFrame:
     """Return a combination of coefficients of every fit, one row a fit, with the columns of the coefficient frame.
 

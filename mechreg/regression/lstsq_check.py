@@ -14,9 +14,8 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    fits : LaggedFits
-    lagged : pandas.DataFrame
-        The frame that was fitted.
+    fits, lagged : LaggedFits, pandas.DataFrame
+        The fits, and the frame that was fitted.
 
     Returns
     -------

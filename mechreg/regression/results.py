@@ -256,7 +256,6 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
 
 
 def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " terms"]) -> Influence:
-    """Return what max-T needs of a fit."""
     if covariance.kind not in ("crv1", "crv3") or covariance.clusters is None:
         raise InputError(
             "adjust='max-t' resamples clusters: it needs cov='crv3', 'crv1', or 'auto' with two clusters or more; "

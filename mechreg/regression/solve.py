@@ -57,10 +57,10 @@ class Fit(NamedTuple):
     keys: dict[str, Any]
     depth: float
     n_dropped: int
+    n_sinks: int
     blocks: Blocks
     solution: Solution
     where: str
-    n_sinks: int = 0
 
     @property
     def key(self) -> tuple:
