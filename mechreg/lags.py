@@ -103,7 +103,11 @@ def add_lags(
         )
 
     group_keys = group_columns(norms)
-    position = _position(norms)
+    if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
+        missing = " with missing values" if norms["position"].isna().any() else ""
+        came = f"{norms['position'].dtype}{missing}"
+        raise InputError(f"add_lags needs whole numbers as 'position'; the column is {came}.")
+    position = norms["position"].to_numpy(dtype="int64")
     window = _codes(norms, [*group_keys, "doc", "window"])
     order = np.lexsort((position, window))
     _require_whole_windows(norms, window[order], position[order], order)
@@ -199,15 +203,6 @@ def _numbers(norms: pd.DataFrame, column: str) -> Numbers:
     if not pd.api.types.is_numeric_dtype(norms[column]):
         raise InputError(f"add_lags needs numbers as {column!r}; the column is {norms[column].dtype}.")
     return norms[column].to_numpy(dtype="float64", na_value=np.nan)
-
-
-def _position(norms: pd.DataFrame) -> Codes:
-    if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
-        raise InputError(
-            f"add_lags needs whole numbers as 'position'; the column is {norms['position'].dtype}"
-            f"{' with missing values' if norms['position'].isna().any() else ''}."
-        )
-    return norms["position"].to_numpy(dtype="int64")
 
 
 def _codes(norms: pd.DataFrame, keys: list[str]) -> Codes:

@@ -160,7 +160,11 @@ def _row_by_row(formula: str, factors: list, data: pd.DataFrame) -> tuple[Parts 
     categorical = [factor for factor in factors if guess_categorical(value_of(factor, one))]
     used = {name for factor in categorical for name in names_in(factor.code)}
     columns = [data[name] for name in data if name in used]
-    combination, first = _combined([_numbers(column) for column in columns], rows)
+    numbers = [
+        column.cat.codes if isinstance(column.dtype, pd.CategoricalDtype) else pd.factorize(column)[0]
+        for column in columns
+    ]
+    combination, first = _combined([np.asarray(number, np.int64) for number in numbers], rows)
     seen = _rows(data, first)
     outcome, design, codes = _learn_cells(formula, seen)
     for factor in factors:
@@ -289,12 +293,6 @@ def _combined(codes: list[np.ndarray], rows: int) -> tuple[Codes, Int[np.ndarray
     for code in codes:
         number = pd.factorize(number * (int(code.max()) + 1) + code)[0]
     return number, np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
-
-
-def _numbers(column: pd.Series) -> Codes:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(np.int64)
-    return pd.factorize(column)[0].astype(np.int64)
 
 
 def _rows(data: pd.DataFrame, rows: Codes) -> pd.DataFrame:

@@ -70,14 +70,14 @@ def fit_lagged(
     ----------
     lagged : pandas.DataFrame
         Any frame with model, hook, layer (a fit for each, and for each ``head`` if there is one) and the formula's
-        columns, rows in any order; those with a missing value are left out.
+        columns (`add_lags` makes lags), rows in any order; those with a missing value are left out.
     formula : str
         In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ... and
         pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0).
     cov : str
-        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k). Clustered:
-        "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster; "crv2"; all
-        with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
+        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West (1987) within windows, Bartlett weights, times n/(n-k).
+        Clustered: "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster;
+        "crv2"; all with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
         t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single
         document)").
     adjust : str
@@ -219,7 +219,10 @@ class LaggedFits:
 
     @cached_property
     def sums(self) -> LagSums:
-        """The sums by document, from which other covariances, refits and comparisons start; effects are taken off."""
+        """The sums by document, from which other covariances, refits and comparisons start.
+
+        Effects are taken off: refits keep the levels that all documents gave, but for a document's own.
+        """
         if self._sums.cluster == "doc":
             return self._sums
         return LagSums.from_frame(self._frame, self.formula, by=self.by, effects=self.effects, max_lag=None)
@@ -243,9 +246,9 @@ class LaggedFits:
     ) -> RegressionResultsWrapper:
         """Return statsmodels' own results object of one fit, with the covariance of the table.
 
-        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
-        Contrasts (``t_test``), influence measures (``get_influence``) and predictions are then statsmodels'. Its rows
-        are the complete ones, sorted by document (as text), window, position.
+        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``); no
+        such fit, or several, is an `InputError`. Contrasts (``t_test``), influence measures (``get_influence``) and
+        predictions are then statsmodels'. Its rows are the complete ones, sorted by document, window, position.
         """
         return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
 

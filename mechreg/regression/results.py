@@ -239,20 +239,11 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
     solution, weights = fit.solution, fit.solution.to_terms
     error = np.sqrt(((weights @ covariance.matrix) * weights).sum(axis=1))
     about = fit_statistics(solution)
-    return pd.DataFrame(
-        {
-            **fit.keys,
-            "depth": fit.depth,
-            "term": solution.names,
-            **t_columns(solution.estimate, error, covariance.df, conf_level),
-            "n": solution.n,
-            "n_docs": len(fit.blocks.docs),
-            "n_dropped": fit.n_dropped,
-            "r_squared": about["r_squared"],
-            "adj_r_squared": about["adj_r_squared"],
-            "cov_type": covariance.label,
-        }
-    )
+    columns = {**fit.keys, "depth": fit.depth, "term": solution.names}
+    columns |= t_columns(solution.estimate, error, covariance.df, conf_level)
+    columns |= {"n": solution.n, "n_docs": len(fit.blocks.docs), "n_dropped": fit.n_dropped}
+    columns |= {key: about[key] for key in ("r_squared", "adj_r_squared")}
+    return pd.DataFrame(columns | {"cov_type": covariance.label})
 
 
 def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " terms"]) -> Influence:
@@ -262,17 +253,10 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
             f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
-    count = len(fit.blocks.labels)
-    is_jackknife = covariance.kind == "crv3"
-    return influence(
-        statistic[tested],
-        fit.solution.to_terms[tested],
-        covariance.clusters.score,
-        covariance.clusters.products,
-        jackknife=is_jackknife,
-        factor=(count - 1) / count if is_jackknife else crv1_factor(fit, count),
-        labels=covariance.clusters.labels,
-    )
+    count, jackknife = len(fit.blocks.labels), covariance.kind == "crv3"
+    factor = (count - 1) / count if jackknife else crv1_factor(fit, count)
+    of_terms = statistic[tested], fit.solution.to_terms[tested]
+    return influence(*of_terms, covariance.clusters, jackknife=jackknife, factor=factor)
 
 
 def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:
