@@ -77,9 +77,9 @@ def fit_lagged(
     cov : str
         "nonrobust"; "hc0" to "hc3"; "hac": Newey-West (1987) within windows, Bartlett weights, times n/(n-k).
         Clustered: "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster;
-        "crv2"; all with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
-        t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single
-        document)").
+        "crv2"; all with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1)
+        (n-1)/(n-k) and t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says
+        "nonrobust (single document)").
     adjust : str
         "bh" (Benjamini-Hochberg), "bonferroni", "holm", "max-t" or "none": ``p_adjusted`` over all terms but the
         intercept in all layers of a (model, hook). "max-t", by a wild bootstrap of the clusters, 9,999 draws with the
