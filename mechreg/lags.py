@@ -175,9 +175,7 @@ def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> N
             "leave layer_below= out for per-head hooks."
         )
     if not pd.api.types.is_integer_dtype(norms["layer"]):
-        raise InputError(
-            f"layer_below= needs whole numbers as 'layer'; the column is {norms['layer'].dtype}."
-        )
+        raise InputError(f"layer_below= needs whole numbers as 'layer'; it is {norms['layer'].dtype}.")
     layer = norms["layer"].to_numpy(dtype="int64")
     stack = _codes(norms, ["model", "hook", "doc", "window"])
     order = np.lexsort((layer, position, stack))
@@ -185,9 +183,7 @@ def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> N
     is_below = (stack[up] == stack[down]) & (position[up] == position[down]) & (layer[up] == layer[down] + 1)
     if not is_below.any():
         have = np.unique(layer).tolist()
-        raise InputError(
-            f"layer_below= needs adjacent layers; the frame has only {have}. Extract all layers."
-        )
+        raise InputError(f"layer_below= needs adjacent layers; the frame has {have}. Extract all layers.")
     below = np.full(len(outcome), np.nan)
     below[up] = np.where(is_below, outcome[down], np.nan)
     return below

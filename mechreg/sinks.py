@@ -73,6 +73,4 @@ def _require_column(norms: pd.DataFrame, name: str) -> None:
         )
     require(norms, (name,), who="add_lags, for drop_sinks=,")
     if name not in ("token_id", "position") and not pd.api.types.is_bool_dtype(norms[name]):
-        raise InputError(
-            f"drop_sinks={name!r} needs a column of True and False; {name!r} is {norms[name].dtype}."
-        )
+        raise InputError(f"drop_sinks={name!r} needs a column of True and False; it is {norms[name].dtype}.")

@@ -118,7 +118,7 @@ def test_a_half_life_that_is_not_told_from_white_noise_says_so_in_a_sentence(spe
     fits = mr.fit_lagged(lagged)
     made = persistence_of(fits, fits.coefficients, lambda: iter([lagged]), norms, spec, {"facts": {}})
     assert made.query("term == 'half_life'")["note"].unique().tolist() == [
-        "There is no half-life where no slow part of the autocorrelation exceeds white noise."
+        "A half-life needs a slow part of the autocorrelation that exceeds white noise."
     ]
 
 

@@ -44,7 +44,7 @@ def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or names.count(name) > 1:
             raise InputError(
-                f"effects must name columns, each once, for example ('doc', 'position'); got {names!r}."
+                f"effects must name columns, each once, such as ('doc', 'position'); got {names!r}."
             )
     return names
 

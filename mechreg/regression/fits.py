@@ -137,9 +137,7 @@ def fit_lagged(
         or len(crossed) > 1
         or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t"))
     ):
-        raise InputError(
-            "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
-        )
+        raise InputError("cluster= takes one column, or two with cov='crv1' and no adjust='max-t'.")
     keys = TOKEN_KEYS if cov == "hac" else (cluster, *crossed) if is_clustered else ()
     require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *effects, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.

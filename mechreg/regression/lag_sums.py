@@ -210,9 +210,7 @@ class LagSums:
         arrays: dict[str, np.ndarray] = {}
         for number, group in enumerate(self._groups.values()):
             if group.terms is not None:
-                raise InputError(
-                    f"save cannot keep what {self.formula!r} learned from its frame; write the tables."
-                )
+                raise InputError(f"save cannot keep what {self.formula!r} learned; write the tables.")
             arrays[f"{number}.seen"] = np.frombuffer(group.seen.to_parquet(), np.uint8)
             known = group._asdict()
             entry: dict[str, Any] = {key: known[key] for key in ("keys", "depth", "n_dropped", "n_sinks")}
@@ -222,7 +220,7 @@ class LagSums:
                 for key in ("labels", "docs"):
                     values[key] = values[key].to_numpy(str if values[key].dtype == "str" else None)
                 arrays |= {
-                    f"{number}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)
+                    f"{number}.{key}": held for key, held in values.items() if isinstance(held, np.ndarray)
                 }
             entries.append(entry)
         options = {key: getattr(self, key) for key in _OPTIONS}
@@ -316,13 +314,11 @@ class LagSums:
             return full._replace(**counts)
         where = words(first.keys)
         if first.terms is not None or second.terms is not None:
-            raise InputError(
-                f"{self.formula!r} learned from one frame: in {where} nothing can be added to it."
-            )
+            raise InputError(f"{self.formula!r} learned from one frame: nothing can be added in {where}.")
         again = first.blocks.docs.intersection(second.blocks.docs)
         if len(again):
             raise InputError(
-                f"LagSums needs every document whole and once; document {again[0]} of {where} came before."
+                f"LagSums needs each document whole and once; {again[0]} of {where} came before."
             )
         united = partial(united_cells, self.formula, first.seen, second.seen)
         seen, cell_of_second = evaluate(united, self.formula, where=where)

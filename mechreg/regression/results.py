@@ -167,9 +167,7 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
     factor = 1.0 if kind == "hc0" else solution.n / solution.df
     if kind in ("hc2", "hc3"):
         if solution.absorbed:
-            raise InputError(
-                f"cov={kind!r} needs the leverage of effects too; use cov='hc1' or 'crv3' with effects=."
-            )
+            raise InputError(f"cov={kind!r} needs the leverage of effects; use cov='hc1' or 'crv3'.")
         if products.leverage is None:
             raise InputError(
                 f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
@@ -198,9 +196,7 @@ def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " 
     if longest < 2:
         raise InputError(f"cov='hac' needs a window with two complete rows or more; {fit.where} has none.")
     if fit.blocks.has_gaps:
-        raise InputError(
-            f"cov='hac' needs windows without gaps; {fit.where} lacks rows inside one. Use cov='crv3'."
-        )
+        raise InputError(f"cov='hac' needs windows without gaps; {fit.where} has some. Use cov='crv3'.")
     lags = usual_lags(longest) if hac_lags is None else int(hac_lags)
     if min(lags, longest - 1) > kept:
         raise InputError(

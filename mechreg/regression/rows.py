@@ -91,9 +91,7 @@ def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[d
     codes = []
     for key in keys:
         if key in ("layer", "head") and not pd.api.types.is_integer_dtype(frame[key]):
-            raise InputError(
-                f"The regression needs whole numbers as {key!r}; the column is {frame[key].dtype}."
-            )
+            raise InputError(f"The regression needs whole numbers as {key!r}; it is {frame[key].dtype}.")
         if frame[key].isna().any():  # pandas' groups would leave such rows out without a word
             raise InputError(f"The regression needs a value of {key!r} in every row; some are missing.")
         codes.append(_ids(frame[key]).codes)
@@ -172,9 +170,7 @@ def _layout(
     for key, (code, names) in ids.items():
         codes[key] = code.astype(np.int64)
         if names is not None and (code < 0).any():  # pandas would take them for a value of their own
-            raise InputError(
-                f"The regression needs a value of {key!r} in every complete row; {where} lacks some."
-            )
+            raise InputError(f"The regression needs {key!r} in every complete row; {where} lacks some.")
         if names is not None or key in labels:
             codes[key], labels[key] = _ranked(codes[key], names, is_doc=key == "doc")
     keys = [codes[key] for key in TOKEN_KEYS if key in codes]

@@ -61,9 +61,7 @@ def two_way_covariances(
             matrix += sign * clustered.T @ clustered
         fewest = min(counts)
         if fewest < 2:
-            raise InputError(
-                f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}."
-            )
+            raise InputError(f"cluster={names!r} needs two clusters of each; {fit.where} has {fewest}.")
         values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
         matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
         df = np.full(len(matrix), fewest - 1.0)

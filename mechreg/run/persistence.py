@@ -94,7 +94,7 @@ def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.Da
     told = layers["conf_high"] < longest  # a missing half-life is not
     layers[[*names.values()]] = layers[[*names.values()]].where(told)
     note = np.where(
-        told, "", "There is no half-life where no slow part of the autocorrelation exceeds white noise."
+        told, "", "A half-life needs a slow part of the autocorrelation that exceeds white noise."
     )
     return layers.assign(term="half_life", cov_type="bootstrap of documents", note=note)
 

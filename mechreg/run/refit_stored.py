@@ -96,9 +96,7 @@ def run_moments(
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
         record, shards = opened.records[model], opened.shards("norms", model, hook)
         if len(shards) != record.get("plan", {}).get("shards"):
-            raise InputError(
-                f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
-            )
+            raise InputError(f"Shards of {model!r} are missing in {str(run)!r}; `mechreg run` makes them.")
         for shard, of_tokens in zip(shards, opened.shards("tokens", model), strict=True):
             sums = LagSums(lagging.formula, **options)
             tokens = partial(store.read_token_shard, of_tokens)
