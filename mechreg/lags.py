@@ -183,7 +183,9 @@ def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> N
     is_below = (stack[up] == stack[down]) & (position[up] == position[down]) & (layer[up] == layer[down] + 1)
     if not is_below.any():
         have = np.unique(layer).tolist()
-        raise InputError(f"layer_below= needs adjacent layers; the frame has {have}. Extract all layers.")
+        raise InputError(
+            f"layer_below= needs adjacent layers; the frame has only {have}. Extract all layers."
+        )
     below = np.full(len(outcome), np.nan)
     below[up] = np.where(is_below, outcome[down], np.nan)
     return below

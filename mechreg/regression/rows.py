@@ -170,7 +170,9 @@ def _layout(
     for key, (code, names) in ids.items():
         codes[key] = code.astype(np.int64)
         if names is not None and (code < 0).any():  # pandas would take them for a value of their own
-            raise InputError(f"The regression needs {key!r} in every complete row; {where} lacks some.")
+            raise InputError(
+                f"The regression needs a value of {key!r} in every complete row; {where} lacks some."
+            )
         if names is not None or key in labels:
             codes[key], labels[key] = _ranked(codes[key], names, is_doc=key == "doc")
     keys = [codes[key] for key in TOKEN_KEYS if key in codes]
