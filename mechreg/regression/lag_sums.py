@@ -318,7 +318,7 @@ class LagSums:
         again = first.blocks.docs.intersection(second.blocks.docs)
         if len(again):
             raise InputError(
-                f"LagSums needs each document whole and once; {again[0]} of {where} came before."
+                f"LagSums needs every document whole and once; document {again[0]} of {where} came before."
             )
         united = partial(united_cells, self.formula, first.seen, second.seen)
         seen, cell_of_second = evaluate(united, self.formula, where=where)
