@@ -3,12 +3,10 @@
 import itertools
 import re
 from collections.abc import Iterable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
 from mechreg.outside import any_frames
 from mechreg.schema import (
@@ -21,11 +19,9 @@ from mechreg.schema import (
     one_or_many,
     require,
     require_whole_number,
+    require_whole_numbers,
 )
-from mechreg.sinks import find_sinks
-
-Codes = Int[np.ndarray, " rows"]
-Numbers = Float[np.ndarray, " rows"]
+from mechreg.sinks import Codes, Numbers, find_sinks
 
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
@@ -45,15 +41,14 @@ def add_lags(
     Parameters
     ----------
     norms : pandas.DataFrame
-        A norm frame: model, hook, layer, doc, window, position, norm, and ``head`` where hooks are per head;
-        rows in any order. All positions of each window must be there, so lags come before any filter on rows.
+        A norm frame, rows in any order. All positions of each window must be there, so lags come before any filter.
     column : str
         What is lagged. A norm by its logarithm, in ``log_norm``; any other column, such as ``cos_resid``, as it is: it
         may be missing, and becomes float64, NaN where a token is left out.
     lags : int or iterable of int
         How many tokens back; ``(1, 2)`` adds the columns ``lag1`` and ``lag2``.
     skip : int
-        Number of first positions of each window that are neither outcome nor lag (their ``log_norm`` is NaN).
+        So many first positions of each window are neither outcome nor lag (their ``log_norm`` is NaN).
     layer_below : int or iterable of int
         Tokens back in the layer below: 0 adds ``layer_below`` (same token, one layer down), 1 ``layer_below_lag1``.
     drop_sinks : str or iterable of str
@@ -65,10 +60,9 @@ def add_lags(
     Returns
     -------
     pandas.DataFrame
-        A new frame with the same rows in the same order, plus ``log_norm`` (natural logarithm) of a norm, and the lags,
-        all float64; NaN where a window has no such token, or it is left out. With ``drop_sinks``, ``is_sink`` too,
-        which the fits count. A document of n tokens in one window has n - 3
-        complete rows with ``lags=(1, 2), skip=1``.
+        The same rows in the same order, plus ``log_norm`` (natural logarithm) of a norm, and the lags, all float64;
+        NaN where a window has no such token, or it is left out. With ``drop_sinks``, ``is_sink`` too, which the fits
+        count. A document of n tokens in one window has n - 3 complete rows with ``lags=(1, 2), skip=1``.
 
     Raises
     ------
@@ -89,10 +83,8 @@ def add_lags(
     2       1.0   0.0   NaN
     3       2.0   1.0   0.0
     """
-    lags = _whole_numbers(lags, name="lags", least=1, example="(1, 2)")
-    layer_below = _whole_numbers(layer_below, name="layer_below", least=0, example="(0, 1)")
-    if not lags:
-        raise InputError("lags must name at least one lag, for example lags=(1, 2); got none.")
+    lags = require_whole_numbers(_few(lags, name="lags"), name="lags", least=1)
+    layer_below = require_whole_numbers(_few(layer_below, name="layer_below"), name="layer_below", fewest=0)
     require_whole_number(skip, name="skip", least=0)
     drop_sinks = one_or_many(drop_sinks)
     needed = (column, "norm") if drop_sinks else (column,)
@@ -111,7 +103,11 @@ def add_lags(
         )
 
     group_keys = group_columns(norms)
-    position = _position(norms)
+    if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
+        missing = " with missing values" if norms["position"].isna().any() else ""
+        came = f"{norms['position'].dtype}{missing}"
+        raise InputError(f"add_lags needs whole numbers as 'position'; the column is {came}.")
+    position = norms["position"].to_numpy(dtype="int64")
     window = _codes(norms, [*group_keys, "doc", "window"])
     order = np.lexsort((position, window))
     _require_whole_windows(norms, window[order], position[order], order)
@@ -144,13 +140,6 @@ def add_lags_of(
     """Return the norm frame with the lags that are among a formula's columns.
 
     Where the layer below is one of them, the first layer, which has none below it, is left out.
-
-    Examples
-    --------
-    >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "doc": "d", "window": 0,
-    ...                       "position": 0, "norm": [1.0, 2.0]})
-    >>> add_lags_of(norms, ["log_norm", "layer_below"], skip=0)[["layer", "layer_below"]].values.tolist()
-    [[1.0, 0.0]]
     """
     lags, layer_below = lags_among(columns)
     options: dict[str, Any] = {"skip": skip, "layer_below": layer_below, "drop_sinks": drop_sinks}
@@ -159,15 +148,8 @@ def add_lags_of(
 
 
 def lags_among(columns: Iterable[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the lags, and the lags in the layer below, whose columns are among some.
-
-    Examples
-    --------
-    >>> lags_among(["log_norm", "lag2", "lag1", "layer_below", "layer_below_lag1"])
-    ((1, 2), (0, 1))
-    """
-    lags: set[int] = set()
-    below: set[int] = set()
+    """Return the lags, and the lags in the layer below, whose columns are among some."""
+    lags, below = set[int](), set[int]()
     for found in map(re.compile(r"lag(\d+)|layer_below(?:_lag(\d+))?").fullmatch, columns):
         if found:
             (lags if found[1] else below).add(int(found[1] or found[2] or 0))
@@ -193,9 +175,7 @@ def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> N
             "leave layer_below= out for per-head hooks."
         )
     if not pd.api.types.is_integer_dtype(norms["layer"]):
-        raise InputError(
-            f"layer_below= needs whole numbers as 'layer'; the column is {norms['layer'].dtype}."
-        )
+        raise InputError(f"layer_below= needs whole numbers as 'layer'; it is {norms['layer'].dtype}.")
     layer = norms["layer"].to_numpy(dtype="int64")
     stack = _codes(norms, ["model", "hook", "doc", "window"])
     order = np.lexsort((layer, position, stack))
@@ -212,7 +192,6 @@ def _one_layer_down(norms: pd.DataFrame, outcome: Numbers, position: Codes) -> N
 
 
 def _log(norms: pd.DataFrame) -> Numbers:
-    """Return the natural logarithm of every norm."""
     _numbers(norms, "norm")
     return log_norms(norms, who="add_lags")
 
@@ -222,16 +201,6 @@ def _numbers(norms: pd.DataFrame, column: str) -> Numbers:
     if not pd.api.types.is_numeric_dtype(norms[column]):
         raise InputError(f"add_lags needs numbers as {column!r}; the column is {norms[column].dtype}.")
     return norms[column].to_numpy(dtype="float64", na_value=np.nan)
-
-
-def _position(norms: pd.DataFrame) -> Codes:
-    """Return the positions as int64."""
-    if norms["position"].isna().any() or not pd.api.types.is_integer_dtype(norms["position"]):
-        raise InputError(
-            f"add_lags needs whole numbers as 'position'; the column is {norms['position'].dtype}"
-            f"{' with missing values' if norms['position'].isna().any() else ''}."
-        )
-    return norms["position"].to_numpy(dtype="int64")
 
 
 def _codes(norms: pd.DataFrame, keys: list[str]) -> Codes:
@@ -265,19 +234,13 @@ def _require_whole_windows(norms: pd.DataFrame, window: Codes, position: Codes, 
 
 
 def _where(norms: pd.DataFrame, row: int) -> str:
-    """Return the place of a row in words."""
     return ", ".join(f"{key} {norms[key].iloc[row]}" for key in (*group_columns(norms), *TOKEN_KEYS))
 
 
-def _whole_numbers(values: int | Iterable[int], *, name: str, least: int, example: str) -> tuple[int, ...]:
-    """Return the option as a tuple of distinct whole numbers."""
+def _few(values: Any, *, name: str) -> list[Any]:
+    """Return the entries of an option of lags, which may have no end, or refuse too many."""
     is_one = isinstance(values, str) or not isinstance(values, Iterable)
-    given: tuple[Any, ...] = (values,) if is_one else tuple(itertools.islice(values, MAX_LAGS + 1))  # type: ignore[arg-type]
+    given = [values] if is_one else list(itertools.islice(values, MAX_LAGS + 1))
     if len(given) > MAX_LAGS:
         raise InputError(f"{name} must be at most {MAX_LAGS}, since each becomes a column; got more.")
-    is_whole = [isinstance(value, Integral) and not isinstance(value, bool) for value in given]
-    if not all(is_whole) or any(value < least for value in given) or len(set(given)) < len(given):
-        raise InputError(
-            f"{name} must be distinct whole numbers, {least} or more, for example {name}={example}; got {given!r}."
-        )
-    return tuple(int(value) for value in given)
+    return given

@@ -367,9 +367,8 @@ def require_whole_numbers(
     for value in numbers:
         require_whole_number(value, name=name, least=least, most=most)
     if len(numbers) < fewest or len(set(numbers)) < len(numbers):
-        raise InputError(
-            f"{name} must be distinct whole numbers, at least {fewest} of them; got {numbers!r}."
-        )
+        many = f", at least {fewest} of them" if fewest else ""
+        raise InputError(f"{name} must be distinct whole numbers{many}; got {numbers!r}.")
     return [int(value) for value in numbers]
 
 

@@ -29,13 +29,7 @@ class SinkRule(NamedTuple):
 
 
 def sink_rules(drop_sinks: str | Iterable[str]) -> list[SinkRule]:
-    """Return the rules that an option ``drop_sinks=`` names; none for an empty one.
-
-    Examples
-    --------
-    >>> sink_rules(("size", "token_id=0"))
-    [SinkRule(kind='size', value=8.0), SinkRule(kind='token_id', value=0.0)]
-    """
+    """Return the rules that an option ``drop_sinks=`` names; none for an empty one."""
     rules = []
     for text in one_or_many(drop_sinks):
         if text == "size":
@@ -53,13 +47,7 @@ def sink_rules(drop_sinks: str | Iterable[str]) -> list[SinkRule]:
 def find_sinks(
     norms: pd.DataFrame, drop_sinks: str | Iterable[str], *, log_norm: Numbers, group: Codes
 ) -> Bool[np.ndarray, " rows"]:
-    """Return which rows the rules leave out, of those that have a log norm; ``group`` numbers model, hook and layer.
-
-    Raises
-    ------
-    SchemaError, InputError
-        A column that a rule needs is missing, or is not of True and False.
-    """
+    """Return which rows the rules leave out, of those that have a log norm; ``group`` numbers model, hook and layer."""
     found = np.zeros(len(norms), bool)
     for kind, value in sink_rules(drop_sinks):
         if kind == "size":
@@ -71,13 +59,7 @@ def find_sinks(
 
 
 def robust_z(log_norm: Numbers, group: Codes) -> Numbers:
-    """Return (log norm - median) / (1.4826 median |deviation|, at least .1) within each group, over what is not NaN.
-
-    Examples
-    --------
-    >>> robust_z(np.array([0.0, 1.0, 2.0, 3.0, 20.0]), np.zeros(5, int)).round(2).tolist()
-    [-1.35, -0.67, 0.0, 0.67, 12.14]
-    """
+    """Return (log norm - median) / (1.4826 median |deviation|, at least .1) within each group, over what is not NaN."""
     deviation = log_norm - pd.Series(log_norm).groupby(group).transform("median").to_numpy()
     spread = pd.Series(np.abs(deviation)).groupby(group).transform("median").to_numpy()
     return deviation / np.maximum(1.4826 * spread, LEAST_DEVIATION)
@@ -91,6 +73,4 @@ def _require_column(norms: pd.DataFrame, name: str) -> None:
         )
     require(norms, (name,), who="add_lags, for drop_sinks=,")
     if name not in ("token_id", "position") and not pd.api.types.is_bool_dtype(norms[name]):
-        raise InputError(
-            f"drop_sinks={name!r} needs a column of True and False; {name!r} is {norms[name].dtype}."
-        )
+        raise InputError(f"drop_sinks={name!r} needs a column of True and False; it is {norms[name].dtype}.")

@@ -107,9 +107,9 @@ def main() -> None:
         status = os.waitpid(pid, 0)[1]
         after = marks(folder)
         require(before.items() <= after.items(), "a finished shard was made again")
-        damaged = store.damaged_shards(folder)
+        damaged = store.folder.damaged_shards(folder)
         require(not damaged, f"{damaged} under the real names")
-        require(not (folder / store.SET_ASIDE).exists(), "a whole shard was set aside")
+        require(not (folder / store.folder.SET_ASIDE).exists(), "a whole shard was set aside")
         if os.WIFSIGNALED(status):
             kills += 1
             left = len(list(folder.rglob(".tmp-*")))

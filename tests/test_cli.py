@@ -368,7 +368,7 @@ def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, caps
 def test_diff_names_a_model_of_one_run_once(run, copied, capsys):
     (copied / "_manifest.json").unlink()
     for name in ("coefficients.parquet", "statistics.csv"):
-        table = store.read_table(copied / name)
+        table = store.files.read_table(copied / name)
         store.write_table(table[table["model"] != "mini-s-b"], copied / name)
     facts = json.loads((copied / "provenance.json").read_text())
     facts["models"] = [model for model in facts["models"] if model["name"] != "mini-s-b"]

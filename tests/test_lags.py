@@ -193,14 +193,14 @@ def test_a_norm_without_a_logarithm_is_named(bad):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lags": ()}, "at least one lag"),
-        ({"lags": (0,)}, "lags must be distinct whole numbers, 1 or more"),
-        ({"lags": (1, -2)}, "lags must be distinct whole numbers"),
+        ({"lags": ()}, "lags must be distinct whole numbers, at least 1 of them"),
+        ({"lags": (0,)}, "lags must be a whole number, 1 or more; got 0"),
+        ({"lags": (1, -2)}, "lags must be a whole number, 1 or more; got -2"),
         ({"lags": (1, 1)}, "lags must be distinct whole numbers"),
-        ({"lags": (True,)}, "lags must be distinct whole numbers"),
+        ({"lags": (True,)}, "lags must be a whole number, 1 or more; got True"),
         ({"skip": -1}, "skip must be a whole number, 0 or more"),
-        ({"layer_below": (-1,)}, "layer_below must be distinct whole numbers, 0 or more"),
-        ({"layer_below": (0, 0)}, "layer_below must be distinct whole numbers"),
+        ({"layer_below": (-1,)}, "layer_below must be a whole number, 0 or more; got -1"),
+        ({"layer_below": (0, 0)}, "layer_below must be distinct whole numbers; got"),
     ],
 )
 def test_bad_options_are_refused_with_the_right_ones(options, message):

@@ -23,6 +23,7 @@ from oracle import by_statsmodels
 from mechreg.lags import add_lags
 from mechreg.regression import LagSums, fit_lagged, within_documents
 from mechreg.regression import max_t as max_t_module
+from mechreg.regression.clusters import Clusters
 from mechreg.regression.max_t import influence, max_t
 from mechreg.schema import COEFFICIENT_COLUMNS, STATISTICS_COLUMNS, InputError, NumericalError, SchemaError
 
@@ -584,11 +585,9 @@ def test_max_t_equals_the_loop_with_the_same_weights(clusters, jackknife):
         influence(
             statistic,
             to_terms[1:],
-            score,
-            products,
+            Clusters(score, products, pd.RangeIndex(clusters)),
             jackknife=jackknife,
             factor=factor,
-            labels=pd.RangeIndex(clusters),
         )
         for score, products, to_terms, statistic in groups
     ]
@@ -603,9 +602,8 @@ def test_the_bootstraps_own_standard_error_is_crv3s():
     # Weighted by one everywhere but for a sign, the variance of one cluster's draw is the jackknife's sum.
     score, products, to_terms = design(30, 1)
     moved = np.linalg.solve(np.eye(3) - products, score[..., None])[..., 0]
-    share = influence(
-        np.zeros(2), to_terms[1:], score, products, jackknife=True, factor=29 / 30, labels=pd.RangeIndex(30)
-    )
+    clusters = Clusters(score, products, pd.RangeIndex(30))
+    share = influence(np.zeros(2), to_terms[1:], clusters, jackknife=True, factor=29 / 30)
     weights = max_t_module.wild_weights(np.random.default_rng(0), 20_000, 30)
     spread = (weights @ share.moved @ to_terms[1:].T).std(axis=0)
     expected = np.sqrt(((moved @ to_terms[1:].T) ** 2).sum(axis=0))

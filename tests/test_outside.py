@@ -15,7 +15,8 @@ from mechreg.outside import for_csv, for_page, for_terminal, for_vega, from_csv
 from mechreg.report import report_html
 from mechreg.report.tables import downloads
 from mechreg.schema import InputError
-from mechreg.store import read_table, write_table
+from mechreg.store import write_table
+from mechreg.store.files import read_table
 
 ORDINARY = (
     *("gpt2", "org/model@main", "a b", "Ångström", "中文", "👩‍💻", "می‌خواهم", "שלום"),

@@ -104,8 +104,8 @@ def test_damaged_shards_are_found_named_set_aside_and_made_again_and_no_others(
     assert len(made) == 3  # the tokens of a shard are written again without its norms
     for path in damaged:
         assert any(path.name in record.getMessage() for record in caplog.records), path
-    assert len(list((copy / store.SET_ASIDE).iterdir())) == len(damaged)
-    assert cut in [path.read_bytes() for path in (copy / store.SET_ASIDE).iterdir()]
+    assert len(list((copy / store.folder.SET_ASIDE).iterdir())) == len(damaged)
+    assert cut in [path.read_bytes() for path in (copy / store.folder.SET_ASIDE).iterdir()]
     assert mr.open_run(copy).damaged() == []
 
 
@@ -214,7 +214,7 @@ def test_a_full_disk_is_told_and_with_room_the_run_goes_on(spec, whole, small_di
             assert "No space left on device" in str(error)  # noqa: PT017
             failures += 1
         assert before.items() <= {p: p.stat().st_mtime_ns for p in shards_of(small_disk / "run")}.items()
-        assert store.damaged_shards(small_disk / "run") == {}
+        assert store.folder.damaged_shards(small_disk / "run") == {}
     mount(small_disk, "40m", again=True)
     mr.run_spec(spec, out=small_disk / "run", **SMALL)
     assert failures >= 4
@@ -263,7 +263,7 @@ def test_the_manifest_says_what_is_there(whole, spec):
     }
     assert listed == {path.relative_to(whole).as_posix() for path in shards_of(whole)}
     for name, about in manifest["files"].items():
-        assert store.digest_of(whole / name) == about["sha256"]
+        assert store.files.digest_of(whole / name) == about["sha256"]
         assert (whole / name).stat().st_size == about["bytes"]
 
 
@@ -274,7 +274,7 @@ def test_shards_of_other_content_are_made_again(copy, whole, spec):
     (copy / "_manifest.json").unlink()
     mr.run_spec(spec, out=copy, **SMALL)
     assert contents(copy) == contents(whole)
-    assert len(list((copy / store.SET_ASIDE).iterdir())) == 2
+    assert len(list((copy / store.folder.SET_ASIDE).iterdir())) == 2
 
 
 @pytest.mark.parametrize("raised", [ConnectionResetError("peer"), BrokenPipeError("gone"), TypeError("ours")])

@@ -19,6 +19,7 @@ from mechreg.cli import main
 from mechreg.regression import linear_combination
 from mechreg.run import figures
 from mechreg.run import shards as run_module
+from mechreg.run.persistence import persistence_of
 from mechreg.run.preflight import is_summable
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import Spec
@@ -105,6 +106,20 @@ def test_a_number_that_cannot_be_computed_says_why(spec, tmp_path):
     for term in ("lag1", "lag2", "lag1 + lag2"):
         assert missing.loc[term].str.contains("take off all of 'position'").tolist() == [True] * 4
     assert table.query("controls == 'none'")["estimate"].notna().all()
+    assert table["note"].dropna().str.fullmatch(r"[A-Z].*\.").all(), "a note is a sentence"
+
+
+def test_a_half_life_that_is_not_told_from_white_noise_says_so_in_a_sentence(spec):
+    place = {"model": "m", "hook": "attn_out", "layer": 0, "depth": 0.5, "window": 0, "token_id": 1}
+    doc, position = np.divmod(np.arange(480), 80)
+    norm = np.random.default_rng(1).lognormal(size=480)
+    norms = pd.DataFrame({**place, "doc": doc.astype(str), "position": position, "norm": norm})
+    lagged = mr.add_lags(norms)
+    fits = mr.fit_lagged(lagged)
+    made = persistence_of(fits, fits.coefficients, lambda: iter([lagged]), norms, spec, {"facts": {}})
+    assert made.query("term == 'half_life'")["note"].unique().tolist() == [
+        "A half-life needs a slow part of the autocorrelation that exceeds white noise."
+    ]
 
 
 def test_the_provenance_has_hashes_and_counts(folder):
@@ -261,7 +276,7 @@ def test_a_formula_without_a_lag_is_a_regression_like_another(spec, formula, tmp
     run = mr.run_spec(one, out=tmp_path / "run", progress=False)
     assert (run / "_manifest.json").exists()
     drawn = json.loads((run / "figures" / "betas.json").read_text(encoding="utf-8"))
-    terms = set(store.read_table(run / "coefficients.parquet")["term"])
+    terms = set(store.files.read_table(run / "coefficients.parquet")["term"])
     shown = {row["term"] for rows in drawn["datasets"].values() for row in rows if "term" in row}
     assert shown == (terms - {"Intercept"} or terms)
     assert "Betas of attn_out" in (run / "report.html").read_text(encoding="utf-8")

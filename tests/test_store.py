@@ -146,7 +146,7 @@ def test_a_killed_writer_never_leaves_a_part_under_the_real_name(tmp_path):
 
 def test_names_of_models_never_collide_as_folders():
     names = ["gpt2", "gpt2[folded]", "org/model", "org-model", "../x", "a b", "a-b", "."]
-    folders = [store.model_folder(name) for name in names]
+    folders = [store.shards.model_folder(name) for name in names]
     assert len(set(folders)) == len(names)
     assert all("/" not in folder and not folder.startswith(".") for folder in folders)
 
@@ -194,11 +194,11 @@ STALE = OSError(errno.ESTALE, "Stale file handle")
         (PermissionError(errno.EACCES, "Permission denied"), InputError, "could not be read"),
         (
             OSError("Couldn't deserialize thrift"),
-            store.DamagedError,
+            store.files.DamagedError,
             "is damaged .*deserialize.*makes it again",
         ),
-        (pa.ArrowInvalid("no magic bytes"), store.DamagedError, "magic bytes"),
-        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), store.DamagedError, "is damaged"),
+        (pa.ArrowInvalid("no magic bytes"), store.files.DamagedError, "magic bytes"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), store.files.DamagedError, "is damaged"),
         (TypeError("'int' is not iterable"), TypeError, "not iterable"),
         (MemoryError("not enough"), MemoryError, "not enough"),
     ],
@@ -216,7 +216,10 @@ def test_layers_that_are_none_are_a_callers_error(layers):
 
 
 def shard_of(run: Path) -> Path:
-    path, tokens = store.shard_path(run, "norms", "m", "attn_out", "0" * 16, 0), token_frame()
+    path, tokens = (
+        store.shard_path(run, "norms", {"name": "m", "config_hash": "0" * 16}, 0, "attn_out"),
+        token_frame(),
+    )
     return store.write_norm_shard({"norm": values_of(tokens)}, tokens, path, **PLACE)
 
 
@@ -236,7 +239,7 @@ def test_a_stale_handle_moves_no_shard(tmp_path, monkeypatch, ended):
         with pytest.raises(InputError, match="Stale file handle"):
             store.set_aside_damaged(tmp_path)
     assert path.exists()
-    assert store.damaged_shards(tmp_path) == {}
+    assert store.folder.damaged_shards(tmp_path) == {}
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -249,14 +252,14 @@ def test_a_bit_that_flipped_in_a_shard_is_found(tmp_path, ended):
     data = path.read_bytes()
     store.set_aside_damaged(tmp_path)
     assert not path.exists()
-    (aside,) = (tmp_path / store.SET_ASIDE).iterdir()
+    (aside,) = (tmp_path / store.folder.SET_ASIDE).iterdir()
     assert aside.read_bytes() == data
 
 
 def test_a_shard_that_does_not_begin_as_parquet_is_damaged(tmp_path):
     path = shard_of(tmp_path)
     path.write_bytes(b"\0\0\0\0" + path.read_bytes()[4:])
-    assert "does not begin as a Parquet file" in str(store.damaged_shards(tmp_path)[path])
+    assert "does not begin as a Parquet file" in str(store.folder.damaged_shards(tmp_path)[path])
 
 
 # ------------------------------------------------------------------------------------- who writes, and who has died
@@ -379,7 +382,7 @@ def test_a_record_plans_no_more_than_its_documents_allow(tmp_path, change):
     path = store.write_json(RECORD | {"plan": PLAN}, tmp_path / "models" / "m.json")
     assert store.read_record(tmp_path, "m")["plan"] == PLAN
     store.write_json(RECORD | {"plan": PLAN | change}, path)
-    with pytest.raises(store.DamagedError, match=r"it plans|'shards' must be of type int"):
+    with pytest.raises(store.files.DamagedError, match=r"it plans|'shards' must be of type int"):
         store.read_record(tmp_path, "m")
 
 
@@ -402,7 +405,7 @@ def test_provenance_without_what_every_run_records_is_refused(tmp_path, facts):
     path.write_text(json.dumps(FACTS))
     assert store.read_provenance(tmp_path) == FACTS
     path.write_text(json.dumps(facts))
-    with pytest.raises(store.DamagedError, match=r"provenance.json' is damaged"):
+    with pytest.raises(store.files.DamagedError, match=r"provenance.json' is damaged"):
         store.read_provenance(tmp_path)
 
 

@@ -202,7 +202,10 @@ def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, 
     assert kept.astype({"doc": "str"}).groupby("doc").size().to_dict().items() <= sizes.to_dict().items()
     close(mr.open_run(runs["moments"]).coefficients, mr.open_run(runs["norms"]).coefficients)
     assert "sums of products" in (runs["norms"] / "summaries.txt").read_text()
-    for keep, docs, note in (("moments", 6, "of a sample of 6 documents"), ("norms", 30, "")):
+    for keep, docs, note in (
+        ("moments", 6, "These numbers come from a sample of 6 documents."),
+        ("norms", 30, ""),
+    ):
         lag1 = mr.open_run(runs[keep]).table("persistence.csv").query("term == 'lag1'").groupby("controls")
         assert lag1["n_docs"].max().to_dict() == {"none": 30, "doc": 30, "doc + position": docs}
         assert lag1["note"].last().fillna("")["doc + position"] == note

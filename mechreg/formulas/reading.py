@@ -14,6 +14,7 @@ from typing import Any
 import patsy
 from patsy.parse_formula import parse_formula
 
+from mechreg import outside
 from mechreg.formulas.signatures import (
     CONTRASTS,
     FUNCTIONS,
@@ -52,9 +53,9 @@ def formula_columns(formula: str) -> tuple[str, ...]:
     >>> formula_columns("log_norm ~ lag1 * C(source, Sum) + bs(position, df=4) + np.log(surprisal)")
     ('log_norm', 'lag1', 'source', 'position', 'surprisal')
     """
-    example = "write it like 'log_norm ~ lag1 + lag2'"
+    hint = "write it like 'log_norm ~ lag1 + lag2'"
     if not isinstance(formula, str):
-        raise InputError(f"A formula is text; got {formula!r}; {example}.")
+        raise InputError(f"A formula is text; got {formula!r}; {hint}.")
     if len(formula) > _MAX_LENGTH:
         raise InputError(f"A formula has at most {_MAX_LENGTH:,} characters; this one has {len(formula):,}.")
     try:
@@ -72,11 +73,9 @@ def formula_columns(formula: str) -> tuple[str, ...]:
             f"The formula {formula[:60]!r}... cannot be read: it has too many terms or is nested too deeply."
         ) from error
     except Exception as error:  # patsy's own, or Python's where a factor is no expression
-        raise InputError(
-            f"The formula {formula!r} cannot be read: {first_line(error)}; {example}."
-        ) from error
+        raise InputError(f"The formula {formula!r} cannot be read: {first_line(error)}; {hint}.") from error
     if len(outcome) != 1 or len(outcome[0].factors) != 1 or not terms:
-        raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {example}.")
+        raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {hint}.")
     return tuple(names)
 
 
@@ -84,7 +83,7 @@ def first_line(error: BaseException) -> str:
     """Return the first line of the original error's message."""
     while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
         error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return outside.first_line(error)
 
 
 def _count_terms(tree: Any, formula: str) -> int:
@@ -92,9 +91,7 @@ def _count_terms(tree: Any, formula: str) -> int:
     if tree.type == "**":
         base, count = _count_terms(tree.args[0], formula), 0
         if base == 1:
-            raise InputError(
-                f"The formula {formula[:200]!r} has a power of one term, which is that term; write I(x**2)."
-            )
+            raise InputError(f"The formula {formula[:200]!r} has a power of one term; write I(x**2).")
         exponent = str(tree.args[1].token.extra) if tree.args[1].type in ("ONE", "NUMBER") else ""
         most = int(exponent) if exponent.isdecimal() and len(exponent) < 10 else _MAX_TERMS
         for power in range(1, min(base, most) + 1):
@@ -167,9 +164,7 @@ class _Reader:
 
     def constant(self, node: ast.expr) -> None:
         if self._folded(node) is None:
-            raise self._refused(
-                node, "must be a literal number" if not isinstance(node, ast.Constant) else ""
-            )
+            raise self._refused(node, "" if isinstance(node, ast.Constant) else "must be a literal number")
 
     def whole(self, node: ast.expr) -> None:
         if not re.fullmatch(rf"\d\d?|{_MOST}", ast.unparse(node)):
@@ -259,9 +254,7 @@ class _Reader:
         if name == "Q":
             return self._quoted(node)
         if name in MULTIPLE:
-            raise self._refused(
-                node, f"has {name}() inside something else; it stands alone, between + * and :"
-            )
+            raise self._refused(node, f"has {name}() inside something else; it stands alone, between + * :")
         if name not in FUNCTIONS:
             hint = did_you_mean(name, FUNCTIONS)
             raise InputError(
@@ -329,13 +322,7 @@ class _Reader:
 
 
 def names_in(factor: str) -> tuple[str, ...]:
-    """Return the columns that a factor uses.
-
-    Examples
-    --------
-    >>> names_in("C(np.where(Q('a b') > 0, 'x', 'y'), Sum)")
-    ('a b',)
-    """
+    """Return the columns that a factor uses."""
     return tuple(_Reader(factor, ast.parse(factor, mode="eval").body).names)
 
 

@@ -61,13 +61,7 @@ def called(node: ast.expr) -> str:
 
 
 def spline_width(node: ast.expr) -> int:
-    """Return the most columns that a checked call of a spline, or of te, gives; 1 for anything else.
-
-    Examples
-    --------
-    >>> spline_width(ast.parse("te(cr(x, df=5), bs(y, knots=[1, 2], degree=3))", mode="eval").body)
-    35
-    """
+    """Return the most columns that a checked call of a spline, or of te, gives; 1 for anything else."""
     name = called(node)
     if name not in MULTIPLE or not isinstance(node, ast.Call):
         return 1

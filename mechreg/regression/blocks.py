@@ -120,9 +120,7 @@ def sum_blocks(
     step = max(256, CHUNK_NUMBERS // gram.shape[1])
     for begin in range(0, n, step):
         if most_products is not None and max(len(lagged), 1) * lags * gram.shape[1] ** 2 > most_products:
-            raise TooManyProducts(
-                f"The sums for the residuals' statistics would be more than {most_products:,} numbers."
-            )
+            raise TooManyProducts(f"The residuals' statistics would need more than {most_products:,} sums.")
         before = max(0, begin - back)  # rows of the chunk before are looked back at
         chunk, here = slice(before, min(n, begin + step)), begin - before
         q = _products_of(in_coordinates(values[:, chunk], coordinates))
@@ -270,7 +268,6 @@ def _products_of(z: Float[np.ndarray, "size rows"]) -> Float[np.ndarray, "produc
 def _add_runs(
     gram: BlockSums, q: Float[np.ndarray, "products rows"], block: Codes, *, together: bool
 ) -> None:
-    """Add every row's products to its block."""
     if not together:
         order = np.argsort(block, kind="stable")
         q, block = q[:, order], block[order]

@@ -1,4 +1,4 @@
-"""Clusters: what each adds to a fit, its covariances, their degrees of freedom, and the wild bootstrap of one term.
+"""Clusters: what each adds to a fit, the degrees of freedom of its covariances, and refits on other documents.
 
 Everything is in the design's orthonormal basis, where the sum of x x' is the identity. With effects that go across
 clusters the sums are x'R⁻¹x and x'R⁻¹e, R = 1 - the effects' own projection within the cluster: leaving a cluster out
@@ -6,25 +6,27 @@ then estimates those effects anew.
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import sparse
 
-from mechreg.regression.blocks import gram_matrices
+from mechreg.regression.blocks import Codes, gram_matrices
 from mechreg.regression.design import require_room
 from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
+from mechreg.regression.rows import Rows
 from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, NumericalError
 
-Codes = Int[np.ndarray, " rows"]
 ClusterProducts = Float[np.ndarray, "clusters terms terms"]
 ClusterScores = Float[np.ndarray, "clusters terms"]
 
 # Without a cluster, the least that must be left of the design in any direction.
 MIN_LEFT = 1e-8
+# Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
+MIN_SHARE = 1e-8
 
 
 class Clusters(NamedTuple):
@@ -58,6 +60,62 @@ def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:
         here = blocks.cell == cell  # a cluster has one block of a cell, so that no addition is lost
         sums[blocks.cluster[here]] += form.T @ gram_matrices(blocks.gram[here]) @ form
     return sums
+
+
+class DocumentSums(NamedTuple):
+    """The sums of z z' of every document (or other cluster) in one (model, hook, layer[, head]).
+
+    A row is z = [q, e, 1]: q its regressors in the fit's orthonormal basis, e its residual. The outcome is
+    y = e + c'q, c the coefficients of q; the terms' are ``to_terms`` @ c. Any other coefficients b of q leave the
+    residual e + (c - b)'q, so that these sums give estimates and squared errors on any documents, whole or weighted.
+    Over all documents the sum of q q' is the identity and that of q e is 0.
+    """
+
+    keys: dict[str, Any]
+    depth: float
+    names: tuple[str, ...]
+    estimate: Float[np.ndarray, " terms"]
+    to_terms: Float[np.ndarray, "terms terms"]  # from coefficients of q to those of the terms
+    labels: pd.Index
+    sums: Float[np.ndarray, "docs columns columns"]
+    where: str
+
+    @property
+    def c(self) -> Float[np.ndarray, " terms"]:
+        """The coefficients of q in the fit to all documents."""
+        return np.linalg.solve(self.to_terms, self.estimate)
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return round(float(self.sums[:, -1, -1].sum()))
+
+    @property
+    def products(self) -> Float[np.ndarray, "docs terms terms"]:
+        """Each document's sums of q q'."""
+        return self.sums[:, :-2, :-2]
+
+    @property
+    def scores(self) -> Float[np.ndarray, "docs terms"]:
+        """Each document's sums of q e."""
+        return self.sums[:, :-2, -2]
+
+
+def solve_sums(
+    products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
+) -> Float[np.ndarray, "*fits terms"]:
+    """Return the coefficients of q from sums over some documents, NaN where the terms are collinear in them."""
+    solved = np.full(scores.shape, np.nan)
+    is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
+    solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
+    return solved
+
+
+def sums_of(fit: Fit) -> DocumentSums:
+    """Return the sums of one group's clusters."""
+    solved = fit.solution
+    of_terms = solved.names, solved.estimate, solved.to_terms
+    return DocumentSums(fit.keys, fit.depth, *of_terms, fit.blocks.labels, cluster_sums(fit), fit.where)
 
 
 def clusters_of(fit: Fit) -> Clusters:
@@ -120,18 +178,14 @@ def _satterthwaite(
 
 
 def clusters_across(
-    fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]],
-    effects: Effects,
-    cluster: Codes,
-    labels: pd.Index,
-    *,
-    where: str,
+    fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]], rows: Rows
 ) -> list[Clusters]:
     """Return what every cluster adds, for fits (their x and e) of the same rows, where effects go across clusters."""
-    if effects.inverse is None:
+    effects, cluster, labels = rows.effects, rows.layout.cluster, rows.layout.labels
+    if effects is None or effects.inverse is None:
         raise InputError(
-            f"cov='crv3' needs at most {MAX_DENSE:,} levels of effects that go across clusters; {where} has more. Use "
-            "cov='crv1'."
+            f"cov='crv3' needs at most {MAX_DENSE:,} levels of effects that go across clusters; {rows.where} has more. "
+            "Use cov='crv1'."
         )
     edges = np.cumsum([0, *(len(x) + 1 for x, _ in fits)])
     values = np.concatenate([np.concatenate([x, e[None]]) for x, e in fits]).T

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from patsy.categorical import categorical_to_int, guess_categorical
 
 from mechreg.formulas import names_in
+from mechreg.regression.blocks import Codes, Columns
 from mechreg.regression.evaluation import (
     environment,
     evaluate,
@@ -29,9 +30,8 @@ from mechreg.regression.evaluation import (
 )
 from mechreg.schema import InputError
 
-Codes = Int[np.ndarray, " rows"]
-
 MAX_BYTES = 4e9  # of one array of sums
+_A_COLUMN = re.compile(r"[A-Za-z_]\w*|(C|Q|I)\(\s*['\"]?[A-Za-z_]\w*['\"]?\s*(,.*)?\)")
 
 
 class NeedsAllRows(InputError):
@@ -49,7 +49,7 @@ class Terms(NamedTuple):
 class Parts(NamedTuple):
     """The numbers and the cells of a group's rows."""
 
-    values: Float[np.ndarray, "columns rows"]  # the atoms but for 1, then the outcome
+    values: Columns  # the atoms but for 1, then the outcome
     names: tuple[str, ...]  # of those
     cell: Codes
     seen: pd.DataFrame  # a row of each cell: the design is made from these
@@ -160,22 +160,21 @@ def _row_by_row(formula: str, factors: list, data: pd.DataFrame) -> tuple[Parts 
     categorical = [factor for factor in factors if guess_categorical(value_of(factor, one))]
     used = {name for factor in categorical for name in names_in(factor.code)}
     columns = [data[name] for name in data if name in used]
-    combination, first = _combined([_numbers(column) for column in columns], rows)
+    numbers = [
+        column.cat.codes if isinstance(column.dtype, pd.CategoricalDtype) else pd.factorize(column)[0]
+        for column in columns
+    ]
+    combination, first = _combined([np.asarray(number, np.int64) for number in numbers], rows)
     seen = _rows(data, first)
     outcome, design, codes = _learn_cells(formula, seen)
     for factor in factors:
         info = {**outcome.factor_infos, **design.factor_infos}[factor]
-        if not _is_column(factor.code) and _looks_at_other_rows(
-            info, seen if info.type == "categorical" else data
-        ):
+        read = seen if info.type == "categorical" else data
+        if not _A_COLUMN.fullmatch(factor.code) and _looks_at_other_rows(info, read):
             return None, factor.code
     cell, first = _combined(list(codes.values()), len(seen))
     names, values = _values(outcome, design, data)
     return Parts(values, names, cell[combination], seen.iloc[first].reset_index(drop=True), None), None
-
-
-def _is_column(code: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z_]\w*|(C|Q|I)\(\s*['\"]?[A-Za-z_]\w*['\"]?\s*(,.*)?\)", code))
 
 
 def _looks_at_other_rows(info: Any, data: pd.DataFrame) -> bool:
@@ -203,7 +202,7 @@ def _looks_at_other_rows(info: Any, data: pd.DataFrame) -> bool:
 
 def _values(
     outcome: patsy.DesignInfo, design: patsy.DesignInfo, data: pd.DataFrame
-) -> tuple[tuple[str, ...], Float[np.ndarray, "columns rows"]]:
+) -> tuple[tuple[str, ...], Columns]:
     """Return the atoms but for 1, and the outcome."""
     infos = {**design.factor_infos, **outcome.factor_infos}
     rows = len(data)
@@ -214,12 +213,15 @@ def _values(
         row[:] = 1.0
         for factor, column in atom:
             if factor not in numbers:
-                values_of = (
-                    data[factor.code] if factor.code in data else factor.eval(infos[factor].state, data)
-                )
-                numbers[factor] = np.asarray(values_of, np.float64).reshape(rows, -1)
+                is_column = factor.code in data
+                found = data[factor.code] if is_column else factor.eval(infos[factor].state, data)
+                numbers[factor] = np.asarray(found, np.float64).reshape(rows, -1)
             row *= numbers[factor][:, column]
-    return tuple(_atom_name(atom, infos) for atom in atoms), values
+
+    def name(factor: Any, column: int) -> str:
+        return f"{factor.name()}[{column}]" if infos[factor].num_columns > 1 else factor.name()
+
+    return tuple(":".join(name(*pair) for pair in atom) for atom in atoms), values
 
 
 def _atoms(design: patsy.DesignInfo) -> list[tuple]:
@@ -237,16 +239,13 @@ def _atom(factors: Any) -> tuple:
     return tuple(sorted(factors, key=lambda pair: (pair[0].code, pair[1])))
 
 
-def _atom_name(atom: tuple, infos: Mapping[Any, Any]) -> str:
-    return ":".join(
-        f"{factor.name()}[{column}]" if infos[factor].num_columns > 1 else factor.name()
-        for factor, column in atom
-    )
-
-
 def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[Any, np.ndarray]) -> Terms:
     """Return the design, given the levels of every categorical factor in every cell."""
-    require_every_term(design)
+    for term, columns in design.term_slices.items():
+        if (
+            columns.start == columns.stop
+        ):  # patsy leaves out a category of which there is one level, and says nothing
+            raise InputError(f"{term.name()} has one level here, which explains nothing; leave it out")
     atoms = {atom: number for number, atom in enumerate(_atoms(design))}
     cells = len(next(iter(codes.values()))) if codes else 1
     require_room(
@@ -275,24 +274,15 @@ def _terms(outcome: patsy.DesignInfo, design: patsy.DesignInfo, codes: Mapping[A
     return Terms(tuple(design.column_names), outcome.column_names[0], weights)
 
 
-def require_every_term(design: patsy.DesignInfo) -> None:
-    """Refuse a term without a column: patsy leaves out a category of which there is one level, and says nothing."""
-    for term, columns in design.term_slices.items():
-        if columns.start == columns.stop:
-            raise InputError(f"{term.name()} has one level here, which explains nothing; leave it out")
-
-
 def _codes(design: patsy.DesignInfo, data: pd.DataFrame) -> dict[Any, Codes]:
     """Return the number of every row's level, for each categorical factor."""
-    return {
-        factor: np.asarray(
-            categorical_to_int(
-                factor.eval(info.state, data), info.categories, patsy.NAAction(), factor.origin
-            )
-        )
-        for factor, info in design.factor_infos.items()
-        if info.type == "categorical"
-    }
+    codes = {}
+    for factor, info in design.factor_infos.items():
+        if info.type == "categorical":
+            levels = factor.eval(info.state, data)
+            made = categorical_to_int(levels, info.categories, patsy.NAAction(), factor.origin)
+            codes[factor] = np.asarray(made)
+    return codes
 
 
 def _combined(codes: list[np.ndarray], rows: int) -> tuple[Codes, Int[np.ndarray, " combinations"]]:
@@ -303,12 +293,6 @@ def _combined(codes: list[np.ndarray], rows: int) -> tuple[Codes, Int[np.ndarray
     for code in codes:
         number = pd.factorize(number * (int(code.max()) + 1) + code)[0]
     return number, np.flatnonzero(~pd.Series(number).duplicated().to_numpy())
-
-
-def _numbers(column: pd.Series) -> Codes:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy(np.int64)
-    return pd.factorize(column)[0].astype(np.int64)
 
 
 def _rows(data: pd.DataFrame, rows: Codes) -> pd.DataFrame:

@@ -14,10 +14,8 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.outside import any_frames
+from mechreg.regression.blocks import Codes, Columns
 from mechreg.schema import InputError, NumericalError, group_columns, one_or_many
-
-Codes = Int[np.ndarray, " rows"]
-Columns = Float[np.ndarray, "columns rows"]
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
 MAX_DENSE = 3_000
@@ -46,7 +44,7 @@ def require_effects(effects: str | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or names.count(name) > 1:
             raise InputError(
-                f"effects must name columns, each once, for example ('doc', 'position'); got {names!r}."
+                f"effects must name columns, each once, such as ('doc', 'position'); got {names!r}."
             )
     return names
 
@@ -120,13 +118,7 @@ def project(effects: Effects, values: Columns) -> Columns:
 
 
 def demeaned(values: Columns, levels: Sequence[Codes]) -> Columns:
-    """Return the residuals of columns on a level for every value of some keys (without any, on their mean).
-
-    Examples
-    --------
-    >>> demeaned(np.array([[1.0, 2.0, 5.0, 7.0]]), [np.array([0, 0, 1, 1])]).tolist()
-    [[-0.5, 0.5, -1.0, 1.0]]
-    """
+    """Return the residuals of columns on a level for every value of some keys (without any, on their mean)."""
     if not levels:
         return values - values.mean(axis=1, keepdims=True)
     return project(make_effects({str(i): level for i, level in enumerate(levels)}, None), values)
@@ -134,14 +126,7 @@ def demeaned(values: Columns, levels: Sequence[Codes]) -> Columns:
 
 @any_frames
 def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequence[str]) -> pd.DataFrame:
-    """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "z", "layer": 0, "doc": [0, 0, 1, 1], "y": [1.0, 2.0, 5.0, 7.0]})
-    >>> without_effects(frame, ["y"], ["doc"])["y"].tolist()
-    [-0.5, 0.5, -1.0, 1.0]
-    """
+    """Return the complete rows of a lagged frame, these columns demeaned in every model, hook and layer."""
     rows = frame.dropna(subset=list(columns))
     keys = group_columns(rows)
     new = np.empty((len(columns), len(rows)))

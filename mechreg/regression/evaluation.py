@@ -92,11 +92,10 @@ def require_narrow(formula: str, data: pd.DataFrame) -> None:
 def _width(factor: Any, data: pd.DataFrame) -> int:
     """Return how many columns a factor gives at most."""
     tree = ast.parse(factor.code, mode="eval").body
-    if learns(factor):
-        many = called(tree) == "C"  # of something learned: no more levels than its columns have
-        return (
-            max(int(data[name].nunique()) for name in names_in(factor.code)) if many else spline_width(tree)
-        )
+    if learns(factor) and called(tree) != "C":
+        return spline_width(tree)
+    if learns(factor):  # categories of something learned: no more levels than its columns have
+        return max(int(data[name].nunique()) for name in names_in(factor.code))
     value = value_of(factor, data)
     if not guess_categorical(value):
         return 1
@@ -117,9 +116,7 @@ def plain_column(column: pd.Series) -> pd.Series:
     if kinds.is_bool_dtype(column.dtype):
         return column.astype(bool)
     if kinds.is_complex_dtype(column.dtype):
-        raise InputError(
-            f"The column {column.name!r} holds complex numbers; make one of real numbers, such as abs(x)."
-        )
+        raise InputError(f"The column {column.name!r} holds complex numbers; make real ones, such as abs(x).")
     if kinds.is_numeric_dtype(column.dtype):
         return column.astype(np.float64)  # powers of int32 overflow, logarithms of float32 are rounded
     return column.astype("category" if kinds.infer_dtype(column) == "string" else object)

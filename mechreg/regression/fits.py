@@ -69,31 +69,29 @@ def fit_lagged(
     Parameters
     ----------
     lagged : pandas.DataFrame
-        Any frame with model, hook, layer (a fit for each, and for each ``head`` where there is that column) and the
-        formula's columns, rows in any order; those with a missing value are left out.
+        Any frame with model, hook, layer (a fit for each, and for each ``head`` if there is one) and the formula's
+        columns (`add_lags` makes lags), rows in any order; those with a missing value are left out.
     formula : str
         In patsy's language: columns, ``np.log(x)``, ``C(pos)``, ``lag1 * source``, ``bs(position, df=4)``, ... and
-        pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0). Lags are columns, made by
-        `add_lags`; a name that is not a column, and a call that is not listed, is refused.
+        pandas' methods such as ``x.std()``, whose ddof is 1 (that of ``np.std(x)`` is 0).
     cov : str
-        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West within windows, Bartlett weights, times n/(n-k). Clustered:
-        "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster; "crv2"; all
-        with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1) (n-1)/(n-k) and
-        t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says "nonrobust (single
-        document)").
+        "nonrobust"; "hc0" to "hc3"; "hac": Newey-West (1987) within windows, Bartlett weights, times n/(n-k).
+        Clustered: "crv3", with the factor (G-1)/G; "jackknife", the same about the mean of the fits without a cluster;
+        "crv2"; all with Bell's and McCaffrey's degrees of freedom of each coefficient; "crv1", with G/(G-1)
+        (n-1)/(n-k) and t(G-1). "auto" is crv3, or nonrobust where all rows are of one cluster (``cov_type`` says
+        "nonrobust (single document)").
     adjust : str
         "bh" (Benjamini-Hochberg), "bonferroni", "holm", "max-t" or "none": ``p_adjusted`` over all terms but the
-        intercept in all layers of a (model, hook). "max-t" counts how alike the layers are: a wild bootstrap of
-        the clusters, 9,999 draws, the same weights in all layers; it needs cov "crv3" or "crv1".
+        intercept in all layers of a (model, hook). "max-t", by a wild bootstrap of the clusters, 9,999 draws with the
+        same weights in all layers, counts how alike the layers are; it needs cov "crv3" or "crv1".
     cluster : str or two of them
         The column of clusters; ``("doc", "token_id")`` allows for both, by "crv1" and the smaller number of clusters.
     by : str or sequence of str
-        Columns such as ``pos`` or ``source``: a fit for each of their values in each layer, columns of both tables.
-        All values of a (model, hook) are one family of ``adjust``.
+        Columns such as ``pos``: a fit for each of their values in each layer, all of one family of ``adjust``.
     effects : str or sequence of str
-        Fixed effects: columns whose levels are partialled out of outcome and regressors: ``("doc", "position")``.
-        R2 is then of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew
-        without each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
+        Columns such as ``("doc", "position")`` whose levels are partialled out of outcome and regressors. R2 is then
+        of what they leave; rows alone in a level are left out, as reghdfe does; "crv3" estimates them anew without
+        each cluster, "crv1" does not count levels within clusters. Breusch-Godfrey and -Pagan are NaN.
     hac_lags : int, optional
         By default floor(4 (T/100)^(2/9)), T the rows of the longest window; ``cov_type`` names it: "hac(4)".
     conf_level, seed
@@ -114,14 +112,11 @@ def fit_lagged(
     Notes
     -----
     CRV3: MacKinnon, Nielsen, Webb, arXiv 2301.04527. Degrees of freedom: Bell, McCaffrey (2002); Pustejovsky, Tipton
-    (2018). Newey, West (1987).
-
-    With lags of the outcome among the regressors, serial correlation left in the residuals (see ``statistics``) biases
-    the coefficients, and no standard error repairs that (Keele, Kelly 2006): a beta is predictive, not structural.
+    (2018). With lags of the outcome, serial correlation left in the residuals (see ``statistics``) biases coefficients,
+    and no standard error repairs that (Keele, Kelly 2006): a beta is predictive, not structural.
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from mechreg.lags import add_lags
     >>> rng = np.random.default_rng(0)
     >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
@@ -142,9 +137,7 @@ def fit_lagged(
         or len(crossed) > 1
         or (crossed and (cov not in ("auto", "crv1") or adjust == "max-t"))
     ):
-        raise InputError(
-            "cluster= takes one column, or two with cov='crv1' and another adjust= than 'max-t'."
-        )
+        raise InputError("cluster= takes one column, or two with cov='crv1' and no adjust='max-t'.")
     keys = TOKEN_KEYS if cov == "hac" else (cluster, *crossed) if is_clustered else ()
     require(lagged, (*GROUP_KEYS, *formula_columns(formula), *by, *effects, *keys), who="fit_lagged")
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
@@ -152,7 +145,10 @@ def fit_lagged(
     options: dict[str, Any] = {"by": by, "effects": effects, "cluster": cluster if is_clustered else None}
     make = partial(LagSums.from_frame, frame, formula, **options)
     try:
-        lags = None if cov in ("hc2", "hc3") else _lags_of(frame, hac_lags) if cov == "hac" else 1
+        lags: int | None = None if cov in ("hc2", "hc3") else 1
+        if cov == "hac" and len(frame):  # Newey-West needs products so far back
+            longest = int(frame["position"].max() - frame["position"].min()) + 1
+            lags = max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
         sums = make(max_lag=lags, most_products=MOST_PRODUCTS)
     except TooManyProducts:
         sums = make(max_lag=None)
@@ -180,12 +176,6 @@ def fit_lagged(
     )
 
 
-def _lags_of(frame: pd.DataFrame, hac_lags: int | None) -> int:
-    """Return how far back Newey-West needs products; 1 for the statistics."""
-    longest = int(frame["position"].max() - frame["position"].min()) + 1 if len(frame) else 1
-    return max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
-
-
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class LaggedFits:
     """The fits of one formula: ``coefficients``, ``statistics``, ``sums``, and statsmodels' results on demand.
@@ -194,14 +184,13 @@ class LaggedFits:
     ----------
     coefficients : pandas.DataFrame
         One row a term: model, hook, layer, (head,) depth, term, estimate, std_error, statistic (t), df of that t,
-        p_value, conf_low, conf_high, p_adjusted, n, n_docs, n_dropped, r_squared, adj_r_squared, cov_type.
-        ``n_docs`` is 0 where the frame has no ``doc``, ``depth`` NaN where it has none.
+        p_value, conf_low, conf_high, p_adjusted, n, n_docs (0 without ``doc``), n_dropped, r_squared, adj_r_squared,
+        cov_type.
     statistics : pandas.DataFrame
         One row a fit: n, n_docs, n_sinks (left out by ``add_lags``); all else from the nonrobust fit: F (not clustered,
-        unlike that of `summary`), AIC, BIC,
-        residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a window's start) and Durbin-Watson,
-        neither across windows, NaN where the frame lacks doc, window or position; Koenker's Breusch-Pagan, NaN
-        without an intercept; Jarque-Bera.
+        unlike that of `summary`), AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a
+        window's start) and Durbin-Watson, neither across windows, NaN where the frame lacks doc, window or position;
+        Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
     """
 
     coefficients: pd.DataFrame
@@ -228,10 +217,9 @@ class LaggedFits:
 
     @cached_property
     def sums(self) -> LagSums:
-        """The sums by document: other covariances, refits and comparisons start from them, not from the rows.
+        """The sums by document, from which other covariances, refits and comparisons start.
 
-        They are those of the tables; where the fit has no clusters or others they are made on first use. Effects are
-        taken off them: refits keep the levels that all documents gave, but for a document's own.
+        Effects are taken off: refits keep the levels that all documents gave, but for a document's own.
         """
         if self._sums.cluster == "doc":
             return self._sums
@@ -242,7 +230,6 @@ class LaggedFits:
         return {tuple(keys.values()): place for keys, place in groups_of(self._frame, self.by)}
 
     def _rows(self, fit: Fit) -> Rows:
-        """Return the rows of one fit."""
         part = self._frame.iloc[self._places[fit.key]]
         return next(self._sums.rows_of(part))
 
@@ -257,11 +244,9 @@ class LaggedFits:
     ) -> RegressionResultsWrapper:
         """Return statsmodels' own results object of one fit, with the covariance of the table.
 
-        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``).
-        Contrasts (``t_test``, ``wald_test``), influence measures (``get_influence``), predictions and summaries are
-        then statsmodels'. Its rows are the complete ones, sorted by document (as text), window, position.
-
-        No such fit, or more than one, is an `InputError`.
+        What the fits have only one of may be left out; columns of ``by=`` are named as they are (``pos="NOUN"``); no
+        such fit, or several, is an `InputError`. Contrasts (``t_test``), influence measures (``get_influence``) and
+        predictions are then statsmodels'. Its rows are the complete ones, sorted by document, window, position.
         """
         return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
 
@@ -279,10 +264,9 @@ class LaggedFits:
         head: int | None = None,
         **by: Any,
     ) -> str:
-        """Return statsmodels' own summary text of one fit, which is chosen as for `result`.
+        """Return statsmodels' own summary text of one fit, chosen as for `result`; its Durbin-Watson crosses windows.
 
-        Its Durbin-Watson runs over all rows, across windows. A last line says where its F-statistic, whose covariance
-        has at most one direction less than there are clusters, is no test of all terms.
+        A last line says where its F-statistic is no test of all terms, because there are too few clusters.
         """
         fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
         result = self._result(fit)
@@ -299,7 +283,6 @@ class LaggedFits:
         return Printed(text + sinks * (fit.n_sinks > 0))
 
     def _chosen(self, named: dict[str, Any]) -> Fit:
-        """Return the one fit of these keys."""
         fits, keys = self._sums.solve(), (*GROUP_KEYS, "head", *self.by)
         for key in named:
             if key not in keys:
@@ -322,8 +305,8 @@ class LaggedFits:
         Parameters
         ----------
         lagged : pandas.DataFrame
-            The frame that was fitted, or another with the same models, hooks and layers (held-out documents):
-            splines and centring, of the outcome too, then keep what they learned from the first.
+            The frame that was fitted, or another with its models, hooks and layers (held-out documents): splines and
+            centring keep what they learned from the first.
 
         Returns
         -------
@@ -333,8 +316,7 @@ class LaggedFits:
         Raises
         ------
         SchemaError, InputError
-            A missing column, a group that was not fitted, or a formula of which nothing is kept, as
-            ``x - x.mean()``, with rows that were not fitted.
+            A missing column, a group that was not fitted, or new rows of a formula such as ``x - x.mean()``.
         """
         new = np.full((2, len(lagged)), np.nan)
         for fit, rows, outcome, design in self._designs(lagged, who="augment"):
@@ -379,3 +361,19 @@ class LaggedFits:
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p><code>{for_page(repr(self))}</code></p>{table}"
+
+
+def sums_by_document(fits: LaggedFits | LagSums, *, who: str, by: bool = False) -> LagSums:
+    """Return the sums by document of fits, or the given sums; with ``by``, also of fits by columns."""
+    if not isinstance(fits, LaggedFits | LagSums):
+        remedy = " Fit it first: fit_lagged(lagged)." if isinstance(fits, pd.DataFrame) else ""
+        raise InputError(f"{who} needs what fit_lagged gives, or LagSums; got {type(fits).__name__}.{remedy}")
+    if fits.by and not by:
+        raise InputError(
+            f"{who} needs one fit a layer; these fits are by {list(fits.by)}. Fit the rows of one value: "
+            "fit_lagged(lagged[lagged['pos'] == 'NOUN'])."
+        )
+    sums = fits.sums if isinstance(fits, LaggedFits) else fits
+    if sums.cluster != "doc":
+        raise InputError(f"{who} resamples documents: it needs LagSums(cluster='doc'); got {sums.cluster!r}.")
+    return sums

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import any_frames
+from mechreg.outside import any_frames, first_line
 from mechreg.regression.blocks import (
     MAX_SUMMED_LAGS,
     Blocks,
@@ -20,9 +20,10 @@ from mechreg.regression.blocks import (
     choose_coordinates,
     merge_blocks,
     sum_blocks,
+    within_clusters,
 )
+from mechreg.regression.clusters import DocumentSums, sums_of
 from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
-from mechreg.regression.document_sums import DocumentSums, sums_of
 from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate, require_finite
 from mechreg.regression.residuals import residual_statistics, summed_products
@@ -48,7 +49,7 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-MomentsCov = Literal[Cov, "cr0"]
+SumsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
 FILE_VERSION = 2
 _OPTIONS = ("formula", "cluster", "max_lag", "by", "effects")
@@ -61,10 +62,10 @@ class _Group(NamedTuple):
     keys: dict[str, Any]
     depth: float
     n_dropped: int
-    seen: pd.DataFrame  # a row of every cell
-    terms: Terms | None  # where they cannot be made from ``seen``
-    blocks: Blocks | None  # None until there is a complete row
-    n_sinks: int = 0
+    n_sinks: int
+    seen: pd.DataFrame = pd.DataFrame()  # a row of every cell
+    terms: Terms | None = None  # where they cannot be made from ``seen``
+    blocks: Blocks | None = None  # until there is a complete row
 
 
 class LagSums:
@@ -83,24 +84,20 @@ class LagSums:
 
     Notes
     -----
-    What is kept does not grow with the rows: a block of (p + 2) (p + 3) / 2 numbers a document and group, p the
-    regressors, and (max_lag + 1) squares of that a group. Categories add a block each for every document in which
-    they occur.
+    What is kept does not grow with the rows: (p + 2) (p + 3) / 2 numbers a document and group, p the regressors (for
+    each category in the document), and (max_lag + 1) squares of that a group.
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from mechreg.lags import add_lags
     >>> rng = np.random.default_rng(0)
     >>> norms = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": 0, "doc": np.repeat(["a", "b", "c"], 50),
     ...                       "window": 0, "position": np.tile(range(50), 3), "norm": rng.lognormal(size=150)})
-    >>> moments = LagSums("log_norm ~ lag1")
+    >>> sums = LagSums("log_norm ~ lag1")
     >>> for _, shard in add_lags(norms).groupby("doc"):
-    ...     moments.update(shard)
-    >>> moments.coefficients()[["term", "n", "n_docs", "n_dropped", "cov_type"]]
-            term    n  n_docs  n_dropped cov_type
-    0  Intercept  144       3          6     crv3
-    1       lag1  144       3          6     crv3
+    ...     sums.update(shard)
+    >>> sums.coefficients()[["term", "n", "n_docs", "n_dropped", "cov_type"]].values.tolist()[1]
+    ['lag1', 144, 3, 6, 'crv3']
     """
 
     def __init__(
@@ -134,12 +131,11 @@ class LagSums:
         """Return the sums over one frame, which is all there will be: any formula, rows in any order.
 
         ``doc``, ``window`` and ``position`` may be missing if nothing asks for them; ``options`` are the class's.
-        A group that needs more than ``most_products`` sums is refused.
         """
-        moments = cls(formula, **options)
-        moments._most_products = most_products
-        moments._add(lagged, whole=True)
-        return moments
+        sums = cls(formula, **options)
+        sums._most_products = most_products
+        sums._add(lagged, whole=True)
+        return sums
 
     @any_frames
     def update(self, lagged: pd.DataFrame | Mapping[str, Any]) -> None:
@@ -148,13 +144,12 @@ class LagSums:
         Parameters
         ----------
         lagged : pandas.DataFrame or mapping
-            Columns as for `fit_lagged`, or arrays and single values by their names. Documents that came before may
-            not come again in the same group: lags and neighbours do not cross updates.
+            Columns as for `fit_lagged`, or arrays and single values by their names; each document once.
 
         Raises
         ------
         SchemaError, InputError
-            A missing column, a document of an earlier update, a formula that needs all rows at once.
+            A missing column, a document that came before, a formula that needs all rows at once.
         NumericalError
             Infinite values. Nothing of a refused update is added.
         """
@@ -178,7 +173,7 @@ class LagSums:
     def coefficients(
         self,
         *,
-        cov: MomentsCov = DEFAULT_COV,
+        cov: SumsCov = DEFAULT_COV,
         adjust: Adjust = "bh",
         hac_lags: int | None = None,
         conf_level: float = 0.95,
@@ -186,15 +181,14 @@ class LagSums:
     ) -> pd.DataFrame:
         """Return the coefficient frame, equal to that of `fit_lagged`, whose options and errors it has.
 
-        ``cov`` may also be "cr0", without a small-sample factor; "hc2" and "hc3" need the leverage of every row, which
-        no sum has.
+        ``cov`` may also be "cr0", without a small-sample factor, and not "hc2" or "hc3", which need every row.
         """
-        require_table_options(cov, get_args(MomentsCov), adjust, hac_lags, conf_level, seed)
+        require_table_options(cov, get_args(SumsCov), adjust, hac_lags, conf_level, seed)
         covariances = self.covariances(cov, hac_lags)
         about: dict[str, Any] = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed}
         return coefficient_frame(self.solve(), covariances, **about, by=self.by)
 
-    def covariances(self, cov: MomentsCov, hac_lags: int | None = None) -> list[Covariance]:
+    def covariances(self, cov: SumsCov, hac_lags: int | None = None) -> list[Covariance]:
         """Return the covariance of every group, in the order of `solve`."""
         options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
         return [covariance_of(fit, summed_products(fit), **options) for fit in self.solve()]
@@ -216,12 +210,8 @@ class LagSums:
         arrays: dict[str, np.ndarray] = {}
         for number, group in enumerate(self._groups.values()):
             if group.terms is not None:
-                raise InputError(
-                    f"save cannot keep what {self.formula!r} learned from its frame; write the tables."
-                )
-            seen = io.BytesIO()
-            group.seen.to_parquet(seen)
-            arrays[f"{number}.seen"] = np.frombuffer(seen.getvalue(), np.uint8)
+                raise InputError(f"save cannot keep what {self.formula!r} learned; write the tables.")
+            arrays[f"{number}.seen"] = np.frombuffer(group.seen.to_parquet(), np.uint8)
             known = group._asdict()
             entry: dict[str, Any] = {key: known[key] for key in ("keys", "depth", "n_dropped", "n_sinks")}
             if group.blocks is not None:
@@ -230,7 +220,7 @@ class LagSums:
                 for key in ("labels", "docs"):
                     values[key] = values[key].to_numpy(str if values[key].dtype == "str" else None)
                 arrays |= {
-                    f"{number}.{key}": value for key, value in values.items() if isinstance(value, np.ndarray)
+                    f"{number}.{key}": held for key, held in values.items() if isinstance(held, np.ndarray)
                 }
             entries.append(entry)
         options = {key: getattr(self, key) for key in _OPTIONS}
@@ -252,15 +242,14 @@ class LagSums:
         except Exception as error:  # zip, zlib, numpy, JSON and Arrow have errors of their own
             if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # not about the content
                 raise
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
-                f"{Path(path).name!r} is not a file that LagSums.save wrote ({reason}); make it again."
+                f"{Path(path).name!r} is not a file that LagSums.save wrote ({first_line(error)}); make it again."
             ) from error
         raise InputError(f"{Path(path).name!r} is of another version of mechreg; make it again.")
 
     @classmethod
     def _restored(cls, about: dict[str, Any], arrays: dict[str, Any]) -> "LagSums":
-        moments = cls(**{key: about[key] for key in _OPTIONS})
+        sums = cls(**{key: about[key] for key in _OPTIONS})
         for number, entry in enumerate(about["groups"]):
             prefix = f"{number}."
             own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
@@ -271,11 +260,9 @@ class LagSums:
                     own[key] = pd.Index(own[key], dtype="int64" if own[key].dtype.kind == "i" else "str")
                 coordinates = Coordinates(own.pop("shift"), own.pop("basis"))
                 blocks = Blocks(coordinates=coordinates, **own, **entry["blocks"])
-            group = _Group(
-                entry["keys"], entry["depth"], entry["n_dropped"], seen, None, blocks, entry["n_sinks"]
-            )
-            moments._groups[tuple(group.keys.values())] = group
-        return moments
+            counts = {key: entry[key] for key in ("keys", "depth", "n_dropped", "n_sinks")}
+            sums._groups[tuple(entry["keys"].values())] = _Group(**counts, seen=seen, blocks=blocks)
+        return sums
 
     def __len__(self) -> int:
         """Return the number of groups."""
@@ -302,7 +289,7 @@ class LagSums:
 
     def _summed(self, rows: Rows, known: _Group | None, *, whole: bool) -> _Group:
         """Return the sums over the rows of one group in one frame."""
-        nothing = _Group(rows.keys, rows.depth, rows.n_dropped, pd.DataFrame(), None, None, rows.n_sinks)
+        nothing = _Group(rows.keys, rows.depth, rows.n_dropped, rows.n_sinks)
         if not len(rows.layout.cluster):
             return nothing
         parts = absorbed_parts(self.formula, rows, whole=whole)
@@ -312,28 +299,22 @@ class LagSums:
             coordinates = before.coordinates
         else:  # the better choice, from more rows
             coordinates = choose_coordinates(parts.values, whole=whole)
-        most = self._most_products
-        blocks = sum_blocks(
-            parts.values, parts.cell, rows.layout, coordinates, max_lag=self.max_lag, most_products=most
-        )
+        most: dict[str, Any] = {"max_lag": self.max_lag, "most_products": self._most_products}
+        blocks = sum_blocks(parts.values, parts.cell, rows.layout, coordinates, **most)
         return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
 
     def _joined(self, first: _Group | None, second: _Group) -> _Group:
-        """Return the sums of both."""
         if first is None:
             return second
         counts: dict[str, Any] = {
-            "n_dropped": first.n_dropped + second.n_dropped,
-            "n_sinks": first.n_sinks + second.n_sinks,
+            key: getattr(first, key) + getattr(second, key) for key in ("n_dropped", "n_sinks")
         }
         if first.blocks is None or second.blocks is None:
             full = first if first.blocks is not None else second
             return full._replace(**counts)
         where = words(first.keys)
         if first.terms is not None or second.terms is not None:
-            raise InputError(
-                f"{self.formula!r} learned from one frame: in {where} nothing can be added to it."
-            )
+            raise InputError(f"{self.formula!r} learned from one frame: nothing can be added in {where}.")
         again = first.blocks.docs.intersection(second.blocks.docs)
         if len(again):
             raise InputError(
@@ -355,11 +336,9 @@ class LagSums:
         if not self._groups:
             raise InputError("LagSums has no rows yet; call update first.")
         models, hooks = (list(dict.fromkeys(key[i] for key in self._groups)) for i in (0, 1))
+        order = sorted(self._groups, key=lambda key: (models.index(key[0]), hooks.index(key[1]), *key[2:]))
         fits = []
-        for key in sorted(
-            self._groups, key=lambda key: (models.index(key[0]), hooks.index(key[1]), *key[2:])
-        ):
-            group = self._groups[key]
+        for group in map(self._groups.__getitem__, order):
             where = words(group.keys)
             if group.blocks is None:
                 several = f", two or more of each {' and each '.join(self.effects)}" if self.effects else ""
@@ -372,7 +351,29 @@ class LagSums:
                 terms = terms_of(self.formula, group.seen)
                 terms = without_intercept(terms) if self.effects else terms
             solution = solve(group.blocks, terms, where=where, n_dropped=group.n_dropped)
-            counts = group.n_dropped, group.blocks, solution, where, group.n_sinks
-            fits.append(Fit(group.keys, group.depth, *counts))
+            known = group.keys, group.depth, group.n_dropped, group.n_sinks
+            fits.append(Fit(*known, group.blocks, solution, where))
         self._solved = fits
         return fits
+
+
+def within_documents(sums: LagSums) -> LagSums:
+    """Return sums with documents' levels taken off, as of ``effects="doc"``, without a look at the rows.
+
+    They are those of numbers alone, clustered by document; the residuals' statistics are not in them.
+    """
+    if not isinstance(sums, LagSums):
+        raise InputError(f"within_documents needs LagSums; got {type(sums).__name__}.")
+    within = LagSums(sums.formula, max_lag=None, by=sums.by, effects="doc")
+    for key, group in sums._groups.items():
+        blocks, is_plain = group.blocks, group.terms is None and len(group.seen) == 1
+        if is_plain:
+            (weights,) = terms_of(sums.formula, group.seen).weights
+            is_plain = np.array_equal(weights, np.eye(len(weights)))
+        if blocks is None or sums.cluster != "doc" or sums.effects or not is_plain:
+            raise InputError(
+                f"within_documents needs sums by document, of numbers, without effects; those of {sums.formula!r} are "
+                "not. Make them with effects='doc'."
+            )
+        within._groups[key] = group._replace(blocks=within_clusters(blocks))
+    return within

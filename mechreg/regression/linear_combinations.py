@@ -7,7 +7,7 @@ from patsy import DesignInfo, PatsyError
 
 from mechreg.regression.clusters import Clusters, effective_df, left_out
 from mechreg.regression.fits import LaggedFits
-from mechreg.regression.lag_sums import LagSums, MomentsCov
+from mechreg.regression.lag_sums import LagSums, SumsCov
 from mechreg.regression.results import Covariance, coefficient_frame
 from mechreg.regression.second_look import across_clusters
 from mechreg.regression.solve import Fit
@@ -18,7 +18,7 @@ _OWN_DF = ("crv2", "crv3", "jackknife")
 
 
 def linear_combination(
-    fits: LaggedFits | LagSums, combination: str, *, cov: MomentsCov = DEFAULT_COV, conf_level: float = 0.95
+    fits: LaggedFits | LagSums, combination: str, *, cov: SumsCov = DEFAULT_COV, conf_level: float = 0.95
 ) -> pd.DataFrame:
     """Return a combination of coefficients of every fit, one row a fit, with the columns of the coefficient frame.
 
@@ -57,9 +57,7 @@ def linear_combination(
         solved = fits.solve()
         known = dict(zip((fit.key for fit in solved), fits.covariances(cov), strict=True))
     else:
-        raise InputError(
-            f"linear_combination needs what fit_lagged gives, or LagSums; got {type(fits).__name__}."
-        )
+        raise InputError(f"linear_combination needs fits or LagSums; got {type(fits).__name__}.")
     both = [_combined(fit, known[fit.key], across.get(fit.key), combination) for fit in solved]
     combined, covariances = zip(*both, strict=True)
     return coefficient_frame(
@@ -92,6 +90,6 @@ def _weights(terms: tuple[str, ...], combination: str) -> Float[np.ndarray, "one
         raise InputError(f"{combination!r} is no combination of {list(terms)}: {error.message}.") from None
     if len(constraint.coefs) != 1 or constraint.constants.any():
         raise InputError(
-            f"linear_combination needs one sum of terms, such as 'lag1 + lag2'; got {combination!r}."
+            f"linear_combination needs a sum of terms, such as 'lag1 + lag2'; got {combination!r}."
         )
     return constraint.coefs

@@ -14,9 +14,8 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    fits : LaggedFits
-    lagged : pandas.DataFrame
-        The frame that was fitted.
+    fits, lagged : LaggedFits, pandas.DataFrame
+        The fits, and the frame that was fitted.
 
     Returns
     -------
@@ -44,8 +43,6 @@ def lstsq_check(fits: LaggedFits, lagged: pd.DataFrame) -> pd.DataFrame:
             parts.append(pd.DataFrame({**fit.keys, "term": fit.solution.names, "lstsq": estimate}))
     check = fits.coefficients[[*keys, "term", "estimate"]]
     if sum(map(len, parts)) < len(check):
-        raise InputError(
-            "lstsq_check needs the frame that was fitted; this one has other groups, terms or rows."
-        )
+        raise InputError("lstsq_check needs the frame that was fitted; this has other groups, terms or rows.")
     check = check.merge(pd.concat(parts), on=[*keys, "term"], how="left")
     return check.assign(difference=check["estimate"] - check["lstsq"])

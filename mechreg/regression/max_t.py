@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from mechreg.regression.clusters import Clusters
+
 DRAWS = 9_999
 # With so few clusters there are too few patterns of signs: six-point weights (Webb 2023) make more.
 WEBB_BELOW = 13
@@ -35,18 +37,17 @@ class Influence(NamedTuple):
 def influence(
     statistic: Float[np.ndarray, " tested"],
     to_terms: Float[np.ndarray, "tested terms"],
-    score: Float[np.ndarray, "clusters terms"],
-    products: Float[np.ndarray, "clusters terms terms"],
+    clusters: Clusters,
     *,
     jackknife: bool,
     factor: float,
-    labels: pd.Index,
 ) -> Influence:
     """Return what the bootstrap needs of one group.
 
     With ``jackknife`` scores are taken at the estimate without their own cluster and the variance is CRV3 (MacKinnon,
     Nielsen, Webb 2023, WCU-S); without it, the scores are plain and the variance CRV1 (WCU-C).
     """
+    score, products = clusters.score, clusters.products
     moved, own, other = score, score @ to_terms.T, to_terms @ products
     if jackknife:
         left_out = np.linalg.inv(np.eye(score.shape[1]) - products)
@@ -55,7 +56,7 @@ def influence(
         other = to_terms @ (left_out @ products)
     mixed = einops.rearrange(own[..., None] * other, "clusters tested terms -> clusters (tested terms)")
     other = einops.rearrange(other, "clusters tested terms -> tested clusters terms")
-    return Influence(statistic, to_terms, moved, own**2, mixed, other.mT @ other, factor, labels)
+    return Influence(statistic, to_terms, moved, own**2, mixed, other.mT @ other, factor, clusters.labels)
 
 
 def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np.ndarray, " all_tested"]:

@@ -38,19 +38,16 @@ def mean_group(
 ) -> pd.DataFrame:
     """Return the mean over documents of their own slopes, half-panel jackknifed, beside the pooled coefficients.
 
-    Pooled coefficients also say which document it is and how far along; they are larger where levels differ between
-    documents or norms have a trend. Here every document has its level and its slopes, and every position its own
-    effect. A short document's slopes are too small (Nickell 1981); twice those less the mean of its halves'
-    is not.
+    Pooled coefficients are larger where levels differ between documents or norms have a trend. Here every document has
+    its level and its slopes, and every position its own effect. A short document's slopes are too small (Nickell
+    1981); twice those less the mean of its halves' is not.
 
     Parameters
     ----------
-    lagged : pandas.DataFrame
+    lagged, formula, conf_level
         As for `fit_lagged`, with doc, window and position.
-    formula : str
     effects : str or sequence of str
         Columns whose levels are taken off beside the documents'; () for none.
-    conf_level : float
 
     Returns
     -------
@@ -83,17 +80,11 @@ def mean_group(
     columns = formula_columns(formula)
     require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *columns, *others), who=WHO)
     names = tuple(dict.fromkeys(("doc", *others)))
-    tables = {
-        "pooled": fit_lagged(lagged, formula, cov="nonrobust").coefficients,
-        "within": fit_lagged(lagged, formula, cov="nonrobust", effects=names).coefficients,
-    }
     keys = group_columns(lagged)
-    parts = [
-        _rows(rows, formula, float(conf_level))
-        for rows in read_groups(lagged, columns, cluster="doc", effects=names)
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    for name, fitted in tables.items():
+    groups = read_groups(lagged, columns, cluster="doc", effects=names)
+    table = pd.concat([_rows(rows, formula, float(conf_level)) for rows in groups], ignore_index=True)
+    for name, taken_off in {"pooled": (), "within": names}.items():
+        fitted = fit_lagged(lagged, formula, cov="nonrobust", effects=taken_off).coefficients
         fitted = fitted[[*keys, "term", "estimate"]].rename(columns={"estimate": name})
         table = table.merge(fitted, on=[*keys, "term"], how="left")
     first = [*keys, "depth", "term", "pooled", "within"]
@@ -101,7 +92,6 @@ def mean_group(
 
 
 def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
-    """Return the rows of one group."""
     parts = absorbed_parts(formula, rows)
     halves = _sums(parts.values, rows.layout.cluster)
     whole = _slopes(halves.sum(axis=1))

@@ -1,6 +1,7 @@
 """The regression table of a paper: layers as columns, terms as rows, a panel for every model and hook point."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -46,11 +47,11 @@ def regression_table(
     fits : LaggedFits or pandas.DataFrame
         What `fit_lagged` gave, or a coefficient frame.
     format : {"markdown", "latex", "html"}
-        LaTeX needs the package booktabs. Names are escaped in all three.
+        LaTeX needs the package booktabs.
     show : {"stars", "intervals"}
         Below each estimate its standard error, with stars at .05, .01 and .001; or its confidence interval.
     p : {"p_adjusted", "p_value"}
-        Which p-value gives the stars; the intercept has no ``p_adjusted``, and so no stars.
+        What gives the stars; the intercept has no ``p_adjusted``, and so no stars.
     terms, layers : iterable, optional
         Those to show, in that order; by default all.
     digits : int
@@ -59,29 +60,22 @@ def regression_table(
     Returns
     -------
     str
-        With rows for n, documents and R2, and a note that says what is shown. Columns of heads are "L.H". A notebook
-        shows it as a table.
+        With n, documents and R2, and a note that says what is shown. Columns of heads are "L.H".
 
     Raises
     ------
     SchemaError, InputError, NumericalError
-        A missing column, a bad option, an unknown term or layer, two rows for one coefficient, an estimate that is
-        not finite.
+        A missing column, an unknown term or layer, two rows for one coefficient, an estimate that is not finite.
 
     Examples
     --------
     >>> row = {"model": "m", "hook": "attn_out", "layer": 0, "term": "lag1", "estimate": 0.31, "std_error": 0.02,
     ...        "p_adjusted": 0.0004, "n": 1234, "n_docs": 12, "r_squared": 0.5, "cov_type": "crv3"}
-    >>> print(regression_table(pd.DataFrame([row])).rsplit("\\n\\n", 1)[0])
-    **m, attn\\_out**
-    <BLANKLINE>
+    >>> print(*regression_table(pd.DataFrame([row]), digits=2).split("\\n")[2:6], sep="\\n")
     | layer | 0 |
     |:--|--:|
-    | lag1 | 0.310\\*\\*\\* |
-    |  | (0.020) |
-    | n | 1,234 |
-    | documents | 12 |
-    | R² | 0.500 |
+    | lag1 | 0.31\\*\\*\\* |
+    |  | (0.02) |
     """
     terms, layers = (None if names is None else one_or_many(names) for names in (terms, layers))
     options: dict[str, Any] = {"show": show, "p": p, "terms": terms, "layers": layers, "digits": digits}
@@ -103,14 +97,9 @@ def regression_table(
         raise NumericalError(f"{_WHO} needs finite numbers as {', '.join(numbers)}; some are not.")
     form = _FORMATS[format]
     panels = dict(iter(table.groupby(["model", "hook"], sort=False, observed=True)))
-    parts = [
-        (
-            form.escape(f"{model}, {hook}"),
-            _rows(panels[model, hook], p if show == "stars" else None, int(digits), form),
-        )
-        for model, hook in order.itertuples(index=False)
-        if (model, hook) in panels
-    ]
+    rows = partial(_rows, p=p if show == "stars" else None, digits=int(digits), form=form)
+    places = [(model, hook) for model, hook in order.itertuples(index=False) if (model, hook) in panels]
+    parts = [(form.escape(f"{model}, {hook}"), rows(panels[model, hook])) for model, hook in places]
     made = Printed(form.write(parts, form.escape(_note(table, show, p))))
     made.html = made if format == "html" else regression_table(fits, format="html", **options)
     return made
@@ -164,17 +153,13 @@ def _rows(panel: pd.DataFrame, p: str | None, digits: int, form: "_Format") -> l
 
 
 def _note(table: pd.DataFrame, show: str, p: str) -> str:
-    errors = ", ".join(dict.fromkeys(map(_in_words, table["cov_type"])))
+    kinds = [f"{covariance_in_words(kind)} ({kind.partition(' (')[0].upper()})" for kind in table["cov_type"]]
+    errors = ", ".join(dict.fromkeys(kinds))
     if show == "intervals":
         return f"In brackets: confidence intervals, from standard errors {errors}."
     judged = "p adjusted for multiple tests" if p == "p_adjusted" else "p not adjusted for multiple tests"
     levels = ", ".join(f"{'*' * (at + 1)} p < {level:g}" for at, level in enumerate(STARS))
     return f"In parentheses: standard errors {errors}. {levels}; {judged}."
-
-
-def _in_words(cov_type: str) -> str:
-    """Return what a covariance allows for, and its name."""
-    return f"{covariance_in_words(cov_type)} ({cov_type.partition(' (')[0].upper()})"
 
 
 # A panel: its title and its rows, the first of which has the layers and the last three what is said of the fits.

@@ -90,10 +90,10 @@ def fit_statistics(solution: Solution) -> dict[str, float]:
     r_squared = 1 - residual_ss / total_ss
     likelihood = -n / 2 * (np.log(2 * np.pi) + np.log(residual_ss / n) + 1)
     f = (total_ss - residual_ss) / df_model / (residual_ss / solution.df) if df_model else np.nan
+    about_mean = n - max(solution.has_constant, solution.absorbed)
     return {
         "r_squared": r_squared,
-        "adj_r_squared": 1
-        - (n - max(solution.has_constant, solution.absorbed)) / solution.df * (1 - r_squared),
+        "adj_r_squared": 1 - about_mean / solution.df * (1 - r_squared),
         "f_statistic": f,
         "f_p_value": float(stats.f.sf(f, df_model, solution.df)) if df_model else np.nan,
         "aic": -2 * likelihood + 2 * parameters,
@@ -119,10 +119,7 @@ def residual_statistics(fit: Fit, products: Products) -> Residuals:
     mean = total(0, errors, ones).item() / n
     centred, centred_squares = errors - mean * ones, squares - solution.residual_ss / n * ones
     deviation = times(e - mean * one, e - mean * one)
-    second, third, fourth = (
-        total(0, a, b).item() / n
-        for a, b in ((deviation, ones), (deviation, centred), (deviation, deviation))
-    )
+    second, third, fourth = (total(0, deviation, of).item() / n for of in (ones, centred, deviation))
     skewness, kurtosis = third / second**1.5, fourth / second**2
     normality = n / 6 * (skewness**2 + (kurtosis - 3) ** 2 / 4)
 

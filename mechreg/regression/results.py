@@ -167,9 +167,7 @@ def _of_rows(fit: Fit, products: Products, kind: str, hac_lags: int | None) -> C
     factor = 1.0 if kind == "hc0" else solution.n / solution.df
     if kind in ("hc2", "hc3"):
         if solution.absorbed:
-            raise InputError(
-                f"cov={kind!r} needs the leverage of effects too; use cov='hc1' or 'crv3' with effects=."
-            )
+            raise InputError(f"cov={kind!r} needs the leverage of effects; use cov='hc1' or 'crv3'.")
         if products.leverage is None:
             raise InputError(
                 f"cov={kind!r} needs a second look at the rows; use fit_lagged on one frame, or cov='crv3'."
@@ -198,9 +196,7 @@ def _bartlett(fit: Fit, kept: int, hac_lags: int | None) -> Float[np.ndarray, " 
     if longest < 2:
         raise InputError(f"cov='hac' needs a window with two complete rows or more; {fit.where} has none.")
     if fit.blocks.has_gaps:
-        raise InputError(
-            f"cov='hac' needs windows without gaps; {fit.where} lacks rows inside one. Use cov='crv3'."
-        )
+        raise InputError(f"cov='hac' needs windows without gaps; {fit.where} has some. Use cov='crv3'.")
     lags = usual_lags(longest) if hac_lags is None else int(hac_lags)
     if min(lags, longest - 1) > kept:
         raise InputError(
@@ -239,41 +235,24 @@ def _rows(fit: Fit, covariance: Covariance, conf_level: float) -> pd.DataFrame:
     solution, weights = fit.solution, fit.solution.to_terms
     error = np.sqrt(((weights @ covariance.matrix) * weights).sum(axis=1))
     about = fit_statistics(solution)
-    return pd.DataFrame(
-        {
-            **fit.keys,
-            "depth": fit.depth,
-            "term": solution.names,
-            **t_columns(solution.estimate, error, covariance.df, conf_level),
-            "n": solution.n,
-            "n_docs": len(fit.blocks.docs),
-            "n_dropped": fit.n_dropped,
-            "r_squared": about["r_squared"],
-            "adj_r_squared": about["adj_r_squared"],
-            "cov_type": covariance.label,
-        }
-    )
+    columns = {**fit.keys, "depth": fit.depth, "term": solution.names}
+    columns |= t_columns(solution.estimate, error, covariance.df, conf_level)
+    columns |= {"n": solution.n, "n_docs": len(fit.blocks.docs), "n_dropped": fit.n_dropped}
+    columns |= {key: about[key] for key in ("r_squared", "adj_r_squared")}
+    return pd.DataFrame(columns | {"cov_type": covariance.label})
 
 
 def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " terms"]) -> Influence:
-    """Return what max-T needs of a fit."""
     if covariance.kind not in ("crv1", "crv3") or covariance.clusters is None:
         raise InputError(
             "adjust='max-t' resamples clusters: it needs cov='crv3', 'crv1', or 'auto' with two clusters or more; "
             f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
-    count = len(fit.blocks.labels)
-    is_jackknife = covariance.kind == "crv3"
-    return influence(
-        statistic[tested],
-        fit.solution.to_terms[tested],
-        covariance.clusters.score,
-        covariance.clusters.products,
-        jackknife=is_jackknife,
-        factor=(count - 1) / count if is_jackknife else crv1_factor(fit, count),
-        labels=covariance.clusters.labels,
-    )
+    count, jackknife = len(fit.blocks.labels), covariance.kind == "crv3"
+    factor = (count - 1) / count if jackknife else crv1_factor(fit, count)
+    of_terms = statistic[tested], fit.solution.to_terms[tested]
+    return influence(*of_terms, covariance.clusters, jackknife=jackknife, factor=factor)
 
 
 def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:

@@ -5,15 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
-from mechreg.regression.blocks import Layout
+from mechreg.regression.blocks import Codes, Columns, Layout
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
 from mechreg.regression.effects import Effects, make_effects, project, without_singletons
 from mechreg.regression.evaluation import plain_column
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
-
-Codes = Int[np.ndarray, " rows"]
 
 # Relative size below which what effects leave of a column is rounding.
 TAKEN_UP = 1e-9
@@ -94,9 +91,7 @@ def groups_of(frame: pd.DataFrame, by: tuple[str, ...] = ()) -> Iterator[tuple[d
     codes = []
     for key in keys:
         if key in ("layer", "head") and not pd.api.types.is_integer_dtype(frame[key]):
-            raise InputError(
-                f"The regression needs whole numbers as {key!r}; the column is {frame[key].dtype}."
-            )
+            raise InputError(f"The regression needs whole numbers as {key!r}; it is {frame[key].dtype}.")
         if frame[key].isna().any():  # pandas' groups would leave such rows out without a word
             raise InputError(f"The regression needs a value of {key!r} in every row; some are missing.")
         codes.append(_ids(frame[key]).codes)
@@ -145,7 +140,7 @@ def absorbed_parts(formula: str, rows: Rows, *, whole: bool = True) -> Parts:
     return Parts(left, names, cell, seen, None if is_plain else without_intercept(terms))
 
 
-def columns_of(parts: Parts, terms: Terms) -> Float[np.ndarray, "columns rows"]:
+def columns_of(parts: Parts, terms: Terms) -> Columns:
     """Return every term's column of numbers, then the outcome."""
     columns = np.empty((len(terms.names) + 1, parts.values.shape[1]))
     columns[-1] = parts.values[-1]

@@ -21,16 +21,16 @@ def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator
     """Yield every fit with its products: those of the sums, else of the rows in a second look."""
     if sums.max_lag is not None:
         yield from ((fit, summed_products(fit)) for fit in fits)
-        return
-    for fit, rows in with_rows(fits, sums, frame):
-        yield fit, row_products(fit, rows, sums.formula)
+    else:
+        yield from (
+            (fit, row_products(fit, rows, sums.formula)) for fit, rows in with_rows(fits, sums, frame)
+        )
 
 
 def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
     """Yield every fit with its rows, of which the sums were made."""
     by_keys = {fit.key: fit for fit in fits}
-    for rows in sums.rows_of(frame):
-        yield by_keys[tuple(rows.keys.values())], rows
+    return ((by_keys[tuple(rows.keys.values())], rows) for rows in sums.rows_of(frame))
 
 
 def two_way_covariances(
@@ -61,9 +61,7 @@ def two_way_covariances(
             matrix += sign * clustered.T @ clustered
         fewest = min(counts)
         if fewest < 2:
-            raise InputError(
-                f"cluster={names!r} needs two clusters or more of each; {fit.where} has {fewest}."
-            )
+            raise InputError(f"cluster={names!r} needs two clusters of each; {fit.where} has {fewest}.")
         values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
         matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
         df = np.full(len(matrix), fewest - 1.0)
@@ -73,28 +71,28 @@ def two_way_covariances(
 
 def across_clusters(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> dict[tuple, Clusters]:
     """Return the clusters of fits with effects that go across them, from the rows; fits of the same rows together."""
-    if not any(fit.blocks.across and len(fit.blocks.labels) > 1 for fit in fits):
-        return {}
-    batches: list[tuple[Rows, list[tuple[Fit, Products]]]] = []
     found: dict[tuple, Clusters] = {}
+    together: list[tuple[Fit, Products]] = []
+    first: Rows | None = None
 
     def finish() -> None:
-        for rows, together in batches:
-            assert rows.effects is not None
-            layout, values = rows.layout, [(own.x, own.e[0]) for _, own in together]
-            made = clusters_across(values, rows.effects, layout.cluster, layout.labels, where=rows.where)
+        if first is not None:
+            made = clusters_across([(own.x, own.e[0]) for _, own in together], first)
             found.update(zip((fit.key for fit, _ in together), made, strict=True))
-        batches.clear()
+            together.clear()
 
+    if not any(map(_is_across, fits)):
+        return found
     for fit, rows in with_rows(fits, sums, frame):
-        if not (fit.blocks.across and len(fit.blocks.labels) > 1):
-            continue
-        if batches:
-            (first, together), size = batches[0], rows.at.size
-            if rows.layout is not first.layout or len(together) * size > MOST_TOGETHER:
+        if _is_across(fit):
+            same = first is not None and rows.layout is first.layout
+            if not same or len(together) * rows.at.size > MOST_TOGETHER:
                 finish()
-        if not batches:
-            batches.append((rows, []))
-        batches[0][1].append((fit, row_products(fit, rows, sums.formula)))
+                first = rows
+            together.append((fit, row_products(fit, rows, sums.formula)))
     finish()
     return found
+
+
+def _is_across(fit: Fit) -> bool:
+    return fit.blocks.across > 0 and len(fit.blocks.labels) > 1

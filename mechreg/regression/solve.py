@@ -57,10 +57,10 @@ class Fit(NamedTuple):
     keys: dict[str, Any]
     depth: float
     n_dropped: int
+    n_sinks: int
     blocks: Blocks
     solution: Solution
     where: str
-    n_sinks: int = 0
 
     @property
     def key(self) -> tuple:
@@ -88,7 +88,9 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
     triangle = triangle * size
     from_basis = solve_triangular(triangle[:k, :k], np.eye(k))
     reduced = from_basis @ triangle[:k, k]
-    basis = _over(forms[..., :k], triangle[:k, :k])
+    flat = einops.rearrange(forms[..., :k], "cells columns terms -> terms (cells columns)")
+    flat = solve_triangular(triangle[:k, :k], flat, trans=1)
+    basis = einops.rearrange(flat, "terms (cells columns) -> cells columns terms", cells=len(forms))
     loss = float(np.finfo(np.float64).eps * ((scale[..., None] * basis) ** 2).sum(axis=(0, 1)).max())
     if loss > MAX_LOSS:
         raise NumericalError(
@@ -158,13 +160,6 @@ def _square_roots(sums: Sums) -> tuple[Sums, Float[np.ndarray, "cells columns"]]
 def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> Columns:
     """Return columns whose products are those of the group's rows."""
     return einops.rearrange(root @ forms, "cells columns some -> (cells columns) some")
-
-
-def _over(forms: Basis, triangle: Float[np.ndarray, "terms terms"]) -> Basis:
-    """Return forms @ inverse(triangle)."""
-    flat = einops.rearrange(forms, "cells columns terms -> terms (cells columns)")
-    solved = solve_triangular(triangle, flat, trans=1)
-    return einops.rearrange(solved, "terms (cells columns) -> cells columns terms", cells=len(forms))
 
 
 def _centred(columns: Columns, ones: Float[np.ndarray, " rows"]) -> Columns:

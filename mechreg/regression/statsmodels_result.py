@@ -49,6 +49,9 @@ class _Results(OLSResults):
 
 
 class _Wrapper(RegressionResultsWrapper):
+    def __repr__(self) -> str:
+        return f"<statsmodels' results of {self.model.endog_names} on {', '.join(self.model.exog_names)}>"
+
     def conf_int(self, alpha: float = 0.05, cols: Any = None) -> pd.DataFrame:  # its own calls OLSResults'
         table = pd.DataFrame(self._results.conf_int(alpha), self.params.index)
         return table if cols is None else table.iloc[cols]

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.regression.carried_sums import sums_by_document
 from mechreg.regression.clusters import Clusters, clusters_of, left_out
-from mechreg.regression.fits import LaggedFits
+from mechreg.regression.fits import LaggedFits, sums_by_document
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
 from mechreg.regression.results import crv1_factor
@@ -34,8 +33,8 @@ def wild_bootstrap(
     Returns
     -------
     pandas.DataFrame
-        model, hook, layer, (head,) depth, term, value, estimate, statistic, p_value, n_docs, draws; p is
-        (1 + draws as large) / (1 + draws).
+        model, hook, layer, (head,) depth, term, value, estimate, statistic, n_docs, draws, p_value: (1 + draws as
+        large) / (1 + draws).
 
     Raises
     ------
@@ -61,15 +60,13 @@ def wild_bootstrap(
     require_whole_number(seed, name="seed", least=0)
     rows = []
     for fit in sums_by_document(fits, who=WHO).solve():
-        names = fit.solution.names
-        require_option(term, names, name="term")
+        require_option(term, fit.solution.names, name="term")
         if fit.blocks.across or len(fit.blocks.labels) < 2:
             what = "effects within documents only" if fit.blocks.across else "two documents or more"
             raise InputError(f"{WHO} needs {what}; {fit.where} has others.")
-        statistic, p = _bootstrapped(
-            fit, names.index(term), float(value), int(draws), np.random.default_rng(seed)
-        )
-        about = {"term": term, "value": float(value), "estimate": fit.solution.estimate[names.index(term)]}
+        at = fit.solution.names.index(term)
+        statistic, p = _bootstrapped(fit, at, float(value), int(draws), np.random.default_rng(seed))
+        about = {"term": term, "value": float(value), "estimate": fit.solution.estimate[at]}
         result = {"statistic": statistic, "p_value": p, "n_docs": len(fit.blocks.docs), "draws": int(draws)}
         rows.append({**fit.keys, "depth": fit.depth} | about | result)
     return pd.DataFrame(rows)

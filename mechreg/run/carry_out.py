@@ -41,10 +41,9 @@ def run_spec(
 
     The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
     .csv, statistics.csv, persistence.csv (the lags and their sum, as they are and within documents and positions, and
-    the half-life), summaries.txt, figures/, report.html and, written last, _manifest.json. Shards are written as they
-    are made; after an interruption the same call makes those that are missing or damaged, and ends
-    with the same numbers. Where a model has more than a million rows its tables come from sums over shards
-    (`LagSums`), and the norms in its figure are those of a sample of documents.
+    the half-life), summaries.txt, figures/, report.html and, written last, _manifest.json. After an interruption the
+    same call makes what is missing or damaged, and ends with the same numbers. Where a model has more than a million
+    rows its tables come from sums over shards (`LagSums`), and its figure is of a sample of documents.
 
     Parameters
     ----------
@@ -65,8 +64,7 @@ def run_spec(
     Raises
     ------
     InputError, ModelError
-        Everything that can be checked before any work is checked first: files, models, hooks, formula, a
-        folder of another run or in use. Later: a disk that is full or gone.
+        Before any work: files, models, hooks, formula, a folder of another run or in use. Later: a full disk.
 
     Examples
     --------
@@ -144,12 +142,11 @@ def carry_out(
 def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:
     records = [record for name in spec.models if (record := record_of_spec(folder, name)) is not None]
     results = [tables_of(folder, spec, record) for record in records]
-    coefficients = pd.concat([tables.coefficients for tables in results], ignore_index=True)
-    statistics = pd.concat([tables.statistics for tables in results], ignore_index=True)
-    persistence = pd.concat([tables.persistence for tables in results], ignore_index=True)
+    coefficients, statistics, persistence = (
+        pd.concat([getattr(tables, name) for tables in results], ignore_index=True)
+        for name in ("coefficients", "statistics", "persistence")
+    )
     problems = [pd.DataFrame(r["plan"]["problems"], columns=["doc", "problem"]) for r in records]
-    trouble = pd.concat(problems, ignore_index=True).drop_duplicates()
-    summaries = "\n\n".join(tables.summaries for tables in results)
     entries = [
         record["facts"]
         | {key: record["plan"][key] for key in ("tokens", "windows")}
@@ -167,12 +164,13 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
         "coefficients.csv": coefficients,
         "statistics.csv": statistics,
         "persistence.csv": persistence,
-        "problems.csv": trouble,
+        "problems.csv": pd.concat(problems, ignore_index=True).drop_duplicates(),
     }
     if spec.top_tokens:
         written["top_tokens.parquet"] = top_of_run(store.open_run(folder), spec.top_tokens)
     for name, table in written.items():
         store.write_table(table, folder / name)
+    summaries = "\n\n".join(tables.summaries for tables in results)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
     store.write_json(facts, folder / "provenance.json")
     both = zip(records, results, strict=True)

@@ -38,8 +38,7 @@ def draw_figures(
 ) -> None:
     """Draw norms and betas of every hook into a folder; ``notes`` go into the caption of the norms.
 
-    A figure that cannot be drawn (too many models for one, no memory for Vega) is named in a warning, and the
-    file of an earlier run is removed.
+    A figure that cannot be drawn is named in a warning, and the file of an earlier run is removed.
     """
     for name, plot in _plots(spec, store.stacked(per_model), coefficients, notes):
         try:
@@ -71,7 +70,5 @@ def _plots(
 def _norms(norms: pd.DataFrame, hook: str, notes: list[str]) -> Any:
     """Return the chart of a hook's norms with sentences added to its caption."""
     chart = charts.plot_norms(norms, hook=hook)
-    if not notes:
-        return chart
     title = figure_title(chart.title.text, [*chart.title.subtitle, *notes])
-    return chart.properties(title=title)
+    return chart.properties(title=title) if notes else chart

@@ -12,7 +12,7 @@ from mechreg.regression import LaggedFits, LagSums, fit_lagged, linear_combinati
 from mechreg.regression.results import joined
 from mechreg.robustness import autocorrelation
 from mechreg.run.refit_stored import special_ids_of
-from mechreg.schema import GROUP_KEYS, InputError, NumericalError
+from mechreg.schema import GROUP_KEYS, Cov, InputError, NumericalError, group_columns
 from mechreg.spec import Spec
 
 WITHIN = ("doc", "position")
@@ -33,65 +33,53 @@ def persistence_of(
 ) -> pd.DataFrame:
     """Return a row for every layer, term (lags, their sum, ``half_life``) and controls of one model's run.
 
-    Parameters
-    ----------
-    own, coefficients
-        The run's own regression; None where it is made again of some layers at a time. Sums give documents' levels.
-    layers : callable
-        Gives the lagged frames, some layers at a time.
-    norms : pandas.DataFrame
-        All rows, or those of a sample of whole documents, which ``note`` then says.
+    ``own`` is the run's own regression, None where it is made again; ``layers`` gives the lagged frames, some layers
+    at a time; ``norms`` are all or those of a sample of whole documents, as the column ``note`` then says.
     """
     lags = sort_terms(coefficients["term"]).lags
     if not lags:
         return pd.DataFrame(columns=[*GROUP_KEYS, *_COLUMNS])
-    sampled = ""
-    if norms["doc"].nunique() < coefficients["n_docs"].max():
-        sampled = f"of a sample of {norms['doc'].nunique():,} documents"
+    docs = norms["doc"].nunique()
+    sampled = (
+        f"These numbers come from a sample of {docs:,} documents."
+        if docs < coefficients["n_docs"].max()
+        else ""
+    )
     mine = WITHIN if {*spec.effects} == {*WITHIN} else spec.effects
-    of_sums = [("doc",)] if isinstance(own, LagSums) else []
+
+    def fits(effects: tuple[str, ...]) -> Iterator[Fits]:
+        """Yield the fits with these effects: the run's own, from its sums, else of some layers at a time."""
+        if own is not None and effects == mine:
+            yield own
+        elif isinstance(own, LagSums) and effects == ("doc",):
+            yield within_documents(own)
+        elif not effects and spec.keep == "moments":
+            raise InputError("The sums that are kept have documents' levels taken off.")
+        else:
+            for lagged in layers():
+                yield fit_lagged(lagged, spec.formula, cov=spec.cov, effects=effects)
+
     tables = []
-    for effects in dict.fromkeys([(), mine, *of_sums, WITHIN]):
-        terms = [*lags, " + ".join(lags)] if len(lags) > 1 else lags
+    terms = [*lags, " + ".join(lags)] if len(lags) > 1 else lags
+    for effects in dict.fromkeys([(), mine, *([("doc",)] if isinstance(own, LagSums) else []), WITHIN]):
         note = sampled if effects == WITHIN and spec.keep == "moments" else ""
-        fits = partial(_fits, own, effects, mine, layers, spec)
-        tables.append(_or_missing(partial(_terms, fits, lags, spec), coefficients, terms, effects, note))
+        made = partial(_of_terms, fits(effects), terms, spec.cov)
+        tables.append(_or_missing(made, coefficients, terms, effects, note))
     if spec.formula.split("~")[0].strip() == "log_norm":
-        slow = partial(_half_life, norms, spec, record)
-        tables.append(_or_missing(slow, coefficients, ["half_life"], WITHIN, sampled))
+        made = partial(_half_life, norms, spec, record)
+        tables.append(_or_missing(made, coefficients, ["half_life"], WITHIN, sampled))
     table = pd.concat(tables, ignore_index=True)
-    keys = [key for key in (*GROUP_KEYS, "head") if key in table]
-    return table.reindex(columns=[*keys, *_COLUMNS])
+    return table.reindex(columns=[*group_columns(table), *_COLUMNS])
 
 
-def _fits(
-    own: Fits | None,
-    effects: tuple[str, ...],
-    mine: tuple[str, ...],
-    layers: Callable[[], Iterator[pd.DataFrame]],
-    spec: Spec,
-) -> Iterator[Fits]:
-    """Yield the fits with these effects: the run's own, from its sums, else of some layers at a time."""
-    if own is not None and effects == mine:
-        yield own
-    elif isinstance(own, LagSums) and effects == ("doc",):
-        yield within_documents(own)
-    elif not effects and spec.keep == "moments":
-        raise InputError("the sums that are kept have documents' levels taken off")
-    else:
-        for lagged in layers():
-            yield fit_lagged(lagged, spec.formula, cov=spec.cov, effects=effects)
-
-
-def _terms(make: Callable[[], Iterator[Fits]], lags: list[str], spec: Spec) -> pd.DataFrame:
-    """Return the rows of the lags and of their sum."""
+def _of_terms(fitted: Iterator[Fits], terms: list[str], cov: Cov) -> pd.DataFrame:
     tables, sums = [], []
-    for fits in make():
-        tables.append(fits.coefficients if isinstance(fits, LaggedFits) else fits.coefficients(cov=spec.cov))
-        if len(lags) > 1:
-            sums.append(linear_combination(fits, " + ".join(lags), cov=spec.cov))
+    for fits in fitted:
+        tables.append(fits.coefficients if isinstance(fits, LaggedFits) else fits.coefficients(cov=cov))
+        if len(terms) > 1:
+            sums.append(linear_combination(fits, terms[-1], cov=cov))
     table = joined(tables)
-    return pd.concat([table[table["term"].isin(lags)], *([joined(sums)] if sums else [])])
+    return pd.concat([table[table["term"].isin(terms)], *([joined(sums)] if sums else [])])
 
 
 def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:
@@ -105,13 +93,10 @@ def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.Da
     layers = found.layers.rename(columns=names)
     told = layers["conf_high"] < longest  # a missing half-life is not
     layers[[*names.values()]] = layers[[*names.values()]].where(told)
-    untold = "no half-life where no slow part of the autocorrelation is told from white noise"
-    about: dict[str, Any] = {
-        "term": "half_life",
-        "cov_type": "bootstrap of documents",
-        "note": np.where(told, "", untold),
-    }
-    return layers.assign(**about)
+    note = np.where(
+        told, "", "A half-life needs a slow part of the autocorrelation that exceeds white noise."
+    )
+    return layers.assign(term="half_life", cov_type="bootstrap of documents", note=note)
 
 
 def _or_missing(
@@ -125,8 +110,7 @@ def _or_missing(
     try:
         table = make()
     except (InputError, NumericalError) as error:
-        keys = [key for key in (*GROUP_KEYS, "head", "depth") if key in coefficients]
-        places = coefficients[keys].drop_duplicates()
+        places = coefficients[[*group_columns(coefficients), "depth"]].drop_duplicates()
         table = pd.concat([places.assign(term=term, estimate=np.nan) for term in terms])
         note = str(error)
     own = table.get("note", pd.Series("", table.index))

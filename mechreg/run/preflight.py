@@ -51,28 +51,33 @@ def survey_corpus(spec: Spec) -> Survey:
     """Return the hash of all documents, their number, their columns, and what tags them; nothing else is kept."""
     tagger = spec.tagger
     digest, tags, beside = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    documents, left_out, columns, read = 0, 0, dict[str, None](), list[str]()
-    made_by: dict[str, None] = {}
+    documents, left_out, read, rows = 0, 0, list[str](), pd.DataFrame()
+    columns, made_by = dict[str, None](), dict[str, None]()
     kinds: dict[str, dict[str, None]] = {}
-    rows = pd.DataFrame()
     if tagger not in ("none", OWN_TAGS):  # a trial run, so that a missing capability is reported now
         made_by = dict.fromkeys(tag_words(["A word."], tagger=load_tagger(tagger))["tagger"])
     for part, so_far in stream_documents(spec):
         read.append(so_far)
+        usable = part[part["problem"] == ""]
         for doc, text in part[["doc", "text"]].itertuples(index=False):
             digest.update(json.dumps([doc, text]).encode())
         named = recorded_columns(spec, tuple(part.columns))
         beside.update(json.dumps(part[named].to_numpy().tolist(), default=str).encode())
         if len(rows) < _MOST_ROWS:
             with contextlib.suppress(TypeError):  # lists and the like, which `check_levels` refuses
-                rows = pd.concat([rows, part.loc[part["problem"] == "", named]]).drop_duplicates()
+                rows = pd.concat([rows, usable[named]]).drop_duplicates()
         for name in named:
             known = kinds.setdefault(name, {})
-            seen = _kinds(part.loc[part["problem"] == "", name])
-            known |= dict.fromkeys(kind for kind in seen if len(known) < 3 or kind[0] not in "'\"")
+            known |= dict.fromkeys(
+                kind for kind in _kinds(usable[name]) if len(known) < 3 or kind[0] not in "'\""
+            )
         if tagger == OWN_TAGS:
             require_words(part)
-            tags.update(_words_as_text(part).encode())
+            words = [
+                [doc, *([int(word["start"]), int(word["end"]), word["upos"]] for word in words)]
+                for doc, words in usable[["doc", "words"]].itertuples(index=False)
+            ]
+            tags.update(json.dumps(words).encode())
             taggers = part["tagger"].fillna(OWN_TAGS) if "tagger" in part.columns else [OWN_TAGS]
             made_by |= dict.fromkeys(map(str, taggers))
         elif tagger != "none" and "words" in part.columns:
@@ -80,16 +85,21 @@ def survey_corpus(spec: Spec) -> Survey:
                 f"The corpus {spec.corpus!r} brings tagged words of its own; set tagger = {OWN_TAGS!r}."
             )
         documents += len(part)
-        left_out += int((part["problem"] != "").sum())
+        left_out += len(part) - len(usable)
         columns |= dict.fromkeys(part.columns)
     record = {"tagger": "; ".join(made_by)} if made_by else {}
     if tagger == OWN_TAGS:
         record["tags_sha256"] = tags.hexdigest()
     record["annotations_sha256"] = beside.hexdigest()
-    kinds_seen = {name: tuple(seen) for name, seen in kinds.items()}
-    shown = rows.head(_MOST_ROWS).reset_index(drop=True)
     return Survey(
-        digest.hexdigest(), documents, left_out, tuple(columns), kinds_seen, shown, record, tuple(read)
+        sha256=digest.hexdigest(),
+        documents=documents,
+        left_out=left_out,
+        columns=tuple(columns),
+        kinds={name: tuple(seen) for name, seen in kinds.items()},
+        rows=rows.head(_MOST_ROWS).reset_index(drop=True),
+        tags=record,
+        read=tuple(read),
     )
 
 
@@ -105,17 +115,6 @@ def _kinds(column: pd.Series) -> list[str]:
         return [repr(value) for value in given.astype("str").drop_duplicates().iloc[:2]]
     names = _NUMBERS | {"string": "texts"}
     return sorted({names.get(pd.api.types.infer_dtype([value]), type(value).__name__) for value in given})
-
-
-def _words_as_text(documents: pd.DataFrame) -> str:
-    """Return the places and tags of the words of documents that can be read."""
-    usable = documents[documents["problem"] == ""]
-    return json.dumps(
-        [
-            [doc, *([int(word["start"]), int(word["end"]), word["upos"]] for word in words)]
-            for doc, words in usable[["doc", "words"]].itertuples(index=False)
-        ]
-    )
 
 
 def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
@@ -194,8 +193,8 @@ def check_distinct(formula: str, documents: pd.DataFrame) -> None:
             LagSums.from_frame(pd.DataFrame(tokens | columns | place), formula).coefficients(cov="nonrobust")
         except NumericalError:
             return True
-        except (InputError, NeedsAllRows):  # of these tokens, not of the corpus
-            return False
+        except InputError:  # of these tokens, not of the corpus
+            pass
         return False
 
     as_they_are = [rng.integers(len(documents), size=n)] * len(names)
@@ -207,20 +206,13 @@ def check_distinct(formula: str, documents: pd.DataFrame) -> None:
 
 
 def is_summable(spec: Spec) -> bool:
-    """Return whether sums over shards of documents are enough for a spec's tables.
-
-    Examples
-    --------
-    >>> is_summable(Spec(models=("m",), corpus="demo")), is_summable(Spec(models=("m",), corpus="demo", cov="hc3"))
-    (True, False)
-    """
+    """Return whether sums over shards of documents are enough for a spec's tables."""
     needs_rows = any(rule.kind == "size" for rule in sink_rules(spec.drop_sinks))
     if needs_rows or spec.cov in ("hc2", "hc3") or not {*spec.effects} <= {"doc"}:
         return False
-    columns = formula_columns(spec.formula)
     # A few rows of anything: what learns from all rows is refused by its name, whatever the rows are.
     place = {"model": "m", "hook": "h", "layer": 0, "doc": "d", "window": 0, "position": range(4)}
-    rows = {name: [1.0, 2.0, 4.0, 3.0] for name in columns} | place
+    rows = {name: [1.0, 2.0, 4.0, 3.0] for name in formula_columns(spec.formula)} | place
     try:
         LagSums(spec.formula, max_lag=None, effects=spec.effects).update(rows)
     except NeedsAllRows:

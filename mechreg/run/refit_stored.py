@@ -3,18 +3,19 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 from patsy import ModelDesc
 
 from mechreg import store
+from mechreg.formulas import names_in
 from mechreg.lags import add_lags_of, lags_among
 from mechreg.norms import is_per_head
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED, usual_lags
-from mechreg.schema import InputError, RunMeasure, one_or_many
+from mechreg.schema import TOKEN_KEYS, InputError, RunMeasure, one_or_many
 from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
 
@@ -22,6 +23,14 @@ from mechreg.spec import Spec
 MOST_ROWS = 10_000_000
 # Columns that have one value in a regression.
 _OF_A_FIT = {"model", "hook", "layer", "depth"}
+
+
+class Lagging(NamedTuple):
+    """What the lagged frames of a regression are made by; a `Spec` has these too."""
+
+    formula: str
+    skip: int
+    drop_sinks: str | Sequence[str]
 
 
 def run_moments(
@@ -43,15 +52,13 @@ def run_moments(
     run : str or Path
         A run folder. With ``keep = "moments"`` the answer is the sums that it kept, of its own regression.
     formula : str, optional
-        The run's own by default; any of lags, tokens' columns and ``source``. A formula with functions of all rows
-        (splines, centring) needs a layer's rows in memory at once.
+        Of lags, tokens' columns and ``source``. With functions of all rows (splines, centring) a layer's rows are
+        needed in memory at once, as with ``effects`` beside "doc".
     skip, drop_sinks : optional
-        As for `add_lags`; the run's own by default.
-    effects : optional
-        The run's own by default; effects beside "doc" need a layer's rows in memory at once.
+        As for `add_lags`; these, formula and effects are by default the run's own.
     models, hooks : sequence of str, optional
         Only these.
-    cluster, max_lag : optional
+    effects, cluster, max_lag : optional
         As for `LagSums`.
 
     Raises
@@ -69,37 +76,31 @@ def run_moments(
     """
     opened = store.open_run(run)
     spec = opened.spec
+    own = {"formula": formula, "skip": skip, "drop_sinks": drop_sinks, "effects": effects}
+    asked: dict[str, Any] = {key: spec[key] if value is None else value for key, value in own.items()}
     chosen_models = store.chosen(models, opened.models, name="models")
     if spec["keep"] == "moments":
-        own = {"formula": formula, "skip": skip, "drop_sinks": drop_sinks, "effects": effects}
         if hooks is not None or any(
-            value is not None and _entries(value) != _entries(spec[key]) for key, value in own.items()
+            one_or_many(value) != one_or_many(spec[key]) for key, value in asked.items()
         ):
             raise InputError(
                 f"{str(run)!r} keeps the sums of its own regression, and no norms but those of a sample; run it with "
                 "keep = 'norms' for another."
             )
         return merged(kept_sums(opened, model) for model in chosen_models)
-    formula = spec["formula"] if formula is None else formula
-    skip = spec["skip"] if skip is None else skip
-    effects = spec["effects"] if effects is None else effects
-    drop_sinks = one_or_many(spec["drop_sinks"] if drop_sinks is None else drop_sinks)
-    needs_all_rows = any(rule.kind == "size" for rule in sink_rules(drop_sinks))
-    of_sums: dict[str, Any] = {"effects": effects, "cluster": cluster, "max_lag": max_lag}
-    of_lags: dict[str, Any] = {"skip": skip, "drop_sinks": drop_sinks}
+    options: dict[str, Any] = {"effects": asked.pop("effects"), "cluster": cluster, "max_lag": max_lag}
+    lagging = Lagging(**asked)
+    needs_all_rows = any(rule.kind == "size" for rule in sink_rules(lagging.drop_sinks))
     chosen_hooks = store.chosen(hooks, opened.hooks, name="hooks")
 
     def of_shards(model: str, hook: str) -> Iterator[LagSums]:
-        shards = opened.shards("norms", model, hook)
-        if len(shards) != opened.records[model].get("plan", {}).get("shards"):
-            raise InputError(
-                f"Shards of {model!r} are missing in {str(run)!r}; the same `mechreg run` makes them."
-            )
-        special_ids = special_ids_of(opened.records[model])
+        record, shards = opened.records[model], opened.shards("norms", model, hook)
+        if len(shards) != record.get("plan", {}).get("shards"):
+            raise InputError(f"Shards of {model!r} are missing in {str(run)!r}; `mechreg run` makes them.")
         for shard, of_tokens in zip(shards, opened.shards("tokens", model), strict=True):
-            sums = LagSums(formula, **of_sums)
-            norms, tokens = store.read_norm_shard(shard), partial(store.read_token_shard, of_tokens)
-            sums.update(lagged_norms(norms, formula, tokens, special_ids=special_ids, **of_lags))
+            sums = LagSums(lagging.formula, **options)
+            tokens = partial(store.read_token_shard, of_tokens)
+            sums.update(lagged_norms(store.read_norm_shard(shard), tokens, lagging, record))
             yield sums
 
     def of_hook(model: str, hook: str) -> LagSums:
@@ -108,60 +109,40 @@ def run_moments(
                 return merged(of_shards(model, hook))
         except NeedsAllRows:
             pass
-        return merged(
-            LagSums.from_frame(lagged, formula, **of_sums)
-            for lagged in lagged_layers(opened, model, formula, hooks=[hook], **of_lags)
-        )
+        layers = lagged_layers(opened, model, lagging, hooks=[hook])
+        return merged(LagSums.from_frame(lagged, lagging.formula, **options) for lagged in layers)
 
     return merged(of_hook(model, hook) for model in chosen_models for hook in chosen_hooks)
 
 
 def lagged_layers(
-    run: store.Run,
-    model: str,
-    formula: str,
-    *,
-    hooks: Sequence[str],
-    skip: int,
-    drop_sinks: str | Sequence[str],
+    run: store.Run, model: str, by: Lagging | Spec, *, hooks: Sequence[str]
 ) -> Iterator[pd.DataFrame]:
     """Yield the lagged frames of what a run stored of a model, a few layers at a time: all rows of each."""
     record, tokens = run.records[model], partial(run.tokens, models=[model])
-    _, layer_below = lags_among(formula_columns(formula))
-    lowest = 1 if layer_below else 0
+    lowest = 1 if lags_among(formula_columns(by.formula))[1] else 0
+    blocks = record["facts"]["blocks"]
     for hook in hooks:
         rows = record["plan"]["tokens"] * (record["facts"]["heads"] if is_per_head(hook) else 1)
         together = max(1, MOST_ROWS // rows)
-        for first in range(lowest, record["facts"]["blocks"], together):
-            layers = range(first - lowest, min(first + together, record["facts"]["blocks"]))
-            lagged = lagged_norms(
-                run.norms(models=[model], hooks=[hook], layers=layers),
-                formula,
-                tokens,
-                skip=skip,
-                drop_sinks=drop_sinks,
-                special_ids=special_ids_of(record),
-            )
+        for first in range(lowest, blocks, together):
+            layers = range(first - lowest, min(first + together, blocks))
+            norms = run.norms(models=[model], hooks=[hook], layers=layers)
+            lagged = lagged_norms(norms, tokens, by, record)
             yield lagged[lagged["layer"] >= first]
-
-
-def _entries(value: Any) -> Any:
-    return list(one_or_many(value)) if isinstance(value, (str, list, tuple)) else value
 
 
 def kept_sums(run: store.Run, model: str) -> LagSums:
     """Return the sums that a run kept of a model, over all its shards."""
 
-    def parts() -> Iterator[LagSums]:
-        for path in run.shards("moments", model):
-            with store.readable(path):
-                try:
-                    sums = LagSums.load(path)
-                except InputError as error:
-                    raise store.damaged(path, error) from error
-            yield sums
+    def read(path: Path) -> LagSums:
+        with store.readable(path):
+            try:
+                return LagSums.load(path)
+            except InputError as error:
+                raise store.damaged(path, error) from error
 
-    return merged(parts())
+    return merged(map(read, run.shards("moments", model)))
 
 
 def require_fittable(spec: Spec, documents: int) -> None:
@@ -170,19 +151,16 @@ def require_fittable(spec: Spec, documents: int) -> None:
         raise InputError(
             f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
         )
+    leaves_out = documents > 1 and spec.cov in ("auto", "crv2", "crv3", "jackknife")
     for term in ModelDesc.from_formula(spec.formula).rhs_termlist:
-        columns = {name for factor in term.factors for name in formula_columns(f"y ~ {factor.code}")[1:]}
+        columns = {name for factor in term.factors for name in names_in(factor.code)}
         if columns and columns <= _OF_A_FIT:
             raise InputError(
                 f"The term {term.name()!r} of {spec.formula!r} is constant in every regression, which is of one "
                 "model, hook and layer; leave it out."
             )
         codes = [factor.code.replace(" ", "") for factor in term.factors]
-        if (
-            codes in (["doc"], ["C(doc)"])
-            and documents > 1
-            and spec.cov in ("auto", "crv2", "crv3", "jackknife")
-        ):
+        if leaves_out and codes in (["doc"], ["C(doc)"]):
             raise InputError(
                 f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
                 "has a column for each; use effects = ['doc']."
@@ -202,26 +180,16 @@ def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
         raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
-def moments_of_shard(
-    norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, record: dict[str, Any]
-) -> LagSums:
-    """Return the sums of a spec's regression over the norms of one shard.
-
-    Parameters
-    ----------
-    norms, tokens : pandas.DataFrame
-    spec : Spec
-    record : dict
-        The model's. The longest window of its plan, of the whole corpus, sets the number of Newey-West lags.
-    """
-    longest = record["plan"]["longest"]
+def sums_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> LagSums:
+    """Return the sums of a spec's regression over the norms of one shard of a model with that record."""
+    longest = record["plan"]["longest"]  # of the whole corpus: it sets the number of Newey-West lags
     sums = LagSums(
         spec.formula,
         cluster="doc" if spec.cov in CLUSTERED else None,
         max_lag=max(1, usual_lags(longest)) if spec.cov == "hac" else 1,
         effects=spec.effects,
     )
-    sums.update(lagged_by_spec(norms, spec, record, lambda: tokens))
+    sums.update(lagged_norms(norms, lambda: tokens, spec, record))
     return sums
 
 
@@ -247,43 +215,25 @@ def special_ids_of(record: dict[str, Any]) -> list[int]:
     return record["facts"].get("special_ids", [])
 
 
-def lagged_by_spec(
-    norms: pd.DataFrame, spec: Spec, record: dict[str, Any], tokens: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    """Return the lagged frame of a run's own regression of one model."""
-    options: dict[str, Any] = {
-        "skip": spec.skip,
-        "drop_sinks": spec.drop_sinks,
-        "special_ids": special_ids_of(record),
-    }
-    return lagged_norms(norms, spec.formula, tokens, **options)
-
-
 def lagged_norms(
-    norms: pd.DataFrame,
-    formula: str,
-    tokens: Callable[[], pd.DataFrame],
-    *,
-    skip: int,
-    drop_sinks: str | Sequence[str],
-    special_ids: Sequence[int],
+    norms: pd.DataFrame, tokens: Callable[[], pd.DataFrame], by: Lagging | Spec, record: dict[str, Any]
 ) -> pd.DataFrame:
-    """Return the lagged frame that a formula needs, with the tokens' columns that it asks for, read only if it asks."""
-    columns = formula_columns(formula)
-    if any(rule.kind == "special" for rule in sink_rules(drop_sinks)):
-        norms = norms.assign(special=norms["token_id"].isin(special_ids))
+    """Return a model's lagged frame, with the tokens' columns that the formula asks for, read only if it asks."""
+    columns = formula_columns(by.formula)
+    if any(rule.kind == "special" for rule in sink_rules(by.drop_sinks)):
+        norms = norms.assign(special=norms["token_id"].isin(special_ids_of(record)))
     column = next((name for name in columns[:1] if name in get_args(RunMeasure)), "norm")
-    lagged = add_lags_of(norms, columns, column=column, skip=skip, drop_sinks=drop_sinks)
+    lagged = add_lags_of(norms, columns, column=column, skip=by.skip, drop_sinks=by.drop_sinks)
     wanted = [column for column in columns if column not in lagged.columns]
     if not wanted:
         return lagged
-    keys = ["doc", "window", "position"]
     frame = tokens()
     missing = [column for column in wanted if column not in frame.columns]
     if missing:
         raise InputError(
-            f"The formula {formula!r} needs the column {missing[0]!r}; the run has "
+            f"The formula {by.formula!r} needs the column {missing[0]!r}; the run has "
             f"{sorted({*lagged.columns, *frame.columns})}."
         )
+    keys = [*TOKEN_KEYS]
     right = frame[[*keys, *wanted]].astype({"doc": "str"})
     return lagged.astype({"doc": "str"}).merge(right, on=keys, how="left", validate="many_to_one")

@@ -23,7 +23,7 @@ from mechreg.models import (
 from mechreg.norms import BATCH_TOKENS, is_per_head, window_norms
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.preflight import Survey, is_summable
-from mechreg.run.refit_stored import moments_of_shard, require_rows
+from mechreg.run.refit_stored import require_rows, sums_of_shard
 from mechreg.run.tokens import covariates_of, stream_tokens
 from mechreg.run.top_tokens import top_of_shard
 from mechreg.schema import InputError
@@ -62,9 +62,9 @@ def make_shard(
     Parameters
     ----------
     run : str or Path
-        A run folder whose tokens are written (`missing_shards` refuses it if not).
+        A run folder whose tokens are written.
     shard : Shard
-        Of `missing_shards`.
+        One of `missing_shards`.
     device, device_map : optional
         As for `load_model`.
 
@@ -163,7 +163,7 @@ class ShardMaker:
             about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
             if None in missing:
                 frames = [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
-                sums = moments_of_shard(store.stacked(frames), tokens, self.spec, record)
+                sums = sums_of_shard(store.stacked(frames), tokens, self.spec, record)
                 with store.committed(files[None]) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
@@ -183,8 +183,7 @@ class ShardMaker:
     ) -> tuple[pd.DataFrame, dict[str, dict[str, np.ndarray]], list[str]]:
         """Return a shard's tokens, their measures by hook, and the covariates found in the same passes."""
         model = self._model(record["spec_name"], expected=record)
-        path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
-        tokens = store.read_token_shard(path)
+        tokens = store.read_token_shard(store.shard_path(self.run, "tokens", record, index))
         values = window_norms(
             model,
             tokens,
@@ -215,7 +214,7 @@ class ShardMaker:
         counts = {"tokens": 0, "windows": 0, "longest": 0, "documents": 0}
         index = -1
         for index, tokens in enumerate(cut(pieces(), size)):
-            path = store.shard_path(self.run, "tokens", record["name"], None, record["config_hash"], index)
+            path = store.shard_path(self.run, "tokens", record, index)
             if not store.is_there(path):
                 store.write_token_shard(tokens, path)
             counts["tokens"] += len(tokens)
@@ -261,14 +260,13 @@ class ShardMaker:
 
 def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
     """Return the files that a shard consists of: norms by hook, None has the sums, _TOP the largest."""
-    plan, at = record["plan"], (record["config_hash"], index)
     files: dict[str | None, Path] = {}
-    if spec.keep == "norms" or index in shards_of_sample(plan["shards"]):
-        files |= {hook: store.shard_path(run, "norms", record["name"], hook, *at) for hook in spec.hooks}
-    if plan["streamed"]:
-        files[None] = store.shard_path(run, "moments", record["name"], None, *at)
+    if spec.keep == "norms" or index in shards_of_sample(record["plan"]["shards"]):
+        files |= {hook: store.shard_path(run, "norms", record, index, hook) for hook in spec.hooks}
+    if record["plan"]["streamed"]:
+        files[None] = store.shard_path(run, "moments", record, index)
     if spec.top_tokens:
-        files[_TOP] = store.shard_path(run, "top", record["name"], None, *at)
+        files[_TOP] = store.shard_path(run, "top", record, index)
     return files
 
 
@@ -304,9 +302,7 @@ def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:
     """Return whether a model's shards are planned and the tokens of all of them are on the disk."""
-    place = record["name"], None, record["config_hash"]
-    paths = (
-        store.shard_path(run, "tokens", *place, index)
-        for index in range((record.get("plan") or {}).get("shards", 0))
+    shards = (record.get("plan") or {}).get("shards", 0)
+    return shards > 0 and all(
+        store.is_there(store.shard_path(run, "tokens", record, index)) for index in range(shards)
     )
-    return bool(record.get("plan")) and all(map(store.is_there, paths))

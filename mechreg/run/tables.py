@@ -12,9 +12,9 @@ from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.regression.results import joined
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.persistence import persistence_of
-from mechreg.run.refit_stored import kept_sums, lagged_by_spec, lagged_layers
+from mechreg.run.refit_stored import kept_sums, lagged_layers, lagged_norms
 from mechreg.run.shards import is_large
-from mechreg.schema import GROUP_KEYS
+from mechreg.schema import group_columns
 from mechreg.spec import Spec
 
 
@@ -34,7 +34,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     opened, name = store.open_run(run), record["name"]
     if not is_large(spec, record["facts"], record["plan"]["tokens"]):
         norms = opened.norms(models=[name])
-        frame = lagged_by_spec(norms, spec, record, partial(opened.tokens, models=[name]))
+        frame = lagged_norms(norms, partial(opened.tokens, models=[name]), spec, record)
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
         persistence = persistence_of(fits, fits.coefficients, lambda: iter([frame]), norms, spec, record)
         return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
@@ -43,14 +43,13 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
 
     def layers() -> Iterator[pd.DataFrame]:
         if spec.keep == "norms":
-            options: dict[str, Any] = {"hooks": spec.hooks, "skip": spec.skip, "drop_sinks": spec.drop_sinks}
-            return lagged_layers(opened, name, spec.formula, **options)
-        return iter([lagged_by_spec(norms, spec, record, lambda: tokens)])
+            return lagged_layers(opened, name, spec, hooks=spec.hooks)
+        return iter([lagged_norms(norms, lambda: tokens, spec, record)])
 
     if record["plan"]["streamed"]:
-        moments = kept_sums(opened, name)
-        coefficients, statistics = moments.coefficients(cov=spec.cov), moments.statistics()
-        persistence = persistence_of(moments, coefficients, layers, norms, spec, record)
+        sums = kept_sums(opened, name)
+        coefficients, statistics = sums.coefficients(cov=spec.cov), sums.statistics()
+        persistence = persistence_of(sums, coefficients, layers, norms, spec, record)
         return Tables(coefficients, statistics, _short_summaries(coefficients), norms, drawn, persistence)
     parts = []
     for frame in layers():
@@ -63,15 +62,13 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
 
 
 def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the norms and tokens of the sample; where only moments are kept, no other norms are stored."""
-    shards, place = record["plan"]["shards"], (record["name"], record["config_hash"])
-    norms, tokens = [], []
+    """Return the norms and tokens of the sample; where only sums are kept, no other norms are stored."""
+    shards, norms, tokens = record["plan"]["shards"], [], []
     for index in shards_of_sample(shards):
-        path = partial(store.shard_path, run.path, model=place[0], config_hash=place[1], index=index)
-        tokens.append(store.read_token_shard(path(kind="tokens", hook=None)))
+        tokens.append(store.read_token_shard(store.shard_path(run.path, "tokens", record, index)))
         docs = sampled_documents(tokens[-1]["doc"], shards)
-        frames = [store.read_norm_shard(path(kind="norms", hook=hook)) for hook in run.hooks]
-        norms += [frame[frame["doc"].isin(docs)] for frame in frames]
+        paths = [store.shard_path(run.path, "norms", record, index, hook) for hook in run.hooks]
+        norms += [frame[frame["doc"].isin(docs)] for frame in map(store.read_norm_shard, paths)]
     return store.stacked(norms), store.stacked(tokens)
 
 
@@ -85,28 +82,26 @@ def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
 
 def _summaries(fits: LaggedFits) -> str:
     """Return statsmodels' text of every fit, each under a line that says which it is."""
-    return "\n\n".join(_heading(place) + str(fits.summary(**place)) for place in _places(fits.coefficients))
+    places = _places(fits.coefficients)
+    return "\n\n".join(heading + str(fits.summary(**place)) for heading, place in places)
 
 
 def _short_summaries(coefficients: pd.DataFrame) -> str:
     """Return the coefficients as text: statsmodels' own would need all rows in memory."""
     shown = ["term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
     parts = ["Too many rows for statsmodels' own text: these are the tables, from sums of products."]
-    for place in _places(coefficients):
+    for heading, place in _places(coefficients):
         rows = coefficients[(coefficients[list(place)] == pd.Series(place)).all(axis=1)]
         first = rows.iloc[0]
         parts.append(
-            f"{_heading(place)}n {first['n']}, documents {first['n_docs']}, R2 {first['r_squared']:.4f}, "
+            f"{heading}n {first['n']}, documents {first['n_docs']}, R2 {first['r_squared']:.4f}, "
             f"{first['cov_type']}\n" + rows[shown].to_string(index=False, float_format="{:.4g}".format)
         )
     return "\n\n".join(parts)
 
 
-def _heading(place: dict[str, Any]) -> str:
-    return "  ".join(f"{key} {value}" for key, value in place.items()) + "\n"
-
-
-def _places(coefficients: pd.DataFrame) -> list[dict[str, Any]]:
-    keys = [key for key in (*GROUP_KEYS, "head") if key in coefficients.columns]
-    rows = coefficients[keys].drop_duplicates().to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
+def _places(coefficients: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the keys of every fit, in words on a line and as they are."""
+    for row in coefficients[group_columns(coefficients)].drop_duplicates().to_dict("records"):
+        place = {str(key): value for key, value in row.items()}
+        yield "  ".join(f"{key} {value}" for key, value in place.items()) + "\n", place

@@ -26,13 +26,7 @@ TAG_COLUMNS = ("pos", "piece", "word", "n_words")
 
 
 def covariates_of(formula: str) -> list[str]:
-    """Return the token covariates that a formula asks for.
-
-    Examples
-    --------
-    >>> covariates_of("log_norm ~ lag1 + is_repeat + np.log(surprisal)")
-    ['surprisal', 'is_repeat']
-    """
+    """Return the token covariates that a formula asks for."""
     asked = formula_columns(formula)
     return [name for name in COVARIATES if name in asked]
 
@@ -73,10 +67,8 @@ def stream_tokens(
 ) -> Iterator[tuple[pd.DataFrame | None, pd.DataFrame]]:
     """Yield the tokens of some documents (None where none can be used), and what is wrong with documents.
 
-    Beside the tokens stand the source, what the formula asks for, and tags if there is a tagger; ``columns`` are the
-    documents', ``read`` is as for `unchanged_documents`.
+    Beside the tokens stand the source, what the formula asks for of the documents' ``columns``, and tags.
     """
-    wanted = recorded_columns(spec, columns)
     counted = [name for name in covariates_of(spec.formula) if name != "surprisal"]
     log_share = _log_shares(model, spec, read) if "log_frequency" in counted else np.empty(0)
     nlp = None if spec.tagger in ("none", OWN_TAGS) else load_tagger(spec.tagger)
@@ -93,7 +85,7 @@ def stream_tokens(
         if "log_frequency" in counted:  # of the whole corpus, not of this part
             counts = counts.assign(log_frequency=log_share[tokens["token_id"]])
         problems = corpus_problems(documents, tokens, prepend_bos=spec.prepend_bos)
-        about = documents.reindex(columns=["doc", *wanted])
+        about = documents.reindex(columns=["doc", *recorded_columns(spec, columns)])
         known = pd.concat([tokens.astype({"doc": "str"}), counts], axis="columns")
         yield known.merge(about, on="doc", how="left", validate="m:1"), problems
 

@@ -28,13 +28,9 @@ def top_of_shard(
             n_heads = len(series) // len(values)
             for at, rows in enumerate(largest):
                 layer, head = divmod(at, n_heads)
-                place = {
-                    "model": model,
-                    "hook": hook,
-                    "layer": layer,
-                    "head": head if is_per_head(hook) else -1,
-                }
-                frames.append(about.iloc[rows].assign(**place, measure=measure, value=series[at, rows]))
+                place = (model, hook, layer, head if is_per_head(hook) else -1, measure)
+                own = dict(zip(_PLACE, place, strict=True)) | {"value": series[at, rows]}
+                frames.append(about.iloc[rows].assign(**own))
     found = pd.concat(frames, ignore_index=True)
     return found[[*_PLACE, "value", *about.columns]].dropna(subset="value")
 

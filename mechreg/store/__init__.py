@@ -1,87 +1,36 @@
 """The only place that writes results: Parquet shards, tables, provenance; a file is whole or not there."""
 
-from mechreg.store.files import (
-    TABLES,
-    DamagedError,
-    check_place,
-    committed,
-    damaged,
-    digest_of,
-    is_there,
-    read_json,
-    read_table,
-    readable,
-    remove,
-    write_json,
-    write_table,
-    write_text,
-)
-from mechreg.store.folder import (
-    SET_ASIDE,
-    damaged_shards,
-    open_run_folder,
-    provenance,
-    read_provenance,
-    read_record,
-    record_model,
-    require_no_links,
-    require_same_model,
-    set_aside_damaged,
-    write_manifest,
-)
-from mechreg.store.reading import Run, chosen, open_run, stacked, stored_spec
-from mechreg.store.shards import (
-    SCHEMA_VERSION,
-    model_folder,
-    norm_frame,
-    read_norm_shard,
-    read_token_shard,
-    read_top_shard,
-    shard_path,
-    write_norm_shard,
-    write_token_shard,
-    write_top_shard,
-)
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "SET_ASIDE",
-    "TABLES",
-    "DamagedError",
-    "Run",
-    "check_place",
-    "chosen",
-    "committed",
-    "damaged",
-    "damaged_shards",
-    "digest_of",
-    "is_there",
-    "model_folder",
-    "norm_frame",
-    "open_run",
-    "open_run_folder",
-    "provenance",
-    "read_json",
-    "read_norm_shard",
-    "read_provenance",
-    "read_record",
-    "read_table",
-    "read_token_shard",
-    "read_top_shard",
-    "readable",
-    "record_model",
-    "remove",
-    "require_no_links",
-    "require_same_model",
-    "set_aside_damaged",
-    "shard_path",
-    "stacked",
-    "stored_spec",
-    "write_json",
-    "write_manifest",
-    "write_norm_shard",
-    "write_table",
-    "write_text",
-    "write_token_shard",
-    "write_top_shard",
-]
+from mechreg.store.files import TABLES as TABLES
+from mechreg.store.files import check_place as check_place
+from mechreg.store.files import committed as committed
+from mechreg.store.files import damaged as damaged
+from mechreg.store.files import is_there as is_there
+from mechreg.store.files import read_json as read_json
+from mechreg.store.files import readable as readable
+from mechreg.store.files import remove as remove
+from mechreg.store.files import write_json as write_json
+from mechreg.store.files import write_table as write_table
+from mechreg.store.files import write_text as write_text
+from mechreg.store.folder import open_run_folder as open_run_folder
+from mechreg.store.folder import provenance as provenance
+from mechreg.store.folder import read_provenance as read_provenance
+from mechreg.store.folder import read_record as read_record
+from mechreg.store.folder import record_model as record_model
+from mechreg.store.folder import require_no_links as require_no_links
+from mechreg.store.folder import require_same_model as require_same_model
+from mechreg.store.folder import set_aside_damaged as set_aside_damaged
+from mechreg.store.folder import write_manifest as write_manifest
+from mechreg.store.reading import Run as Run
+from mechreg.store.reading import chosen as chosen
+from mechreg.store.reading import open_run as open_run
+from mechreg.store.reading import stacked as stacked
+from mechreg.store.reading import stored_spec as stored_spec
+from mechreg.store.shards import SCHEMA_VERSION as SCHEMA_VERSION
+from mechreg.store.shards import norm_frame as norm_frame
+from mechreg.store.shards import read_norm_shard as read_norm_shard
+from mechreg.store.shards import read_token_shard as read_token_shard
+from mechreg.store.shards import read_top_shard as read_top_shard
+from mechreg.store.shards import shard_path as shard_path
+from mechreg.store.shards import write_norm_shard as write_norm_shard
+from mechreg.store.shards import write_token_shard as write_token_shard
+from mechreg.store.shards import write_top_shard as write_top_shard

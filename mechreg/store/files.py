@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mechreg.outside import for_csv, from_csv
+from mechreg.outside import first_line, for_csv, from_csv
 from mechreg.schema import InputError
 
 TEMPORARY = ".tmp-"
@@ -40,35 +40,27 @@ class DamagedError(InputError):
 
 @contextlib.contextmanager
 def committed(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, then move the result to ``path`` atomically.
-
-    A kill at any moment leaves the old file or the new one, never a part: the rename is the commit.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "table.csv"
-    >>> with committed(file) as temporary:
-    ...     _ = temporary.write_text("a,b")
-    >>> file.read_text()
-    'a,b'
-    """
+    """Yield a temporary path to write to, then move it to ``path``: a kill at any moment leaves the old or the new."""
     with in_reach(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path)
         try:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            _synced(temporary)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):  # a drive that is gone: the first error says so
                 temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _synced(path.parent)
+
+
+def _synced(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:
@@ -114,11 +106,7 @@ def in_reach(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what reading a file raises into one sentence: it could not be read, or what it holds is damaged.
-
-    An OSError (a stale handle, no permission) is not damage, and an error that no content explains is
-    raised as it is.
-    """
+    """Turn what reading a file raises into one sentence: it could not be read, or what it holds is damaged."""
     try:
         yield
     except InputError:  # a caller's
@@ -147,9 +135,8 @@ def remove(path: Path) -> None:
 
 def damaged(path: Path, reason: object) -> DamagedError:
     """Return the error for a file whose content is not what was written."""
-    lines = str(reason).strip().splitlines() or [type(reason).__name__]
     return DamagedError(
-        f"{str(path)!r} is damaged ({lines[0].rstrip('.')}); remove it, and `mechreg run` with the same spec and --out "
+        f"{str(path)!r} is damaged ({first_line(reason)}); remove it, and `mechreg run` with the same spec and --out "
         "makes it again."
     )
 

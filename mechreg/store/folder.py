@@ -60,10 +60,7 @@ log = logging.getLogger("mechreg")
 
 @contextlib.contextmanager
 def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
-    """Create the run folder, or resume one of the same spec, and lock out other processes meanwhile.
-
-    What a killed process left half written is removed; what another is writing is left alone.
-    """
+    """Create the run folder, or resume one of the same spec, and lock out other processes meanwhile."""
     file, text = out / "spec.toml", write_spec(spec)
     _require_ours(out, text)
     with in_reach(out):
@@ -74,7 +71,7 @@ def open_run_folder(out: Path, spec: Spec) -> Iterator[Path]:
         require_no_links(out)
         if not file.exists():
             write_text(text, file)
-        for temporary in _files(out, TEMPORARY):
+        for temporary in _below(out, TEMPORARY)[1]:
             with in_reach(temporary), contextlib.suppress(FileNotFoundError):
                 if is_stale(temporary):
                     temporary.unlink()
@@ -127,37 +124,35 @@ def _owner(lock: Path) -> str:
 
 def require_no_links(run: Path) -> None:
     """Refuse a run folder in which a folder is a link: what is written below it would be outside."""
-    with readable(run):
-        for place, folders, _ in os.walk(run, onerror=_raise):
-            for path in (Path(place) / name for name in folders):
-                if path.is_symlink():
-                    raise InputError(
-                        f"{str(path)!r} is a link to {os.readlink(path)!r}, and a run writes into its own folder "
-                        "only; replace the link with the folder itself, or remove it."
-                    )
+    for path in _below(run)[0]:
+        if path.is_symlink():
+            raise InputError(
+                f"{str(path)!r} is a link to {os.readlink(path)!r}, and a run writes into its own folder only; replace "
+                "the link with the folder itself, or remove it."
+            )
 
 
-def _files(folder: Path, prefix: str) -> list[Path]:
-    """Return the files below a folder whose name begins so; a folder that cannot be read is refused, not empty."""
+def _below(folder: Path, prefix: str = "") -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files below one whose names begin so; one that cannot be read is refused."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     with readable(folder):
-        walked = os.walk(folder, onerror=_raise) if is_there(folder) else ()
-        return sorted(Path(at) / name for at, _, names in walked for name in names if name.startswith(prefix))
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        walked = list(os.walk(folder, onerror=refuse)) if is_there(folder) else []
+    folders = [Path(at) / name for at, names, _ in walked for name in names if name.startswith(prefix)]
+    return folders, sorted(
+        Path(at) / name for at, _, names in walked for name in names if name.startswith(prefix)
+    )
 
 
 def shards_of_run(run: Path) -> list[Path]:
     """Return the files of all shards of a run."""
-    return [path for kind in KINDS for path in _files(run / kind, f"{kind}-")]
+    return [path for kind in KINDS for path in _below(run / kind, f"{kind}-")[1]]
 
 
 def damaged_shards(run: Path) -> dict[Path, str]:
-    """Return the shards that are not what was written, and why; reads all of them.
-
-    Those in the manifest of a finished run are held to its hashes, the others to the checksums inside of them.
-    """
+    """Return the shards that are not what was written by the manifest's hashes or their own checksums, and why."""
     hashes, found = {}, {}
     with contextlib.suppress(DamagedError):
         hashes = manifest_files(run)
@@ -241,10 +236,9 @@ def read_provenance(run: Path) -> dict[str, Any]:
 
 
 def write_manifest(run: Path, spec: Spec, tables: list[str]) -> Path:
-    """Write ``_manifest.json``: the schema version, the spec's hash, and the SHA-256 of spec, shards and tables.
+    """Write ``_manifest.json``, the same after any interruption: the SHA-256 of spec, shards and tables.
 
-    It is written last and made of what is there, so that it is the same after any interruption; times are in
-    provenance.json. Its name begins with "_" so that readers of folders leave it out.
+    Its name begins with "_" so that readers of folders leave it out.
     """
     files = [run / "spec.toml", *sorted(shards_of_run(run)), *(run / name for name in tables)]
     records = map(checked_record, sorted((run / "models").glob("*.json")))
@@ -305,17 +299,17 @@ def _require_ours(out: Path, text: str) -> None:
     file = out / "spec.toml"
     require_name(out)
 
-    def may_be_ours(name: str) -> bool:  # of a run that was killed as it began
-        return name == _LOCK or name.startswith(TEMPORARY)
-
     try:
         if file.exists():
             if file.read_bytes() != text.encode():
                 raise InputError(
                     f"{str(out)!r} holds a run of another spec; give another --out, or remove it."
                 )
-        elif out.exists() and not (out.is_dir() and all(map(may_be_ours, os.listdir(out)))):
-            raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
+        elif out.exists():
+            # A run that was killed as it began has left no more than these.
+            names = os.listdir(out) if out.is_dir() else ["a file"]
+            if not all(name == _LOCK or name.startswith(TEMPORARY) for name in names):
+                raise InputError(f"{str(out)!r} exists and is not a run folder; give another --out.")
     except OSError as error:
         raise InputError(
             f"{str(out)!r} cannot be read: {error.strerror or error}; give another --out."

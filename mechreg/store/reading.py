@@ -215,9 +215,8 @@ class Run:
 
     def shards(self, kind: str, model: str, hook: str | None = None) -> list[Path]:
         """Return the files of a kind ("tokens", "norms", "moments", "top") that are there, in the corpus's order."""
-        config_hash = self.records[model]["config_hash"]
-        folder = shard_path(self.path, kind, model, hook, config_hash, 0).parent  # type: ignore[arg-type]
-        return sorted(folder.glob(f"{kind}-{config_hash}-*"))
+        first = shard_path(self.path, kind, self.records[model], 0, hook or "")  # type: ignore[arg-type]
+        return sorted(first.parent.glob(first.stem.removesuffix("00000") + "*"))
 
     def damaged(self) -> list[Path]:
         """Return the shards that are not what was written; reads all of them."""
@@ -227,9 +226,8 @@ class Run:
         """Check that every model's record is there, and every shard that the manifest of a finished run lists."""
         known = {record["spec_name"] for record in self.records.values()}
         gone = [f"The record of {name!r}" for name in self.spec["models"] if name not in known]
-        gone += [
-            name for name in manifest_files(self.path) if "/" in name and not (self.path / name).exists()
-        ]
+        shards = (name for name in manifest_files(self.path) if "/" in name)
+        gone += [name for name in shards if not (self.path / name).exists()]
         if gone:
             raise InputError(
                 f"{gone[0]} of {str(self.path)!r} is gone, the first of {len(gone)}; `mechreg run` with the same spec "
@@ -238,13 +236,7 @@ class Run:
 
 
 def chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
-    """Return those of a run's models or hooks that were asked for, all by default.
-
-    Examples
-    --------
-    >>> chosen("one", ["one", "two"], name="models"), chosen(None, ["one", "two"], name="models")
-    (['one'], ['one', 'two'])
-    """
+    """Return those of a run's models or hooks that were asked for, all by default."""
     return list(have) if asked is None else require_names(asked, have, name=name, least=0)
 
 

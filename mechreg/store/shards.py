@@ -18,34 +18,35 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from mechreg.outside import any_frames
-from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, require, require_whole_numbers
+from mechreg.schema import (
+    NORM_COLUMNS,
+    TOKEN_COLUMNS,
+    InputError,
+    one_or_many,
+    require,
+    require_whole_numbers,
+)
 from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
 SCHEMA_VERSION = 4
 Kind = Literal["tokens", "norms", "moments", "top"]
-Series = tuple[int, int | None]  # a layer, and a head at the hooks that have heads
+Series = Sequence[int | None]  # a layer, and a head at the hooks that have heads
 Norms = Float[np.ndarray, "layer token"] | Float[np.ndarray, "layer head token"]
 _TOKEN_PLACE = ("doc", "window", "position", "token_id")
 
 
 def model_folder(name: str) -> str:
-    """Return a file name for a model's name; distinct names stay distinct.
-
-    Examples
-    --------
-    >>> model_folder("gpt2"), model_folder("org/model").startswith("org-model-")
-    ('gpt2', True)
-    """
+    """Return a file name for a model's name; distinct names stay distinct."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def shard_path(run: Path, kind: Kind, model: str, hook: str | None, config_hash: str, index: int) -> Path:
-    """Return the path of a shard, written or not; only norms have a folder for each hook."""
-    folder = run / kind / model_folder(model)
+def shard_path(run: Path, kind: Kind, record: Mapping[str, Any], index: int, hook: str = "") -> Path:
+    """Return the path of a shard of a model with that record, written or not; only norms are in folders by hook."""
     ending = "npz" if kind == "moments" else "parquet"
-    return (folder / hook if hook else folder) / f"{kind}-{config_hash}-{index:05d}.{ending}"
+    name = f"{kind}-{record['config_hash']}-{index:05d}.{ending}"
+    return run / kind / model_folder(record["name"]) / hook / name
 
 
 def norm_frame(
@@ -57,9 +58,8 @@ def norm_frame(
     covariates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the tidy norm frame of one model and hook from its arrays; parameters as for `write_norm_shard`."""
-    series, depths = _series(values["norm"])
     flat = {measure: _flat(array) for measure, array in values.items()}
-    return _tidy(tokens, flat, series=series, depths=depths, model=model, hook=hook, covariates=covariates)
+    return _tidy(tokens, flat, _about(values, model, hook, covariates))
 
 
 @any_frames
@@ -74,33 +74,24 @@ def write_norm_shard(
 ) -> Path:
     """Write the norms of one model and hook, wide: a row a token, a float32 column a layer (and head) and measure.
 
-    Parameters
-    ----------
-    values : dict of str to numpy.ndarray
-        "norm", and other measures, each "layer token" or "layer head token": what `window_norms` gives for the hook.
-    tokens : pandas.DataFrame
-        The token frame; a ``source`` is kept beside the tokens.
-    path : Path
-    model, hook : str
-    covariates : sequence of str
-        Columns of the token frame that are kept as float64, such as ``surprisal``.
+    A ``source`` and the ``covariates`` (as float64) of the token frame are kept beside the tokens.
     """
     require(tokens, (*_TOKEN_PLACE, *covariates), who="write_norm_shard")
-    series, depths = _series(values["norm"])
+    about = _about(values, model, hook, covariates)
     arrays: dict[str, pa.Array] = {}
     for measure, array in values.items():
         if array.shape[-1] != len(tokens):
             raise InputError(f"A norm shard of {len(tokens)} tokens needs as many values; got {array.shape}.")
         rows = _flat(array).astype(np.float32)
-        arrays |= {_column(one, measure): pa.array(row) for one, row in zip(series, rows, strict=True)}
+        arrays |= {
+            _column(one, measure): pa.array(row) for one, row in zip(about["series"], rows, strict=True)
+        }
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
     columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
     columns |= {name: pa.array(tokens[name].to_numpy(np.float64)) for name in covariates}
     if "source" in tokens.columns:
         columns["source"] = pa.array(tokens["source"].astype(str)).dictionary_encode()
     columns |= arrays
-    about = {"model": model, "hook": hook, "covariates": list(covariates), "series": series, "depths": depths}
-    about["measures"] = list(values)
     encodings = dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
     encodings |= dict.fromkeys([*arrays, *covariates], "BYTE_STREAM_SPLIT")
     return _write(pa.table(columns), path, {"kind": "norms", **about}, encodings=encodings)
@@ -109,46 +100,29 @@ def write_norm_shard(
 def read_norm_shard(
     path: Path, *, layers: Collection[int] | None = None, sources: Collection[str] | None = None
 ) -> pd.DataFrame:
-    """Return the tidy norm frame of a shard; with ``layers`` only those are read from the disk.
-
-    Parameters
-    ----------
-    path : Path
-    layers : collection of int, optional
-    sources : str or collection of str, optional
-        Documents of these sources only.
-    """
+    """Return the tidy norm frame of a shard: of these layers, all else is not read, and documents of these sources."""
     layers = None if layers is None else require_whole_numbers(layers, name="layers")
     with readable(path):
         about = _described(path, "norms")
-        kept = [
-            (layer, head, depth)
-            for (layer, head), depth in zip(about["series"], about["depths"], strict=True)
-            if layers is None or layer in layers
-        ]
+        every = list(zip(about["series"], about["depths"], strict=True))
+        kept = [(one, depth) for one, depth in every if layers is None or one[0] in layers]
         if not kept:
             have = sorted({layer for layer, _ in about["series"]})
             raise InputError(f"{path.name} has none of layers={sorted(layers or ())}; it has {have}.")
-        series = [(layer, head) for layer, head, _ in kept]
+        series, depths = zip(*kept, strict=True)
         measures = {name: [_column(one, name) for one in series] for name in about["measures"]}
-        columns = [*_TOKEN_PLACE, *about["covariates"], *itertools.chain(*measures.values())]
+        place = [*_TOKEN_PLACE, *about["covariates"]]
+        columns = [*place, *itertools.chain(*measures.values())]
         if sources is not None:
             if "source" not in dict(about["columns"]):
                 raise InputError(f"{path.name} was written without sources; leave out sources=.")
             columns.append("source")
         table = _table(path, about, columns)
         if sources is not None:
-            wanted = [sources] if isinstance(sources, str) else list(sources)
-            table = table.filter(pc.is_in(table["source"].cast(pa.string()), pa.array(wanted, pa.string())))
-        return _tidy(
-            table.select([*_TOKEN_PLACE, *about["covariates"]]).to_pandas(),
-            {name: np.stack([table[one].to_numpy() for one in held]) for name, held in measures.items()},
-            series=series,
-            depths=[depth for _, _, depth in kept],
-            model=about["model"],
-            hook=about["hook"],
-            covariates=about["covariates"],
-        )
+            wanted = pa.array(one_or_many(sources), pa.string())
+            table = table.filter(pc.is_in(table["source"].cast(pa.string()), wanted))
+        values = {name: np.stack([table[one].to_numpy() for one in held]) for name, held in measures.items()}
+        return _tidy(table.select(place).to_pandas(), values, about | {"series": series, "depths": depths})
 
 
 @any_frames
@@ -202,49 +176,40 @@ def _flat(values: Norms) -> Float[np.ndarray, "series token"]:
     return einops.rearrange(values, "layer ... token -> (layer ...) token")
 
 
-def _series(values: Norms) -> tuple[list[Series], list[float]]:
-    """Return the layer and head of every series of values, and their depths."""
-    heads = [None] if values.ndim == 2 else range(values.shape[1])
-    series = [(layer, head) for layer in range(len(values)) for head in heads]
-    depths = [(layer + 0.5) / len(values) for layer, _ in series]
-    return series, depths
+def _about(values: Mapping[str, Norms], model: str, hook: str, covariates: Sequence[str]) -> dict[str, Any]:
+    """Return what the footer of a norm shard says of its values: the layer, head and depth of every series, ..."""
+    norms = values["norm"]
+    heads = [None] if norms.ndim == 2 else range(norms.shape[1])
+    series = [(layer, head) for layer in range(len(norms)) for head in heads]
+    depths = [(layer + 0.5) / len(norms) for layer, _ in series]
+    about = {"model": model, "hook": hook, "covariates": list(covariates), "series": series, "depths": depths}
+    return about | {"measures": list(values)}
 
 
 def _tidy(
-    tokens: pd.DataFrame,
-    values: Mapping[str, Float[np.ndarray, "series token"]],
-    *,
-    series: Sequence[Series],
-    depths: Sequence[float],
-    model: str,
-    hook: str,
-    covariates: Sequence[str],
+    tokens: pd.DataFrame, values: Mapping[str, Float[np.ndarray, "series token"]], about: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Return the tidy frame of matrices, one a measure: the tokens again for every series."""
-    rows = values["norm"].size
+    rows, series = values["norm"].size, about["series"]
     doc = tokens["doc"].astype("category").array
     columns: dict[str, Any] = {
-        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), dtype=pd.CategoricalDtype([name]))
-        for key, name in (("model", model), ("hook", hook))
+        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), dtype=pd.CategoricalDtype([about[key]]))
+        for key in ("model", "hook")
     }
     columns["layer"] = np.repeat([layer for layer, _ in series], len(tokens))
     if series[0][1] is not None:
         columns["head"] = np.repeat(np.array([head for _, head in series], np.int16), len(tokens))
-    columns["depth"] = np.repeat(depths, len(tokens))
+    columns["depth"] = np.repeat(about["depths"], len(tokens))
     columns["doc"] = pd.Categorical.from_codes(np.tile(doc.codes, len(series)), dtype=doc.dtype)
     columns |= {key: np.tile(tokens[key].to_numpy(), len(series)) for key in _TOKEN_PLACE[1:]}
     columns |= {measure: matrix.reshape(-1) for measure, matrix in values.items()}
-    columns |= {name: np.tile(tokens[name].to_numpy(), len(series)) for name in covariates}
+    columns |= {name: np.tile(tokens[name].to_numpy(), len(series)) for name in about["covariates"]}
     return pd.DataFrame(columns, copy=False).astype(NORM_COLUMNS)
 
 
 def _write(table: pa.Table, path: Path, about: dict[str, Any], *, encodings: dict[str, str]) -> Path:
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        **about,
-        "columns": _columns_of(table.schema),
-        "rows": len(table),
-    }
+    columns = _columns_of(table.schema)
+    about = {"schema_version": SCHEMA_VERSION, **about, "columns": columns, "rows": len(table)}
     about["check"] = _check(about)
     with committed(path) as temporary:
         pq.write_table(
@@ -266,10 +231,8 @@ def _described(path: Path, kind: str) -> dict[str, Any]:
             raise ValueError("it does not begin as a Parquet file does")
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(b"mechreg", b"{}"))
-    if not isinstance(about, dict) or (about.get("schema_version"), about.get("kind")) != (
-        SCHEMA_VERSION,
-        kind,
-    ):
+    is_kind = isinstance(about, dict) and about.get("kind") == kind
+    if not is_kind or about.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"it is not a {kind.removesuffix('s')} shard of schema version {SCHEMA_VERSION}: another version of "
             "mechreg or something else wrote it"
