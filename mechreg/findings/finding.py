@@ -53,6 +53,11 @@ class Settings:
     seed: int = 0
     progress: bool = True
 
+    @property
+    def of_passes(self) -> dict[str, Any]:
+        """Those of functions that run a model."""
+        return {"batch_tokens": self.batch_tokens, "progress": self.progress}
+
 
 # From a loaded model, a token frame and settings to the quantities, by name.
 Measure = Callable[[Any, pd.DataFrame, Settings], Mapping[str, float]]

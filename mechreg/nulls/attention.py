@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.forward import Act, Forward, padded_batches, token_bar
+from mechreg.forward import Act, Batch, Forward, padded_batches, token_bar, visit
 from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms import BATCH_TOKENS, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
@@ -127,26 +127,16 @@ def pattern_overlap(
     model = load_model(model)
     tokens = token_frame(model, documents)
     n_layers = int(model.cfg.n_layers)
-    shared: dict[int, Tensor] = {}
-    total, n = np.zeros(n_layers), 0
+    total, n = np.zeros(n_layers), int((tokens["position"] > skip).sum())
 
-    def take(layer: int) -> Act:
-        def act(pattern: Float[Tensor, "batch head query key"]) -> None:
-            both = torch.minimum(pattern[:, :, 1:], pattern[:, :, :-1]).float()
-            overlap = einops.reduce(both, "batch head query key -> batch head query", "sum")
-            shared[layer] = einops.reduce(overlap, "batch head query -> batch query", "mean")
+    def look(layer: int, pattern: Float[Tensor, "batch head query key"], batch: Batch) -> None:
+        both = torch.minimum(pattern[:, :, 1:], pattern[:, :, :-1]).float()
+        overlap = einops.reduce(both, "batch head query key -> batch head query", "sum")
+        shared = einops.reduce(overlap, "batch head query -> batch query", "mean")
+        counted = batch.real[:, 1:] & (np.arange(1, batch.real.shape[1]) > skip)
+        total[layer] += shared.double().cpu().numpy()[counted].sum()
 
-        return act
-
-    acts = [(f"blocks.{layer}.attn.hook_pattern", take(layer)) for layer in range(n_layers)]
-    with Forward(model, acts, end="acts") as run, token_bar(len(tokens), progress) as bar:
-        for batch in padded_batches(model, tokens, batch_tokens):
-            run(batch.ids)
-            counted = batch.real[:, 1:] & (np.arange(1, batch.real.shape[1]) > skip)
-            for layer, overlap in shared.items():
-                total[layer] += overlap.double().cpu().numpy()[counted].sum()
-            n += int(counted.sum())
-            bar.update(int(batch.real.sum()))
+    visit(model, tokens, "attn.hook_pattern", look, batch_tokens=batch_tokens, progress=progress)
     numbers = np.arange(n_layers)
     with np.errstate(invalid="ignore"):
         columns = {"layer": numbers, "depth": (numbers + 0.5) / n_layers, "overlap": total / n, "n": n}
