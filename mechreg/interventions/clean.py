@@ -34,9 +34,7 @@ class CleanRun:
     sites: Sequence[Site]
     batch_tokens: int
     seed: int
-    shared: dict[int, Any] = field(
-        default_factory=dict, repr=False
-    )  # what edits of several doses have in common
+    shared: dict[int, Any] = field(default_factory=dict, repr=False)  # by edits of several doses
 
     def norms(self, site: Site) -> Float[np.ndarray, " tokens"]:
         """Return the norm of every token at a site."""

@@ -43,17 +43,7 @@ class Tally:
 
 
 class DocumentMeans:
-    """The running mean of document means: every document counts equally.
-
-    Examples
-    --------
-    >>> means = DocumentMeans()
-    >>> for total, n in ((2.0, 2), (9.0, 3)):
-    ...     means.add(np.array([total]), np.array([n]))
-    >>> table = means.table(conf_level=0.95)
-    >>> float(table["estimate"]), float(table["std_error"])
-    (2.0, 1.0)
-    """
+    """The running mean of document means: every document counts equally."""
 
     def __init__(self) -> None:
         self.n = self.n_docs = np.zeros((), np.int64)

@@ -29,8 +29,8 @@ def patch_map(
     corrupted: str,
     source: str,
     *,
-    target: str | int | None = None,
-    foil: str | int | None = None,
+    target: str | int | Tensor | None = None,
+    foil: str | int | Tensor | None = None,
     hook: str = "resid_pre",
     layers: int | Sequence[int] | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -48,12 +48,8 @@ def patch_map(
         Two prompts of as many tokens: the one that runs, and the one whose vectors are put into it.
     target, foil : str or int, optional
         Tokens, as text or as id. By default the likeliest next token of the source, and that of the corrupted prompt.
-    hook : str
-        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
-    layers : int or sequence of int, optional
-        All by default.
-    batch_tokens, progress
-        As in `intervene`.
+    hook, layers, batch_tokens, progress
+        As for `intervene`; no hook of heads.
 
     Returns
     -------
@@ -64,10 +60,8 @@ def patch_map(
 
     Raises
     ------
-    InputError
-        Prompts of unequal length, as much of the answer in both, or a wrong option.
-    ModelError
-        As `intervene`.
+    InputError, ModelError
+        As `intervene`; prompts of unequal length, or as much of the answer in both.
 
     Notes
     -----
@@ -148,7 +142,7 @@ def _patched(
 
 
 def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    for name, text in (("corrupted", corrupted), ("source", source)):
+    for name, text in {"corrupted": corrupted, "source": source}.items():
         if not isinstance(text, str):
             raise InputError(f"patch_map needs a text as {name}; got {type(text).__name__}.")
     tokens, theirs = (tokenize(model, [text]) for text in (corrupted, source))

@@ -44,37 +44,11 @@ def window_norms(
     surprisal: bool = False,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return the norms of a token frame's rows, an array for each hook point: the frame's rows in its order.
+    """Return the norms of a token frame's rows, in its order: for each hook point "layer token" or "layer head token".
 
-    Further measures have entries of their own, such as "attn_out.cos_resid".
-
-    Parameters
-    ----------
-    model : TransformerLens model
-    tokens : pandas.DataFrame
-        What `tokenize` gives: doc, window, position, token_id.
-    hooks, measures, direction, batch_tokens, progress
-        As in `extract_norms`.
-    surprisal : bool
-        The same passes go on to the logits, and give every token's surprisal under the entry "surprisal".
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        "layer token", or "layer head token" for z and result; float32, or float64 of a float64 model. Surprisal
-        is "token", in nats and float64, NaN at position 0, which nothing predicts.
-
-    Raises
-    ------
-    InputError, ModelError, NumericalError
-        As in `extract_norms`.
-
-    Examples
-    --------
-    >>> from mechreg import load_model, tokenize
-    >>> model = load_model("mini-s")
-    >>> window_norms(model, tokenize(model, ["Once upon a time."]))["attn_out"].shape[0]
-    4
+    They are float32, or float64 of a float64 model. Options are those of `extract_norms`; further measures have entries
+    of their own, such as "attn_out.cos_resid". With ``surprisal`` the same passes go on to the logits, for the entry
+    "surprisal": nats, "token", NaN at position 0, which nothing predicts.
     """
     hooks = known_hooks(hooks)
     further = [name for name in known_measures(measures, hooks, direction) if name != "norm"]
@@ -158,11 +132,6 @@ def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "bat
     """Return the L2 norm over d_model of one hook point, at every token.
 
     Half-precision activations are squared in float32, where their sum neither overflows nor rounds.
-
-    Examples
-    --------
-    >>> vector_norms(torch.ones(1, 2, 4))
-    tensor([[2., 2.]])
     """
     wide = activation if activation.dtype == torch.float64 else activation.float()
     return einops.reduce(wide.square(), "batch pos d -> batch pos", "sum").sqrt()
