@@ -80,25 +80,13 @@ class Finding:
 
 
 def published_name(model: str) -> str:
-    """Return what the literature calls a model: without owner, folder and processing.
-
-    Examples
-    --------
-    >>> published_name("openai-community/gpt2-xl[folded]")
-    'gpt2-xl'
-    """
+    """Return what the literature calls a model: without owner, folder and processing."""
     name = model.removesuffix(FOLDED_SUFFIX).rsplit("/", 1)[-1]
     return "gpt2" if name == "gpt2-small" else name
 
 
 def claimed(value: float, tolerance: float, low: float, high: float) -> str:
-    """Return what was published, in a few characters; NaN where there is no value or bound.
-
-    Examples
-    --------
-    >>> claimed(1.045, 0.01, 1.035, 1.055), claimed(math.nan, 0.0, 0.5, math.inf)
-    ('1.045 +- 0.01', '> 0.5')
-    """
+    """Return what was published, in a few characters; NaN where there is no value or bound."""
     if math.isfinite(value):
         return f"{value:.6g} +- {tolerance:g}" if tolerance else f"{value:.6g}"
     if math.isfinite(low) and math.isfinite(high):

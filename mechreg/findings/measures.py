@@ -69,13 +69,7 @@ def norm_growth(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[st
 
 
 def growth_blocks(n_layers: int) -> tuple[int, int]:
-    """Return the first and last block of the growth: 5 and 41 of gpt2-xl's 48, elsewhere the same relative depth.
-
-    Examples
-    --------
-    >>> growth_blocks(48), growth_blocks(12), growth_blocks(4)
-    ((5, 41), (1, 10), (1, 3))
-    """
+    """Return the first and last block of the growth: 5 and 41 of gpt2-xl's 48, elsewhere the same relative depth."""
     first = max(1, round(n_layers * 5 / 48))
     last = min(n_layers - 1, round(n_layers * 41 / 48))
     if last < first + 1:
@@ -165,14 +159,7 @@ def first_position(model: Any, tokens: pd.DataFrame, settings: Settings) -> Firs
 
 
 def massive_dimensions(first: FirstPosition) -> list[int]:
-    """Return the dimensions that are massive at position 0 after some block, the largest first.
-
-    Examples
-    --------
-    >>> one = np.array([[1.0, 2000.0, 500.0]])
-    >>> massive_dimensions(FirstPosition(one, one, one * 0, np.array([0.4])))
-    [1, 2]
-    """
+    """Return the dimensions that are massive at position 0 after some block, the largest first."""
     bar = np.maximum(LARGER_THAN, MEDIANS * first.median)
     above = first.magnitude > einops.rearrange(bar, "layer -> layer 1")
     massive = np.flatnonzero(einops.reduce(above, "layer d_model -> d_model", "any"))

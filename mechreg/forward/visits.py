@@ -25,17 +25,7 @@ def visit(
     quick: bool = False,
     progress: bool = False,
 ) -> None:
-    """Call a function with every layer, or some, and its activation at a point such as "hook_resid_post".
-
-    Examples
-    --------
-    >>> from mechreg import load_model, tokenize
-    >>> model, seen = load_model("mini-s"), []
-    >>> tokens = tokenize(model, ["A cat."])
-    >>> visit(model, tokens, "hook_mlp_out", lambda layer, *_: seen.append(layer), batch_tokens=64)
-    >>> seen
-    [0, 1, 2, 3]
-    """
+    """Call a function with every layer, or some, and its activation at a point such as "hook_resid_post"."""
     batch: Batch
 
     def looking(layer: int) -> Act:
