@@ -5,7 +5,8 @@ from typing import Any
 import einops
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+
+from mechreg.regression.results import t_columns
 
 
 class Tally:
@@ -64,22 +65,10 @@ class DocumentMeans:
         self.n_docs, self.n = both, self.n + counts.sum(axis=0)
 
     def table(self, *, conf_level: float) -> dict[str, Any]:
-        """Return the mean with its interval from t(G - 1), where G documents have a token; NaN where none has.
-
-        With one document the standard error is NaN.
-        """
+        """Return the mean with its interval from t(G - 1), where G documents, two or more, have a token."""
         n_docs = self.n_docs
-        with np.errstate(invalid="ignore", divide="ignore"):
-            std_error = np.where(n_docs > 1, np.sqrt(self.squares / (n_docs - 1) / n_docs), np.nan)
         df = np.where(n_docs > 1, n_docs - 1, np.nan)
         estimate = np.where(n_docs > 0, self.estimate, np.nan)
-        half = stats.t.ppf((1 + conf_level) / 2, df) * std_error
-        return {
-            "estimate": estimate,
-            "std_error": std_error,
-            "df": df,
-            "conf_low": estimate - half,
-            "conf_high": estimate + half,
-            "n": self.n,
-            "n_docs": n_docs,
-        }
+        with np.errstate(invalid="ignore", divide="ignore"):
+            std_error = np.where(n_docs > 1, np.sqrt(self.squares / (n_docs - 1) / n_docs), np.nan)
+            return t_columns(estimate, std_error, df, conf_level) | {"n": self.n, "n_docs": n_docs}

@@ -16,7 +16,7 @@ from mechreg.interventions.passes import Passes, Site
 from mechreg.interventions.plans import Edit, Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
 from mechreg.models import HOOK_POINTS, Model, load_model, record_of
-from mechreg.norms import is_per_head, token_frame
+from mechreg.norms import is_per_head, known_layers, token_frame
 from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,
@@ -186,9 +186,7 @@ def _passes(model: Model, hook: str, norm_hook: str | None, wanted: list[str], c
 
 def _sites(passes: Passes, layers: Any, heads: Any) -> list[Site]:
     """Return the layers that are edited, or their heads."""
-    chosen_layers = require_whole_numbers(
-        range(passes.n_layers) if layers is None else layers, name="layers", most=passes.n_layers - 1
-    )
+    chosen_layers = known_layers(passes.model, layers)
     if not is_per_head(passes.hook):
         if heads is not None:
             raise InputError(f"heads= needs hook='z' or hook='result'; the hook is {passes.hook!r}.")

@@ -16,12 +16,8 @@ from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.effects import BATCH_TOKENS, token_id
 from mechreg.interventions.passes import WHOLE, Edited, Outcome, Passes, Site
 from mechreg.models import Model, load_model
-from mechreg.schema import (
-    InputError,
-    require_option,
-    require_whole_number,
-    require_whole_numbers,
-)
+from mechreg.norms import known_layers
+from mechreg.schema import InputError, require_option, require_whole_number
 
 
 def patch_map(
@@ -77,8 +73,7 @@ def patch_map(
     require_option(hook, WHOLE, name="hook")
     require_whole_number(batch_tokens, name="batch_tokens")
     passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
-    everywhere = range(passes.n_layers) if layers is None else layers
-    chosen = require_whole_numbers(everywhere, name="layers", most=passes.n_layers - 1)
+    chosen = known_layers(model, layers)
     tokens, theirs = _pair(model, corrupted, source)
     own, others = (_alone(passes, prompt) for prompt in (tokens, theirs))
     ids = [

@@ -77,11 +77,6 @@ class Plan:
     def __str__(self) -> str:
         return f"{self.edit.name} {self.edit.dose:g}, layer {'; '.join(map(str, self.sites))}"
 
-    @property
-    def is_frozen(self) -> bool:
-        """Whether the attention of later layers adds what it added in the clean pass."""
-        return self.control == "direct"
-
     def masks(self, rows: Any = slice(None)) -> dict[Site, Bool[np.ndarray, "*rows"]]:
         """Return which of some rows of the token frame are edited, by site; no site without any."""
         targets, reach = self.targets, self.bound.reach

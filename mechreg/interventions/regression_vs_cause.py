@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from mechreg.forward import Batch, Window, padded_batches, token_bar, token_windows
 from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.document_means import DocumentMeans
-from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
+from mechreg.interventions.pairs import jackknife_errors, pair_coefficients, pair_moments
 from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
 from mechreg.interventions.seeding import generator
 from mechreg.models import Model, load_model
-from mechreg.norms import token_frame, window_norms
+from mechreg.norms import BATCH_TOKENS, token_frame, window_norms
 from mechreg.outside import any_frames, for_page
+from mechreg.regression.results import t_columns
 from mechreg.schema import (
     InputError,
     NumericalError,
@@ -29,7 +30,17 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-BATCH_TOKENS = 2048
+ENDS = {"": "estimate", "_std_error": "std_error", "_low": "conf_low", "_high": "conf_high"}
+PAIR_COLUMNS = [
+    "model",
+    "hook",
+    "layer",
+    "later_layer",
+    "n_layers",
+    *(f"coefficient{end}" for end in ENDS),
+    "n",
+]
+PAIR_COLUMNS += [*(f"effect{end}" for end in ENDS), "n_edits", "n_docs"]
 
 
 @dataclass(frozen=True)
@@ -150,12 +161,10 @@ def regression_vs_cause(
     codes = pd.factorize(tokens["doc"])[0]
     docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
     if len(docs) < 2 and "position" in effects:
-        raise InputError(
-            f"effects={effects!r} leave nothing of one document; give two or more, or effects=()."
-        )
+        raise InputError(f"effects={effects!r} leave nothing of one document; give more, or effects=().")
     log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
     moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip), effects=effects)
-    coefficient, squares = _regressions(moments, own_lag=own_lag)
+    own = _regressions(moments, own_lag=own_lag, conf_level=conf_level)
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
     with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
         batches = padded_batches(model, tokens, int(batch_tokens), rows)
@@ -163,17 +172,18 @@ def regression_vs_cause(
     means = DocumentMeans()
     means.add(sums, counted)
     effect = means.table(conf_level=conf_level)
-    keys, (layer, later) = {"model": passes.name, "hook": hook}, np.indices(coefficient.shape)
-    maps = with_interval(coefficient, squares, len(docs), conf_level=conf_level)
-    columns = {"layer": layer, "later_layer": later, "n_layers": passes.n_layers, **maps, "n": n.sum()}
-    of_effect = {"": "estimate", "_std_error": "std_error", "_low": "conf_low", "_high": "conf_high"}
-    columns |= {f"effect{end}": effect[name] for end, name in of_effect.items()}
+    keys, (layer, later) = {"model": passes.name, "hook": hook}, np.indices(effect["estimate"].shape)
+    columns = {"layer": layer, "later_layer": later, "n_layers": passes.n_layers, "n": n.sum()}
+    for name, table in {"coefficient": own, "effect": effect}.items():
+        columns |= {f"{name}{end}": table[column] for end, column in ENDS.items()}
     columns |= {"n_edits": counted[:, 0, 0].sum(), "n_docs": len(docs)}
-    flat = {name: np.broadcast_to(column, coefficient.shape).ravel() for name, column in columns.items()}
+    flat = {name: np.broadcast_to(column, layer.shape).ravel() for name, column in columns.items()}
     fit = partial(pair_coefficients, moments, own_lag=own_lag)
     found = agreement(fit, sums / counted, conf_level=conf_level, draws=int(draws), seed=int(seed))
     row = {"own_lag": own_lag, "effects": " + ".join(effects), "step": float(step)} | found
-    return CauseMaps(pd.DataFrame(keys | flat), pd.DataFrame([keys | row | {"n_docs": len(docs)}]))
+    return CauseMaps(
+        pd.DataFrame(keys | flat)[PAIR_COLUMNS], pd.DataFrame([keys | row | {"n_docs": len(docs)}])
+    )
 
 
 def _summed(
@@ -234,18 +244,21 @@ def _log_norms(
 
 
 def _regressions(
-    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool
-) -> tuple[Float[np.ndarray, "layer later_layer"], Float[np.ndarray, "layer later_layer"] | None]:
-    """Return the coefficients and their `left_out_squares`, None where there is only one document."""
+    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool, conf_level: float
+) -> dict[str, Any]:
+    """Return the coefficients with their intervals, NaN where there is only one document."""
     coefficient = pair_coefficients(moments, np.ones((1, len(moments))), own_lag=own_lag)[0]
-    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(moments) > 1 else None
-    for values, documents in ((coefficient, "all documents"), (squares, "all documents but one")):
-        if values is not None and not np.isfinite(values).all():
+    std_error = np.full(coefficient.shape, np.nan)
+    if len(moments) > 1:
+        std_error = jackknife_errors(moments, coefficient, own_lag=own_lag)
+    for values, documents in ((coefficient, "all documents"), (std_error, "all documents but one")):
+        if not np.isfinite(values).all() and (len(moments) > 1 or values is coefficient):
             raise NumericalError(
                 f"In {documents} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, "
                 f"so a coefficient is not determined; give more text{', or own_lag=False' if own_lag else ''}."
             )
-    return coefficient, squares
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return t_columns(coefficient, std_error, len(moments) - 1, conf_level)
 
 
 def _rows(

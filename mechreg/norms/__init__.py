@@ -8,6 +8,7 @@ from mechreg.norms.reduction import (
     BATCH_TOKENS,
     head_norms,
     known_hooks,
+    known_layers,
     vector_norms,
     window_norms,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "head_norms",
     "is_per_head",
     "known_hooks",
+    "known_layers",
     "known_measures",
     "norm_frame",
     "token_covariates",

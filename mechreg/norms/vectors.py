@@ -14,9 +14,9 @@ from mechreg.forward import Batch, visit
 from mechreg.models import HOOK_POINTS, load_model
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.heads import require_heads_add_up
-from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
+from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
 from mechreg.outside import any_frames
-from mechreg.schema import InputError, require_whole_number, require_whole_numbers
+from mechreg.schema import InputError, require_whole_number
 
 
 class Vectors(NamedTuple):
@@ -40,15 +40,14 @@ def extract_vectors(
 
     Parameters
     ----------
-    model : model, name or path
-    documents : documents frame, list of str, path, or token frame
+    model, documents, batch_tokens
+        As for `extract_norms`, of one model.
     hook : str
         One of `extract_norms`'; "result" has what each head adds, whose sum is attn_out without its bias.
     layers : int or sequence of int, optional
         Only these, in this order; all by default.
     most_bytes : int
         Vectors that take more are refused: 1 GiB by default.
-    batch_tokens : int
 
     Returns
     -------
@@ -70,10 +69,7 @@ def extract_vectors(
     model, hook = load_model(model), known_hooks([hook])[0]
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(most_bytes, name="most_bytes")
-    n_layers = int(model.cfg.n_layers)
-    everywhere = range(n_layers) if layers is None else layers
-    chosen = require_whole_numbers(everywhere, name="layers", most=n_layers - 1)
-    tokens = token_frame(model, documents)
+    chosen, tokens = known_layers(model, layers), token_frame(model, documents)
     kind = np.float64 if next(iter(model.parameters())).dtype == torch.float64 else np.float32
     heads = [int(model.cfg.n_heads)] if hook in ("z", "result") else []
     shape = (len(chosen), *heads, len(tokens), int(model.cfg.d_head if hook == "z" else model.cfg.d_model))

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mechreg.forward import Act, Batch, Forward, padded_batches, token_bar, visit
 from mechreg.models import HOOK_POINTS, load_model, record_of
-from mechreg.norms import BATCH_TOKENS, norm_frame, token_frame, vector_norms
+from mechreg.norms import BATCH_TOKENS, known_layers, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
 from mechreg.outside import any_frames
-from mechreg.schema import require_option, require_whole_number, require_whole_numbers
+from mechreg.schema import require_option, require_whole_number
 
 Replace = Literal["values", "uniform"]
 
@@ -39,8 +39,8 @@ def attention_norms(
 
     Parameters
     ----------
-    model : model, name or path
-    documents : documents frame, list of str, path, or token frame
+    model, documents, batch_tokens, progress
+        As for `extract_norms`, of one model.
     replace : {"values", "uniform"}
         "values": the layer's own patterns, the value vectors of each window in random order, that of `shuffle_norms`,
         the same for all heads and layers; "uniform": its own values, the same share of all tokens so far.
@@ -48,8 +48,6 @@ def attention_norms(
         All by default; a pass through the model up to each of them.
     skip : int
         Number of first positions of each window that keep their values, so that a sink keeps its own.
-    batch_tokens, progress
-        As in `extract_norms`.
     seed : int
 
     Returns
@@ -67,10 +65,7 @@ def attention_norms(
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(skip, name="skip", least=0)
     model = load_model(model)
-    n_layers = int(model.cfg.n_layers)
-    chosen = require_whole_numbers(
-        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
-    )
+    chosen, n_layers = known_layers(model, layers), int(model.cfg.n_layers)
     tokens = token_frame(model, documents)
     position = tokens["position"].to_numpy(np.int64)
     place = position[shuffled_rows(tokens, ["doc", "window"], position < skip, seed)]
