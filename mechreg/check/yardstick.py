@@ -97,11 +97,6 @@ def hugging_face_norms(
     """Return the norms of a raw Hugging Face model, in evaluation mode, from plain forward hooks, in float64.
 
     One window at a time, with no padding and nothing of TransformerLens or `window_norms`, whose arrays it returns.
-
-    Raises
-    ------
-    ModelError
-        The names of the model's blocks, or of the parts that the hooks need, are unknown.
     """
     found: dict[str, list[np.ndarray]] = {hook: [] for hook in hooks}
     for vectors in hugging_face_vectors(reference, tokens, hooks, parts):
@@ -149,7 +144,7 @@ def read_by_norms(
             made: list[torch.Tensor] = []
 
             def hear(
-                module: Any, args: Any, output: Any, name: str, inputs: Any = inputs, made: Any = made
+                _: Any, args: Any, output: Any, name: str, inputs: Any = inputs, made: Any = made
             ) -> None:
                 inputs[name] = _plain(args)
                 made.append(output)

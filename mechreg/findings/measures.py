@@ -8,7 +8,7 @@ import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechreg.corpus import tokenize
@@ -18,7 +18,7 @@ from mechreg.forward import (
     Batch,
     Forward,
     Head,
-    chunks,
+    NextTokens,
     next_token_losses,
     padded_batches,
     token_bar,
@@ -255,22 +255,22 @@ def top1_kept(model: Any, tokens: pd.DataFrame, settings: Settings) -> Float[np.
     """
     same, n, head = np.zeros(int(model.cfg.n_layers)), 0, Head(model)
 
-    def likeliest(
-        ids: Int[Tensor, "batch pos"], at: Bool[Tensor, "batch pos"], acts: list[tuple[str, Act]]
-    ) -> Int[Tensor, " tokens"]:
+    def passed(ids: Int[Tensor, "batch pos"], acts: list[tuple[str, Act]]) -> Tensor:
         with Forward(model, acts, end=head.end) as run:
-            parts = [logits.argmax(dim=1) for logits, _ in chunks(head, run(ids), at)]
-        return torch.cat([torch.zeros(0, dtype=torch.int64, device=ids.device), *parts])
+            return run(ids)
 
     with token_bar(len(tokens), settings.progress) as bar:
         for batch in padded_batches(model, tokens, settings.batch_tokens):
-            counted = batch.mask(batch.real & (np.arange(batch.real.shape[1]) > 0))
-            clean = likeliest(batch.ids, counted, [])
-            n += len(clean)
-            for layer in range(len(same)):
-                hooks = (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
-                without = likeliest(batch.ids, counted, [(hook, torch.zeros_like) for hook in hooks])
-                same[layer] += int((without == clean).sum())
+            counted = batch.real & (np.arange(batch.real.shape[1]) > 0)
+            if counted.any():
+                everywhere = np.ones(counted.sum(), bool)
+                seen = NextTokens(head, batch.ids, batch.mask(counted), ["top1"])
+                seen.clean(passed(batch.ids, []))
+                for layer in range(len(same)):
+                    hooks = (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
+                    without = passed(batch.ids, [(hook, torch.zeros_like) for hook in hooks])
+                    same[layer] += (seen.changes(without, everywhere)[2] == 0).sum()
+                n += len(everywhere)
             bar.update(int(batch.real.sum()))
     if not n:
         raise InputError("layer_drop leaves out position 0, and no window has another; give more text.")

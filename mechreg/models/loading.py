@@ -102,11 +102,10 @@ def load_model(
 
     Raises
     ------
-    InputError
-        An option has no such value or does not apply, or a folder is not there.
-    ModelError
-        The model could not be loaded, its weights and its config do not match, it is pickled, needs remote code, has
-        parts beside its text, reads in both directions, or TransformerLens computes it differently.
+    InputError, ModelError
+        An option has no such value or does not apply; a model that could not be loaded, whose weights and config do not
+        match, that is pickled, needs remote code, has parts beside its text, reads in both directions, or that
+        TransformerLens computes differently.
 
     Examples
     --------

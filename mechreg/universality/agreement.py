@@ -76,12 +76,12 @@ def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict
         "rank_correlation": (_ranks(pair), _ranks(shrunk), _ranks(shrunk_draws), -1.0, 1.0),
         "rms_difference": (_rms(plain), _rms(true), _rms(drawn), 0.0, np.inf),
     }
-    pair_measures = {}
+    found = {}
     for name, (observed, estimate, draws, least, most) in measures.items():
         value = float(estimate[0])
         limits = interval(value, draws, conf_level=conf_level, least=least, most=most)
-        pair_measures[name] = Agreement(float(observed[0]), value, *limits)
-    return pair_measures
+        found[name] = Agreement(float(observed[0]), value, *limits)
+    return found
 
 
 def _difference_and_sum(
