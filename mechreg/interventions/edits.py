@@ -317,16 +317,15 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
     return units
 
 
-def _windows_by_document(tokens: pd.DataFrame) -> list[int]:
-    return tokens.groupby("doc", sort=False, observed=True)["window"].nunique().tolist()
-
-
 def _partners(
     clean: CleanRun, source: pd.DataFrame, theirs: list[Window], align: Align
 ) -> Int[np.ndarray, " tokens"]:
     """Return the source's row for every row, -1 where it has none."""
     own = token_windows(clean.model, clean.tokens)
-    counts, their_counts = (_windows_by_document(part) for part in (clean.tokens, source))
+    counts, their_counts = (
+        part.groupby("doc", sort=False, observed=True)["window"].nunique().tolist()
+        for part in (clean.tokens, source)
+    )
     if counts != their_counts:
         raise InputError(
             "Patch needs a source for every document, in the same order and of as many windows; the documents have "

@@ -75,7 +75,8 @@ def patch_map(
     passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
     chosen = known_layers(model, layers)
     tokens, theirs = _pair(model, corrupted, source)
-    own, others = (_alone(passes, prompt) for prompt in (tokens, theirs))
+    alone = (padded(model, prompt, [Window(0, len(prompt))]) for prompt in (tokens, theirs))
+    own, others = (_last_logits(passes, passes.run(batch.ids), batch)[0] for batch in alone)
     ids = [
         int(logits.argmax()) if given is None else token_id(model, given, name=name)
         for name, given, logits in (("target", target, others), ("foil", foil, own))
@@ -151,12 +152,6 @@ def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.D
             f"({tokens['token'].tolist()[:20]}) and {len(theirs)} ({theirs['token'].tolist()[:20]})."
         )
     return tokens, theirs
-
-
-def _alone(passes: Passes, prompt: pd.DataFrame) -> Float[Tensor, " d_vocab"]:
-    """Return the logits after a prompt."""
-    batch = padded(passes.model, prompt, [Window(0, len(prompt))])
-    return _last_logits(passes, passes.run(batch.ids), batch)[0]
 
 
 def _last_logits(passes: Passes, outcome: Outcome, batch: Batch) -> Float[Tensor, "batch d_vocab"]:

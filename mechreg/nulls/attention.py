@@ -7,10 +7,10 @@ import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mechreg.forward import Act, Batch, Forward, padded_batches, token_bar, visit
+from mechreg.forward import Batch, Forward, padded_batches, token_bar, visit
 from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms import BATCH_TOKENS, known_layers, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
@@ -70,21 +70,24 @@ def attention_norms(
     position = tokens["position"].to_numpy(np.int64)
     place = position[shuffled_rows(tokens, ["doc", "window"], position < skip, seed)]
     norms = np.full((n_layers, len(tokens)), np.nan)
+    batch: Batch
+
+    def reordered(values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos ..."]:
+        at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
+        row = einops.rearrange(torch.arange(len(values), device=values.device), "batch -> batch 1")
+        return values[row, torch.from_numpy(at).to(values.device)]
+
+    def keep(attn_out: Float[Tensor, "batch pos d_model"]) -> None:
+        norms[layer, batch.rows[batch.real]] = vector_norms(attn_out).cpu().numpy()[batch.real]
+
+    first = ("attn.hook_v", reordered) if replace == "values" else ("attn.hook_pattern", _running_mean)
+    steps = (first, (HOOK_POINTS["attn_out"][0], keep))
     with token_bar(len(tokens) * len(chosen), progress) as bar:
         for layer in chosen:
-            replaced = _Replaced()
-            acts: list[tuple[str, Act]] = [
-                (f"blocks.{layer}.attn.hook_v", replaced.values)
-                if replace == "values"
-                else (f"blocks.{layer}.attn.hook_pattern", _running_mean),
-                (f"blocks.{layer}.{HOOK_POINTS['attn_out'][0]}", replaced.keep),
-            ]
+            acts = [(f"blocks.{layer}.{point}", act) for point, act in steps]
             with Forward(model, acts, end="acts", quick=True) as run:
                 for batch in padded_batches(model, tokens, batch_tokens):
-                    at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
-                    replaced.place = torch.from_numpy(at).to(batch.ids.device)
                     run(batch.ids)
-                    norms[layer, batch.rows[batch.real]] = replaced.norms.cpu().numpy()[batch.real]
                     bar.update(int(batch.real.sum()))
     frame = norm_frame(record_of(model).name, tokens, {"attn_out": norms})
     return frame[frame["layer"].isin(chosen)].reset_index(drop=True)
@@ -136,23 +139,6 @@ def pattern_overlap(
     with np.errstate(invalid="ignore"):
         columns = {"layer": numbers, "depth": (numbers + 0.5) / n_layers, "overlap": total / n, "n": n}
     return pd.DataFrame({"model": record_of(model).name, **columns})
-
-
-class _Replaced:
-    """One layer's attention with another order of values, and the norms that follow."""
-
-    def __init__(self) -> None:
-        self.place: Int[Tensor, "batch pos"] = torch.empty(0, 0, dtype=torch.int64)
-        self.norms: Float[Tensor, "batch pos"] = torch.empty(0, 0)
-
-    def values(self, values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos ..."]:
-        """Return the values of other tokens of the window."""
-        row = einops.rearrange(torch.arange(len(values), device=values.device), "batch -> batch 1")
-        return values[row, self.place.to(values.device)]
-
-    def keep(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
-        """Keep the norms."""
-        self.norms = vector_norms(attn_out)
 
 
 def _running_mean(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
