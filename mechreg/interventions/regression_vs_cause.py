@@ -258,7 +258,7 @@ def _regressions(
                 f"so a coefficient is not determined; give more text{', or own_lag=False' if own_lag else ''}."
             )
     with np.errstate(invalid="ignore", divide="ignore"):
-        return t_columns(coefficient, std_error, len(moments) - 1, conf_level)
+        return t_columns(coefficient, std_error, len(moments) - 1.0, conf_level)
 
 
 def _rows(
