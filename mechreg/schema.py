@@ -274,13 +274,14 @@ def one_value(values: Iterable[Any], wanted: Any, *, name: str, who: str) -> Any
 
 
 def one_or_many(values: Any) -> list[Any]:
-    """Return a list of the values given; a single text, number or other object is a list of one.
+    """Return a list of the values given, also of an array or tensor; a single text or other object is a list of one.
 
     Examples
     --------
     >>> one_or_many(3), one_or_many("loss"), one_or_many(range(2))
     ([3], ['loss'], [0, 1])
     """
+    values = values.tolist() if hasattr(values, "tolist") else values  # an array may be of one number
     is_one = isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable)
     return [values] if is_one else list(values)
 

@@ -328,3 +328,15 @@ def test_the_sums_that_are_open_do_not_grow_with_the_documents(load, make_window
     assert {n_docs for n_docs, _ in sizes} == {20}  # 4 batches of 20 tokens
     assert len(sizes) == 1 + 5
     assert {size for _, size in sizes} == {20 * 4 * 4 * 8 * 2}  # documents, layers, offsets, bytes, both sums
+
+
+def test_a_target_may_be_tensors_or_arrays(model):
+    target, foil = (ids[0] for ids in documents(model, [TARGET, FOIL]))
+    effects = run(model, CORRUPTED, mr.Scale(0.5), layers=[0, 1])
+    for kind in (torch.tensor, np.array):
+        options = {"layers": [0, 1], "target": kind(target), "foil": kind([foil, foil])}
+        pd.testing.assert_frame_equal(run(model, CORRUPTED, mr.Scale(0.5), **options), effects)
+    found = mr.patch_map(
+        model, CORRUPTED[0], SOURCE[0], target=torch.tensor(target), foil=foil, progress=False
+    )
+    assert found["doc"].unique().tolist() == ["house against water"]

@@ -44,9 +44,8 @@ BLOCK_SUM = "resid_pre + attn_out + mlp_out = resid_post"
 # A norm may differ from Hugging Face's by so many times as Hugging Face's own differ from those of the same model in
 # float64 at most, at that hook point. In 30 architectures, five precisions and seven hook points it was 2.7 times.
 ROUNDINGS = 6
-EPSILONS_SUM = (
-    4  # a sum of three vectors rounds by less than this many units in the last place of their lengths
-)
+# A sum of three vectors rounds by less than so many units in the last place of their lengths.
+EPSILONS_SUM = 4
 EPSILONS = 2  # and this many units in the last place, where Hugging Face happens to be exact
 
 LONGEST = 4224  # tokens of a window: Phi-3 and Mistral compute differently from 4,097 tokens on
@@ -74,13 +73,11 @@ def check_model(
 
     Parameters
     ----------
-    model : str, Path or model
-        Anything that `load_model` takes.
+    model, hooks
+        As for `extract_norms`, of one model.
     reference : transformers model, optional
         The Hugging Face model to compare with, which is copied; by default it is loaded again from where the
         model came from.
-    hooks : sequence of str
-        As in `extract_norms`.
     parts : dict of str to str, optional
         For a family that the check does not know, what Hugging Face's class calls the parts of a block, by the keys of
         `mechreg.check.PARTS`: ``{"blocks": "model.layers", "attention": "mixer", "norm_after_attention": "norm2"}``.
@@ -90,8 +87,8 @@ def check_model(
     -------
     pandas.DataFrame
         ``value`` is the largest relative difference, or a count of faults; ``tolerance`` of norms is measured, from
-        the rounding of the Hugging Face model against itself in float64. Where a check fails, those that
-        need it to pass are left out.
+        the rounding of the Hugging Face model against itself in float64. Where a check fails, those that need it to
+        pass are left out.
 
     Raises
     ------
@@ -200,11 +197,9 @@ def _whole_block(
         if read:  # the block's output is a norm's: the attention's sum must be what one of its norms reads
             what = ", a norm ends each block and another reads resid_pre + attn_out"
             sums = [kept["resid_pre"][layer] + kept["attn_out"][layer] for layer in layers]
+            inputs = zip(read, sums, strict=True)
             apart = np.array(
-                [
-                    min(_relative_length(part, total) for part in inputs.values())
-                    for inputs, total in zip(read, sums, strict=True)
-                ]
+                [min(_relative_length(one, total) for one in own.values()) for own, total in inputs]
             )
         worst = int(apart.argmax())
         yield _row(BLOCK_SUM, float(apart[worst]), EPSILONS_SUM * epsilon, f"worst: layer {worst}{what}")
@@ -226,12 +221,9 @@ def _unexplained(vectors: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _relative_length(ours: np.ndarray, theirs: np.ndarray) -> float:
-    lengths = np.linalg.norm(theirs, axis=-1)
-    return (
-        float((np.linalg.norm(ours - theirs, axis=-1) / lengths).max())
-        if ours.shape == theirs.shape
-        else np.inf
-    )
+    if ours.shape != theirs.shape:
+        return np.inf
+    return float((np.linalg.norm(ours - theirs, axis=-1) / np.linalg.norm(theirs, axis=-1)).max())
 
 
 def _raw_unexplained(reference: Any, window: pd.DataFrame, parts: Parts | None) -> float:
@@ -308,17 +300,10 @@ def _ragged_windows(rng: np.random.Generator, model: Model) -> pd.DataFrame:
     if longest < 2:
         raise InputError("check_model needs a context of at least 2 tokens.")
     lengths = np.union1d(np.linspace(2, longest, 6).astype(int), np.array(_sides(model)[0], int))
-    frames = [
-        pd.DataFrame(
-            {
-                "doc": f"window-{i}",
-                "window": i,
-                "position": np.arange(length),
-                "token_id": rng.integers(0, model.cfg.d_vocab, length),
-            }
-        )
-        for i, length in enumerate(lengths)
-    ]
+    frames = []
+    for i, length in enumerate(lengths):
+        ids = {"position": np.arange(length), "token_id": rng.integers(0, model.cfg.d_vocab, length)}
+        frames.append(pd.DataFrame({"doc": f"window-{i}", "window": i, **ids}))
     # One window begins with the BOS token: HookedTransformer can take it for padding.
     bos = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
     if bos is not None:
@@ -372,11 +357,8 @@ def _bos_faults(model: Model) -> tuple[int, int, str]:
         for line, prepend, _ in asked
     ]
     wanted = [count for _, _, count in asked]
-    return (
-        sum(a != b for a, b in zip(got, wanted, strict=True)),
-        0,
-        f"{got} in {len(got)} texts, wanted {wanted}",
-    )
+    faults = sum(a != b for a, b in zip(got, wanted, strict=True))
+    return faults, 0, f"{got} in {len(got)} texts, wanted {wanted}"
 
 
 def _row(check: str, value: float | int, limit: float | int, detail: str) -> Row:

@@ -56,14 +56,7 @@ class Addition:
 
 
 def addition_of(block: Any, hook: str, parts: Parts | None = None) -> Addition:
-    """Return what a Hugging Face block adds to its residual stream as ``attn_out`` or ``mlp_out``.
-
-    Examples
-    --------
-    >>> from mechreg.models import load_model, load_reference
-    >>> print(addition_of(load_reference(load_model("mini-s")).transformer.h[0], "attn_out"))
-    attn
-    """
+    """Return what a Hugging Face block adds to its residual stream as ``attn_out`` or ``mlp_out``."""
     part, norm = ADDED[hook]
     name = _name(block, norm, parts) or _name(block, part, parts) or ""
     module = _at(block, name) if name else _part(block, part, parts)
@@ -77,14 +70,7 @@ def addition_of(block: Any, hook: str, parts: Parts | None = None) -> Addition:
 
 
 def blocks_of(reference: Any, parts: Parts | None = None) -> torch.nn.ModuleList:
-    """Return a Hugging Face model's blocks: the list of modules that have an attention, or what ``parts`` names.
-
-    Examples
-    --------
-    >>> from mechreg.models import load_model, load_reference
-    >>> len(blocks_of(load_reference(load_model("mini-s"))))
-    4
-    """
+    """Return a Hugging Face model's blocks: the list of modules that have an attention, or what ``parts`` names."""
     for part in parts or ():
         require_option(part, tuple(PARTS), name="A key of parts=")
     if parts and "blocks" in parts:
@@ -111,19 +97,6 @@ def hugging_face_norms(
     """Return the norms of a raw Hugging Face model, in evaluation mode, from plain forward hooks, in float64.
 
     One window at a time, with no padding and nothing of TransformerLens or `window_norms`, whose arrays it returns.
-
-    Raises
-    ------
-    ModelError
-        The names of the model's blocks, or of the parts that the hooks need, are unknown.
-
-    Examples
-    --------
-    >>> from mechreg.corpus import tokenize
-    >>> from mechreg.models import load_model, load_reference
-    >>> model = load_model("mini-s")
-    >>> hugging_face_norms(load_reference(model), tokenize(model, ["A short text."]))["attn_out"].shape[0]
-    4
     """
     found: dict[str, list[np.ndarray]] = {hook: [] for hook in hooks}
     for vectors in hugging_face_vectors(reference, tokens, hooks, parts):
@@ -171,7 +144,7 @@ def read_by_norms(
             made: list[torch.Tensor] = []
 
             def hear(
-                module: Any, args: Any, output: Any, name: str, inputs: Any = inputs, made: Any = made
+                _: Any, args: Any, output: Any, name: str, inputs: Any = inputs, made: Any = made
             ) -> None:
                 inputs[name] = _plain(args)
                 made.append(output)

@@ -53,6 +53,11 @@ class Settings:
     seed: int = 0
     progress: bool = True
 
+    @property
+    def of_passes(self) -> dict[str, Any]:
+        """Those of functions that run a model."""
+        return {"batch_tokens": self.batch_tokens, "progress": self.progress}
+
 
 # From a loaded model, a token frame and settings to the quantities, by name.
 Measure = Callable[[Any, pd.DataFrame, Settings], Mapping[str, float]]
@@ -75,25 +80,13 @@ class Finding:
 
 
 def published_name(model: str) -> str:
-    """Return what the literature calls a model: without owner, folder and processing.
-
-    Examples
-    --------
-    >>> published_name("openai-community/gpt2-xl[folded]")
-    'gpt2-xl'
-    """
+    """Return what the literature calls a model: without owner, folder and processing."""
     name = model.removesuffix(FOLDED_SUFFIX).rsplit("/", 1)[-1]
     return "gpt2" if name == "gpt2-small" else name
 
 
 def claimed(value: float, tolerance: float, low: float, high: float) -> str:
-    """Return what was published, in a few characters; NaN where there is no value or bound.
-
-    Examples
-    --------
-    >>> claimed(1.045, 0.01, 1.035, 1.055), claimed(math.nan, 0.0, 0.5, math.inf)
-    ('1.045 +- 0.01', '> 0.5')
-    """
+    """Return what was published, in a few characters; NaN where there is no value or bound."""
     if math.isfinite(value):
         return f"{value:.6g} +- {tolerance:g}" if tolerance else f"{value:.6g}"
     if math.isfinite(low) and math.isfinite(high):

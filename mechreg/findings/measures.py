@@ -1,6 +1,6 @@
 """What each finding measures: functions from a model, a token frame and settings to quantities by name."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +8,22 @@ import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mechreg.corpus import tokenize
 from mechreg.findings.finding import Settings
-from mechreg.forward import Act, Forward, Head, batches, chunks, next_token_losses, padded, token_windows
+from mechreg.forward import (
+    Act,
+    Batch,
+    Forward,
+    Head,
+    NextTokens,
+    next_token_losses,
+    padded_batches,
+    token_bar,
+    visit,
+)
 from mechreg.lags import add_lags
 from mechreg.norms import extract_norms, window_norms
 from mechreg.regression import fit_lagged
@@ -26,9 +35,6 @@ HELLO = "Hello world!"
 LARGER_THAN, MEDIANS = 100.0, 1000.0
 # The source's sinks: mean attention above epsilon, over windows of 64 tokens, 100 of them random.
 EPSILON, SINK_LENGTH, SINK_WINDOWS = 0.3, 64, 100
-
-# What is done with one block's activation in one batch, of which some tokens are padding.
-Look = Callable[[int, Tensor, Bool[Tensor, "batch pos"]], None]
 
 
 def lagged_norms(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[str, float]:
@@ -49,8 +55,7 @@ def norm_growth(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[st
     later = tokens["position"].to_numpy() > 0
     if not later.any():
         raise InputError("norm_growth leaves out position 0, and no window has another; give more text.")
-    options: Any = {"batch_tokens": settings.batch_tokens, "progress": settings.progress}
-    norms = window_norms(model, tokens, hooks=("resid_pre",), **options)["resid_pre"]
+    norms = window_norms(model, tokens, hooks=("resid_pre",), **settings.of_passes)["resid_pre"]
     log_mean = np.log(norms[:, later].astype("float64").mean(axis=1))
     middle = (first + last) // 2
 
@@ -64,13 +69,7 @@ def norm_growth(model: Any, tokens: pd.DataFrame, settings: Settings) -> dict[st
 
 
 def growth_blocks(n_layers: int) -> tuple[int, int]:
-    """Return the first and last block of the growth: 5 and 41 of gpt2-xl's 48, elsewhere the same relative depth.
-
-    Examples
-    --------
-    >>> growth_blocks(48), growth_blocks(12), growth_blocks(4)
-    ((5, 41), (1, 10), (1, 3))
-    """
+    """Return the first and last block of the growth: 5 and 41 of gpt2-xl's 48, elsewhere the same relative depth."""
     first = max(1, round(n_layers * 5 / 48))
     last = min(n_layers - 1, round(n_layers * 41 / 48))
     if last < first + 1:
@@ -145,30 +144,22 @@ def first_position(model: Any, tokens: pd.DataFrame, settings: Settings) -> Firs
     mean, magnitude, elsewhere = np.zeros((3, n_layers, d_model))
     median, n = np.zeros(n_layers), int((tokens["position"] == 0).sum())
 
-    def look(layer: int, stream: Tensor, real: Bool[Tensor, "batch pos"]) -> None:
+    def look(layer: int, stream: Tensor, batch: Batch) -> None:
         first = stream[:, 0].double()
         mean[layer] += einops.reduce(first, "batch d_model -> d_model", "sum").cpu().numpy()
         magnitude[layer] += einops.reduce(first.abs(), "batch d_model -> d_model", "sum").cpu().numpy()
-        lengths = einops.reduce(real.long(), "batch pos -> batch", "sum")
-        for row, length in zip(stream.float().abs(), lengths.tolist(), strict=True):
+        for row, length in zip(stream.float().abs(), batch.real.sum(axis=1).tolist(), strict=True):
             median[layer] += float(row[:length].median())
             if length > 1:
                 largest = einops.reduce(row[1:length], "pos d_model -> d_model", "max")
                 elsewhere[layer] = np.maximum(elsewhere[layer], largest.cpu().numpy())
 
-    watch(model, tokens, "hook_resid_post", look, settings)
+    visit(model, tokens, "hook_resid_post", look, **settings.of_passes)
     return FirstPosition(mean / n, magnitude / n, elsewhere, median / n)
 
 
 def massive_dimensions(first: FirstPosition) -> list[int]:
-    """Return the dimensions that are massive at position 0 after some block, the largest first.
-
-    Examples
-    --------
-    >>> one = np.array([[1.0, 2000.0, 500.0]])
-    >>> massive_dimensions(FirstPosition(one, one, one * 0, np.array([0.4])))
-    [1, 2]
-    """
+    """Return the dimensions that are massive at position 0 after some block, the largest first."""
     bar = np.maximum(LARGER_THAN, MEDIANS * first.median)
     above = first.magnitude > einops.rearrange(bar, "layer -> layer 1")
     massive = np.flatnonzero(einops.reduce(above, "layer d_model -> d_model", "any"))
@@ -208,17 +199,18 @@ def first_token_attention(
 ) -> Float[np.ndarray, "layer window head"]:
     """Return every head's mean attention to position 0 over all positions of a window, itself included.
 
-    Windows come longest first; all of one length keep the frame's order.
+    Windows come longest first; those of one length keep the frame's order.
     """
     means: list[list[np.ndarray]] = [[] for _ in range(int(model.cfg.n_layers))]
 
-    def look(layer: int, pattern: Tensor, real: Bool[Tensor, "batch query"]) -> None:
+    def look(layer: int, pattern: Tensor, batch: Batch) -> None:
+        real = batch.mask(batch.real).to(pattern.device)
         to_first = pattern[..., 0].double() * einops.rearrange(real, "batch query -> batch 1 query")
         total = einops.reduce(to_first, "batch head query -> batch head", "sum")
         lengths = einops.reduce(real.double(), "batch query -> batch 1", "sum")
         means[layer].append((total / lengths).cpu().numpy())
 
-    watch(model, tokens, "attn.hook_pattern", look, settings)
+    visit(model, tokens, "attn.hook_pattern", look, **settings.of_passes)
     return np.stack([np.concatenate(layer) for layer in means])
 
 
@@ -263,22 +255,23 @@ def top1_kept(model: Any, tokens: pd.DataFrame, settings: Settings) -> Float[np.
     """
     same, n, head = np.zeros(int(model.cfg.n_layers)), 0, Head(model)
 
-    def likeliest(
-        ids: Int[Tensor, "batch pos"], at: Bool[Tensor, "batch pos"], acts: list[tuple[str, Act]]
-    ) -> Int[Tensor, " tokens"]:
+    def passed(ids: Int[Tensor, "batch pos"], acts: list[tuple[str, Act]]) -> Tensor:
         with Forward(model, acts, end=head.end) as run:
-            parts = [logits.argmax(dim=1) for logits, _ in chunks(head, run(ids), at)]
-        return torch.cat([torch.zeros(0, dtype=torch.int64, device=ids.device), *parts])
+            return run(ids)
 
-    for ids, real in _batches(model, tokens, settings):
-        counted = real.clone()
-        counted[:, 0] = False
-        clean = likeliest(ids, counted, [])
-        n += len(clean)
-        for layer in range(len(same)):
-            hooks = (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
-            without = likeliest(ids, counted, [(hook, torch.zeros_like) for hook in hooks])
-            same[layer] += int((without == clean).sum())
+    with token_bar(len(tokens), settings.progress) as bar:
+        for batch in padded_batches(model, tokens, settings.batch_tokens):
+            counted = batch.real & (np.arange(batch.real.shape[1]) > 0)
+            if counted.any():
+                everywhere = np.ones(counted.sum(), bool)
+                seen = NextTokens(head, batch.ids, batch.mask(counted), ["top1"])
+                seen.clean(passed(batch.ids, []))
+                for layer in range(len(same)):
+                    hooks = (f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out")
+                    without = passed(batch.ids, [(hook, torch.zeros_like) for hook in hooks])
+                    same[layer] += (seen.changes(without, everywhere)[2] == 0).sum()
+                n += len(everywhere)
+            bar.update(int(batch.real.sum()))
     if not n:
         raise InputError("layer_drop leaves out position 0, and no window has another; give more text.")
     return same / n
@@ -287,39 +280,13 @@ def top1_kept(model: Any, tokens: pd.DataFrame, settings: Settings) -> Float[np.
 def mean_loss(model: Any, tokens: pd.DataFrame, acts: Mapping[str, Act], settings: Settings) -> float:
     """Return the mean next-token cross-entropy in nats over all tokens that have a next one in their window."""
     total, count, head = 0.0, 0, Head(model)
-    for ids, real in _batches(model, tokens, settings):
-        has_next = torch.zeros_like(real)
-        has_next[:, :-1] = real[:, 1:]
-        if has_next.any():
-            with Forward(model, acts.items(), end=head.end) as run:
-                losses = next_token_losses(run(ids), ids, has_next, head=head)
-            total, count = total + float(np.sum(losses)), count + len(losses)
+    with Forward(model, acts.items(), end=head.end) as run, token_bar(len(tokens), settings.progress) as bar:
+        for batch in padded_batches(model, tokens, settings.batch_tokens):
+            if batch.has_next.any():
+                at = batch.mask(batch.has_next)
+                losses = next_token_losses(run(batch.ids), batch.ids, at, head=head)
+                total, count = total + float(np.sum(losses)), count + len(losses)
+            bar.update(int(batch.real.sum()))
     if not count:
         raise InputError("A next-token loss needs a window of at least two tokens; there is none.")
     return total / count
-
-
-def watch(model: Any, tokens: pd.DataFrame, point: str, look: Look, settings: Settings) -> None:
-    """Call a function with every block's activation at one hook point (e.g. "hook_resid_post"), batch by batch."""
-
-    def looking(layer: int, real: Bool[Tensor, "batch pos"]) -> Act:
-        return lambda activation: look(layer, activation, real)
-
-    for ids, real in _batches(model, tokens, settings):
-        acts = [(f"blocks.{layer}.{point}", looking(layer, real)) for layer in range(int(model.cfg.n_layers))]
-        with Forward(model, acts) as run:
-            run(ids)
-
-
-def _batches(
-    model: Any, tokens: pd.DataFrame, settings: Settings
-) -> Iterator[tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]]:
-    """Yield token ids, padded on the right where no real token sees it, and which of them are real."""
-    windows = token_windows(model, tokens)
-    with tqdm(
-        total=len(tokens), unit="tok", unit_scale=True, disable=None if settings.progress else True
-    ) as bar:
-        for batch in batches(model, windows, settings.batch_tokens):
-            ids, _, real = padded(model, tokens, batch)
-            yield ids, torch.from_numpy(real).to(ids.device)
-            bar.update(sum(window.length for window in batch))

@@ -8,14 +8,7 @@ from mechreg.findings.finding import Finding, claimed
 
 
 def described(finding: Finding) -> str:
-    """Return a finding's name, question, what was published, how it was measured, and where.
-
-    Examples
-    --------
-    >>> from mechreg.findings import FINDINGS
-    >>> described(FINDINGS["norm_growth"]).splitlines()[0]
-    'norm_growth: Does the norm of the residual stream grow by the same factor in every block?'
-    """
+    """Return a finding's name, question, what was published, how it was measured, and where."""
     parts = []
     for claim in finding.claims:
         where = f", on {claim.corpus[0]}" if claim.corpus else ""
@@ -30,16 +23,7 @@ def described(finding: Finding) -> str:
 
 
 def shown(table: pd.DataFrame) -> str:
-    """Return the table of `replicate` as text.
-
-    Examples
-    --------
-    >>> row = {"finding": "f", "model": "m", "quantity": "q", "published": 2.0, "tolerance": 1.0, "low": 1.0,
-    ...        "high": 3.0, "obtained": 2.5, "agrees": True}
-    >>> print(shown(pd.DataFrame([row]).astype({"agrees": "boolean"})))
-    model quantity published obtained agrees
-        m        q   2 +- 1      2.5    yes
-    """
+    """Return the table of `replicate` as text."""
     numbers = table[["published", "tolerance", "low", "high"]].itertuples(index=False)
     words = table["agrees"].map({True: "yes", False: "NO"}).astype("object")
     return (

@@ -50,14 +50,10 @@ def replicate(
         (the loss on OpenWebText) is compared only on that text.
     prepend_bos : bool, optional
         By default as the source did; published values are compared only with that. Random tokens have none.
-    backend : {"auto", "hooked", "bridge"}
-    device : str
-    batch_tokens : int
-        Tokens in a batch, right padding included.
     seed : int
         For what is drawn: the random tokens of sink_rate.
-    progress : bool
-        A bar on standard error, where that is a terminal.
+    backend, device, batch_tokens, progress
+        As for `load_model` and `extract_norms`.
 
     Returns
     -------
@@ -68,10 +64,9 @@ def replicate(
 
     Raises
     ------
-    InputError
-        No such finding, a model or text that cannot be used, or a loaded model of other processing.
-    ModelError
-        Weights could not be loaded: names the model, before any other is run.
+    InputError, ModelError
+        No such finding, a model or text that cannot be used, or a loaded model of other processing; weights that could
+        not be loaded, before any model is run.
 
     Examples
     --------

@@ -6,6 +6,7 @@ from mechreg.forward.next_token import Head, NextTokens, chunks, next_token_loss
 from mechreg.forward.passes import Act, Forward, active_dropouts, token_bar
 from mechreg.forward.precision import pinned
 from mechreg.forward.transfer import Arriving, one_late
+from mechreg.forward.visits import visit
 
 __all__ = [
     "Act",
@@ -27,4 +28,5 @@ __all__ = [
     "side_of",
     "token_bar",
     "token_windows",
+    "visit",
 ]

@@ -60,13 +60,6 @@ def token_windows(model: Model, tokens: pd.DataFrame) -> list[Window]:
     ------
     InputError
         Windows that are not whole or not in order, that do not fit the model's context, or ids it does not have.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": 5})
-    >>> token_windows(load_model("mini-s"), tokens)
-    [Window(start=0, length=2), Window(start=2, length=1)]
     """
     position = tokens["position"].to_numpy(np.int64)
     starts = np.flatnonzero(position == 0)
@@ -99,16 +92,7 @@ def token_windows(model: Model, tokens: pd.DataFrame) -> list[Window]:
 def padded_batches(
     model: Model, tokens: pd.DataFrame, batch_tokens: int, windows: Sequence[Window] | None = None
 ) -> Iterator[Batch]:
-    """Yield a token frame's windows, or some of them, as padded batches that cost the least.
-
-    Examples
-    --------
-    >>> from mechreg import load_model, tokenize
-    >>> model = load_model("mini-s")
-    >>> tokens = tokenize(model, ["A cat.", "Dogs ran."])
-    >>> [batch.real.sum(axis=1).tolist() for batch in padded_batches(model, tokens, 64)]
-    [[6, 4]]
-    """
+    """Yield a token frame's windows, or some of them, as padded batches that cost the least."""
     windows = token_windows(model, tokens) if windows is None else windows
     for planned in batches(model, windows, batch_tokens):
         yield padded(model, tokens, planned)
@@ -120,13 +104,6 @@ def batches(model: Model, windows: Sequence[Window], batch_tokens: int) -> Itera
     Of all ways to cut the windows, in order of length, into batches, this is the one with the fewest tokens, padding
     included and `PASS_TOKENS` more for each pass. No batch stands on both sides of a length at which the model computes
     in another way (`side_of`).
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> windows = [Window(0, 900), Window(900, 600), Window(1500, 9), Window(1509, 9)]
-    >>> [len(batch) for batch in batches(load_model("mini-s"), windows, 4096)]
-    [1, 1, 2]
     """
     ordered = sorted(windows, key=lambda window: (-window.length, window.start))
     side = side_of(model)

@@ -10,14 +10,7 @@ BY_LENGTH = ("longrope", "dynamic")
 
 
 def named_lengths(model: Model) -> dict[str, int]:
-    """Return the lengths that a model's configuration names: of rotary frequencies, of attention, of the context.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> named_lengths(load_model("mini-s"))
-    {'context': 256}
-    """
+    """Return the lengths that a model's configuration names: of rotary frequencies, of attention, of the context."""
     named = {f"rope ({kind})": length for kind, length in _rope_lengths(model)}
     for config in _configs(model):
         for name in ("sliding_window", "attention_chunk_size", "window_size"):

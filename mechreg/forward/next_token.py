@@ -60,16 +60,6 @@ class NextTokens:
 
     ``at`` are the tokens that have a next one in their window. Without a head, hidden vectors are logits already.
     Every pass is read in the same chunks of tokens, so that equal passes give equal bits.
-
-    Examples
-    --------
-    >>> ids, at = torch.tensor([[0, 1]]), torch.tensor([[True, False]])
-    >>> seen = NextTokens(None, ids, at, ["loss", "kl", "top1"])
-    >>> seen.clean(torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])).round(4)
-    array([0.6931])
-    >>> everywhere = np.array([True])
-    >>> seen.changes(torch.tensor([[[0.0, 1.0], [9.0, 9.0]]]), everywhere).round(4).tolist()
-    [[-0.3799], [0.1201], [1.0]]
     """
 
     def __init__(

@@ -36,22 +36,12 @@ class Forward:
 
     Inside the block the thread has the model to itself (others wait), and torch's defaults apply (`pinned`).
 
-    Parameters
-    ----------
-    model : TransformerLens model
-    acts : iterable of (str, function)
-        Names of hook points, such as "blocks.0.hook_resid_post", and the functions called there, in this order. Where
-        a function returns a tensor, the model goes on with that.
-    end : {"acts", "unembed", "logits"}
-        "unembed" gives what the unembedding would have read. "acts" ends after the last function, but the first pass
-        goes through all blocks, so that one that runs twice is noticed.
-    quick : bool
-        Attention by torch's kernel wherever nothing reads its scores (`mechreg.models.fused`).
-
-    Raises
-    ------
-    ModelError
-        Dropout is on, the model reads in both directions, or it lacks a hook point.
+    ``acts`` are names of hook points, such as "blocks.0.hook_resid_post", and the functions called there, in this
+    order; the model goes on with a tensor that a function returns. ``end`` is "logits", "unembed" (gives what the
+    unembedding would have read), or "acts", after the last function; but then the first pass goes through all blocks,
+    so that a function called twice is noticed. ``quick`` is attention by torch's kernel wherever nothing reads its
+    scores (`mechreg.models.fused`). A ModelError says that dropout is on, that the model reads in both directions, or
+    that it lacks a hook point.
 
     Examples
     --------
@@ -61,8 +51,6 @@ class Forward:
     >>> with Forward(model, acts) as run:
     ...     run(torch.tensor([[1, 2, 3]])).shape
     torch.Size([1, 3, 64])
-    >>> seen
-    [(1, 3, 64)]
     """
 
     def __init__(

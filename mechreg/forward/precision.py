@@ -25,12 +25,6 @@ def pinned() -> Iterator[None]:
 
     No autocast but the model's own, float32 products in float32, new tensors float32 on the CPU. The process's
     settings are restored when the last block of all threads ends.
-
-    Examples
-    --------
-    >>> with pinned():
-    ...     print(torch.get_float32_matmul_precision())
-    highest
     """
     with ExitStack() as undo:
         _pin_process()

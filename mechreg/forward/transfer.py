@@ -21,13 +21,7 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def one_late(begun: Iterator[Item]) -> Iterator[Item]:
-    """Yield an iterator's items one step late, each after the next one has been started.
-
-    Examples
-    --------
-    >>> list(one_late(iter("abc")))
-    ['a', 'b', 'c']
-    """
+    """Yield an iterator's items one step late, each after the next one has been started."""
     before: list[Item] = []
     for item in begun:
         yield from before
@@ -36,13 +30,7 @@ def one_late(begun: Iterator[Item]) -> Iterator[Item]:
 
 
 class Arriving(Generic[Key]):
-    """Tensors on their way to the host: from a GPU they come while it and the host go on with other work.
-
-    Examples
-    --------
-    >>> Arriving({"attn_out": torch.ones(2)}).arrays()
-    {'attn_out': array([1., 1.], dtype=float32)}
-    """
+    """Tensors on their way to the host: from a GPU they come while it and the host go on with other work."""
 
     def __init__(self, tensors: Mapping[Key, Tensor]) -> None:
         self._host: dict[Key, Tensor] = {}

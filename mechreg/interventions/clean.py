@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.forward import Act, Batch, Forward, Window, padded_batches
+from mechreg.forward import Batch, Window, visit
 from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import generator, uniforms
 from mechreg.models import HOOK_POINTS, Model
@@ -34,9 +34,7 @@ class CleanRun:
     sites: Sequence[Site]
     batch_tokens: int
     seed: int
-    shared: dict[int, Any] = field(
-        default_factory=dict, repr=False
-    )  # what edits of several doses have in common
+    shared: dict[int, Any] = field(default_factory=dict, repr=False)  # by edits of several doses
 
     def norms(self, site: Site) -> Float[np.ndarray, " tokens"]:
         """Return the norm of every token at a site."""
@@ -130,19 +128,12 @@ class CleanRun:
     ) -> None:
         """Call a function with the site, the rows and the vectors, in float64, of every batch of some windows."""
 
-        def looking(layer: int, batch: Batch) -> Act:
-            def act(activation: Tensor) -> None:
-                mask = torch.from_numpy(batch.real).to(activation.device)
-                for site in self.sites:
-                    if site.layer == layer:
-                        look(site, batch.rows[batch.real], site.of(activation)[mask].double())
+        def looking(layer: int, activation: Tensor, batch: Batch) -> None:
+            mask = torch.from_numpy(batch.real).to(activation.device)
+            for site in self.sites:
+                if site.layer == layer:
+                    look(site, batch.rows[batch.real], site.of(activation)[mask].double())
 
-            return act
-
-        for batch in padded_batches(self.model, self.tokens, self.batch_tokens, windows):
-            acts = [
-                (f"blocks.{layer}.{HOOK_POINTS[self.hook][0]}", looking(layer, batch))
-                for layer in dict.fromkeys(site.layer for site in self.sites)
-            ]
-            with Forward(self.model, acts) as run:
-                run(batch.ids)
+        point, layers = HOOK_POINTS[self.hook][0], dict.fromkeys(site.layer for site in self.sites)
+        options: Any = {"batch_tokens": self.batch_tokens, "windows": windows}
+        visit(self.model, self.tokens, point, looking, layers=layers, **options)

@@ -5,7 +5,8 @@ from typing import Any
 import einops
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+
+from mechreg.regression.results import t_columns
 
 
 class Tally:
@@ -43,17 +44,7 @@ class Tally:
 
 
 class DocumentMeans:
-    """The running mean of document means: every document counts equally.
-
-    Examples
-    --------
-    >>> means = DocumentMeans()
-    >>> for total, n in ((2.0, 2), (9.0, 3)):
-    ...     means.add(np.array([total]), np.array([n]))
-    >>> table = means.table(conf_level=0.95)
-    >>> float(table["estimate"]), float(table["std_error"])
-    (2.0, 1.0)
-    """
+    """The running mean of document means: every document counts equally."""
 
     def __init__(self) -> None:
         self.n = self.n_docs = np.zeros((), np.int64)
@@ -74,22 +65,10 @@ class DocumentMeans:
         self.n_docs, self.n = both, self.n + counts.sum(axis=0)
 
     def table(self, *, conf_level: float) -> dict[str, Any]:
-        """Return the mean with its interval from t(G - 1), where G documents have a token; NaN where none has.
-
-        With one document the standard error is NaN.
-        """
+        """Return the mean with its interval from t(G - 1), where G documents, two or more, have a token."""
         n_docs = self.n_docs
-        with np.errstate(invalid="ignore", divide="ignore"):
-            std_error = np.where(n_docs > 1, np.sqrt(self.squares / (n_docs - 1) / n_docs), np.nan)
         df = np.where(n_docs > 1, n_docs - 1, np.nan)
         estimate = np.where(n_docs > 0, self.estimate, np.nan)
-        half = stats.t.ppf((1 + conf_level) / 2, df) * std_error
-        return {
-            "estimate": estimate,
-            "std_error": std_error,
-            "df": df,
-            "conf_low": estimate - half,
-            "conf_high": estimate + half,
-            "n": self.n,
-            "n_docs": n_docs,
-        }
+        with np.errstate(invalid="ignore", divide="ignore"):
+            std_error = np.where(n_docs > 1, np.sqrt(self.squares / (n_docs - 1) / n_docs), np.nan)
+            return t_columns(estimate, std_error, df, conf_level) | {"n": self.n, "n_docs": n_docs}

@@ -16,7 +16,7 @@ from mechreg.forward import Window, token_windows
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import directions
-from mechreg.norms import is_per_head, token_frame
+from mechreg.norms import as_numbers, is_per_head, token_frame
 from mechreg.schema import InputError, require_number, require_option, require_whole_number
 
 # Vectors in float64, their rows in the token frame, the site -> the vectors after the edit.
@@ -298,12 +298,7 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
                 f"{len(clean.tokens)}."
             )
         return {site: components[int(direction) - 1] for site, components in clean.components.items()}
-    if isinstance(direction, Tensor):
-        direction = direction.detach().cpu().double()  # NumPy has no bfloat16
-    try:
-        array = np.asarray(direction, dtype="float64")
-    except (TypeError, ValueError):
-        array = np.empty(0)
+    array = as_numbers(direction)
     layers, heads = int(cfg.n_layers), int(cfg.n_heads)
     shapes = [(width,), (layers, width), *([(layers, heads, width)] if is_per_head(clean.hook) else [])]
     if array.shape not in shapes:
@@ -322,16 +317,15 @@ def _units(direction: Any, clean: CleanRun, *, who: str) -> dict[Site, Float[Ten
     return units
 
 
-def _windows_by_document(tokens: pd.DataFrame) -> list[int]:
-    return tokens.groupby("doc", sort=False, observed=True)["window"].nunique().tolist()
-
-
 def _partners(
     clean: CleanRun, source: pd.DataFrame, theirs: list[Window], align: Align
 ) -> Int[np.ndarray, " tokens"]:
     """Return the source's row for every row, -1 where it has none."""
     own = token_windows(clean.model, clean.tokens)
-    counts, their_counts = (_windows_by_document(part) for part in (clean.tokens, source))
+    counts, their_counts = (
+        part.groupby("doc", sort=False, observed=True)["window"].nunique().tolist()
+        for part in (clean.tokens, source)
+    )
     if counts != their_counts:
         raise InputError(
             "Patch needs a source for every document, in the same order and of as many windows; the documents have "

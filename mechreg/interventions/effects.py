@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
+from torch import Tensor
 
 from mechreg.forward import token_bar, token_windows
 from mechreg.interventions.clean import CleanRun
@@ -15,7 +16,7 @@ from mechreg.interventions.passes import Passes, Site
 from mechreg.interventions.plans import Edit, Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
 from mechreg.models import HOOK_POINTS, Model, load_model, record_of
-from mechreg.norms import is_per_head, token_frame
+from mechreg.norms import is_per_head, known_layers, token_frame
 from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,
@@ -28,7 +29,7 @@ from mechreg.schema import (
 
 Measure = Literal["loss", "kl", "top1", "norms", "difference", "target_loss", "logit_difference"]
 Control = Literal["random_direction", "other_position", "other_layer", "direct"]
-Answer = str | int | Sequence[str | int] | None
+Answer = str | int | Sequence[str | int] | np.ndarray | Tensor | None
 
 EFFECT_COLUMNS = (
     *("model", "hook", "layer", "head", "depth", "edit", "dose", "control", "measure", "norm_hook"),
@@ -65,7 +66,6 @@ def intervene(
 
     Every batch runs clean once, then once for each layer, head, edit and control, in the same shape and order.
     The tokens counted are those that an edit can reach: at and after the first edited token of their window.
-    Memory does not grow with documents times edits: sums are kept of a few documents at a time.
 
     Parameters
     ----------
@@ -90,13 +90,12 @@ def intervene(
         cross-entropy. "logit_difference": the change of the target's logit less the foil's.
     measured_at : as positions
         Tokens whose effects count: "last" for the answer to a prompt.
-    target, foil : str, int or sequence of them
+    target, foil : str, int, or a sequence, array or tensor of them
         A token, as text or as id, for all documents; or one for each document.
     controls : one or several of "random_direction", "other_position", "other_layer", "direct"
         As well as the edit itself: a change of the same size in a random direction; the same edit at as many
         other tokens of the window (never position 0); the same edit in another layer, drawn for each window; the same
-        edit where attention in later layers adds what it added in the clean run (the direct effect; what the edit
-        itself has beyond it goes through later attention).
+        edit where attention in later layers adds what it added in the clean run (the direct effect).
     together : bool
         Edit all the layers and heads in one pass: ``layer`` and ``head`` are then -1. Norms are what a layer computed
         before its own edit.
@@ -104,13 +103,10 @@ def intervene(
         Where norms are measured; by default at ``hook``, and at attn_out for heads.
     max_offset : int
         Effects are also given separately for tokens 0, 1, ... max_offset after the last edited token.
-    batch_tokens : int
-        Tokens in a batch, right padding included.
-    conf_level : float
     seed : int
         Of controls and `Ablate("resample")`; `Rotate` has its own.
-    progress : bool
-        A bar on standard error, where that is a terminal.
+    batch_tokens, conf_level, progress
+        As for `extract_norms` and `fit_lagged`.
 
     Returns
     -------
@@ -123,12 +119,9 @@ def intervene(
 
     Raises
     ------
-    InputError
-        A wrong option, no token chosen, or an edit that does not fit the documents or layers.
-    ModelError
-        A hook point is missing, an edit did not fire exactly once in a pass, or dropout is on.
-    NumericalError
-        An effect that is NaN or infinite; names the layer, document and position.
+    InputError, ModelError, NumericalError
+        A wrong option, no token chosen, an edit that does not fit the documents or layers; a hook point that is missing
+        or did not fire exactly once in a pass, dropout; an effect that is NaN or infinite.
 
     Examples
     --------
@@ -180,13 +173,10 @@ def intervene(
 
 
 def _passes(model: Model, hook: str, norm_hook: str | None, wanted: list[str], checks: list[str]) -> Passes:
-    """Return the passes that compute what is measured."""
-    if norm_hook is None:
-        norm_hook = "attn_out" if hook in ("z", "result") else hook
     return Passes(
         model,
         hook=hook,
-        norm_hook=norm_hook,
+        norm_hook=norm_hook or ("attn_out" if hook in ("z", "result") else hook),
         norms=bool({*wanted} & {*OF_LAYERS}),
         logits=bool({*wanted} - {*OF_LAYERS}),
         distances="difference" in wanted,
@@ -196,9 +186,7 @@ def _passes(model: Model, hook: str, norm_hook: str | None, wanted: list[str], c
 
 def _sites(passes: Passes, layers: Any, heads: Any) -> list[Site]:
     """Return the layers that are edited, or their heads."""
-    chosen_layers = require_whole_numbers(
-        range(passes.n_layers) if layers is None else layers, name="layers", most=passes.n_layers - 1
-    )
+    chosen_layers = known_layers(passes.model, layers)
     if not is_per_head(passes.hook):
         if heads is not None:
             raise InputError(f"heads= needs hook='z' or hook='result'; the hook is {passes.hook!r}.")
@@ -229,6 +217,7 @@ def _answers(clean: CleanRun, wanted: list[str], target: Any, foil: Any) -> Int[
 
 def token_id(model: Model, token: Any, *, name: str) -> int:
     """Return the id of a token that is given as text or as id."""
+    token = token.tolist() if hasattr(token, "tolist") else token  # of an array or a tensor
     if not isinstance(token, str):
         require_whole_number(
             token, name=f"{name}, a token as text or as id,", most=int(model.cfg.d_vocab) - 1, least=0

@@ -97,7 +97,7 @@ class Measuring:
                 offset = offsets(np.logical_or.reduce([*mask.values()]))
                 reached = (offset >= 0) & counted
                 after = self.passes.run(
-                    batch.ids, self._edits(plan, batch, mask), before, frozen=plan.is_frozen
+                    batch.ids, self._edits(plan, batch, mask), before, frozen=plan.control == "direct"
                 )
                 if len(self.slots) > n_next:
                     change = self._readings(after, batch, reached, str(plan), clean)

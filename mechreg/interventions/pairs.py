@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import einops
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from mechreg.forward import Window
 from mechreg.regression import demeaned
@@ -78,40 +77,16 @@ def _coefficients(
     return np.where(diagonal, alone, slopes / np.where(diagonal, 1.0, left))
 
 
-def left_out_squares(
+def jackknife_errors(
     moments: Float[np.ndarray, "doc column column"],
     estimate: Float[np.ndarray, "layer later_layer"],
     *,
     own_lag: bool,
 ) -> Float[np.ndarray, "layer later_layer"]:
-    """Return the sum over documents of the squared change of the coefficients without it; NaN if undetermined."""
+    """Return the jackknife's standard errors (CRV3), of each document left out; NaN if undetermined."""
     total = moments.sum(axis=0)
     squares = np.zeros(estimate.shape)
     for some in np.array_split(moments, max(1, len(moments) // 64)):
         left = _coefficients(total - some, own_lag=own_lag)
         squares += ((left - estimate) ** 2).sum(axis=0)
-    return squares
-
-
-def with_interval(
-    estimate: Float[np.ndarray, "layer later_layer"],
-    squares: Float[np.ndarray, "layer later_layer"] | None,
-    n_docs: int,
-    *,
-    conf_level: float,
-) -> dict[str, np.ndarray]:
-    """Return coefficients with the jackknife's standard errors (CRV3) and intervals from t(G - 1).
-
-    ``squares`` are those of `left_out_squares`, None where there is only one document.
-    """
-    if squares is None:
-        std_error = half = np.full(estimate.shape, np.nan)
-    else:
-        std_error = np.sqrt((n_docs - 1) / n_docs * squares)
-        half = stats.t.ppf((1 + conf_level) / 2, n_docs - 1) * std_error
-    return {
-        "coefficient": estimate,
-        "coefficient_std_error": std_error,
-        "coefficient_low": estimate - half,
-        "coefficient_high": estimate + half,
-    }
+    return np.sqrt((len(moments) - 1) / len(moments) * squares)

@@ -16,12 +16,8 @@ from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.effects import BATCH_TOKENS, token_id
 from mechreg.interventions.passes import WHOLE, Edited, Outcome, Passes, Site
 from mechreg.models import Model, load_model
-from mechreg.schema import (
-    InputError,
-    require_option,
-    require_whole_number,
-    require_whole_numbers,
-)
+from mechreg.norms import known_layers
+from mechreg.schema import InputError, require_option, require_whole_number
 
 
 def patch_map(
@@ -29,8 +25,8 @@ def patch_map(
     corrupted: str,
     source: str,
     *,
-    target: str | int | None = None,
-    foil: str | int | None = None,
+    target: str | int | Tensor | None = None,
+    foil: str | int | Tensor | None = None,
     hook: str = "resid_pre",
     layers: int | Sequence[int] | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -48,12 +44,8 @@ def patch_map(
         Two prompts of as many tokens: the one that runs, and the one whose vectors are put into it.
     target, foil : str or int, optional
         Tokens, as text or as id. By default the likeliest next token of the source, and that of the corrupted prompt.
-    hook : str
-        resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post.
-    layers : int or sequence of int, optional
-        All by default.
-    batch_tokens, progress
-        As in `intervene`.
+    hook, layers, batch_tokens, progress
+        As for `intervene`; no hook of heads.
 
     Returns
     -------
@@ -64,10 +56,8 @@ def patch_map(
 
     Raises
     ------
-    InputError
-        Prompts of unequal length, as much of the answer in both, or a wrong option.
-    ModelError
-        As `intervene`.
+    InputError, ModelError
+        As `intervene`; prompts of unequal length, or as much of the answer in both.
 
     Notes
     -----
@@ -83,10 +73,10 @@ def patch_map(
     require_option(hook, WHOLE, name="hook")
     require_whole_number(batch_tokens, name="batch_tokens")
     passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
-    everywhere = range(passes.n_layers) if layers is None else layers
-    chosen = require_whole_numbers(everywhere, name="layers", most=passes.n_layers - 1)
+    chosen = known_layers(model, layers)
     tokens, theirs = _pair(model, corrupted, source)
-    own, others = (_alone(passes, prompt) for prompt in (tokens, theirs))
+    alone = (padded(model, prompt, [Window(0, len(prompt))]) for prompt in (tokens, theirs))
+    own, others = (_last_logits(passes, passes.run(batch.ids), batch)[0] for batch in alone)
     ids = [
         int(logits.argmax()) if given is None else token_id(model, given, name=name)
         for name, given, logits in (("target", target, others), ("foil", foil, own))
@@ -148,7 +138,7 @@ def _patched(
 
 
 def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
-    for name, text in (("corrupted", corrupted), ("source", source)):
+    for name, text in {"corrupted": corrupted, "source": source}.items():
         if not isinstance(text, str):
             raise InputError(f"patch_map needs a text as {name}; got {type(text).__name__}.")
     tokens, theirs = (tokenize(model, [text]) for text in (corrupted, source))
@@ -162,12 +152,6 @@ def _pair(model: Model, corrupted: Any, source: Any) -> tuple[pd.DataFrame, pd.D
             f"({tokens['token'].tolist()[:20]}) and {len(theirs)} ({theirs['token'].tolist()[:20]})."
         )
     return tokens, theirs
-
-
-def _alone(passes: Passes, prompt: pd.DataFrame) -> Float[Tensor, " d_vocab"]:
-    """Return the logits after a prompt."""
-    batch = padded(passes.model, prompt, [Window(0, len(prompt))])
-    return _last_logits(passes, passes.run(batch.ids), batch)[0]
 
 
 def _last_logits(passes: Passes, outcome: Outcome, batch: Batch) -> Float[Tensor, "batch d_vocab"]:

@@ -1,7 +1,7 @@
 """Plans: one edit or control at one site, and the tokens that it changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,9 +39,7 @@ class Targets:
     windows: Sequence[Window]  # all of the token frame's, in its order
     edited: Bool[np.ndarray, " tokens"]
     n_layers: int
-
-    def __post_init__(self) -> None:
-        self._drawn: dict[int, np.ndarray] = {}
+    drawn: dict[int, np.ndarray] = field(default_factory=dict)  # another layer for each window, by layer
 
     @cached_property
     def others(self) -> Bool[np.ndarray, " tokens"]:
@@ -55,13 +53,13 @@ class Targets:
 
     def other_layers(self, layer: int) -> Int[np.ndarray, " windows"]:
         """Return a layer other than this one for each window, drawn at random."""
-        if layer not in self._drawn:
+        if layer not in self.drawn:
             free = [other for other in range(self.n_layers) if other != layer]
             starts = [window.start for window in self.windows]
             places = self.clean.tokens[["doc", "window"]].iloc[starts].itertuples(index=False)
             draws = (generator(self.clean.seed, "other_layer", *place, layer) for place in places)
-            self._drawn[layer] = np.array([free[int(draw.integers(len(free)))] for draw in draws])
-        return self._drawn[layer]
+            self.drawn[layer] = np.array([free[int(draw.integers(len(free)))] for draw in draws])
+        return self.drawn[layer]
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,6 @@ class Plan:
 
     def __str__(self) -> str:
         return f"{self.edit.name} {self.edit.dose:g}, layer {'; '.join(map(str, self.sites))}"
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether the attention of later layers adds what it added in the clean pass."""
-        return self.control == "direct"
 
     def masks(self, rows: Any = slice(None)) -> dict[Site, Bool[np.ndarray, "*rows"]]:
         """Return which of some rows of the token frame are edited, by site; no site without any."""

@@ -18,14 +18,7 @@ Positions = str | int | Callable[[pd.DataFrame], Any]
 def chosen(
     tokens: pd.DataFrame, positions: Positions, *, name: str = "positions"
 ) -> Bool[np.ndarray, " tokens"]:
-    """Return which rows of a token frame an option of that name chooses, as ``positions`` does in `intervene`.
-
-    Examples
-    --------
-    >>> tokens = pd.DataFrame({"doc": "d", "window": 0, "position": range(5)})
-    >>> chosen(tokens, 2).tolist()
-    [False, False, True, False, True]
-    """
+    """Return which rows of a token frame an option of that name chooses, as ``positions`` does in `intervene`."""
     position = tokens["position"].to_numpy(np.int64)
     if callable(positions):
         edited = _booleans(positions(tokens.copy()), len(tokens), f"The function given as {name}=")

@@ -1,6 +1,6 @@
 """Regression against cause: a layer's norm as a predictor of the next token's norms, and the effect of moving it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 from mechreg.forward import Batch, Window, padded_batches, token_bar, token_windows
 from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.document_means import DocumentMeans
-from mechreg.interventions.pairs import left_out_squares, pair_coefficients, pair_moments, with_interval
+from mechreg.interventions.pairs import jackknife_errors, pair_coefficients, pair_moments
 from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
 from mechreg.interventions.seeding import generator
 from mechreg.models import Model, load_model
-from mechreg.norms import token_frame, window_norms
+from mechreg.norms import BATCH_TOKENS, token_frame, window_norms
 from mechreg.outside import any_frames, for_page
+from mechreg.regression.results import t_columns
 from mechreg.schema import (
     InputError,
     NumericalError,
@@ -29,7 +30,17 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-BATCH_TOKENS = 2048
+ENDS = {"": "estimate", "_std_error": "std_error", "_low": "conf_low", "_high": "conf_high"}
+PAIR_COLUMNS = [
+    "model",
+    "hook",
+    "layer",
+    "later_layer",
+    "n_layers",
+    *(f"coefficient{end}" for end in ENDS),
+    "n",
+]
+PAIR_COLUMNS += [*(f"effect{end}" for end in ENDS), "n_edits", "n_docs"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def regression_vs_cause(
     Parameters
     ----------
     model, documents, hook, batch_tokens, conf_level, progress
-        As in `intervene`.
+        As for `intervene`.
     effects : str or sequence of str
         Of "doc" and "position": columns with a level for every value, taken off before the regression.
     own_lag : bool
@@ -105,9 +116,8 @@ def regression_vs_cause(
         Tokens t-1 of each window at which the effect is measured, drawn by the seed; all of a shorter window.
     skip : int
         Number of first positions of each window that are neither t nor t-1.
-    draws : int
+    draws, seed : int
         Of documents with replacement, for the interval of the rank correlation.
-    seed : int
 
     Returns
     -------
@@ -118,12 +128,8 @@ def regression_vs_cause(
 
     Raises
     ------
-    InputError
-        A wrong option, or no window with two tokens after ``skip``.
-    ModelError
-        A hook point is missing, or an edit did not fire exactly once.
-    NumericalError
-        A norm without a logarithm, or regressors that are collinear.
+    InputError, ModelError, NumericalError
+        As `intervene`; no window with two tokens after ``skip``; a norm without a logarithm, collinear regressors.
 
     Notes
     -----
@@ -137,8 +143,12 @@ def regression_vs_cause(
     """
     model = load_model(model)
     effects = tuple(require_names(effects, ("doc", "position"), name="effects", least=0))
-    counts = {"per_window": (per_window, 1), "skip": (skip, 0), "batch_tokens": (batch_tokens, 1)}
-    _require_options(own_lag, step, counts | {"draws": (draws, 1), "seed": (seed, 0)}, conf_level)
+    require_option(own_lag, (True, False), name="own_lag")
+    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
+    from_one = {"per_window": per_window, "batch_tokens": batch_tokens, "draws": draws}
+    for name, count in (from_one | {"skip": skip, "seed": seed}).items():
+        require_whole_number(count, name=name, least=int(name in from_one))
+    require_conf_level(conf_level)
     require_option(hook, WHOLE, name="hook")
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
     tokens = token_frame(model, documents).reset_index(drop=True)
@@ -151,14 +161,10 @@ def regression_vs_cause(
     codes = pd.factorize(tokens["doc"])[0]
     docs, doc_of = np.unique(codes[[window.start for window in windows]], return_inverse=True)
     if len(docs) < 2 and "position" in effects:
-        raise InputError(
-            f"effects={effects!r} leave nothing of one document; give two or more, or effects=()."
-        )
-
+        raise InputError(f"effects={effects!r} leave nothing of one document; give more, or effects=().")
     log_norms = _log_norms(model, tokens, hook, int(batch_tokens))
     moments, n = pair_moments(log_norms, windows, doc_of.tolist(), int(skip), effects=effects)
-    coefficient, squares = _regressions(moments, own_lag=own_lag)
-
+    own = _regressions(moments, own_lag=own_lag, conf_level=conf_level)
     rows = _rows(tokens, windows, int(per_window), int(skip), int(seed))
     with token_bar(2 * passes.n_layers * sum(row.length for row in rows), progress) as bar:
         batches = padded_batches(model, tokens, int(batch_tokens), rows)
@@ -166,31 +172,18 @@ def regression_vs_cause(
     means = DocumentMeans()
     means.add(sums, counted)
     effect = means.table(conf_level=conf_level)
-
-    keys = {"model": passes.name, "hook": hook}
-    columns = with_interval(coefficient, squares, len(docs), conf_level=conf_level) | {
-        "n": np.full(coefficient.shape, n.sum()),
-        "effect": effect["estimate"],
-        "effect_std_error": effect["std_error"],
-        "effect_low": effect["conf_low"],
-        "effect_high": effect["conf_high"],
-        "n_edits": np.full(coefficient.shape, counted[:, 0, 0].sum()),
-        "n_docs": np.full(coefficient.shape, len(docs)),
-    }
+    keys, (layer, later) = {"model": passes.name, "hook": hook}, np.indices(effect["estimate"].shape)
+    columns = {"layer": layer, "later_layer": later, "n_layers": passes.n_layers, "n": n.sum()}
+    for name, table in {"coefficient": own, "effect": effect}.items():
+        columns |= {f"{name}{end}": table[column] for end, column in ENDS.items()}
+    columns |= {"n_edits": counted[:, 0, 0].sum(), "n_docs": len(docs)}
+    flat = {name: np.broadcast_to(column, layer.shape).ravel() for name, column in columns.items()}
     fit = partial(pair_coefficients, moments, own_lag=own_lag)
     found = agreement(fit, sums / counted, conf_level=conf_level, draws=int(draws), seed=int(seed))
     row = {"own_lag": own_lag, "effects": " + ".join(effects), "step": float(step)} | found
-    return CauseMaps(_pair_frame(keys, columns), pd.DataFrame([keys | row | {"n_docs": len(docs)}]))
-
-
-def _require_options(
-    own_lag: object, step: object, counts: Mapping[str, tuple[object, int]], conf_level: object
-) -> None:
-    require_option(own_lag, (True, False), name="own_lag")
-    require_number(step, name="step", least=0, most=1, strict=True, example=0.01)
-    for name, (value, least) in counts.items():
-        require_whole_number(value, name=name, least=least)
-    require_conf_level(conf_level)
+    return CauseMaps(
+        pd.DataFrame(keys | flat)[PAIR_COLUMNS], pd.DataFrame([keys | row | {"n_docs": len(docs)}])
+    )
 
 
 def _summed(
@@ -251,33 +244,21 @@ def _log_norms(
 
 
 def _regressions(
-    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool
-) -> tuple[Float[np.ndarray, "layer later_layer"], Float[np.ndarray, "layer later_layer"] | None]:
-    """Return the coefficients and their `left_out_squares`, None where there is only one document."""
+    moments: Float[np.ndarray, "doc column column"], *, own_lag: bool, conf_level: float
+) -> dict[str, Any]:
+    """Return the coefficients with their intervals, NaN where there is only one document."""
     coefficient = pair_coefficients(moments, np.ones((1, len(moments))), own_lag=own_lag)[0]
-    squares = left_out_squares(moments, coefficient, own_lag=own_lag) if len(moments) > 1 else None
-    for values, documents in ((coefficient, "all documents"), (squares, "all documents but one")):
-        if values is not None and not np.isfinite(values).all():
+    std_error = np.full(coefficient.shape, np.nan)
+    if len(moments) > 1:
+        std_error = jackknife_errors(moments, coefficient, own_lag=own_lag)
+    for values, documents in ((coefficient, "all documents"), (std_error, "all documents but one")):
+        if not np.isfinite(values).all() and (len(moments) > 1 or values is coefficient):
             raise NumericalError(
                 f"In {documents} the log norms of some layer at t-1 do not vary, or those of two layers are collinear, "
                 f"so a coefficient is not determined; give more text{', or own_lag=False' if own_lag else ''}."
             )
-    return coefficient, squares
-
-
-def _pair_frame(keys: dict[str, str], columns: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return one row a pair of layers, of matrices "layer later_layer"."""
-    shape = columns["coefficient"].shape
-    layer, later = np.indices(shape)
-    matrices = {
-        "layer": layer,
-        "later_layer": later,
-        "n_layers": np.full(shape, shape[0]),
-    } | columns
-    flat = {
-        name: einops.rearrange(matrix, "layer later -> (layer later)") for name, matrix in matrices.items()
-    }
-    return pd.DataFrame(keys | flat)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return t_columns(coefficient, std_error, len(moments) - 1.0, conf_level)
 
 
 def _rows(

@@ -15,13 +15,7 @@ Purpose = Literal[
 
 
 def generator(seed: int, purpose: Purpose, *place: object) -> np.random.Generator:
-    """Return the generator of a seed, a purpose and a place (a document, its window, a layer).
-
-    Examples
-    --------
-    >>> generator(0, "rotate", "d1", 0, 3).random() == generator(0, "rotate", "d1", 0, 3).random()
-    True
-    """
+    """Return the generator of a seed, a purpose and a place (a document, its window, a layer)."""
     digest = hashlib.sha256(repr((int(seed), purpose, *map(str, place))).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.edits import Bound, Reach
+from mechreg.interventions.edits import Bound
 from mechreg.interventions.passes import Site
 from mechreg.models import record_of
-from mechreg.norms import is_per_head
+from mechreg.norms import as_numbers, is_per_head
 from mechreg.outside import any_frames, to_pandas
 from mechreg.schema import (
     GROUP_KEYS,
@@ -35,11 +35,10 @@ class SetNorm:
     Parameters
     ----------
     values : pandas.DataFrame, array or function
-        A frame of doc, window, position, layer, norm (and head, where heads are edited): tokens without a row, or with
-        NaN, are left as they are. If it has model or hook, only the rows of the model and hook that are edited are
-        taken. An array of layer x token (layer x head x token), in the order of the token frame, NaN likewise. Or a
-        function of a frame with one layer's clean norms (the token frame's columns, layer, head, norm) that gives the
-        new norms.
+        A frame of doc, window, position, layer, norm (and head, where heads are edited); model and hook, where it has
+        them, choose its rows. An array of layer (x head) x token. Tokens without a row, or with NaN, are left as they
+        are. Or a function of a frame with one layer's clean norms (the token frame's columns, layer, head, norm) that
+        gives the new norms.
     dose : float
         The value of the column ``dose``.
 
@@ -57,7 +56,7 @@ class SetNorm:
         object.__setattr__(self, "values", to_pandas(self.values))
         if isinstance(self.values, pd.DataFrame):
             require(self.values, (*TOKEN_KEYS, "layer", "norm"), who="SetNorm")
-        elif not callable(self.values) and np.ndim(self.values) not in (2, 3):
+        elif not callable(self.values) and as_numbers(self.values).ndim not in (2, 3):
             raise InputError(
                 "SetNorm needs a frame of doc, window, position, layer and norm, an array of layer x token, or a "
                 f"function of a frame of clean norms; got {type(self.values).__name__}."
@@ -65,7 +64,10 @@ class SetNorm:
 
     def bind(self, clean: CleanRun) -> Bound:
         """Return the edit bound to a model and corpus."""
-        wanted, reach = self._values(clean)
+        # Edits of several doses have one frame.
+        if id(self.values) not in clean.shared:
+            clean.shared[id(self.values)] = _norms_by_site(self.values, clean)
+        wanted = clean.shared[id(self.values)]
 
         def resize(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
             norms = einops.reduce(vectors.square(), "rows d -> rows", "sum").sqrt()
@@ -75,68 +77,24 @@ class SetNorm:
                     f"SetNorm needs a direction, and the vector of layer {site}, document {place['doc']!r}, window "
                     f"{place['window']}, position {place['position']} is zero."
                 )
-            target = torch.from_numpy(wanted[site][rows] * self._factor(site)).to(vectors)
+            target = torch.from_numpy(wanted[site][rows] * self._factor(site.layer)).to(vectors)
             return vectors * einops.rearrange(target / norms, "rows -> rows 1")
 
-        return Bound(resize, reach)
+        return Bound(resize, {site: ~np.isnan(values) for site, values in wanted.items()})
 
-    def _values(self, clean: CleanRun) -> tuple[dict[Site, Float[np.ndarray, " tokens"]], Reach]:
-        wanted = self._wanted(clean)
-        for site, values in wanted.items():
-            bad = ~np.isnan(values) & ~(np.isfinite(values) & (values >= 0))
-            if bad.any():
-                raise InputError(
-                    f"SetNorm needs norms of 0 or more, all finite; got {values[int(bad.argmax())]} in layer {site}."
-                )
-        return wanted, {site: ~np.isnan(values) for site, values in wanted.items()}
-
-    def _factor(self, site: Site) -> float:
+    def _factor(self, layer: int) -> float:
         return 1.0
-
-    def _wanted(self, clean: CleanRun) -> dict[Site, Float[np.ndarray, " tokens"]]:
-        """Return the norm of every token at each site, NaN where it is left as it is."""
-        if isinstance(self.values, pd.DataFrame):
-            return _from_frame(self.values, clean)
-        n_tokens = len(clean.tokens)
-        if not callable(self.values):
-            array = np.asarray(self.values, dtype="float64")
-            heads = [int(clean.model.cfg.n_heads)] if is_per_head(clean.hook) else []
-            shape = (int(clean.model.cfg.n_layers), *heads, n_tokens)
-            if array.shape != shape:
-                raise InputError(
-                    f"SetNorm needs an array of {'layer x head x token' if heads else 'layer x token'}, {shape}; got "
-                    f"{array.shape}."
-                )
-            return {site: array[site if heads else site.layer] for site in clean.sites}
-        wanted = {}
-        for site in clean.sites:
-            frame = clean.tokens.assign(**site._asdict(), norm=clean.norms(site))
-            wanted[site] = np.asarray(self.values(frame), dtype="float64")
-            if wanted[site].shape != (n_tokens,):
-                raise InputError(
-                    f"SetNorm's function must give one norm for each of {n_tokens} tokens; got shape "
-                    f"{wanted[site].shape}."
-                )
-        return wanted
 
 
 @dataclass(frozen=True, eq=False)
 class Surprise(SetNorm):
-    """Norms set so many residual standard deviations from their predictions: what `surprise_edits` gives.
+    """Norms set ``dose`` residual standard deviations from their predictions: what `surprise_edits` gives."""
 
-    Edits of several doses share the frame of predicted norms.
-    """
-
-    spread: Any = None
+    spread: Any = None  # the standard deviation of each layer
     name: ClassVar[str] = "surprise"
 
-    def _factor(self, site: Site) -> float:
-        return float(np.exp(self.dose * self.spread[site.layer]))
-
-    def _values(self, clean: CleanRun) -> tuple[dict[Site, Float[np.ndarray, " tokens"]], Reach]:
-        if id(self.values) not in clean.shared:
-            clean.shared[id(self.values)] = super()._values(clean)
-        return clean.shared[id(self.values)]
+    def _factor(self, layer: int) -> float:
+        return float(np.exp(self.dose * self.spread[layer]))
 
 
 @any_frames
@@ -154,7 +112,7 @@ def surprise_edits(
         What ``fits.augment(lagged)`` gives, of one model and hook: model, hook, layer, doc, window, position,
         log_norm, predicted, residual.
     k : float or sequence of float
-        Residual standard deviations, each of the layer's own residuals.
+        In standard deviations of each layer's own residuals.
 
     Returns
     -------
@@ -164,8 +122,7 @@ def surprise_edits(
     Raises
     ------
     SchemaError, InputError
-        A missing column, several models, hooks or heads, no prediction in some layer, or a fit whose outcome is
-        not log_norm.
+        A missing column, several models, hooks or heads, too few predictions, or another outcome than log_norm.
 
     Examples
     --------
@@ -200,33 +157,64 @@ def surprise_edits(
     return [Surprise(frame, dose=float(one), spread=spread) for one in steps]
 
 
-def _from_frame(frame: pd.DataFrame, clean: CleanRun) -> dict[Site, Float[np.ndarray, " tokens"]]:
-    """Return a frame's norms by site, in the order of the token frame."""
+def _norms_by_site(values: Any, clean: CleanRun) -> dict[Site, Float[np.ndarray, " tokens"]]:
+    """Return the norm of every token at each site, NaN where it is left as it is."""
+    n_tokens, cfg = len(clean.tokens), clean.model.cfg
+    heads = [int(cfg.n_heads)] if is_per_head(clean.hook) else []
+    shape = (int(cfg.n_layers), *heads, n_tokens)
+    if callable(values):
+        frames = {site: clean.tokens.assign(**site._asdict(), norm=clean.norms(site)) for site in clean.sites}
+        wanted = {site: np.asarray(values(frame), dtype="float64") for site, frame in frames.items()}
+        for own in wanted.values():
+            if own.shape != (n_tokens,):
+                raise InputError(
+                    f"SetNorm's function must give one norm for each of {n_tokens} tokens; got shape {own.shape}."
+                )
+    else:
+        array = _from_frame(values, clean, shape) if isinstance(values, pd.DataFrame) else as_numbers(values)
+        if array.shape != shape:
+            raise InputError(
+                f"SetNorm needs an array of {'layer x head x token' if heads else 'layer x token'}, {shape}; got "
+                f"{array.shape}."
+            )
+        wanted = {site: array[site if heads else site.layer] for site in clean.sites}
+    for site, own in wanted.items():
+        bad = ~np.isnan(own) & ~(np.isfinite(own) & (own >= 0))
+        if bad.any():
+            raise InputError(
+                f"SetNorm needs norms of 0 or more, all finite; got {own[int(bad.argmax())]} in layer {site}."
+            )
+    return wanted
+
+
+def _from_frame(frame: pd.DataFrame, clean: CleanRun, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a frame's norms as an array of layer (x head) x token."""
     for key, edited in (("model", record_of(clean.model).name), ("hook", clean.hook)):
         if key in frame.columns:
             have = sorted(frame[key].astype("str").unique())
             frame = frame[frame[key].astype("str") == edited]
             if frame.empty:
                 raise InputError(f"SetNorm's frame has no rows of the {key} {edited!r}; it has {have}.")
-    if is_per_head(clean.hook):
-        require(frame, ["head"], who=f"SetNorm at the hook {clean.hook!r}")
+    axes = ["layer", "head"][: len(shape) - 1]
+    require(frame, axes, who=f"SetNorm at the hook {clean.hook!r}")
     frame = frame[frame["norm"].notna()].astype({"doc": "str"})
+    for axis in axes:
+        frame = frame[frame[axis].isin({getattr(site, axis) for site in clean.sites})]
+    twice = frame.duplicated([*axes, *TOKEN_KEYS])
+    if twice.any():
+        layer = frame.loc[twice, "layer"].iat[0]
+        raise InputError(
+            f"SetNorm needs one norm for each token; the frame has two for one token in layer {layer}."
+        )
     keys = pd.MultiIndex.from_frame(clean.tokens[[*TOKEN_KEYS]].astype({"doc": "str"}))
-    wanted = {site: np.full(len(clean.tokens), np.nan) for site in clean.sites}
-    for site, values in wanted.items():
-        part = frame[frame["layer"] == site.layer]
-        part = part if site.head < 0 else part[part["head"] == site.head]
-        if part.duplicated([*TOKEN_KEYS]).any():
-            raise InputError(
-                f"SetNorm needs one norm for each token; the frame has two for one token in layer {site}."
-            )
-        at: Int[np.ndarray, " rows"] = keys.get_indexer(pd.MultiIndex.from_frame(part[[*TOKEN_KEYS]]))
-        part, at = part[at >= 0], at[at >= 0]
-        if "token_id" in part and (clean.tokens["token_id"].to_numpy()[at] != part["token_id"]).any():
-            raise InputError(
-                "SetNorm's frame has other token ids at these places; give the frame of these texts."
-            )
-        values[at] = part["norm"].to_numpy(dtype="float64")
-    if all(np.isnan(values).all() for values in wanted.values()):
+    at: Int[np.ndarray, " rows"] = keys.get_indexer(pd.MultiIndex.from_frame(frame[[*TOKEN_KEYS]]))
+    frame, at = frame[at >= 0], at[at >= 0]
+    if frame.empty:
         raise InputError("SetNorm's frame has no norm for any of these documents' tokens in these layers.")
-    return wanted
+    if "token_id" in frame and (clean.tokens["token_id"].to_numpy()[at] != frame["token_id"]).any():
+        raise InputError(
+            "SetNorm's frame has other token ids at these places; give the frame of these texts."
+        )
+    array = np.full(shape, np.nan)
+    array[(*(frame[axis].to_numpy(np.int64) for axis in axes), at)] = frame["norm"].to_numpy(dtype="float64")
+    return array

@@ -22,27 +22,13 @@ _SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 def fused(model: Model) -> Iterator[None]:
     """Compute attention by torch's ``scaled_dot_product_attention``, within the ``with`` block only.
 
-    That is what Hugging Face itself takes by default. TransformerLens computes scores, mask and softmax one by one, so
-    that they can be hooked. In the block a bridge's attention is Hugging Face's own module, whose parts are the
-    bridge's, so that hook_z and hook_attn_out fire; a HookedTransformer's gives queries and keys to the kernel in place
-    of its scores. A model's own way is left as it is where scores, patterns or anything else that the kernel skips is
-    hooked, where a method was replaced or projections changed, and where Hugging Face has no such kernel (softcapping,
-    attention sinks). In float32 and float64 a GPT-2's GELU is torch's too, which is the same to rounding.
-
-    Parameters
-    ----------
-    model : TransformerLens model
-        Run only on texts that need no attention mask: right padding, or none.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> model = load_model("mini-s")
-    >>> ids = torch.arange(20).reshape(1, 20)
-    >>> plain = model(ids)
-    >>> with fused(model):
-    ...     torch.allclose(model(ids), plain, atol=1e-4)
-    True
+    That is what Hugging Face itself takes by default; TransformerLens computes scores, mask and softmax one by one, so
+    that they can be hooked. A bridge's attention is then Hugging Face's own module, whose parts are the bridge's, so
+    that hook_z and hook_attn_out fire; a HookedTransformer's gives queries and keys to the kernel in place of its
+    scores. A model's own way is left where scores, patterns or anything else that the kernel skips is hooked, where a
+    method was replaced or projections changed, and where Hugging Face has no such kernel (softcapping, attention
+    sinks). In float32 and float64 a GPT-2's GELU is torch's too, which is the same to rounding. Padding must be on the
+    right.
     """
     with ExitStack() as undo:
         if is_bridge(model):

@@ -50,26 +50,12 @@ def is_bridge(model: Any) -> bool:
 
 
 def input_device(model: Any) -> torch.device:
-    """Return the device that token ids must be on: the embedding's, where a model is split over several.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> input_device(load_model("mini-s"))
-    device(type='cpu')
-    """
+    """Return the device that token ids must be on: the embedding's, where a model is split over several."""
     return next(iter(getattr(model, "embed", model).parameters())).device
 
 
 def record_of(model: Any) -> LoadRecord:
-    """Return a model's load record, or for a model made elsewhere what the model itself shows.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> record_of(load_model("mini-s", backend="bridge")).backend
-    'bridge'
-    """
+    """Return a model's load record, or for a model made elsewhere what the model itself shows."""
     if not is_transformer_lens_model(model):
         raise InputError(
             f"A TransformerLens model is needed; got {type(model).__name__}. Use load_model(...) first."
@@ -117,14 +103,7 @@ def tokenizer_hash(model: Any) -> str | None:
 
 
 def special_ids(model: Any) -> list[int]:
-    """Return the ids of the tokenizer's special tokens (BOS, EOS, chat marks), none where there is no tokenizer.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> special_ids(load_model("mini-s"))
-    [0]
-    """
+    """Return the ids of the tokenizer's special tokens (BOS, EOS, chat marks), none where there is no tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)
     return sorted(getattr(tokenizer, "all_special_ids", []))
 

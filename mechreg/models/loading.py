@@ -103,11 +103,10 @@ def load_model(
 
     Raises
     ------
-    InputError
-        An option has no such value or does not apply, or a folder is not there.
-    ModelError
-        The model could not be loaded, its weights and its config do not match, it is pickled, needs remote code, has
-        parts beside its text, reads in both directions, or TransformerLens computes it differently.
+    InputError, ModelError
+        An option has no such value or does not apply; a model that could not be loaded, whose weights and config do not
+        match, that is pickled, needs remote code, has parts beside its text, reads in both directions, or that
+        TransformerLens computes differently.
 
     Examples
     --------
@@ -233,11 +232,6 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     """Return what a model is called in frames, before it is loaded or after; ``name`` where it is given.
 
     Control characters in it are shown as symbols.
-
-    Examples
-    --------
-    >>> model_label("mini-s")
-    'mini-s'
     """
     if is_transformer_lens_model(model):
         return record_of(model).name
@@ -265,12 +259,7 @@ def require_loadable(
     device_map: DeviceMap | None = None,
     allow_pickle: bool = False,
 ) -> None:
-    """Check all that can be known of models without their weights, and that no two have one name.
-
-    Examples
-    --------
-    >>> require_loadable("mini-s")
-    """
+    """Check all that can be known of models without their weights, and that no two have one name."""
     require_option(backend, get_args(Backend), name="backend")
     _, backend = _placed(device, device_map, backend, processing)
     labels: dict[str, str | Path] = {}
@@ -288,13 +277,7 @@ def require_loadable(
 
 
 def load_reference(model: Any, original: Any = None) -> Any:
-    """Return the raw Hugging Face model that a model was made from: a copy of ``original``, or loaded again.
-
-    Examples
-    --------
-    >>> type(load_reference(load_model("mini-s"))).__name__
-    'GPT2LMHeadModel'
-    """
+    """Return the raw Hugging Face model that a model was made from: a copy of ``original``, or loaded again."""
     record = record_of(model)
     dtype = _torch_dtype(record.dtype)
     original = _made_from(model) if original is None else original
@@ -307,13 +290,7 @@ def load_reference(model: Any, original: Any = None) -> Any:
 
 
 def config_of(model: Any) -> Any:
-    """Return the Hugging Face config of a model, or of a name or folder, whose weights are then not read.
-
-    Examples
-    --------
-    >>> config_of("mini-s").n_layer
-    4
-    """
+    """Return the Hugging Face config of a model, or of a name or folder, whose weights are then not read."""
     if isinstance(model, str | Path):
         with quiet():
             source, revision = resolve_revision(model)

@@ -9,14 +9,7 @@ import torch
 
 @runtime_checkable
 class Model(Protocol):
-    """A HookedTransformer, a TransformerBridge, or anything of the same shape.
-
-    Examples
-    --------
-    >>> from mechreg import load_model
-    >>> isinstance(load_model("mini-s"), Model), isinstance(torch.nn.Linear(2, 2), Model)
-    (True, False)
-    """
+    """A HookedTransformer, a TransformerBridge, or anything of the same shape."""
 
     cfg: Any
 

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechreg.forward import Act, Batch, Forward, padded_batches
+from mechreg.forward import Batch, visit
 from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.measures import is_per_head
-from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
+from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
 from mechreg.schema import InputError, require_names, require_whole_number, require_whole_numbers
 
 Effect = Literal["window", "position"]
@@ -103,9 +103,8 @@ def vector_covariances(
 
     Parameters
     ----------
-    model : model, name or path
-    documents : documents frame, list of str, path, or token frame
-        `shuffle_tokens` gives a token frame in which order says nothing.
+    model, documents, batch_tokens
+        As for `extract_norms`, of one model; `shuffle_tokens` gives a token frame in which order says nothing.
     hook : str
         One that has one vector a token.
     layers : int or sequence of int, optional
@@ -118,7 +117,6 @@ def vector_covariances(
         (of documents that are not held out). Without them most of what the vectors share with those before is levels.
     folds : int
         Documents are dealt into so many, 3 or more, to forecast each from the others; 1 keeps no folds.
-    batch_tokens : int
 
     Raises
     ------
@@ -144,10 +142,7 @@ def vector_covariances(
     effects = require_names(effects, get_args(Effect), name="effects", least=0)
     require_whole_number(folds, name="folds")
     require_whole_number(batch_tokens, name="batch_tokens")
-    n_layers = int(model.cfg.n_layers)
-    everywhere = range(n_layers) if layers is None else layers
-    chosen = require_whole_numbers(everywhere, name="layers", most=n_layers - 1)
-    tokens = token_frame(model, documents)
+    chosen, tokens = known_layers(model, layers), token_frame(model, documents)
     doc, docs = pd.factorize(tokens["doc"])
     if folds == 2 or len(docs) < folds:
         raise InputError(f"folds must be 1, or 3 to the number of documents, {len(docs)}; got {folds}.")
@@ -155,20 +150,16 @@ def vector_covariances(
     if not np.bincount(fold[position >= first], minlength=folds).all():
         raise InputError(f"A fold of documents has no token with {first} before it; give longer documents.")
     summed = _Sums(lags, effects, first=first, fold=fold, shape=(folds, int(position.max()) + 1))
-    acts = [(f"blocks.{layer}.{HOOK_POINTS[hook][0]}", summed.act(layer)) for layer in chosen]
-    with Forward(model, acts, end="acts", quick=True) as run:
-        for summed.batch in padded_batches(model, tokens, batch_tokens):
-            run(summed.batch.ids)
+    point = HOOK_POINTS[hook][0]
+    visit(model, tokens, point, summed.add, layers=chosen, batch_tokens=batch_tokens, quick=True)
     moments = {layer: Moments(*(part.numpy(force=True) for part in summed.sums[layer])) for layer in chosen}
     about: dict[str, Any] = {"model": record_of(model).name, "hook": hook, "lags": lags, "n_docs": len(docs)}
-    about |= {"n_layers": n_layers, "d_model": int(model.cfg.d_model)}
+    about |= {"n_layers": int(model.cfg.n_layers), "d_model": int(model.cfg.d_model)}
     return VectorCovariances(**about, moments=moments)
 
 
 class _Sums:
-    """The sums of every layer; ``batch`` is the one that goes through the model."""
-
-    batch: Batch
+    """The sums of every layer."""
 
     def __init__(
         self,
@@ -182,29 +173,27 @@ class _Sums:
         self.lags, self.effects, self.first, self.fold, self.shape = (0, *lags), effects, first, fold, shape
         self.sums: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def act(self, layer: int) -> Act:
-        def add(vectors: Float[Tensor, "batch pos d_model"]) -> None:
-            first, end, device = self.first, vectors.shape[1], vectors.device
-            if end <= first:
-                return
-            there = torch.from_numpy(self.batch.real[:, first:]).to(device)
-            fold = torch.from_numpy(self.fold[self.batch.rows[:, first:]]).to(device)
-            beside = torch.cat([vectors[:, first - lag : end - lag] for lag in self.lags], dim=2).double()
-            if "window" in self.effects:
-                weights = there.double() / there.sum(dim=1, keepdim=True).clamp(min=1)
-                means = einops.einsum(beside, weights, "batch pos row, batch pos -> batch row")
-                beside = beside - einops.rearrange(means, "batch row -> batch 1 row")
-            position = torch.arange(end - first, device=device) * ("position" in self.effects)
-            position = einops.repeat(position, "pos -> batch pos", batch=len(beside))
-            products, levels = self._of(layer, beside)
-            for at in range(self.shape[0]):
-                counted = there & (fold == at)
-                rows = beside[counted]
-                products[at] += einops.einsum(rows, rows, "token row, token column -> row column")
-                counts = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)
-                levels[at].index_add_(0, position[counted], counts)
-
-        return add
+    def add(self, layer: int, vectors: Float[Tensor, "batch pos d_model"], batch: Batch) -> None:
+        """Add a batch's vectors."""
+        first, end, device = self.first, vectors.shape[1], vectors.device
+        if end <= first:
+            return
+        there = torch.from_numpy(batch.real[:, first:]).to(device)
+        fold = torch.from_numpy(self.fold[batch.rows[:, first:]]).to(device)
+        beside = torch.cat([vectors[:, first - lag : end - lag] for lag in self.lags], dim=2).double()
+        if "window" in self.effects:
+            weights = there.double() / there.sum(dim=1, keepdim=True).clamp(min=1)
+            means = einops.einsum(beside, weights, "batch pos row, batch pos -> batch row")
+            beside = beside - einops.rearrange(means, "batch row -> batch 1 row")
+        position = torch.arange(end - first, device=device) * ("position" in self.effects)
+        position = einops.repeat(position, "pos -> batch pos", batch=len(beside))
+        products, levels = self._of(layer, beside)
+        for at in range(self.shape[0]):
+            counted = there & (fold == at)
+            rows = beside[counted]
+            products[at] += einops.einsum(rows, rows, "token row, token column -> row column")
+            counts = torch.cat([torch.ones_like(rows[:, :1]), rows], dim=1)
+            levels[at].index_add_(0, position[counted], counts)
 
     def _of(self, layer: int, beside: Float[Tensor, "batch pos row"]) -> tuple[Tensor, Tensor]:
         """Return a layer's sums, which are zero at first."""

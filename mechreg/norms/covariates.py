@@ -30,14 +30,12 @@ def token_covariates(
     ----------
     model : model, name or path
         Runs for "surprisal" only.
-    documents : documents frame, list of str, path, or token frame
-        A token frame keeps its columns (``pos``, ...).
+    documents, batch_tokens, progress
+        As for `extract_norms`. A token frame keeps its columns (``pos``, ...).
     covariates : sequence of str
         "surprisal": -log p of the token given those before it in its window, in nats, NaN at position 0;
         "log_frequency": log of the token's share in these documents; "is_repeat": 1 where the document had the token
         before, else 0; "distance": tokens from the document's start, over all its windows.
-    batch_tokens, progress
-        As in `extract_norms`.
 
     Returns
     -------

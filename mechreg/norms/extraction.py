@@ -70,12 +70,10 @@ def extract_norms(
 
     Raises
     ------
-    InputError
-        An unknown hook, a measure that is not one of it, no model, two of one name, or documents that cannot be used.
-    ModelError
-        A hook point did not fire exactly once in a layer, dropout is on, or ``result`` is not what heads add.
-    NumericalError
-        An activation is NaN or infinite; names the model, hook, layer, document and position.
+    InputError, ModelError, NumericalError
+        An unknown hook, a measure that is not one of it, no model, two of one name, or documents that cannot be used; a
+        hook point that did not fire exactly once in a layer, dropout, or ``result`` that is not what heads add; an
+        activation that is NaN or infinite, with its place.
 
     Examples
     --------

@@ -53,6 +53,15 @@ def is_per_head(hook: str) -> bool:
     return "head" in HOOK_POINTS[hook][1].split()
 
 
+def as_numbers(values: Any) -> np.ndarray:
+    """Return numbers, such as a tensor on any device, as an array in float64; an empty one where they are none."""
+    values = values.detach().cpu().double() if isinstance(values, Tensor) else values  # NumPy has no bfloat16
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
+
+
 class LayerMeasures:
     """Reduces the vectors of one layer and batch to measures, once all of the required vectors have arrived.
 
@@ -162,11 +171,7 @@ def _unit_directions(model: Model, direction: Any) -> dict[int, Tensor]:
     given = direction if isinstance(direction, Mapping) else dict.fromkeys(layers, direction)
     units = {}
     for layer, vector in given.items():
-        on_host = vector.detach().cpu() if isinstance(vector, Tensor) else vector
-        try:
-            numbers = np.asarray(on_host, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.empty(0)
+        numbers = as_numbers(vector)
         length = np.linalg.norm(numbers)
         if layer not in layers or numbers.shape != (width,) or not 0 < length < np.inf:
             raise InputError(

@@ -26,7 +26,7 @@ from mechreg.models import HOOK_POINTS, Model, record_of
 from mechreg.norms.heads import require_heads_add_up
 from mechreg.norms.measures import LayerMeasures, is_per_head, known_measures
 from mechreg.outside import any_frames
-from mechreg.schema import NumericalError, require, require_names, require_whole_number
+from mechreg.schema import NumericalError, require, require_names, require_whole_number, require_whole_numbers
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
@@ -44,37 +44,11 @@ def window_norms(
     surprisal: bool = False,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Return the norms of a token frame's rows, an array for each hook point: the frame's rows in its order.
+    """Return the norms of a token frame's rows, in its order: for each hook point "layer token" or "layer head token".
 
-    Further measures have entries of their own, such as "attn_out.cos_resid".
-
-    Parameters
-    ----------
-    model : TransformerLens model
-    tokens : pandas.DataFrame
-        What `tokenize` gives: doc, window, position, token_id.
-    hooks, measures, direction, batch_tokens, progress
-        As in `extract_norms`.
-    surprisal : bool
-        The same passes go on to the logits, and give every token's surprisal under the entry "surprisal".
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        "layer token", or "layer head token" for z and result; float32, or float64 of a float64 model. Surprisal
-        is "token", in nats and float64, NaN at position 0, which nothing predicts.
-
-    Raises
-    ------
-    InputError, ModelError, NumericalError
-        As in `extract_norms`.
-
-    Examples
-    --------
-    >>> from mechreg import load_model, tokenize
-    >>> model = load_model("mini-s")
-    >>> window_norms(model, tokenize(model, ["Once upon a time."]))["attn_out"].shape[0]
-    4
+    They are float32, or float64 of a float64 model. Options are those of `extract_norms`; further measures have entries
+    of their own, such as "attn_out.cos_resid". With ``surprisal`` the same passes go on to the logits, for the entry
+    "surprisal": nats, "token", NaN at position 0, which nothing predicts.
     """
     hooks = known_hooks(hooks)
     further = [name for name in known_measures(measures, hooks, direction) if name != "norm"]
@@ -103,10 +77,8 @@ def window_norms(
             hidden = run(batch.ids)
             arriving = Arriving(captured)
             if head is not None and batch.has_next.any():
-                at = batch.mask(batch.has_next)
-                surprisals[batch.rows[batch.has_next] + 1] = next_token_losses(
-                    hidden, batch.ids, at, head=head
-                )
+                losses = next_token_losses(hidden, batch.ids, batch.mask(batch.has_next), head=head)
+                surprisals[batch.rows[batch.has_next] + 1] = losses
             yield batch, arriving
 
     with run, token_bar(len(tokens), progress) as bar:
@@ -123,7 +95,9 @@ def window_norms(
                 target[..., rows] = found
             bar.update(len(rows))
     if surprisal:
-        _require_finite_surprisal(model, surprisals, tokens)
+        bad = ~np.isfinite(surprisals) & (tokens["position"].to_numpy() > 0)
+        if bad.any():
+            raise _not_finite(model, "surprisal", bad, tokens)
         values["surprisal"] = surprisals
     return values
 
@@ -137,32 +111,22 @@ def _empty(model: Model, hook: str, n_tokens: int) -> np.ndarray:
 def _norm_acts(
     model: Model, hooks: Sequence[str], captured: dict[tuple[str, int], Tensor]
 ) -> list[tuple[str, Act]]:
+    """Return the functions that keep norms; each knows its layer, since a bridge's hook name may be an alias."""
+
+    def capture(hook: str, layer: int) -> Act:
+        reduced = head_norms if is_per_head(hook) else vector_norms
+        return lambda activation: captured.update({(hook, layer): reduced(activation)})
+
+    layers = range(model.cfg.n_layers)
     return [
-        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", _capture(captured, hook, layer))
-        for hook in hooks
-        for layer in range(model.cfg.n_layers)
+        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", capture(hook, layer)) for hook in hooks for layer in layers
     ]
-
-
-def _capture(captured: dict[tuple[str, int], Tensor], hook: str, layer: int) -> Act:
-    """Return the function that keeps one layer's norms: a bridge's hook name may be an alias, so it knows its layer."""
-    reduced = head_norms if is_per_head(hook) else vector_norms
-
-    def capture(activation: Tensor) -> None:
-        captured[hook, layer] = reduced(activation)
-
-    return capture
 
 
 def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos"]:
     """Return the L2 norm over d_model of one hook point, at every token.
 
     Half-precision activations are squared in float32, where their sum neither overflows nor rounds.
-
-    Examples
-    --------
-    >>> vector_norms(torch.ones(1, 2, 4))
-    tensor([[2., 2.]])
     """
     wide = activation if activation.dtype == torch.float64 else activation.float()
     return einops.reduce(wide.square(), "batch pos d -> batch pos", "sum").sqrt()
@@ -179,23 +143,23 @@ def known_hooks(hooks: str | Sequence[str]) -> list[str]:
     return require_names(hooks, HOOK_POINTS, name="hooks")
 
 
-def _require_finite_surprisal(model: Model, surprisals: np.ndarray, tokens: pd.DataFrame) -> None:
-    bad = ~np.isfinite(surprisals) & (tokens["position"].to_numpy() > 0)
-    if bad.any():
-        token = tokens.iloc[int(bad.argmax())]
-        raise NumericalError(
-            f"The surprisal of model {record_of(model).name!r}, document {token['doc']!r}, window {token['window']}, "
-            f"position {token['position']} is NaN or infinite (check the weights, or use dtype='float32')."
-        )
+def known_layers(model: Model, layers: int | Sequence[int] | None) -> list[int]:
+    """Return the numbers of a model's layers that an option ``layers=`` names, all of them for None."""
+    n_layers = int(model.cfg.n_layers)
+    return require_whole_numbers(
+        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
+    )
 
 
-def _not_finite(model: Model, hook: str, bad: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
-    """Return the error that names the first bad value, "layer token" or "layer head token"."""
-    layer, *heads, at = np.argwhere(bad)[0]
+def _not_finite(model: Model, name: str, bad: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
+    """Return the error that names the first bad value: "token", "layer token" or "layer head token"."""
+    *place, at = np.argwhere(bad)[0]
     token = tokens.iloc[int(at)]
+    where = "".join(f", {axis} {number}" for axis, number in zip(("layer", "head"), place, strict=False))
+    what = f"activation of model {record_of(model).name!r}, hook {name!r}{where}"
+    if name == "surprisal":
+        what = f"surprisal of model {record_of(model).name!r}"
     return NumericalError(
-        f"The activation of model {record_of(model).name!r}, hook {hook!r}, layer {layer}"
-        f"{''.join(f', head {head}' for head in heads)}, document {token['doc']!r}, window {token['window']}, "
-        f"position {token['position']} is NaN or infinite; no norm of this run can be trusted (check the weights, or "
-        "use dtype='float32')."
+        f"The {what}, document {token['doc']!r}, window {token['window']}, position {token['position']} is NaN or "
+        "infinite; no norm of this run can be trusted (check the weights, or use dtype='float32')."
     )

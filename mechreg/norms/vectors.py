@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechreg.forward import Act, Forward, padded_batches
+from mechreg.forward import Batch, visit
 from mechreg.models import HOOK_POINTS, load_model
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.heads import require_heads_add_up
-from mechreg.norms.reduction import BATCH_TOKENS, known_hooks
+from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
 from mechreg.outside import any_frames
-from mechreg.schema import InputError, one_or_many, require_option, require_whole_number
+from mechreg.schema import InputError, require_whole_number
 
 
 class Vectors(NamedTuple):
@@ -40,15 +40,14 @@ def extract_vectors(
 
     Parameters
     ----------
-    model : model, name or path
-    documents : documents frame, list of str, path, or token frame
+    model, documents, batch_tokens
+        As for `extract_norms`, of one model.
     hook : str
         One of `extract_norms`'; "result" has what each head adds, whose sum is attn_out without its bias.
     layers : int or sequence of int, optional
         Only these, in this order; all by default.
     most_bytes : int
         Vectors that take more are refused: 1 GiB by default.
-    batch_tokens : int
 
     Returns
     -------
@@ -70,11 +69,7 @@ def extract_vectors(
     model, hook = load_model(model), known_hooks([hook])[0]
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(most_bytes, name="most_bytes")
-    everything = range(model.cfg.n_layers)
-    chosen = list(everything) if layers is None else one_or_many(layers)
-    for layer in chosen:
-        require_option(layer, everything, name="layers")
-    tokens = token_frame(model, documents)
+    chosen, tokens = known_layers(model, layers), token_frame(model, documents)
     kind = np.float64 if next(iter(model.parameters())).dtype == torch.float64 else np.float32
     heads = [int(model.cfg.n_heads)] if hook in ("z", "result") else []
     shape = (len(chosen), *heads, len(tokens), int(model.cfg.d_head if hook == "z" else model.cfg.d_model))
@@ -87,20 +82,12 @@ def extract_vectors(
     values = np.empty(shape, kind)
     if hook == "result":
         require_heads_add_up(model)
-    kept: dict[int, np.ndarray] = {}
 
-    def keep(at: int) -> Act:
-        def act(vectors: Tensor) -> None:
-            wide = vectors if vectors.dtype == torch.float64 else vectors.float()
-            kept[at] = wide.numpy(force=True).copy()  # some models go on to change it in place
+    def look(layer: int, vectors: Tensor, batch: Batch) -> None:
+        wide = vectors if vectors.dtype == torch.float64 else vectors.float()
+        own = einops.rearrange(wide.numpy(force=True)[batch.real], "token ... d -> ... token d")
+        values[chosen.index(layer)][..., batch.rows[batch.real], :] = own
 
-        return act
-
-    acts = [(f"blocks.{layer}.{HOOK_POINTS[hook][0]}", keep(at)) for at, layer in enumerate(chosen)]
-    with Forward(model, acts, end="acts", quick=True) as run:
-        for batch in padded_batches(model, tokens, batch_tokens):
-            run(batch.ids)
-            for at in range(len(chosen)):
-                found = einops.rearrange(kept[at][batch.real], "token ... d -> ... token d")
-                values[at][..., batch.rows[batch.real], :] = found
+    point = HOOK_POINTS[hook][0]
+    visit(model, tokens, point, look, layers=chosen, batch_tokens=batch_tokens, quick=True)
     return Vectors(values, tokens)

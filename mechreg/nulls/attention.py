@@ -7,15 +7,15 @@ import einops
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mechreg.forward import Act, Forward, padded_batches, token_bar
+from mechreg.forward import Batch, Forward, padded_batches, token_bar, visit
 from mechreg.models import HOOK_POINTS, load_model, record_of
-from mechreg.norms import BATCH_TOKENS, norm_frame, token_frame, vector_norms
+from mechreg.norms import BATCH_TOKENS, known_layers, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
 from mechreg.outside import any_frames
-from mechreg.schema import require_option, require_whole_number, require_whole_numbers
+from mechreg.schema import require_option, require_whole_number
 
 Replace = Literal["values", "uniform"]
 
@@ -39,8 +39,8 @@ def attention_norms(
 
     Parameters
     ----------
-    model : model, name or path
-    documents : documents frame, list of str, path, or token frame
+    model, documents, batch_tokens, progress
+        As for `extract_norms`, of one model.
     replace : {"values", "uniform"}
         "values": the layer's own patterns, the value vectors of each window in random order, that of `shuffle_norms`,
         the same for all heads and layers; "uniform": its own values, the same share of all tokens so far.
@@ -48,8 +48,6 @@ def attention_norms(
         All by default; a pass through the model up to each of them.
     skip : int
         Number of first positions of each window that keep their values, so that a sink keeps its own.
-    batch_tokens, progress
-        As in `extract_norms`.
     seed : int
 
     Returns
@@ -67,29 +65,29 @@ def attention_norms(
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(skip, name="skip", least=0)
     model = load_model(model)
-    n_layers = int(model.cfg.n_layers)
-    chosen = require_whole_numbers(
-        range(n_layers) if layers is None else layers, name="layers", most=n_layers - 1
-    )
+    chosen, n_layers = known_layers(model, layers), int(model.cfg.n_layers)
     tokens = token_frame(model, documents)
     position = tokens["position"].to_numpy(np.int64)
     place = position[shuffled_rows(tokens, ["doc", "window"], position < skip, seed)]
     norms = np.full((n_layers, len(tokens)), np.nan)
+    batch: Batch
+
+    def reordered(values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos ..."]:
+        at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
+        row = einops.rearrange(torch.arange(len(values), device=values.device), "batch -> batch 1")
+        return values[row, torch.from_numpy(at).to(values.device)]
+
+    def keep(attn_out: Float[Tensor, "batch pos d_model"]) -> None:
+        norms[layer, batch.rows[batch.real]] = vector_norms(attn_out).cpu().numpy()[batch.real]
+
+    first = ("attn.hook_v", reordered) if replace == "values" else ("attn.hook_pattern", _running_mean)
+    steps = (first, (HOOK_POINTS["attn_out"][0], keep))
     with token_bar(len(tokens) * len(chosen), progress) as bar:
         for layer in chosen:
-            replaced = _Replaced()
-            acts: list[tuple[str, Act]] = [
-                (f"blocks.{layer}.attn.hook_v", replaced.values)
-                if replace == "values"
-                else (f"blocks.{layer}.attn.hook_pattern", _running_mean),
-                (f"blocks.{layer}.{HOOK_POINTS['attn_out'][0]}", replaced.keep),
-            ]
+            acts = [(f"blocks.{layer}.{point}", act) for point, act in steps]
             with Forward(model, acts, end="acts", quick=True) as run:
                 for batch in padded_batches(model, tokens, batch_tokens):
-                    at = np.where(batch.real, place[batch.rows], np.arange(batch.real.shape[1]))
-                    replaced.place = torch.from_numpy(at).to(batch.ids.device)
                     run(batch.ids)
-                    norms[layer, batch.rows[batch.real]] = replaced.norms.cpu().numpy()[batch.real]
                     bar.update(int(batch.real.sum()))
     frame = norm_frame(record_of(model).name, tokens, {"attn_out": norms})
     return frame[frame["layer"].isin(chosen)].reset_index(drop=True)
@@ -127,47 +125,20 @@ def pattern_overlap(
     model = load_model(model)
     tokens = token_frame(model, documents)
     n_layers = int(model.cfg.n_layers)
-    shared: dict[int, Tensor] = {}
-    total, n = np.zeros(n_layers), 0
+    total, n = np.zeros(n_layers), int((tokens["position"] > skip).sum())
 
-    def take(layer: int) -> Act:
-        def act(pattern: Float[Tensor, "batch head query key"]) -> None:
-            both = torch.minimum(pattern[:, :, 1:], pattern[:, :, :-1]).float()
-            overlap = einops.reduce(both, "batch head query key -> batch head query", "sum")
-            shared[layer] = einops.reduce(overlap, "batch head query -> batch query", "mean")
+    def look(layer: int, pattern: Float[Tensor, "batch head query key"], batch: Batch) -> None:
+        both = torch.minimum(pattern[:, :, 1:], pattern[:, :, :-1]).float()
+        overlap = einops.reduce(both, "batch head query key -> batch head query", "sum")
+        shared = einops.reduce(overlap, "batch head query -> batch query", "mean")
+        counted = batch.real[:, 1:] & (np.arange(1, batch.real.shape[1]) > skip)
+        total[layer] += shared.double().cpu().numpy()[counted].sum()
 
-        return act
-
-    acts = [(f"blocks.{layer}.attn.hook_pattern", take(layer)) for layer in range(n_layers)]
-    with Forward(model, acts, end="acts") as run, token_bar(len(tokens), progress) as bar:
-        for batch in padded_batches(model, tokens, batch_tokens):
-            run(batch.ids)
-            counted = batch.real[:, 1:] & (np.arange(1, batch.real.shape[1]) > skip)
-            for layer, overlap in shared.items():
-                total[layer] += overlap.double().cpu().numpy()[counted].sum()
-            n += int(counted.sum())
-            bar.update(int(batch.real.sum()))
+    visit(model, tokens, "attn.hook_pattern", look, batch_tokens=batch_tokens, progress=progress)
     numbers = np.arange(n_layers)
     with np.errstate(invalid="ignore"):
         columns = {"layer": numbers, "depth": (numbers + 0.5) / n_layers, "overlap": total / n, "n": n}
     return pd.DataFrame({"model": record_of(model).name, **columns})
-
-
-class _Replaced:
-    """One layer's attention with another order of values, and the norms that follow."""
-
-    def __init__(self) -> None:
-        self.place: Int[Tensor, "batch pos"] = torch.empty(0, 0, dtype=torch.int64)
-        self.norms: Float[Tensor, "batch pos"] = torch.empty(0, 0)
-
-    def values(self, values: Float[Tensor, "batch pos ..."]) -> Float[Tensor, "batch pos ..."]:
-        """Return the values of other tokens of the window."""
-        row = einops.rearrange(torch.arange(len(values), device=values.device), "batch -> batch 1")
-        return values[row, self.place.to(values.device)]
-
-    def keep(self, attn_out: Float[Tensor, "batch pos d_model"]) -> None:
-        """Keep the norms."""
-        self.norms = vector_norms(attn_out)
 
 
 def _running_mean(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:

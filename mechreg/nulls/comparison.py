@@ -40,10 +40,8 @@ def compare_to_nulls(
         sums: the same model names, hooks, layers and documents, and effects. Several of one null are averaged.
     skip : int
         As in `add_lags`, for the frames of the nulls: that of the lags that were fitted.
-    draws : int
+    draws, conf_level, seed
         Of the bootstrap: documents are drawn with replacement, the same ones in the fits and in all nulls.
-    conf_level : float
-    seed : int
 
     Returns
     -------
@@ -129,11 +127,10 @@ def _compared(
     weights = rng.multinomial(len(docs), np.full(len(docs), 1 / len(docs)), size=draws).astype(np.float64)
     parts = []
     for fit in real:
-        matched = {
-            null: [_matched(fit, repeat.get(_key(fit)), null) for repeat in repeats]
-            for null, repeats in of_nulls.items()
+        own = {
+            name: [_matched(fit, one.get(_key(fit)), name) for one in some] for name, some in of_nulls.items()
         }
-        parts += _rows(fit, matched, weights[:, docs.get_indexer(fit.labels)], conf_level)
+        parts += _rows(fit, own, weights[:, docs.get_indexer(fit.labels)], conf_level)
     table = pd.concat(parts, ignore_index=True)
     # The lags first, whatever else the formula has: they are what the nulls are asked about.
     table = table[table["term"] != "Intercept"].assign(_other=lambda t: ~t["term"].str.fullmatch(r"lag\d+"))

@@ -52,11 +52,9 @@ def null_norms(
         (`random_weights`), "token_identity" (`token_means`: nothing random, one frame).
     repeats : int
         Frames of each null, each with a seed of its own.
-    skip : int
-        As in `add_lags`.
+    skip, progress
+        As for `add_lags` and `extract_norms`.
     seed : int
-    progress : bool
-        As in `extract_norms`.
 
     Returns
     -------
@@ -109,12 +107,8 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
     Returns
     -------
     TransformerLens model
-        Of the same backend, processing, dtype, device and tokenizer, called "NAME[random SEED]".
-
-    Raises
-    ------
-    ModelError
-        The model's Hugging Face config is not known, as of a HookedTransformer that was made elsewhere.
+        Of the same backend, processing, dtype, device and tokenizer, called "NAME[random SEED]". A ModelError says that
+        the model's Hugging Face config is not known, as of a HookedTransformer that was made elsewhere.
 
     Examples
     --------

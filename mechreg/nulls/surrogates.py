@@ -69,28 +69,12 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
 
     What remains of a coefficient then comes from which token follows which: is it the context, or the token?
 
-    Parameters
-    ----------
-    norms : pandas.DataFrame
-        A norm frame.
-    skip : int
-        Number of first positions of each window that are left out of the means and not changed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows; ``norm`` is exp of the mean log norm of the token id, in the same model, hook, layer and head,
-        over all other documents. An id that no other document has gets their mean over all tokens.
-
-    Raises
-    ------
-    SchemaError, InputError, NumericalError
-        A missing column, one document only, or a norm without a logarithm.
-
-    Notes
-    -----
-    The token's own document is left out: with it, the mean of an id that occurs once is its own norm, context and
-    all, and the more rare words a corpus has, the more this null would repeat the very coefficient that it judges.
+    ``norm`` becomes exp of the mean log norm of the token id, in the same model, hook, layer and head, over all other
+    documents; an id that no other document has gets their mean over all tokens. ``skip`` first positions of each window
+    are left out of the means and not changed. The token's own document is left out: with it, the mean of an id that
+    occurs once is its own norm, context and all, and the more rare words a corpus has, the more this null would repeat
+    the very coefficient that it judges. One document, or a norm without a logarithm, is an InputError or
+    NumericalError.
 
     Examples
     --------

@@ -212,9 +212,9 @@ def usual_lags(longest: int) -> int:
 
 
 def t_columns(
-    estimate: Float[np.ndarray, " terms"],
-    error: Float[np.ndarray, " terms"],
-    df: Float[np.ndarray, " terms"] | float,
+    estimate: Float[np.ndarray, "*terms"],
+    error: Float[np.ndarray, "*terms"],
+    df: Float[np.ndarray, "*terms"] | float,
     conf_level: float,
 ) -> dict[str, Any]:
     """Return the columns of estimates whose ratios to their errors have t distributions."""

@@ -83,8 +83,8 @@ def autocorrelation(
     max_lag : int
         The longest lag, also of the fit of s rho^lag.
     effects : str or sequence of str
-        Columns whose levels are partialled out. Without effects levels that differ between
-        documents look like an autocorrelation that never ends.
+        Columns whose levels are partialled out: those that differ between documents look like an autocorrelation that
+        never ends.
     lags, order : int
         Breusch and Godfrey's test is of so many residuals before, in the regression on these lags.
     skip, drop_sinks : optional

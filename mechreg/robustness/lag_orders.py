@@ -35,12 +35,10 @@ def lag_order(
         different rows are not comparable.
     effects : str or sequence of str
         Columns, such as ``("doc", "position")``, a level of every value of which is taken off first.
-    folds : int
-        Number of parts in which documents are left out.
+    folds, seed : int
+        Number of parts in which documents are left out, at random.
     skip : int, optional
         By default that of the lagged frame, or 1.
-    seed : int
-        Of the folds.
 
     Returns
     -------

@@ -79,11 +79,9 @@ def specification_curve(
         the document had the token before; "covariates": these three together; "first_tokens_kept": the formula
         with ``skip=0``, so that the sink at position 0 is outcome and lag.
     extra_lags : int
-    folds : int
+    folds, seed : int
         Documents are left out in so many parts for ``held_out_r_squared``, the same in all specifications.
     conf_level : float
-    seed : int
-        Of the folds.
 
     Returns
     -------

@@ -24,7 +24,7 @@ ROUNDING = 1e-9
 
 
 class Agreement(NamedTuple):
-    """One measure of a pair: by its textbook formula, corrected for sampling noise, and the interval of the latter."""
+    """One measure of a pair: by its formula, corrected for sampling noise, and the interval of the latter."""
 
     observed: float
     estimate: float
@@ -55,20 +55,13 @@ class _Moments(NamedTuple):
 def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict[Measure, Agreement]:
     """Return every measure of agreement of two profiles at the same depths, from the same documents and draws.
 
-    Returns
-    -------
-    dict of str to Agreement
-        ``sign_agreement``, the share of depths at which both have the same sign; ``concordance``, Lin's (1989)
-        2 s_ab / (s_aa + s_bb + (m_a - m_b)^2), moments over n depths; ``rank_correlation``, Spearman's;
-        ``rms_difference``. NaN where a measure is not defined: a profile that does not vary but for noise.
+    The share of depths of the same sign; Lin's (1989) concordance 2 s_ab / (s_aa + s_bb + (m_a - m_b)^2), moments over
+    n depths; Spearman's correlation; the RMS difference. NaN where a profile does not vary but for noise.
 
-    Notes
-    -----
     What noise adds to second moments is the covariance of the errors (Fuller 1987, Measurement error models, section
-    1.2): concordance and RMS difference are computed from what is left. For signs and ranks the profiles are
-    shrunk to those moments (empirical Bayes: the regression of truth on estimate), with as much noise as they then
-    have. In simulations of 4 to 36 depths, with noise of 5 to 50% of a profile's spread, 95% intervals covered in 90%
-    of samples or more, percentile intervals in 0 to 96%.
+    1.2). For signs and ranks the profiles are shrunk to the moments without it (empirical Bayes: the regression of
+    truth on estimate). In simulations of 4 to 36 depths, with noise of 5 to 50% of a profile's spread, 95% intervals
+    covered in 90% of samples or more, percentile intervals in 0 to 96%.
     """
     pair = _difference_and_sum(*(einops.rearrange(e.estimate, "depth -> 1 depth") for e in (first, second)))
     moved = _difference_and_sum(first.scaled_draws, second.scaled_draws)
@@ -83,12 +76,12 @@ def agreement(first: Estimates, second: Estimates, *, conf_level: float) -> dict
         "rank_correlation": (_ranks(pair), _ranks(shrunk), _ranks(shrunk_draws), -1.0, 1.0),
         "rms_difference": (_rms(plain), _rms(true), _rms(drawn), 0.0, np.inf),
     }
-    pair_measures = {}
+    found = {}
     for name, (observed, estimate, draws, least, most) in measures.items():
         value = float(estimate[0])
         limits = interval(value, draws, conf_level=conf_level, least=least, most=most)
-        pair_measures[name] = Agreement(float(observed[0]), value, *limits)
-    return pair_measures
+        found[name] = Agreement(float(observed[0]), value, *limits)
+    return found
 
 
 def _difference_and_sum(

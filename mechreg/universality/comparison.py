@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mechreg.outside import any_frames, for_page
+from mechreg.outside import any_frames
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
 from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
 from mechreg.universality import tables
 from mechreg.universality.profiles import WHO, groups_of, joint_profiles
-from mechreg.universality.verdict import verdict
+from mechreg.universality.verdict import Worded, verdict
 
 # Fewer draws give no 95% interval of the largest of several deviations.
 MIN_DRAWS = 199
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class ProfileComparison:
+class ProfileComparison(Worded):
     """What `compare_profiles` returns: tidy frames, and ``verdict``, the same in words.
 
     All frames have ``hook``, ``term``, ``conf_level`` and ``n_docs``. ``conf_low`` and ``conf_high`` hold at one place,
@@ -59,16 +59,8 @@ class ProfileComparison:
     leave_one_out: pd.DataFrame
     verdict: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        return "\n".join(self.verdict)
-
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
-        columns = ["model_a", "model_b", "measure", "estimate", "conf_low", "conf_high", "p_value"]
-        table = self.agreement[columns].to_html(
-            max_rows=24, index=False, na_rep="", float_format="{:.3g}".format
-        )
-        return f"<ul>{sentences}</ul>{table}"
+        return self._html(self.agreement, ["measure", "estimate", "conf_low", "conf_high", "p_value"])
 
 
 @any_frames
@@ -99,18 +91,16 @@ def compare_profiles(
         A group for every model, such as its size: models of one group are then seeds, by which differences between
         groups are measured.
     margin : float, optional
-        Coefficients that differ by less count as equal, in units of the coefficient. It is a judgement that the data
-        cannot supply; without it, equivalence is not tested.
+        Coefficients that differ by less count as equal, in units of the coefficient: a judgement that the data cannot
+        supply. Without it, equivalence is not tested.
     bins : int, optional
         Equal slices of relative depth in which models are compared; by default as many as the shallowest model has
-        coefficients, which is also the most. A layer stands for its own slice of depth, and every model's layers are
-        averaged over the slices: all layers count, nothing is interpolated. With the layer below, slices begin where
-        all models have coefficients.
-    draws : int
+        coefficients, which is also the most. Every model's layers are averaged over the slices, by the part of each
+        that lies in them: all count, nothing is interpolated.
+    draws, seed : int
         Of the bootstrap: documents are drawn with replacement, the same ones in every model and layer.
     conf_level : float
         Of all intervals; 1 - conf_level is the level of the equivalence tests.
-    seed : int
 
     Returns
     -------
@@ -118,16 +108,15 @@ def compare_profiles(
 
     Raises
     ------
-    SchemaError, InputError
-        A missing column, term or layer, one model only, fewer than six shared documents, a bad option.
-    NumericalError
-        Without some document, or in some draw, the terms are collinear.
+    SchemaError, InputError, NumericalError
+        A missing column, term or layer, one model only, fewer than six shared documents, a bad option; without some
+        document, or in some draw, the terms are collinear.
 
     Notes
     -----
-    Standard errors are CRV3 with t(G - 1); bands over depth are sup-t (`.bands`), agreement is
-    without sampling noise (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the
-    meta-analysis counts that models read the same documents (`.pooling`).
+    Standard errors are CRV3 with t(G - 1); bands over depth are sup-t (`.bands`), agreement is without sampling noise
+    (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the meta-analysis counts that models
+    read the same documents (`.pooling`).
 
     Examples
     --------
@@ -173,11 +162,9 @@ def compare_profiles(
         "yardstick": tables.yardstick_table(comparison),
         "leave_one_out": tables.leave_one_out_table(comparison),
     }
-    of_tests = {"equivalence": round(2 * conf_level - 1, 12)}
-    made = {
-        name: table.assign(conf_level=of_tests.get(name, conf_level), n_docs=len(profiles.docs))
-        for name, table in made.items()
-    }
+    for name, table in made.items():
+        level = round(2 * conf_level - 1, 12) if name == "equivalence" else conf_level
+        made[name] = table.assign(conf_level=level, n_docs=len(profiles.docs))
     sentences = verdict(made, n_unshared=profiles.n_unshared, conf_level=conf_level)
     return ProfileComparison(**made, verdict=sentences)
 

@@ -37,18 +37,14 @@ def pool(
     """Return the random-effects mean, tau2, I2 and prediction interval of one effect in several models.
 
     ``covariance`` is that of the sampling errors, estimated with ``df`` degrees of freedom (documents less one). The
-    mean is the generalised least squares mean, its interval by t(k - 1); tau2 is the variance of the true effects; I2
-    the share of what models differ by that is not noise. Q is Cochran's, its p value Hotelling's: (df - k + 2) /
-    (df (k - 1)) Q by F(k - 1, df - k + 2), or chi2(k - 1) where df is infinite; NaN with too few documents. The
-    prediction interval says where the effect of one more such model would lie, by t(k - 2); it is NaN with two models.
+    mean is generalised least squares', its interval by t(k - 1); Q is Cochran's, its p value Hotelling's: (df - k + 2)
+    / (df (k - 1)) Q by F(k - 1, df - k + 2), or chi2(k - 1) where df is infinite. The prediction interval, of one more
+    such model, is by t(k - 2) (Higgins, Thompson, Spiegelhalter 2009, J. R. Stat. Soc. A 172, 137), and too short with
+    fewer than five models (Partlett, Riley 2017).
 
-    Notes
-    -----
-    effects ~ N(mean, covariance + tau2 I). Paule, Mandel (1982), with the full covariance: tau2 is where Q equals its
-    expectation: k - 1, and more by as much as the inverse of an estimated covariance is too large (times df / (df - k)
-    where tau2 is 0). Higgins, Thompson, Spiegelhalter (2009), J. R. Stat. Soc. A 172, 137, for the prediction
-    interval, which is too short with fewer than five models (Partlett, Riley 2017). With independent errors all
-    numbers are those of statsmodels' ``combine_effects(method_re="iterated", use_t=True)``.
+    Tau2 is where Q equals its expectation (Paule, Mandel 1982, with the full covariance): k - 1, and more by as much
+    as the inverse of an estimated covariance is too large. With independent errors all numbers are those of
+    statsmodels' ``combine_effects(method_re="iterated", use_t=True)``.
     """
     k = len(effects)
     # Contrasts and the mean, so that errors that the models share drop out of the contrasts.

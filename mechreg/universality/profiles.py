@@ -73,15 +73,6 @@ def depth_bins(
     Layer l stands for the depths from l / n_layers to (l + 1) / n_layers; a layer that lies in two slices counts in
     each by the part that does. So every layer counts, the mean over depth stays what it was, and nothing is
     interpolated between layers or beyond the first and last. Each row sums to 1.
-
-    Examples
-    --------
-    >>> depth_bins(4, 2)
-    array([[0.5, 0.5, 0. , 0. ],
-           [0. , 0. , 0.5, 0.5]])
-    >>> depth_bins(3, 2) * 3
-    array([[2., 1., 0.],
-           [0., 1., 2.]])
     """
     # In units of 1 / (bins * n_layers * denominator), so that edges are whole numbers.
     a, b = begin.numerator, begin.denominator

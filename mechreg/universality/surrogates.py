@@ -34,20 +34,16 @@ def shape_test(
 ) -> Shape:
     """Return the p values of the hypothesis that two profiles have independent shapes, against likeness.
 
-    The profiles are on the same places, equally far apart; the draws are their deviations in the joint bootstrap, from
-    which what their errors have in common, because their models read the same documents, is taken off. ``linear`` is
-    for the product-moment correlation, and so for concordance and RMS difference, which depend on the shapes through
-    it alone; ``rank`` is for the rank correlation.
+    The draws are the profiles' deviations in the joint bootstrap, from which what their errors have in common is taken
+    off. ``linear`` is for the product-moment correlation, and so for concordance and RMS difference, which depend on
+    the shapes through it alone.
 
-    Notes
-    -----
     With a and b the profiles' waves, the statistic is the sum of a_k b_k and the null its distribution under random
-    signs: Moran spectral randomisation (Wagner, Dray 2015, Methods Ecol. Evol. 6, 1169) on a line, whose
-    eigenvectors are cosines (DCT-II). Cosines are the principal components of a random walk and nearly those of any
-    autoregression, so that signs are exchangeable; no smoothness is estimated. A straight line is no cosine: two
-    straight lines would be called alike too often. So the test is made again with the line as one wave, and the
-    larger p is returned. Rejection rates of a 5% test of independent profiles are tabulated in the tests; a circular
-    shift, a random Fourier phase, a fitted AR(1) and variogram matching (Burt et al. 2020) kept 5% less well.
+    signs: Moran spectral randomisation (Wagner, Dray 2015, Methods Ecol. Evol. 6, 1169) on a line, whose eigenvectors
+    are cosines (DCT-II), nearly the principal components of any autoregression, so that signs are exchangeable. A
+    straight line is no cosine: the test is made again with the line as one wave, and the larger p is returned.
+    Rejection rates are tabulated in the tests; a circular shift, a random Fourier phase, a fitted AR(1) and variogram
+    matching (Burt et al. 2020) kept 5% less well.
     """
     if len(first) < MIN_PLACES:
         return Shape(np.nan, np.nan)

@@ -160,15 +160,10 @@ def equivalence_table(comparison: Comparison, *, margin: float | None) -> pd.Dat
 def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataFrame:
     """Return the random-effects mean over models in each slice of depth, and how much models differ."""
     models = [own for model, own in comparison.binned.items() if model != without]
-    effects, draws = (
-        np.stack([own.estimate for own in models]),
-        np.stack([own.scaled_draws for own in models]),
-    )
+    effects = np.stack([own.estimate for own in models])
+    draws = np.stack([own.scaled_draws for own in models])
     covariances = np.einsum("mdp,ndp->pmn", draws, draws) / draws.shape[1]
-    options: dict[str, Any] = {
-        "df": float(len(comparison.profiles.docs) - 1),
-        "conf_level": comparison.conf_level,
-    }
+    options: Any = {"df": float(len(comparison.profiles.docs) - 1), "conf_level": comparison.conf_level}
     means = [pool(*place, **options) for place in zip(effects.T, covariances, strict=True)]
     columns = {str(name): column for name, column in pd.DataFrame(means).items()}
     return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])

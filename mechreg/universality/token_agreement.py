@@ -94,19 +94,13 @@ def correlations(
 ) -> Estimates:
     """Return the correlations of all pairs of columns, and by how much they move without or with other documents."""
     starts = np.flatnonzero(np.diff(doc, prepend=-1))
-    products = np.stack(
-        [
-            one.T @ other
-            for one, other in zip(np.split(first, starts[1:]), np.split(second, starts[1:]), strict=True)
-        ]
-    )
+    documents = zip(np.split(first, starts[1:]), np.split(second, starts[1:]), strict=True)
+    products = np.stack([one.T @ other for one, other in documents])
     squares = [np.add.reduceat(one**2, starts, axis=0) for one in (first, second)]
 
     def of(shares: Weights) -> Float[np.ndarray, "draws cells"]:
         one, other = (np.sqrt(shares @ square) for square in squares)
-        below = einops.rearrange(one, "draws a -> draws a 1") * einops.rearrange(
-            other, "draws b -> draws 1 b"
-        )
+        below = einops.einsum(one, other, "draws a, draws b -> draws a b")
         above = np.tensordot(shares, products, axes=1)
         ratio = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         return einops.rearrange(ratio, "draws a b -> draws (a b)")
@@ -210,9 +204,7 @@ def interval_columns(
 ) -> dict[str, Float[np.ndarray, " places"]]:
     """Return estimates of correlations with their bands, which end where correlations do."""
     both = bands(estimates, conf_level=conf_level)._asdict()
-    limits = {
-        name: np.clip(both[name], -most, most) for name in ("conf_low", "conf_high", "sim_low", "sim_high")
-    }
+    limits = {name: np.clip(both[name], -most, most) for name in both if name != "std_error"}
     return {"estimate": estimates.estimate, "std_error": both["std_error"], **limits}
 
 
@@ -221,8 +213,6 @@ def p_adjusted(
 ) -> Float[np.ndarray, " cells"]:
     """Return p values that hold for all cells at once: against the largest of each draw, in units of the null."""
     middle, spread = null.mean(axis=0), null.std(axis=0)
-    largest = ((null - middle) / spread).max(axis=1)
+    largest = ((null - middle) / spread).max(axis=1, keepdims=True)
     standing = (estimate - middle) / spread
-    return (1 + (einops.rearrange(largest, "draws -> draws 1") >= standing - 1e-9).sum(axis=0)) / (
-        1 + len(null)
-    )
+    return (1 + (largest >= standing - 1e-9).sum(axis=0)) / (1 + len(null))

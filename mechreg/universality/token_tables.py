@@ -12,19 +12,16 @@ from mechreg.universality.verdict import count, same_numbers, spread
 
 
 def _names(pair: Pair) -> dict[str, str]:
-    return {
-        f"model_{end}": str(one.layers["model"].iloc[0]) for end, one in zip("ab", pair.models, strict=True)
-    }
+    ends = zip("ab", pair.models, strict=True)
+    return {f"model_{end}": str(one.layers["model"].iloc[0]) for end, one in ends}
 
 
 def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
     """Return the columns that name both models, and the layers of each at the given numbers."""
-    ends = [(end, one.layers, rows) for end, one, rows in zip("ab", pair.models, at, strict=True)]
-    return _names(pair) | {
-        f"{name}_{end}": layers[name].to_numpy()[rows]
-        for name in ("layer", "depth")
-        for end, layers, rows in ends
-    }
+    ends, columns = [*zip("ab", pair.models, at, strict=True)], dict[str, Any](_names(pair))
+    for name in ("layer", "depth"):
+        columns |= {f"{name}_{end}": one.layers[name].to_numpy()[rows] for end, one, rows in ends}
+    return columns
 
 
 def cells(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
@@ -45,14 +42,10 @@ def matched(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every layer of the first model of a pair, with its match."""
     tables = []
     for pair in pairs:
-        numbers: dict[str, Any] = summary(
-            pair.cells.at(pair.numbers(pair.match)), pair.null_matched, conf_level=common["conf_level"]
-        )
-        numbers["random_weights"] = (
-            pair.random.estimate[pair.numbers(pair.random_match)] if pair.random else np.nan
-        )
-        places = _layers(pair, np.arange(len(pair.match)), pair.match)
-        tables.append(pd.DataFrame(places | numbers | common))
+        own, random = pair.cells.at(pair.numbers(pair.match)), pair.numbers(pair.random_match)
+        numbers: dict[str, Any] = summary(own, pair.null_matched, conf_level=common["conf_level"])
+        numbers["random_weights"] = pair.random.estimate[random] if pair.random else np.nan
+        tables.append(pd.DataFrame(_layers(pair, np.arange(len(pair.match)), pair.match) | numbers | common))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -71,11 +71,7 @@ def model_tokens(norms: pd.DataFrame, *, column: str, unit: Unit) -> ModelTokens
 
 
 def shared_units(models: Sequence[ModelTokens], *, unit: Unit, skip: int, effects: Sequence[Effect]) -> Units:
-    """Return the units that every model has whole, without the first ``skip`` positions of its windows.
-
-    A unit that is alone in its document, at its position or with its token ids is left out: its effect would take all
-    of it.
-    """
+    """Return the units that every model has whole, after ``skip`` first positions, and that no effect takes whole."""
     every = [one.tokens for one in models]
     table = pd.concat(every, keys=range(len(every)), names=["of", "row"]).reset_index()
     table = table[_has_place(table, unit)]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.outside import any_frames, for_page
+from mechreg.outside import any_frames
 from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
@@ -33,6 +33,7 @@ from mechreg.universality.token_units import (
     require_columns,
     shared_units,
 )
+from mechreg.universality.verdict import Worded
 
 EFFECTS: tuple[Effect, ...] = get_args(Effect)
 # With fewer draws no p value is below .01.
@@ -42,7 +43,7 @@ MIN_DF = 20
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class TokenComparison:
+class TokenComparison(Worded):
     """What `compare_tokens` returns: tidy frames, and ``verdict``, the same in words.
 
     All frames but ``yardstick`` have ``model_a`` (of a pair, the one with fewer layers) and ``model_b``. ``estimate``
@@ -73,14 +74,8 @@ class TokenComparison:
     yardstick: pd.DataFrame
     verdict: tuple[str, ...]
 
-    def __repr__(self) -> str:
-        return "\n".join(self.verdict)
-
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
-        columns = ["model_a", "model_b", "estimate", "conf_low", "conf_high", "null_mean", "p_value"]
-        table = self.pairs[columns].to_html(max_rows=24, index=False, na_rep="", float_format="{:.3g}".format)
-        return f"<ul>{sentences}</ul>{table}"
+        return self._html(self.pairs, ["estimate", "conf_low", "conf_high", "null_mean", "p_value"])
 
 
 @any_frames
@@ -117,10 +112,8 @@ def compare_tokens(
     match : str
         Which layer of the deeper model stands for each of the other, to be chosen before looking: the one nearest in
         relative "depth" or the "best", which is then also chosen in every draw of the null.
-    hook : str, optional
-        Which hook point, where there are several.
-    groups : mapping of str to str, optional
-        A group for every model, such as its size: pairs within a group, seeds, are the yardstick for the others.
+    hook, groups, conf_level, seed
+        As for `compare_profiles`.
     random_weights : sequence of pandas.DataFrame
         Two norm frames or more of the same models, text and layers with random weights, such as ``null_norms(norms,
         models, nulls="random_weights")`` gives. Each model is compared with the others' further frames, since seeds of
@@ -129,8 +122,6 @@ def compare_tokens(
         Number of first positions of each window that are left out.
     draws : int
         Of the null, and of the bootstrap of documents.
-    conf_level : float
-    seed : int
 
     Returns
     -------
@@ -138,11 +129,9 @@ def compare_tokens(
 
     Raises
     ------
-    SchemaError, InputError
+    SchemaError, InputError, NumericalError
         A missing column, one model only, other tokenizers without spans, fewer than six shared documents, too few
-        units for the effects, a bad option.
-    NumericalError
-        A value that is NaN or infinite.
+        units for the effects, a bad option; a value that is NaN or infinite.
 
     Notes
     -----
@@ -151,9 +140,8 @@ def compare_tokens(
     keep their levels, and a draw has the degrees of freedom of the data. A 5% test of unrelated series rejected in 3 to
     6% of 200 simulations for a pair, in 5 to 8% for a cell, in 5 to 12% for the adjusted p of all cells (12 or 20
     documents of 75 tokens, autocorrelation 0 to .97); circular shifts in 7 to 12% and 6 to 11%.
-    Standard errors are the jackknife's over documents with t(G - 1), as in `compare_profiles`; effects, and the best
-    match, are not found again without each document. A unit that an effect takes whole (the only one of its token
-    ids) is left out.
+    Standard errors are the jackknife's over documents with t(G - 1); effects, and the best match, are not found again
+    without each document. A unit that an effect takes whole (the only one of its token ids) is left out.
 
     Examples
     --------
@@ -163,7 +151,12 @@ def compare_tokens(
     >>> same.pairs[["model_a", "model_b", "n_docs"]].values.tolist()
     [['mini-s', 'mini-s-b', 8]]
     """
-    chosen = _require_options(effects, unit, match, skip, draws, conf_level, seed)
+    require_option(unit, get_args(Unit), name="unit")
+    require_option(match, get_args(Match), name="match")
+    for name, (number, least) in {"skip": (skip, 0), "draws": (draws, MIN_DRAWS), "seed": (seed, 0)}.items():
+        require_whole_number(number, name=name, least=least)
+    require_conf_level(conf_level)
+    chosen = require_names(effects, EFFECTS, name="effects", least=0)
     require_columns(norms, column=column, unit=unit)
     hook = one_value(norms["hook"].unique(), hook, name="hook", who=WHO)
     norms = norms[norms["hook"] == hook]
@@ -188,18 +181,6 @@ def compare_tokens(
         yardstick=yardstick,
         verdict=token_tables.verdict(found, table, yardstick),
     )
-
-
-def _require_options(
-    effects: Any, unit: Any, match: Any, skip: Any, draws: Any, conf_level: Any, seed: Any
-) -> list[Effect]:
-    require_option(unit, get_args(Unit), name="unit")
-    require_option(match, get_args(Match), name="match")
-    require_whole_number(skip, name="skip", least=0)
-    require_whole_number(draws, name="draws", least=MIN_DRAWS)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level)
-    return require_names(effects, EFFECTS, name="effects", least=0)
 
 
 def _models(norms: pd.DataFrame, column: str, unit: Unit) -> list[ModelTokens]:

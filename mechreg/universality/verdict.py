@@ -1,10 +1,12 @@
 """Verdict: what the tables of a comparison say, in sentences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from mechreg.outside import for_page
 
 # With fewer models (or groups of seeds), nothing can be said about models in general.
 FEW = 5
@@ -14,6 +16,21 @@ MEASURES = {
     "rank_correlation": "rank correlation",
     "rms_difference": "RMS difference",
 }
+
+
+class Worded:
+    """A comparison that is shown as its verdict, in a notebook with one of its tables."""
+
+    verdict: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(self.verdict)
+
+    def _html(self, table: pd.DataFrame, columns: Sequence[str]) -> str:
+        """Return the verdict and some columns of a table as they stand in a notebook."""
+        sentences = "".join(f"<li>{for_page(sentence)}</li>" for sentence in self.verdict)
+        options: Any = {"max_rows": 24, "index": False, "na_rep": "", "float_format": "{:.3g}".format}
+        return f"<ul>{sentences}</ul>{table[['model_a', 'model_b', *columns]].to_html(**options)}"
 
 
 def verdict(
