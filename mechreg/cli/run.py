@@ -127,16 +127,14 @@ def _read_by(spec: "Spec") -> Iterator[Path]:
 
 
 def _say_results(folder: Path) -> None:
-    from mechreg.report import counted_once, headline, result_table, side_by_side
+    from mechreg.report import counted_once, headline, legend, result_table, side_by_side
     from mechreg.store import open_run, read_provenance
 
     opened = open_run(folder)
     persistence = opened.table("persistence.csv")
     results = result_table(opened.coefficients, persistence, effects=opened.spec["effects"])
     if len(results):  # an intercept-only formula has no term to report
-        say(
-            "Median over layers (least to largest); in how many layers p < .05, adjusted over layers and lags."
-        )
+        say(legend(results))
         say(side_by_side(results).to_string(index=False))
         say()
     results = counted_once(results, read_provenance(folder)["models"])

@@ -20,9 +20,11 @@ from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, svg_of, vega_bundle
 from mechreg.outside import changed, visible
 from mechreg.report.sentences import (
+    counted,
     counted_once,
     headline,
     in_words,
+    legend,
     same_weights,
     side_by_side,
     sinks_left_out,
@@ -111,6 +113,8 @@ def report_html(
         "answers": answers,
         "caveats": dict.fromkeys(answer["context"] for answer in answers),
         "results": side_by_side(results) if len(results) else results,
+        "counted": counted(results) if len(results) else "",
+        "legend": legend(results) if len(results) else "",
         "formula": formula,
         "spec": spec,
         "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),

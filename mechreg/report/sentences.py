@@ -89,6 +89,32 @@ def in_words(controls: str) -> str:
     return CONTROLS.get(controls, f"within {controls}")
 
 
+def counted(rows: pd.DataFrame) -> str:
+    """Return what a table of fits, or `result_table`, has rows of: layers, or heads where the hook is per head.
+
+    Examples
+    --------
+    >>> counted(pd.DataFrame({"hook": "z", "head": [0, 1]}))
+    'heads'
+    """
+    if "heads" in rows:
+        several = rows["heads"].groupby(rows["hook"], observed=True).max() > 1
+    elif "head" in rows:
+        several = rows["head"].groupby(rows["hook"], observed=True).nunique() > 1
+    else:
+        return "layers"
+    nouns = {"layers": not several.all(), "heads": several.any()}
+    return " and ".join(noun for noun, is_there in nouns.items() if is_there)
+
+
+def legend(results: pd.DataFrame) -> str:
+    """Return what the cells of `side_by_side` hold."""
+    return (
+        f"Median over {counted(results)} (least to largest); in how many of them p < .05, adjusted over them and the "
+        "lags."
+    )
+
+
 def headline(
     results: pd.DataFrame, *, nulls: pd.DataFrame | None = None, alpha: float = 0.05
 ) -> tuple[str, str, str]:
@@ -148,8 +174,9 @@ def sinks_left_out(statistics: pd.DataFrame) -> str:
     for (model, hook), rows in statistics.groupby(["model", "hook"], sort=False, observed=True):
         n = rows["n_sinks"]
         if n.any():
-            of_layers = f"{(n > 0).sum()} of {len(n)} layers"
-            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a layer, in {of_layers}")
+            noun = counted(rows)
+            in_some = f"in {(n > 0).sum()} of {len(n)} {noun}"
+            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a {noun.removesuffix('s')}, {in_some}")
     return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
 
 
@@ -213,8 +240,7 @@ def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
         if not part["layers"].sum():
             missing += f", not computed{where}"
             continue
-        noun = "heads" if part["heads"].max() > 1 else "layers"
-        layers = f" {noun} of {_models(rows)}" if first and not parts else ""
+        layers = f" {counted(part)} of {_models(rows)}" if first and not parts else ""
         low, high = _decimals(part["beta_median"].min()), _decimals(part["beta_median"].max())
         median = low if low == high else f"{low} to {high} by model"
         median = f"median {median}" if first and not parts else median
@@ -224,12 +250,12 @@ def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
 
 def _sample(rows: pd.DataFrame) -> str:
     """Return how many documents and tokens there were, what the documents are worth, and for how long norms persist."""
-    sentences = []
+    sentences, noun = [], counted(rows).removesuffix("s")
     if rows["n_docs"].notna().any():
         coefficients = rows[rows["term"] != HALF_LIFE]
         docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
         df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
-        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per layer"
+        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per {noun}"
         sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
         if docs == "1":
             sentences = [f"One document, {tokens}: the intervals treat its tokens as independent."]
@@ -237,7 +263,7 @@ def _sample(rows: pd.DataFrame) -> str:
     if len(half):
         tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
         sentences.append(
-            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by layer "
+            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by {noun} "
             f"(distinguishable from white noise in {half['layers'].sum()})."
         )
     return " ".join(sentences)
@@ -266,7 +292,9 @@ def _lead(rows: pd.DataFrame) -> str:
     share = (sums["significant"] / sums["layers"]).max()
     if not share > 0:
         return "No"
-    return "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} layers"
+    return (
+        "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} {counted(rows)}"
+    )
 
 
 def _models(rows: pd.DataFrame) -> str:
@@ -292,7 +320,7 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> 
     for null, rows in nulls.groupby("null", sort=False, observed=True):
         n_above = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
-        beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} layers ({excess})")
+        beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} {counted(rows)} ({excess})")
     return (
         f"Beside the nulls: {term} is above {'; above '.join(beyond)} (p < .05, not adjusted). Only such an excess can "
         "come from word order or from training."
