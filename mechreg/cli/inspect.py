@@ -16,15 +16,16 @@ def declare(verbs: Verbs) -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Show a model's architecture, and a text's tokens."""
-    from mechreg.corpus import tokenize
-    from mechreg.models import describe_model
-
     if args.text is not None and not args.text.strip():
         raise InputError("--text is empty; give a text to tokenize.")
     model = load(args)
-    tokens = None if args.text is None else tokenize(model, [args.text])
+    from mechreg.models import describe_model
+
     say(describe_model(model))
-    if tokens is not None:
+    if args.text is not None:
+        from mechreg.corpus import tokenize
+
+        tokens = tokenize(model, [args.text])
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
         say(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
         say(table.rename_axis("index").reset_index().to_string(index=False))
