@@ -264,7 +264,7 @@ COMMANDS = [
     Case("unknown command", lambda g: ["fly"], "'fly'", "--help"),
     Case("unknown option", lambda g: [*g.run(), "--bacth", "5"], "--bacth", "--help"),
     Case("no tokens in a batch", lambda g: [*g.run(), "--batch-tokens", "0"], "got 0", "1 or more"),
-    Case("a word for a number", lambda g: [*g.run(), "--batch-tokens", "many"], "'many'", "invalid int value"),
+    Case("a word for a number", lambda g: [*g.run(), "--batch-tokens", "many"], "'many'", "a whole number, 1 or more"),
     Case("unknown device", lambda g: [*g.run(), "--device", "quantum"], "'quantum'", "try 'cpu'"),
     Case("device without numbers", lambda g: [*g.run(), "--device", "meta"], "'meta'", "use 'cpu'"),
     Case("device that is not here", lambda g: [*g.run(), "--device", "cuda:77"], "'cuda:77'", "try 'cpu'"),

@@ -45,10 +45,8 @@ def group_norms(
 
     Raises
     ------
-    SchemaError, InputError
-        A missing column or value, or no token after the first positions.
-    NumericalError
-        A norm without a logarithm.
+    SchemaError, InputError, NumericalError
+        A missing column or value, no token after the first positions, or a norm without a logarithm.
 
     Examples
     --------

@@ -29,7 +29,6 @@ def run_report(folder: str | Path) -> str:
     Parameters
     ----------
     folder : str or Path
-        A run folder, as `run_spec` leaves it.
 
     Returns
     -------
@@ -58,16 +57,16 @@ def run_report(folder: str | Path) -> str:
         statistics=run.statistics,
         results=result_table(coefficients, persistence, effects=run.spec["effects"]),
         formula=run.spec["formula"],
-        spec=_text(folder / "spec.toml"),
+        spec=_bytes(folder / "spec.toml").decode(),
         persistence=persistence,
         figures=_figures(folder, coefficients, persistence, run.spec["formula"]),
         problems=pd.DataFrame() if problems is None else problems,
         provenance=facts,
-        summaries=_text(folder / "summaries.txt"),
+        summaries=_bytes(folder / "summaries.txt").decode(),
         linked=list(_explorers(run, facts, coefficients)),
         universality=_table(run, "universality.csv"),
         profiles=_table(run, "universality_profiles.csv"),
-        verdict=_text(folder / "universality.txt").splitlines(),
+        verdict=_bytes(folder / "universality.txt").decode().splitlines(),
         interventions=_table(run, "interventions.csv"),
         nulls=_table(run, "nulls.csv"),
         top_tokens=_table(run, "top_tokens.parquet"),
@@ -76,24 +75,20 @@ def run_report(folder: str | Path) -> str:
 
 def _table(run: store.Run, name: str) -> pd.DataFrame | None:
     """Return a table of the run; None where it has none, or one without a column."""
-    path = run.path / name
-    if not store.is_there(path):
+    if not _bytes(run.path / name).strip():
         return None
-    with store.readable(path):
-        if not path.read_bytes().strip():
-            return None
     frame = run.table(name)
     if "group" in frame:
         frame["group"] = frame["group"].astype("object").fillna("")  # as a comparison without groups has it
     return frame
 
 
-def _text(path: Path) -> str:
-    """Return a text of the run, "" where it has none."""
+def _bytes(path: Path) -> bytes:
+    """Return what a file of the run holds, nothing where it is not there."""
     if not store.is_there(path):
-        return ""
+        return b""
     with store.readable(path):
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
 
 
 def _figures(
@@ -128,9 +123,7 @@ def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame
     """Yield a layer explorer for every model, at the first hook that can have one."""
     lags, options = run.spec["lags"], {key: run.spec[key] for key in ("lags", "skip", "drop_sinks")}
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in lags}]
-    if (
-        run.spec["formula"].split("~")[0].strip() != "log_norm"
-    ):  # the explorer shows log norms against their lags
+    if not run.spec["formula"].replace(" ", "").startswith("log_norm~"):  # the explorer shows log norms
         return
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
@@ -156,10 +149,9 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     """Return the norm frame of one model and hook, with the first document's token strings; None without norms."""
     shards, parts, rows = run.shards("norms", model, hook), [], 0
     for shard in shards:
-        parts.append(_first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows))
-        rows += len(parts[-1])
-        if rows >= VIEW_ROWS:
-            break
+        if rows < VIEW_ROWS:
+            parts.append(_first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows))
+            rows += len(parts[-1])
     if not parts:
         return None
     norms = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
@@ -171,8 +163,7 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     first = norms["doc"].iloc[0]
     own = (norms["doc"] == first).to_numpy()
     tokens = store.read_token_shard(path)
-    tokens = tokens[tokens["doc"].astype("str") == str(first)]
-    strings = tokens.set_index(["window", "position"])["token"]
+    strings = tokens[tokens["doc"].astype("str") == str(first)].set_index(["window", "position"])["token"]
     column = pd.Series(None, index=norms.index, dtype="object")
     column[own] = strings.reindex(pd.MultiIndex.from_frame(norms.loc[own, ["window", "position"]])).to_numpy()
     return norms.assign(token=column)

@@ -25,19 +25,8 @@ def result_table(
 ) -> pd.DataFrame:
     """Return one row a model, hook, term and controls: layers, how many are significant, and the betas' range.
 
-    Parameters
-    ----------
-    coefficients : pandas.DataFrame
-        Of the run's own regression, which takes off the levels of ``effects``.
-    persistence : pandas.DataFrame, optional
-        The run's persistence.csv, which has the lags with and without controls.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
-    ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.2]})
-    >>> result_table(frame)[["controls", "layers", "significant", "beta_median"]].values.tolist()
-    [['none', 2, 1, 0.375]]
+    ``coefficients`` are the run's own, without the levels of ``effects``; ``persistence`` has the lags with and without
+    controls.
     """
     terms = coefficients[coefficients["term"] != "Intercept"].assign(controls=" + ".join(effects) or "none")
     if persistence is not None and len(persistence):
@@ -61,15 +50,7 @@ def result_table(
 
 
 def side_by_side(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the result table in words: a column for every kind of controls; one model or hook is not named.
-
-    Examples
-    --------
-    >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 3, "beta_min": 0.1}
-    >>> row |= {"controls": "none", "beta_median": 0.25, "beta_max": 0.3}
-    >>> side_by_side(pd.DataFrame([row]))["pooled over documents"].tolist()
-    ['0.25 (0.10 to 0.30), 3 of 4']
-    """
+    """Return the result table in words: a column for every kind of controls; one model or hook is not named."""
     rows: dict[tuple, dict[str, str]] = {}
     columns = [name for name in CONTROLS if (results["controls"] == name).any()]
     columns += [name for name in dict.fromkeys(results["controls"]) if name not in CONTROLS]
@@ -90,13 +71,7 @@ def in_words(controls: str) -> str:
 
 
 def counted(rows: pd.DataFrame) -> str:
-    """Return what a table of fits, or `result_table`, has rows of: layers, or heads where the hook is per head.
-
-    Examples
-    --------
-    >>> counted(pd.DataFrame({"hook": "z", "head": [0, 1]}))
-    'heads'
-    """
+    """Return what a table of fits, or `result_table`, has rows of: layers, or heads where the hook is per head."""
     if "heads" in rows:
         several = rows["heads"].groupby(rows["hook"], observed=True).max() > 1
     elif "head" in rows:
@@ -120,30 +95,12 @@ def headline(
 ) -> tuple[str, str, str]:
     """Return the answer: what the first lag (or the lags together) predicts; the others, documents; what of context.
 
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        What `result_table` gives. The sentences are of the first hook in it.
-    nulls : pandas.DataFrame, optional
-        What `compare_to_nulls` gives. Without it the last sentence says that nothing is known about context.
-    alpha : float
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
-    ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.02], "n_docs": 9, "df": 8.0, "n": 900})
-    >>> answer, about, _ = headline(result_table(frame))
-    >>> answer
-    'Yes, as a prediction: lag1 differs from zero in 2 of 2 layers of m (median 0.38).'
-    >>> about
-    '9 documents, 900 tokens per layer; effective degrees of freedom 8.'
+    ``results`` is of `result_table`, the sentences of its first hook. Without ``nulls`` (of `compare_to_nulls`) the
+    last one says that nothing is known about context.
     """
     if results.empty:
-        return (
-            "The table has no coefficient but the intercept's, so nothing here answers the question.",
-            "",
-            _ASK,
-        )
+        nothing = "The table has no coefficient but the intercept's, so nothing here answers the question."
+        return nothing, "", _ASK
     hook = results["hook"].iloc[0]
     shown = results[(results["hook"] == hook) & (results["term"] != HALF_LIFE)]
     together = [term for term in dict.fromkeys(shown["term"]) if " + " in term]
@@ -161,13 +118,7 @@ def headline(
 
 
 def sinks_left_out(statistics: pd.DataFrame) -> str:
-    """Return how many tokens the fits leave out as sinks, by model and hook.
-
-    Examples
-    --------
-    >>> sinks_left_out(pd.DataFrame({"model": "m", "hook": "resid_pre", "layer": [0, 1], "n_sinks": [0, 65]}))
-    'Tokens left out as sinks, as outcome and as lag: m, resid_pre: 0 to 65 a layer, in 1 of 2 layers.'
-    """
+    """Return how many tokens the fits leave out as sinks, by model and hook."""
     if "n_sinks" not in statistics or not statistics["n_sinks"].any():
         return "No token but the first of each window is left out as a sink."
     parts = []
@@ -181,13 +132,7 @@ def sinks_left_out(statistics: pd.DataFrame) -> str:
 
 
 def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for every two models or more of a run whose weights have one hash.
-
-    Examples
-    --------
-    >>> same_weights({"name": name, "weights_sha256": "0f"} for name in ("step0", "step1"))
-    ['step0 and step1 have the same weights: they are one model under several names, and count once.']
-    """
+    """Return a sentence for every two models or more of a run whose weights have one hash."""
     return [
         f"{', '.join(alike[:-1])} and {alike[-1]} have the same weights: they are one model under several names, and "
         "count once."
@@ -197,14 +142,7 @@ def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def counted_once(results: pd.DataFrame, models: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows of a result table without those of models whose weights an earlier one has.
-
-    Examples
-    --------
-    >>> models = [{"name": name, "weights_sha256": "0f"} for name in ("step0", "step1")]
-    >>> counted_once(pd.DataFrame({"model": ["step0", "step1"]}), models)["model"].tolist()
-    ['step0']
-    """
+    """Return the rows of a result table without those of models whose weights an earlier one has."""
     again = [name for alike in _by_weights(models) for name in alike[1:]]
     return results[~results["model"].isin(again)] if again and len(results) else results
 
