@@ -278,7 +278,7 @@ COMMANDS = [
     Case("no name of a model", lambda g: ["inspect", ""], "is empty", "give a hub name"),
     Case("a very long name", lambda g: ["inspect", "a" * 5000], "5000 characters", "give a hub name"),
     Case("a web address", lambda g: ["inspect", "https://h.co/gpt2"], "h.co/gpt2", "hub name such as"),
-    Case("a revision of a folder", lambda g: ["check", "mini-s", "--revision", "v2"], "revision=", "leave it out"),
+    Case("a revision of a folder", lambda g: ["check", "mini-s", "--revision", "v2"], "only models on the hub have revisions", "leave out 'v2'"),
     Case("unknown engine", lambda g: [*g.run(), "--engine", "warp"], "'warp'", "'local', 'ray'"),
     Case("a word for the workers", lambda g: [*g.run(), "--workers", "many"], "'many'", "--help"),
     Case("no text", lambda g: ["inspect", "mini-s", "--text", " "], "--text", "give a text"),

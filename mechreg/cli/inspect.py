@@ -19,13 +19,12 @@ def inspect(args: argparse.Namespace) -> int:
     if args.text is not None and not args.text.strip():
         raise InputError("--text is empty; give a text to tokenize.")
     model = load(args)
+    from mechreg.corpus import tokenize
     from mechreg.models import describe_model
 
+    tokens = None if args.text is None else tokenize(model, [args.text])
     say(describe_model(model))
-    if args.text is not None:
-        from mechreg.corpus import tokenize
-
-        tokens = tokenize(model, [args.text])
+    if tokens is not None:
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
         say(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
         say(table.rename_axis("index").reset_index().to_string(index=False))
