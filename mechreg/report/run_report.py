@@ -57,16 +57,16 @@ def run_report(folder: str | Path) -> str:
         statistics=run.statistics,
         results=result_table(coefficients, persistence, effects=run.spec["effects"]),
         formula=run.spec["formula"],
-        spec=_bytes(folder / "spec.toml").decode(),
+        spec=_text(folder / "spec.toml"),
         persistence=persistence,
         figures=_figures(folder, coefficients, persistence, run.spec["formula"]),
         problems=pd.DataFrame() if problems is None else problems,
         provenance=facts,
-        summaries=_bytes(folder / "summaries.txt").decode(),
+        summaries=_text(folder / "summaries.txt"),
         linked=list(_explorers(run, facts, coefficients)),
         universality=_table(run, "universality.csv"),
         profiles=_table(run, "universality_profiles.csv"),
-        verdict=_bytes(folder / "universality.txt").decode().splitlines(),
+        verdict=_text(folder / "universality.txt").splitlines(),
         interventions=_table(run, "interventions.csv"),
         nulls=_table(run, "nulls.csv"),
         top_tokens=_table(run, "top_tokens.parquet"),
@@ -75,20 +75,24 @@ def run_report(folder: str | Path) -> str:
 
 def _table(run: store.Run, name: str) -> pd.DataFrame | None:
     """Return a table of the run; None where it has none, or one without a column."""
-    if not _bytes(run.path / name).strip():
+    path = run.path / name
+    if not store.is_there(path):
         return None
+    with store.readable(path):
+        if not path.read_bytes().strip():
+            return None
     frame = run.table(name)
     if "group" in frame:
         frame["group"] = frame["group"].astype("object").fillna("")  # as a comparison without groups has it
     return frame
 
 
-def _bytes(path: Path) -> bytes:
-    """Return what a file of the run holds, nothing where it is not there."""
+def _text(path: Path) -> str:
+    """Return a text of the run, "" where it has none."""
     if not store.is_there(path):
-        return b""
+        return ""
     with store.readable(path):
-        return path.read_bytes()
+        return path.read_text(encoding="utf-8")
 
 
 def _figures(
