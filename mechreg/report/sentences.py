@@ -13,6 +13,7 @@ CONTROLS = {
     "doc + position": "within documents and positions",
 }
 HALF_LIFE = "half_life"
+ALPHA = 0.05  # as the sentences say
 _KEYS = ["model", "hook", "term", "controls"]
 
 
@@ -21,7 +22,6 @@ def result_table(
     persistence: pd.DataFrame | None = None,
     *,
     effects: Sequence[str] = (),
-    alpha: float = 0.05,
 ) -> pd.DataFrame:
     """Return one row a model, hook, term and controls: layers, how many are significant, and the betas' range.
 
@@ -32,7 +32,7 @@ def result_table(
     if persistence is not None and len(persistence):
         terms = pd.concat([persistence, terms[~terms["term"].isin(persistence["term"])]])
     known = terms.reindex(columns=list({*terms.columns, "df", "n_docs", "n", "head"}))
-    grouped = known.assign(significant=known["p_adjusted"] < alpha).groupby(_KEYS, sort=False, observed=True)
+    grouped = known.assign(significant=known["p_adjusted"] < ALPHA).groupby(_KEYS, sort=False, observed=True)
     table = grouped.agg(
         layers=("estimate", "count"),
         significant=("significant", "sum"),
@@ -90,9 +90,7 @@ def legend(results: pd.DataFrame) -> str:
     )
 
 
-def headline(
-    results: pd.DataFrame, *, nulls: pd.DataFrame | None = None, alpha: float = 0.05
-) -> tuple[str, str, str]:
+def headline(results: pd.DataFrame, *, nulls: pd.DataFrame | None = None) -> tuple[str, str, str]:
     """Return the answer: what the first lag (or the lags together) predicts; the others, documents; what of context.
 
     ``results`` is of `result_table`, the sentences of its first hook. Without ``nulls`` (of `compare_to_nulls`) the
@@ -113,7 +111,7 @@ def headline(
     beside = f"Separately: {'; '.join(rest)}. " if rest else ""
     sentence = f"{lead}{first}."
     about = beside + _sample(results[results["hook"] == hook])
-    context = _context(lags[0], hook, nulls, alpha) if lags else _ASK
+    context = _context(lags[0], hook, nulls) if lags else _ASK
     return sentence[0].upper() + sentence[1:], about, context
 
 
@@ -178,7 +176,9 @@ def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
         if not part["layers"].sum():
             missing += f", not computed{where}"
             continue
-        layers = f" {counted(part)} of {_models(rows)}" if first and not parts else ""
+        models = rows["model"].unique()
+        of_models = str(models[0]) if len(models) == 1 else f"{len(models)} models"
+        layers = f" {counted(part)} of {of_models}" if first and not parts else ""
         low, high = _decimals(part["beta_median"].min()), _decimals(part["beta_median"].max())
         median = low if low == high else f"{low} to {high} by model"
         median = f"median {median}" if first and not parts else median
@@ -235,17 +235,12 @@ def _lead(rows: pd.DataFrame) -> str:
     )
 
 
-def _models(rows: pd.DataFrame) -> str:
-    names = rows["model"].unique()
-    return str(names[0]) if len(names) == 1 else f"{len(names)} models"
-
-
 def _decimals(value: Any) -> str:
     """Return two decimals, or one digit of what they would round to nothing."""
     return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
 
-def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
+def _context(term: str, hook: str, nulls: pd.DataFrame | None) -> str:
     """Return in how many layers a lag exceeds the nulls, or that there are none."""
     if nulls is not None:
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
@@ -256,7 +251,7 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> 
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):
-        n_above = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
+        n_above = int(((rows["excess"] > 0) & (rows["p_value"] < ALPHA)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
         beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} {counted(rows)} ({excess})")
     return (

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg.outside import for_csv
+from mechreg.report.sentences import ALPHA
 
 MODEL_COLUMNS = (
     *("name", "backend", "processing", "dtype", "prepend_bos", "blocks", "d_model", "parameters", "tokens"),
@@ -49,7 +50,7 @@ def models_table(provenance: Mapping[str, Any]) -> pd.DataFrame:
     return models[[column for column in MODEL_COLUMNS if column in models]]
 
 
-def diagnostics_table(statistics: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
+def diagnostics_table(statistics: pd.DataFrame) -> pd.DataFrame:
     """Return in how many layers of every model and hook each diagnostic test rejects, and the median R2."""
     tests = {column: name for column, name in _TESTS.items() if column in statistics}
     if not tests or "r_squared" not in statistics:
@@ -66,7 +67,7 @@ def diagnostics_table(statistics: pd.DataFrame, *, alpha: float = 0.05) -> pd.Da
             row["median Durbin-Watson"] = float(part["durbin_watson"].median())
         for column, name in tests.items():
             known = part[column].dropna()
-            row[name] = f"{int((known < alpha).sum())} of {len(known)}" if len(known) else "not known"
+            row[name] = f"{int((known < ALPHA).sum())} of {len(known)}" if len(known) else "not known"
         rows.append(row)
     return pd.DataFrame(rows)
 
