@@ -43,14 +43,11 @@ def run_on_ray(
 
     Parameters
     ----------
-    spec : Spec
-    out : str or Path, optional
-    workers : int
     gpus_per_worker : number
         0.5 lets two workers share a GPU; a worker without any computes on the CPU.
     address : str, optional
         Of a running Ray cluster ("auto" finds it); by default workers are started on this machine.
-    device, device_map, batch_tokens, shard_tokens, resume
+    spec, out, device, device_map, batch_tokens, shard_tokens, resume
         As for `run_spec`; a device map splits a model over the GPUs of its worker.
 
     Raises

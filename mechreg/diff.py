@@ -86,13 +86,8 @@ def diff_runs(run_a: Run | str | Path, run_b: Run | str | Path, *, within: float
 def diff_tables(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: float = 0.0) -> pd.DataFrame:
     """Return the numbers that differ between two tables of one kind: one row a number, none where all are equal.
 
-    Parameters
-    ----------
-    table_a, table_b : pandas.DataFrame
-        Two coefficient frames, or two frames of fit statistics.
-    within : float
-        Moves up to this size count as equal: in standard errors for estimates and the ends of their intervals,
-        absolute for p-values, and relative to the larger of the two numbers for all others.
+    Moves up to ``within`` count as equal: in standard errors for estimates and the ends of their intervals, absolute
+    for p-values, and relative to the larger of the two numbers for all others.
 
     Returns
     -------
@@ -100,14 +95,6 @@ def diff_tables(table_a: pd.DataFrame, table_b: pd.DataFrame, *, within: float =
         model, hook, layer, (head,) (term,) number (the column that moved), a, b, difference (b - a), std_errors
         (the difference in standard errors of ``table_a``; NaN for other numbers), relative (the difference
         divided by the larger of the two), present ("both", "only a", "only b": rows that the other lacks).
-
-    Examples
-    --------
-    >>> a = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
-    ...                   "estimate": [0.5, 0.25], "std_error": [0.125, 0.125]})
-    >>> moved = diff_tables(a, a.assign(estimate=[0.5, 0.5]))
-    >>> moved[["layer", "number", "difference", "std_errors"]].values.tolist()
-    [[1, 'estimate', 0.25, 2.0]]
     """
     require_number(within, name="within", least=0)
     keys, numbers = _shared_columns(table_a, table_b)

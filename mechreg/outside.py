@@ -60,6 +60,8 @@ def to_pandas(value: Any) -> Any:
     >>> to_pandas([pa.table({"norm": [1.0]}), "norm"])[0]["norm"].tolist()
     [1.0]
     """
+    if isinstance(value, str):
+        return value  # there may be many
     if isinstance(value, list | tuple | dict):
         parts = list(value.values()) if isinstance(value, dict) else value
         made = [to_pandas(part) for part in parts]

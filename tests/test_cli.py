@@ -150,6 +150,79 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(capsys, arguments, said):
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("compare --draws", "5", "a whole number from 199 to 1000000; got 5"),
+        ("compare --draws", "many", "a whole number from 199 to 1000000; got 'many'"),
+        ("compare --margin", "0", "a number above 0; got 0.0"),
+        ("compare --seed", "-1", "a whole number, 0 or more; got -1"),
+        ("diff --within", "-1", "a number, 0 or more; got -1.0"),
+        ("intervene --seed", "-1", "a whole number, 0 or more; got -1"),
+        ("intervene --documents", "0", "a whole number, 1 or more; got 0"),
+        ("replicate --documents", "0", "a whole number, 1 or more; got 0"),
+        ("run --workers", "0", "a whole number, 1 or more; got 0"),
+        ("run --gpus-per-worker", "nan", "a number, 0 or more; got nan"),
+        ("demo --batch-tokens", "0", "a whole number, 1 or more; got 0"),
+    ],
+)
+def test_a_number_is_refused_with_the_least_that_its_help_has(capsys, option, value, said):
+    verb, option = option.split()
+    assert main([verb, f"{option}={value}"]) == 2
+    assert capsys.readouterr().err == f"mechreg: {option} must be {said}; see mechreg {verb} --help.\n"
+    help_of = " ".join(verbs()[verb].format_help().split("Example:")[0].split()).split(f" {option} ")[-1]
+    least = re.search(r"(?:from|above) (\d+)|(\d+) or more", said)
+    assert f"{least[1] or least[2]} or more" in help_of or f"above {least[1]}" in help_of
+
+
+def test_compare_draws_as_often_as_the_function_needs():
+    from mechreg.cli.compare import LEAST_DRAWS
+    from mechreg.universality.comparison import MIN_DRAWS
+
+    assert LEAST_DRAWS == MIN_DRAWS
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("run --models ./nowhere --corpus demo", "no model folder"),
+        ("run --models mini-s --corpus nowhere.txt", "There is no file"),
+        ("inspect ./nowhere", "no model folder"),
+        ("inspect nowhere.gguf", "no model file"),
+        ("inspect mini-s@main", "'mini-s' is on this machine, and only models on the hub have revisions"),
+        ("inspect mini-s --revision main", "only models on the hub have revisions; leave out 'main'"),
+        ("inspect gpt2@main --revision x", "has its revision in its name; leave out the other one, 'x'"),
+        ("check ./nowhere", "no model folder"),
+        ("intervene ./nowhere --edit scale=2", "no model folder"),
+        ("intervene mini-s --edit scale=2 --corpus nowhere.txt", "There is no file"),
+        ("intervene mini-s --edit patch=nowhere.txt", "There is no file"),
+        ("replicate norm_growth --models ./nowhere", "no model folder"),
+        ("replicate norm_growth --models mini-s --corpus nowhere.txt", "There is no file"),
+        ("compare ./nowhere", "is not a run folder"),
+        ("diff ./nowhere ./elsewhere", "is not a run folder"),
+        ("report ./nowhere", "is not the folder of a finished run"),
+    ],
+)
+def test_a_wrong_path_is_refused_before_torch_is_imported(command, said):
+    code = f"import sys; from mechreg.cli import main; main({shlex.split(command)}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert said in done.stderr
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("model", [["gpt2@x"], ["gpt2", "--revision", "x"]])
+def test_a_revision_is_named_where_the_hub_is_away(model, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mechreg", "inspect", *model],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr.startswith("mechreg: 'gpt2@x' is no folder and no miniature")
+    assert "Did you mean" not in done.stderr
+
+
 def test_an_option_that_does_not_exist_is_refused_with_those_that_do(capsys, tmp_path):
     (tmp_path / "spec.toml").write_text('models = ["mini-s"]\ncorpus = "demo"\n')
     assert main(["run", str(tmp_path / "spec.toml"), "--engine", "rai"]) == 2
@@ -322,9 +395,36 @@ def test_intervene_prints_a_table_and_saves_what_the_function_gives(texts, tmp_p
     ]
 
 
+def test_intervene_edits_the_heads_asked_for_and_patches_from_another_corpus(tmp_path, capsys):
+    texts = {"asked.jsonl": ["The cat sat", "A dog ran"], "other.jsonl": ["The dog sat", "A cat ran"]}
+    for name, lines in texts.items():
+        pd.DataFrame({"text": lines}).to_json(tmp_path / name, orient="records", lines=True)
+    asked, other = (str(tmp_path / name) for name in texts)
+    command = ["intervene", "mini-s", "--corpus", asked, "--edit", f"patch={other}", "--positions", "all"]
+    command += ["--hook", "z", "--layers", "1", "--heads", "0,2", "--out", str(tmp_path / "effects.csv")]
+    assert main(command) == 0
+    expected = mr.intervene(
+        "mini-s",
+        texts["asked.jsonl"],
+        mr.Patch(texts["other.jsonl"]),
+        hook="z",
+        layers=1,
+        heads=[0, 2],
+        progress=False,
+    )
+    assert set(expected["head"]) == {0, 2}
+    written = pd.read_csv(tmp_path / "effects.csv")
+    # The csv has every digit; its reader may lose the last.
+    pd.testing.assert_series_equal(written["estimate"], expected["estimate"], rtol=1e-12)
+    assert main(["intervene", "mini-s", "--edit", "scale=2", "--heads", "0", "--documents", "1"]) == 2
+    assert "heads= needs hook='z'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--edit", "patch="], "--edit must be scale=0.5"),
+        (["--edit", "scale=2", "--heads", "first"], "--heads must be whole numbers"),
         (["--edit", "scale"], "--edit must be scale=0.5"),
         (["--edit", "double=2"], "--edit must be scale=0.5"),
         (["--edit", "scale=half"], "--edit must be scale=0.5"),

@@ -187,5 +187,5 @@ def test_a_file_that_is_not_there_is_refused():
 
 
 def test_a_revision_of_a_file_is_refused(file):
-    with pytest.raises(InputError, match="revision= is for hub names"):
+    with pytest.raises(InputError, match="only models on the hub have revisions"):
         mr.load_model(file, revision="main")

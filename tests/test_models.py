@@ -378,7 +378,7 @@ def test_what_is_wrong_with_a_folder_is_one_line(save_gpt2, how, message):
         ("tiny", {"processing": "fold"}, "processing must be one of 'raw', 'folded'.*Did you mean 'folded'"),
         ("tiny", {"dtype": "float8"}, "dtype must be one of"),
         ("tiny", {"device": "quantum"}, "device='quantum' cannot be used here.*try 'cpu'"),
-        ("tiny", {"revision": "v2"}, "revision= is for hub names"),
+        ("tiny", {"revision": "v2"}, "only models on the hub have revisions; leave out 'v2'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tiny, given, options, message):

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from mechreg.report import headline, report_html, result_table, side_by_side
+from mechreg.report import headline, legend, report_html, result_table, side_by_side
+from mechreg.report.sentences import sinks_left_out
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"\u2028"
 
@@ -28,7 +29,6 @@ def test_the_result_table_counts_layers_and_significance():
     assert table["significant"].tolist() == [1, 1]
     assert table["beta_median"].tolist() == pytest.approx([0.3, 0.1])
     assert table["beta_max"].tolist() == pytest.approx([0.5, 0.2])
-    assert result_table(coefficients(), alpha=0.01)["significant"].tolist() == [1, 0]
 
 
 def test_the_answer_has_the_tables_numbers():
@@ -65,6 +65,27 @@ def test_numbers_with_and_without_controls_stand_side_by_side():
     )
     assert "9 documents, 1,234 tokens per layer; effective degrees of freedom 5 to 8." in about
     assert "halves in 12 tokens, by layer (distinguishable from white noise in 1)" in about
+
+
+def test_a_hook_per_head_is_counted_in_heads():
+    heads = coefficients().assign(hook="z", head=[0, 1] * 3, n=900, n_docs=9, df=8.0)
+    slow = heads.head(2).assign(term="half_life", estimate=12.0, controls="doc + position", df=None)
+    raw = heads[heads["term"] != "Intercept"].assign(controls="none")
+    results = result_table(heads, pd.concat([raw, slow]))
+    said, about, _ = headline(results)
+    assert said.startswith("In some heads: lag1 differs from zero in 1 of 2 heads of m")
+    assert "900 tokens per head" in about
+    assert "halves in 12 tokens, by head" in about
+    assert legend(results).startswith("Median over heads (least to largest)")
+    both = pd.concat([results, result_table(coefficients())])
+    assert legend(both).startswith("Median over layers and heads (least to largest)")
+    assert "5 to 9 a head, in 2 of 2 heads." in sinks_left_out(heads.head(2).assign(n_sinks=[5, 9]))
+    page = report_html(
+        title="z", coefficients=heads, statistics=heads, results=results, figures={}, problems=pd.DataFrame(),
+        provenance={"models": [{"name": "m"}]}, summaries="",
+    )  # fmt: skip
+    assert "Coefficients over the heads" in page
+    assert " layers" not in page.split("<body>")[1]
 
 
 def rows_of(*terms, significant=()) -> pd.DataFrame:

@@ -36,13 +36,7 @@ VERBS = (run, init, inspect, check, compare, intervene, diff, completion, replic
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out one command and return its exit code: 0 done, 1 a check failed or runs differ, 2 refused.
-
-    Examples
-    --------
-    >>> main(["inspect", "no-such-folder/x/y"])
-    2
-    """
+    """Carry out one command and return its exit code: 0 done, 1 a check failed or runs differ, 2 refused."""
     if argv is None:
         begin_again_in_utf8()
     debug, output_is_open = "--debug" in (sys.argv if argv is None else argv), open_standard_files()
@@ -73,13 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs.
-
-    Examples
-    --------
-    >>> parser().parse_args(["check", "mini-s"]).model
-    'mini-s'
-    """
+    """Return the parser of all verbs."""
     made = Parser(
         prog="mechreg",
         description="Is the attention update to a token predicted by the updates to the tokens before it?",

@@ -13,9 +13,10 @@ def declare(verbs: Verbs) -> None:
 
 def check(args: argparse.Namespace) -> int:
     """Check every number of a model against raw Hugging Face hooks."""
+    model = load(args)
     from mechreg.check import check_model
 
-    table = check_model(load(args))
+    table = check_model(model)
     shown = table.assign(passed=table["passed"].map({True: "ok", False: "FAILED"}))
     say(shown.to_string(index=False, float_format="{:.1e}".format))
     return 0 if table["passed"].all() else 1

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.options import Verbs
+from mechreg.cli.options import Verbs, add_number
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError
 
@@ -15,6 +15,7 @@ EXAMPLES = (
     "mechreg compare runs/demo --margin 0.1\n"
     "         mechreg compare runs/a runs/b --groups mini-s=small,mini-s-b=small,mini-m=medium --out compared"
 )
+LEAST_DRAWS = 199  # as compare_profiles has it, which is not imported to refuse
 
 
 def declare(verbs: Verbs) -> None:
@@ -24,10 +25,13 @@ def declare(verbs: Verbs) -> None:
     made.add_argument("--term", default="lag1", help="the term compared (default: lag1)")
     made.add_argument("--hook", help="which hook point, where the runs have several")
     margin = "coefficients closer than this count as equal; without it, no equivalence"
-    made.add_argument("--margin", type=float, help=margin)
-    made.add_argument("--groups", help="MODEL=GROUP,... for every model: models of one group are seeds")
-    made.add_argument("--draws", type=int, default=1999, help="of the bootstrap (default: 1999)")
-    made.add_argument("--seed", type=int, default=0)
+    add_number(made, "--margin", margin, least=0, strict=True)
+    groups = "MODEL=GROUP,... for every model: models of one group are seeds"
+    made.add_argument("--groups", type=_pairs, help=groups)
+    add_number(
+        made, "--draws", "of the bootstrap", default=1999, least=LEAST_DRAWS, most=1_000_000, whole=True
+    )
+    add_number(made, "--seed", "of the bootstrap", default=0, least=0, whole=True)
     made.add_argument("--out", type=Path, help="folder of the tables (default: the run folder, if it is one)")
 
 
@@ -44,12 +48,11 @@ def compare(args: argparse.Namespace) -> int:
         check_place(args.out / "universality.csv")
     if (out / "spec.toml").is_file():
         require_no_links(out)
-    groups = None if args.groups is None else _pairs(args.groups)
     from mechreg.charts import plot_profiles, save_chart
     from mechreg.universality import compare_profiles
 
-    options = {key: getattr(args, key) for key in ("term", "hook", "margin", "draws", "seed")}
-    compared = compare_profiles(_sums_of_runs(args.runs), groups=groups, **options)
+    options = {key: getattr(args, key) for key in ("term", "hook", "margin", "groups", "draws", "seed")}
+    compared = compare_profiles(_sums_of_runs(args.runs), **options)
     # Pairwise agreement is the main table; the others have their own name as a suffix.
     write_table(compared.agreement, out / "universality.csv")
     for name in ("profiles", "binned", "differences", "equivalence", "meta", "yardstick", "leave_one_out"):
@@ -98,5 +101,5 @@ def _sums_of_runs(folders: list[Path]) -> "LagSums":
 def _pairs(text: str) -> dict[str, str]:
     pairs = [entry.partition("=") for entry in text.split(",")]
     if not all(name and equals and group for name, equals, group in pairs):
-        raise InputError(f"--groups must be MODEL=GROUP,MODEL=GROUP,...; got {text!r}.")
+        raise argparse.ArgumentTypeError(f"must be MODEL=GROUP,MODEL=GROUP,...; got {text!r}")
     return {name: group for name, _, group in pairs}

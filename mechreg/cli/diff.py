@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.options import Verbs
+from mechreg.cli.options import Verbs, add_number
 from mechreg.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -21,10 +21,8 @@ def declare(verbs: Verbs) -> None:
     made = verbs.add(diff, example=EXAMPLES)
     made.add_argument("run_a", type=Path, metavar="RUN_A")
     made.add_argument("run_b", type=Path, metavar="RUN_B")
-    within = (
-        "smaller moves count as equal: in standard errors for estimates, relative for others (default: 0)"
-    )
-    made.add_argument("--within", type=float, default=0.0, help=within)
+    within = "smaller moves count as equal: in standard errors for estimates, relative for others"
+    add_number(made, "--within", within, default=0.0, least=0)
     made.add_argument("--out", type=Path, help="a .csv or .parquet table of every number that moved")
 
 

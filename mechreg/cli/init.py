@@ -50,13 +50,7 @@ def init(args: argparse.Namespace) -> int:
 
 
 def commented_spec() -> str:
-    """Return a spec that runs as it is, every key with what it may be.
-
-    Examples
-    --------
-    >>> commented_spec().splitlines()[3]
-    'models = ["mini-s", "mini-m"]'
-    """
+    """Return a spec that runs as it is, every key with what it may be."""
     from dataclasses import asdict
 
     from mechreg.spec import Spec

@@ -16,12 +16,12 @@ def declare(verbs: Verbs) -> None:
 
 def inspect(args: argparse.Namespace) -> int:
     """Show a model's architecture, and a text's tokens."""
-    from mechreg.corpus import tokenize
-    from mechreg.models import describe_model
-
     if args.text is not None and not args.text.strip():
         raise InputError("--text is empty; give a text to tokenize.")
     model = load(args)
+    from mechreg.corpus import tokenize
+    from mechreg.models import describe_model
+
     tokens = None if args.text is None else tokenize(model, [args.text])
     say(describe_model(model))
     if tokens is not None:

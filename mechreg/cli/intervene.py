@@ -1,17 +1,27 @@
 """``mechreg intervene``: an edit of a model's updates, and what it changes."""
 
 import argparse
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
 
-from mechreg.cli.options import Verbs, add_corpus, add_model, documents_of, load
+from mechreg.cli.options import (
+    Verbs,
+    add_corpus,
+    add_model,
+    add_number,
+    documents_of,
+    listed,
+    load,
+    require_places,
+)
 from mechreg.cli.terminal import say
-from mechreg.schema import InputError
 
 EXAMPLES = (
     "mechreg intervene mini-s --edit scale=0,0.5,2 --layers 0-3 --documents 6 --out scaled.csv\n"
-    "         mechreg intervene mini-s --edit ablate=mean --controls random_direction --documents 6"
+    "         mechreg intervene mini-s --edit ablate=mean --controls random_direction --documents 6\n"
+    "         mechreg intervene mini-s --corpus asked.txt --edit patch=other.txt --hook z --heads 0,2 --layers 1"
 )
 
 ABLATIONS = ("zero", "mean", "resample")  # as Ablate has them, which is not imported to refuse
@@ -22,46 +32,50 @@ def declare(verbs: Verbs) -> None:
     made = verbs.add(intervene, example=EXAMPLES)
     add_model(made)
     add_corpus(made)
-    edit = "scale=FACTOR,... rotate=DEGREES,... or ablate=zero|mean|resample; may be given again"
-    made.add_argument("--edit", action="append", required=True, help=edit)
-    made.add_argument(
-        "--hook", default="attn_out", help="where the edit is made (default: attn_out; z: each head)"
+    edit = (
+        "scale=FACTOR,... rotate=DEGREES,... ablate=zero|mean|resample, or patch=CORPUS: the vectors of as many other "
+        "documents, in order; may be given again"
     )
-    made.add_argument("--layers", help="such as 0,3 or 0-5, edited one at a time (default: all)")
+    made.add_argument("--edit", type=_edit, action="append", required=True, help=edit)
+    hook = "where the edit is made (default: attn_out); at z and result, heads are edited"
+    made.add_argument("--hook", default="attn_out", help=hook)
+    for name, which in (("layers", ""), ("heads", " of hook z or result")):
+        text = f"such as 0,3 or 0-5{which}, edited one at a time (default: all)"
+        made.add_argument(f"--{name}", type=_whole_numbers, help=text)
     positions = (
         "all, first, or K for positions K, 2K, ... (default: 1, all but position 0, the attention sink)"
     )
     made.add_argument("--positions", default="1", help=positions)
-    made.add_argument("--controls", help="random_direction,other_position,other_layer,direct")
-    made.add_argument("--seed", type=int, default=0)
+    controls = "random_direction,other_position,other_layer,direct"
+    made.add_argument("--controls", type=listed, default=(), help=controls)
+    add_number(made, "--seed", "of controls and ablate=resample", default=0, least=0, whole=True)
     made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")
 
 
 def intervene(args: argparse.Namespace) -> int:
     """Edit a model's updates and show what changes in its next tokens and later norms."""
-    asked = [
-        _kind_and_doses(text) for text in args.edit
-    ]  # report bad options before importing anything heavy
-    layers = None if args.layers is None else _whole_numbers(args.layers)
+    require_places([args.model], revision=args.revision)
     from mechreg.store import TABLES, check_place, write_table
 
     if args.out is not None:
         check_place(args.out, endings=TABLES)
-    from mechreg.charts import plot_dose_response, save_chart
-    from mechreg.interventions import Ablate, Rotate, Scale, intervene
-
-    kinds: dict[str, Any] = {"scale": Scale, "rotate": Rotate, "ablate": Ablate}
-    edits = [kinds[kind](dose) for kind, doses in asked for dose in doses]
     documents = documents_of(args)
+    asked = [
+        (kind, documents_of(args, dose) if kind == "patch" else dose)
+        for kind, doses in args.edit
+        for dose in doses
+    ]
+    from mechreg.charts import plot_dose_response, save_chart
+    from mechreg.interventions import Ablate, Patch, Rotate, Scale, intervene
+
+    kinds: dict[str, Any] = {"scale": Scale, "rotate": Rotate, "ablate": Ablate, "patch": Patch}
+    options = {key: getattr(args, key) for key in ("hook", "layers", "heads", "controls", "seed")}
     effects = intervene(
         load(args),
         documents,
-        edits,
-        hook=args.hook,
-        layers=layers,
+        [kinds[kind](dose) for kind, dose in asked],
         positions=int(args.positions) if args.positions.isdecimal() else args.positions,
-        controls=args.controls.split(",") if args.controls else (),
-        seed=args.seed,
+        **options,
     )
     last = effects["measured_layer"] == effects["measured_layer"].max()
     shown = effects[(effects["offset"] == -1) & ((effects["measure"] != "norms") | last)]
@@ -85,31 +99,33 @@ def intervene(args: argparse.Namespace) -> int:
     return 0
 
 
-def _kind_and_doses(text: str) -> tuple[str, list[Any]]:
+def _edit(text: str) -> tuple[str, list[Any]]:
     """Return the kind of edit that --edit asks for, and its doses."""
     kind, _, values = text.partition("=")
     doses: list[Any] = values.split(",")
-    try:
-        if kind in ("scale", "rotate"):
-            doses = [float(value) for value in doses]
-        elif kind != "ablate" or not {*doses} <= {*ABLATIONS}:
-            raise ValueError(kind)
-    except ValueError as error:
-        raise InputError(
-            "--edit must be scale=0.5, rotate=30 or ablate=mean (zero, resample), or several as in scale=0,0.5,2; "
-            f"got {text!r}."
-        ) from error
-    return kind, doses
+    if kind == "patch" and values:
+        return kind, [values]
+    if kind == "ablate" and {*doses} <= {*ABLATIONS}:
+        return kind, doses
+    if kind in ("scale", "rotate"):
+        with contextlib.suppress(ValueError):
+            return kind, [float(dose) for dose in doses]
+    raise argparse.ArgumentTypeError(
+        "must be scale=0.5, rotate=30, ablate=mean (zero, resample) or patch=other.txt, or several as in "
+        f"scale=0,0.5,2; got {text!r}"
+    )
 
 
 def _whole_numbers(text: str) -> list[int]:
-    """Return the layers that a text such as 0,2-4 names."""
+    """Return the whole numbers that a text such as 0,2-4 names."""
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last if dash else first]
         # No model has that many layers, and a list of them could exhaust the memory.
         if not all(re.fullmatch("[0-9]{1,5}", end) for end in ends) or int(ends[0]) > int(ends[1]):
-            raise InputError(f"--layers must be whole numbers and ranges, such as 0,3 or 0-5; got {text!r}.")
+            raise argparse.ArgumentTypeError(
+                f"must be whole numbers and ranges, such as 0,3 or 0-5; got {text!r}"
+            )
         numbers += range(int(ends[0]), int(ends[1]) + 1)
     return numbers

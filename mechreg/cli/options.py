@@ -1,11 +1,12 @@
 """How a verb is declared, and the options that several verbs have."""
 
 import argparse
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from mechreg.schema import InputError, did_you_mean, require_whole_number
+from mechreg.schema import InputError, did_you_mean, require_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,6 +16,7 @@ class Parser(argparse.ArgumentParser):
         hint = ""
         if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             hint = did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
+        message = re.sub("^argument ([^ ]+): must be", r"\1 must be", message)
         raise InputError(f"{message}; see {self.prog} --help.{hint}")
 
 
@@ -44,6 +46,31 @@ def add_debug(made: argparse.ArgumentParser, *, default: Any = False) -> None:
     made.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
+def add_number(
+    made: argparse.ArgumentParser,
+    option: str,
+    text: str,
+    *,
+    default: int | float | None = None,
+    **bounds: Any,
+) -> None:
+    """Add an option of a number, whose help has the least that it may be; ``bounds`` are those of `require_number`."""
+
+    def number(value: str) -> Any:
+        given: Any = value
+        with contextlib.suppress(ValueError):
+            given = int(value) if bounds.get("whole") else float(value)
+        try:
+            require_number(given, name="", **bounds)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error).strip(" .")) from error
+        return given
+
+    least = f"above {bounds['least']}" if bounds.get("strict") else f"{bounds['least']} or more"
+    ends = least if default is None else f"{least}; default: {default:g}"
+    made.add_argument(option, type=number, default=default, help=f"{text} ({ends})")
+
+
 def add_device(made: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -56,14 +83,15 @@ def add_backend(made: argparse.ArgumentParser) -> None:
 
 def add_model(made: argparse.ArgumentParser) -> None:
     """Add the options that say which model `load` loads."""
-    made.add_argument("model", help="a hub name, a folder, or a miniature such as mini-s")
+    made.add_argument("model", help="a hub name, a folder, a .gguf file, or a miniature such as mini-s")
     add_backend(made)
-    made.add_argument("--revision", help="branch, tag or commit on the hub")
+    made.add_argument("--revision", help="branch, tag or commit on the hub; or in the name, as in gpt2@main")
     made.add_argument("--allow-pickle", action="store_true", help="read weights that exist only as pickle")
 
 
 def load(args: argparse.Namespace) -> Any:
     """Return the model that the options of `add_model` name."""
+    require_places([args.model], revision=args.revision)
     from mechreg.models import load_model
 
     return load_model(
@@ -71,17 +99,27 @@ def load(args: argparse.Namespace) -> Any:
     )
 
 
+def require_places(models: Iterable[str], *, revision: str | None = None) -> None:
+    """Refuse a path without a model, before torch is imported."""
+    from mechreg.models.naming import find_place
+
+    for model in models:
+        find_place(model, revision)
+
+
 def add_corpus(made: argparse.ArgumentParser) -> None:
     """Add the options that say which texts `documents_of` reads."""
     made.add_argument("--corpus", default="demo", help="a file, a glob, datasets:NAME (default: demo)")
-    made.add_argument("--documents", type=int, help="use only the first N documents of the corpus")
+    add_number(made, "--documents", "use only so many of the first documents", least=1, whole=True)
 
 
-def documents_of(args: argparse.Namespace) -> Any:
-    """Return the texts that a verb reads: the corpus as it is named, or its first documents."""
+def documents_of(args: argparse.Namespace, corpus: str | None = None) -> Any:
+    """Return the documents that a verb reads, of its corpus or another."""
     from mechreg.corpus import read_corpus
 
-    if args.documents is None:
-        return args.corpus
-    require_whole_number(args.documents, name="--documents")
-    return read_corpus(args.corpus).head(args.documents)
+    return read_corpus(args.corpus if corpus is None else corpus).iloc[: args.documents]
+
+
+def listed(text: str) -> list[str]:
+    """Return names that are separated by commas."""
+    return [name.strip() for name in text.split(",")]

@@ -2,7 +2,15 @@
 
 import argparse
 
-from mechreg.cli.options import Verbs, add_backend, add_corpus, add_device, documents_of
+from mechreg.cli.options import (
+    Verbs,
+    add_backend,
+    add_corpus,
+    add_device,
+    documents_of,
+    listed,
+    require_places,
+)
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError
 
@@ -12,7 +20,9 @@ def declare(verbs: Verbs) -> None:
     made = verbs.add(replicate, example="mechreg replicate norm_growth --models mini-s,mini-m")
     made.add_argument("name", nargs="?", help="a finding; --list shows them")
     made.add_argument("--list", action="store_true", help="show the findings and their sources")
-    made.add_argument("--models", help="names or folders, with commas (default: the source's own)")
+    made.add_argument(
+        "--models", type=listed, help="names or folders, with commas (default: the source's own)"
+    )
     add_corpus(made)
     bos = "begin texts with BOS (default: as the source did)"
     made.add_argument("--bos", action=argparse.BooleanOptionalAction, help=bos)
@@ -22,6 +32,8 @@ def declare(verbs: Verbs) -> None:
 
 def replicate(args: argparse.Namespace) -> int:
     """Run a published finding again: published against obtained."""
+    require_places(args.models or ())
+    documents = None if args.list or args.name is None else documents_of(args)
     from mechreg.findings import FINDINGS, described, replicate, shown
 
     if args.list:
@@ -31,8 +43,8 @@ def replicate(args: argparse.Namespace) -> int:
         raise InputError(f"replicate needs a finding: {', '.join(FINDINGS)}. --list says what they are.")
     table = replicate(
         args.name,
-        models=None if args.models is None else [name.strip() for name in args.models.split(",")],
-        documents=documents_of(args),
+        models=args.models,
+        documents=documents,
         prepend_bos=args.bos,
         backend=args.backend,
         device=args.device,

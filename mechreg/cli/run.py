@@ -4,9 +4,9 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mechreg.cli.options import Verbs, add_device
+from mechreg.cli.options import Verbs, add_device, add_number, listed, require_places
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError, require_option
 
@@ -24,15 +24,19 @@ def declare(verbs: Verbs) -> None:
     """Add both verbs and their options."""
     made = verbs.add(run, example=EXAMPLES)
     made.add_argument("spec", type=Path, nargs="?", help="a TOML file (mechreg init writes one)")
-    made.add_argument("--models", help="without a file: hub names, folders or miniatures, with commas")
+    made.add_argument(
+        "--models", type=listed, help="without a file: hub names, folders or miniatures, with commas"
+    )
     made.add_argument("--corpus", help='without a file: "demo", a file, or a glob in quotes')
     made.add_argument("--formula", help="without a file (default: log_norm ~ lag1 + lag2)")
-    made.add_argument("--effects", help="without a file: levels to take off, such as doc,position")
+    made.add_argument(
+        "--effects", type=listed, help="without a file: levels to take off, such as doc,position"
+    )
     made.add_argument("--name", help="without a file: of the run (default: run)")
     made.add_argument("--resume", action="store_true", help="continue a run; refuse to begin one")
     made.add_argument("--engine", default="local", help="local (this process) or ray (mechreg[ray])")
-    made.add_argument("--workers", type=int, default=2, help="of engine ray")
-    made.add_argument("--gpus-per-worker", type=float, default=0, help="of engine ray; 0.5 shares a GPU")
+    add_number(made, "--workers", "of engine ray", default=2, least=1, whole=True)
+    add_number(made, "--gpus-per-worker", "of engine ray; 0.5 shares a GPU", default=0, least=0)
     made.add_argument("--address", help="of a running Ray cluster; by default workers start on this machine")
     offline = verbs.add(demo, example="mechreg demo")
     offline.set_defaults(engine="local", resume=False)
@@ -40,7 +44,7 @@ def declare(verbs: Verbs) -> None:
         one.add_argument("--out", type=Path, help="the run folder (default: runs/<name of the spec>)")
         add_device(one)
         one.add_argument("--device-map", help="split a model over GPUs: auto, balanced, sequential, ...")
-        one.add_argument("--batch-tokens", type=int, help="tokens in a batch")
+        add_number(one, "--batch-tokens", "tokens in a batch", least=1, whole=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,12 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return _carry_out(args, read_spec(args.spec))
     if not {"models", "corpus"} <= given.keys():
         raise InputError(f"run without a file needs --models and --corpus; got {', '.join(given)}.")
-    listed: dict[str, Any] = {
-        key: tuple(name.strip() for name in given.pop(key).split(","))
-        for key in ("models", "effects")
-        if key in given
-    }
-    return _carry_out(args, spec_beside(Spec(**given, **listed), Path.cwd()))
+    return _carry_out(args, spec_beside(Spec(**given), Path.cwd()))
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -82,6 +81,8 @@ def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
         )
         say(f"Report: {folder / 'report.html'}")
         return 0
+    require_places(spec.models)
+    _texts_of(spec.corpus)
     options = {key: getattr(args, key) for key in ("out", "device", "device_map", "resume")}
     if args.batch_tokens is not None:
         options["batch_tokens"] = args.batch_tokens
@@ -102,6 +103,8 @@ def _is_complete(folder: Path, spec: "Spec") -> bool:
     """Return whether a run of this spec is finished and neither its files nor its inputs have changed since."""
     from mechreg.spec import write_spec
 
+    if spec.corpus.startswith("datasets:"):
+        return False  # whether the hub's has changed is not known
     manifest = folder / "_manifest.json"
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
@@ -115,28 +118,30 @@ def _is_complete(folder: Path, spec: "Spec") -> bool:
         return False  # the run itself reports the problem, or repairs it
 
 
-def _read_by(spec: "Spec") -> Iterator[Path]:
-    """Yield the local files that a run reads, and their folders, whose times show files added or removed."""
+def _texts_of(corpus: str) -> list[Path]:
+    """Return the local files of a corpus; a path that is not there is refused."""
+    if corpus == "demo" or corpus.startswith("datasets:"):
+        return []
     from mechreg.corpus.reading import files_of
 
-    if spec.corpus.startswith("datasets:"):
-        raise InputError("Whether a data set on the hub has changed is not known.")
-    texts = [] if spec.corpus == "demo" else [Path(path) for path, _ in files_of(spec.corpus)]
-    for path in (*texts, *filter(Path.exists, map(Path, spec.models))):
+    return [Path(path) for path, _ in files_of(corpus)]
+
+
+def _read_by(spec: "Spec") -> Iterator[Path]:
+    """Yield the local files that a run reads, and their folders, whose times show files added or removed."""
+    for path in (*_texts_of(spec.corpus), *filter(Path.exists, map(Path, spec.models))):
         yield from (path, path.parent, *(path.iterdir() if path.is_dir() else ()))
 
 
 def _say_results(folder: Path) -> None:
-    from mechreg.report import counted_once, headline, result_table, side_by_side
+    from mechreg.report import counted_once, headline, legend, result_table, side_by_side
     from mechreg.store import open_run, read_provenance
 
     opened = open_run(folder)
     persistence = opened.table("persistence.csv")
     results = result_table(opened.coefficients, persistence, effects=opened.spec["effects"])
     if len(results):  # an intercept-only formula has no term to report
-        say(
-            "Median over layers (least to largest); in how many layers p < .05, adjusted over layers and lags."
-        )
+        say(legend(results))
         say(side_by_side(results).to_string(index=False))
         say()
     results = counted_once(results, read_provenance(folder)["models"])

@@ -33,13 +33,7 @@ class ReaderGone(Exception):
 
 
 def say(text: object = "", *, end: str = "\n", flush: bool = False) -> None:
-    r"""Print text, its control characters and what the terminal's encoding lacks as escapes.
-
-    Examples
-    --------
-    >>> say("gpt2\x1b[31m")
-    gpt2\x1b[31m
-    """
+    """Print text, its control characters and what the terminal's encoding lacks as escapes."""
     try:
         print(for_terminal(text, encoding=sys.stdout.encoding), end=end, flush=flush)
     except BrokenPipeError as error:
@@ -48,13 +42,7 @@ def say(text: object = "", *, end: str = "\n", flush: bool = False) -> None:
 
 
 def error_sentence(error: Exception) -> str:
-    r"""Return what an error says, on one line and in characters that a terminal can show.
-
-    Examples
-    --------
-    >>> error_sentence(MechregError("no model 'a\nb'"))
-    "no model 'a\\nb'"
-    """
+    """Return what an error says, on one line and in characters that a terminal can show."""
     text = str(error)
     if isinstance(error, MemoryError):
         text = "out of memory; give smaller documents or --batch-tokens. What was written is kept."

@@ -113,13 +113,7 @@ def _pieces(
 
 @any_frames
 def require_words(documents: pd.DataFrame, *, tag: Tag = "upos") -> None:
-    """Check that all readable documents have words with what `annotate_pos` needs, and of their own text.
-
-    Examples
-    --------
-    >>> from mechreg import read_corpus
-    >>> require_words(read_corpus("demo", tags=True))
-    """
+    """Check that all readable documents have words with what `annotate_pos` needs, and of their own text."""
     usable = documents[documents["problem"] == ""]
     for doc, text, words in usable[["doc", "text", "words"]].itertuples(index=False):
         _word_spans(text, words, tag, doc)

@@ -59,19 +59,18 @@ def join_annotations(
     if of_tokens:
         keys = ["model", *TOKEN_KEYS] if "model" in annotations.columns else list(TOKEN_KEYS)
     require(norms, keys, who="join_annotations")
-    own = [name for name in annotations.columns if name in NORM_COLUMNS and name not in keys]
-    if own and not of_tokens:
+    if not of_tokens and (own := [c for c in annotations.columns if c in NORM_COLUMNS and c not in keys]):
         raise InputError(
             f"The documents have columns whose names norm frames reserve, {own}; rename or drop them."
         )
-    if columns is None:
-        named = set(norms.columns) | {*keys, *_LEFT_OUT}
-        chosen = [name for name in annotations.columns if name not in named]
-    else:
-        chosen = one_or_many(columns)
-        require(annotations, chosen, who="join_annotations")
-    replaced = [name for name in chosen if name in norms.columns]
-    if replaced:
+    left_out = {*norms.columns, *keys, *_LEFT_OUT}
+    chosen = (
+        [name for name in annotations.columns if name not in left_out]
+        if columns is None
+        else one_or_many(columns)
+    )
+    require(annotations, chosen, who="join_annotations")
+    if replaced := [name for name in chosen if name in norms.columns]:
         raise InputError(f"join_annotations would replace the columns {replaced}; drop them first.")
     if not chosen:
         raise InputError("join_annotations finds no column that the norms lack; name it with columns=.")

@@ -18,24 +18,8 @@ _OF_COUNTS = COVARIATES[1:]
 def token_counts(tokens: pd.DataFrame, *, covariates: Sequence[str] = _OF_COUNTS) -> pd.DataFrame:
     """Return the covariates of every token that follow from the token frame alone, rows and index as they are.
 
-    Parameters
-    ----------
-    tokens : pandas.DataFrame
-        doc, window, position, token_id; rows in any order, all tokens of the corpus.
-    covariates : sequence of str
-        "log_frequency": log of the token's share in this corpus; "is_repeat": 1 where the document had the token
-        before, else 0; "distance": tokens from the document's start, over all its windows.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns that were asked for: float64, float64, int64.
-
-    Examples
-    --------
-    >>> tokens = pd.DataFrame({"doc": "d", "window": [0, 0, 1], "position": [0, 1, 0], "token_id": [7, 8, 7]})
-    >>> token_counts(tokens).round(2).values.tolist()
-    [[-0.41, 0.0, 0.0], [-1.1, 0.0, 1.0], [-0.41, 1.0, 2.0]]
+    "log_frequency" is the log of the token's share in this corpus; "is_repeat" is 1 where the document had the token
+    before; "distance" counts tokens from the document's start, over all its windows.
     """
     covariates = require_names(covariates, _OF_COUNTS, name="covariates", least=0)
     require(tokens, (*TOKEN_KEYS, "token_id"), who="token_counts")

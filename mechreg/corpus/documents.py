@@ -56,7 +56,7 @@ def documents_frame(table: pd.DataFrame, *, text: str, stem: str, where: str, fi
     columns = {
         "doc": docs,
         "text": ["" if p == "undecodable" else entry for entry, p in zip(texts, problems, strict=True)],
-        "source": [_source(entry) or stem for entry in table.get("source", [""] * len(table))],
+        "source": [_source(entry) or stem for entry in table["source"]] if "source" in have else stem,
         "problem": problems,
     }
     kept = {name: _annotation(table[name]) for name in have if name not in {text, ident, *columns}}
@@ -71,12 +71,6 @@ def corpus_problems(
     """Return the documents that cannot be used, or not for lags: doc and problem.
 
     ``tokens`` and ``prepend_bos``, as in `tokenize`, add the problems "no token" and "one token".
-
-    Examples
-    --------
-    >>> from mechreg import read_corpus
-    >>> corpus_problems(read_corpus(["One text.", ""])).values.tolist()
-    [['text-1', 'empty']]
     """
     require(documents, ("doc", "problem"), who="corpus_problems")
     docs, problem = document_ids(documents["doc"]), documents["problem"]
@@ -136,4 +130,4 @@ def _annotation(column: pd.Series) -> pd.Series:
 
 
 def _is_missing(entry: Any) -> bool:
-    return bool(pd.api.types.is_scalar(entry) and pd.isna(entry))
+    return not isinstance(entry, str) and bool(pd.api.types.is_scalar(entry) and pd.isna(entry))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from mechreg.outside import any_frames
 from mechreg.schema import (
@@ -45,10 +45,8 @@ def group_norms(
 
     Raises
     ------
-    SchemaError, InputError
-        A missing column or value, or no token after the first positions.
-    NumericalError
-        A norm without a logarithm.
+    SchemaError, InputError, NumericalError
+        A missing column or value, no token after the first positions, or a norm without a logarithm.
 
     Examples
     --------
@@ -78,7 +76,7 @@ def group_norms(
     of_docs = table.groupby([*keys, *names, "doc"], observed=True)["log_norm"].agg(["size", "mean"])
     table = means.join(_errors(of_docs, means, [*keys, *names])).join(quartiles).reset_index()
     table["share"] = table["n"] / table.groupby(keys, observed=True)["n"].transform("sum")
-    half = stats.t.ppf((1 + conf_level) / 2, table["df"]) * table["std_error"]
+    half = stdtrit(table["df"], (1 + conf_level) / 2) * table["std_error"]
     table = table.assign(conf_low=table["estimate"] - half, conf_high=table["estimate"] + half)
     numbers = ["n", "share", "n_docs", "estimate", "std_error", "df", "conf_low", "conf_high"]
     return table[[*keys, *names, "depth", *numbers, "q25", "median", "q75"]]

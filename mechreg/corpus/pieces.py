@@ -45,13 +45,7 @@ def cuts_anyway(backend: Any) -> bool:
 
 
 def pieces_of(text: str, *, size: int = PIECE) -> Iterator[tuple[int, str]]:
-    """Yield where each piece of a text begins, and the piece: at least so many characters, but for the last.
-
-    Examples
-    --------
-    >>> list(pieces_of("A cat sat.  It slept.", size=3))
-    [(0, 'A cat'), (5, ' sat.'), (10, '  It'), (14, ' slept.')]
-    """
+    """Yield where each piece of a text begins, and the piece: at least so many characters, but for the last."""
     start = 0
     while len(text) - start > size:
         places = (place.start() for place in _PLACE.finditer(text, start + max(size, 1)))

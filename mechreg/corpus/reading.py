@@ -78,12 +78,6 @@ def stream_corpus(
 
     Concatenated, the parts are what `read_corpus` gives, whose options these are. Of .jsonl and .parquet files only a
     part is in memory; .txt, .csv, .conllu and compressed .parquet are read a file at a time.
-
-    Examples
-    --------
-    >>> parts = list(stream_corpus("demo"))
-    >>> pd.concat(parts).equals(read_corpus("demo"))
-    True
     """
     seen: list[np.ndarray] = []
     problems: Counter[str] = Counter()
@@ -93,7 +87,7 @@ def stream_corpus(
         if tags:
             require_tags(documents)
         seen.append(pd.util.hash_array(documents["doc"].to_numpy(object)))  # 8 bytes a document are kept
-        problems.update(documents["problem"])
+        problems.update(documents["problem"].tolist())
         yield documents
     hashes, counts = np.unique(np.concatenate([*seen, np.array([], np.uint64)]), return_counts=True)
     if (counts > 1).any():

@@ -15,11 +15,15 @@ TAGGER = "en_core_web_sm"
 def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     """Return the documents frame with the words of every text, their tags, and what made them.
 
+    A pipeline's tags are guesses: measure them on text like yours before you trust a difference between parts of
+    speech. Needs ``pip install mechreg[pos]`` and the pipeline's package.
+
     Parameters
     ----------
     documents : documents frame, or what `read_corpus` takes
+        Without words.
     tagger : str, Path or spaCy pipeline
-        The name of an installed pipeline, its folder, or what ``spacy.load`` gave.
+        The name of an installed pipeline, its folder, or what ``spacy.load`` gave; it must give universal tags.
 
     Returns
     -------
@@ -27,17 +31,6 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
         The same documents in the same order, with ``words`` (form, start and end in the text's characters, upos and
         the pipeline's own xpos of each word; none for documents that cannot be read) and ``tagger`` (pipeline,
         version, licence, and spaCy's version).
-
-    Raises
-    ------
-    InputError
-        spaCy or the pipeline is not installed, the pipeline gives no universal tags, or the documents have words
-        already.
-
-    Notes
-    -----
-    A pipeline's tags are guesses: measure them on text like yours before you trust a difference between parts of
-    speech. Needs ``pip install mechreg[pos]`` and the pipeline's package.
 
     Examples
     --------
@@ -48,8 +41,7 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
     documents = as_documents(documents)
     if "words" in documents.columns:
         raise InputError(
-            "tag_words would replace the tags that the documents have; skip it, or pass "
-            "documents.drop(columns='words')."
+            "tag_words would replace the documents' tags; skip it, or pass documents.drop(columns='words')."
         )
     nlp = load_tagger(tagger)
     usable = documents["problem"] == ""
@@ -67,7 +59,12 @@ def tag_words(documents: Any, *, tagger: Any = TAGGER) -> pd.DataFrame:
                 f"The pipeline {nlp.meta['name']!r} gives no universal tags (it has {', '.join(nlp.pipe_names)}); "
                 "use one that does, for example en_core_web_sm."
             )
-    return documents.assign(words=words, tagger=_recorded(nlp))
+    import spacy
+
+    about = nlp.meta
+    licence = f" ({about['license']})" if about.get("license") else ""
+    made_by = f"{about['lang']}_{about['name']} {about['version']}{licence}, spaCy {spacy.__version__}"
+    return documents.assign(words=words, tagger=made_by)
 
 
 def load_tagger(tagger: Any) -> Any:
@@ -89,12 +86,3 @@ def load_tagger(tagger: Any) -> Any:
             f"spaCy cannot load the pipeline {str(tagger)!r}; installed are: {have}. Name one of those, or "
             "install the pipeline's package."
         ) from error
-
-
-def _recorded(nlp: Any) -> str:
-    """Return what made the tags, in one line."""
-    import spacy
-
-    about = nlp.meta
-    licence = f" ({about['license']})" if about.get("license") else ""
-    return f"{about['lang']}_{about['name']} {about['version']}{licence}, spaCy {spacy.__version__}"

@@ -16,7 +16,7 @@ _NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 
 
 @contextlib.contextmanager
-def explained(source: str, device_map: Any = None) -> Iterator[None]:
+def explained(source: str, device_map: Any = None, *, revision: str | None = None) -> Iterator[None]:
     """Turn what the libraries raise while loading ``source`` into a ModelError."""
     try:
         yield
@@ -28,7 +28,7 @@ def explained(source: str, device_map: Any = None) -> Iterator[None]:
                 f"{source!r} could not be loaded with device_map={device_map!r}: {first_line(error).rstrip('.')}; give "
                 "'auto', 'balanced', a device, or a dict of module names and devices that are here, such as {'': 0}."
             ) from error
-        raise ModelError(_sentence(error, source)) from error
+        raise ModelError(_sentence(error, source, revision)) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -36,7 +36,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _sentence(error: Exception, source: str) -> str:
+def _sentence(error: Exception, source: str, revision: str | None) -> str:
     reason = first_line(error).rstrip(".:")
     if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
         reason = "its weights are a pickle that holds more than weights, and torch's safe loader refuses it"
@@ -47,10 +47,11 @@ def _sentence(error: Exception, source: str) -> str:
         )
     if os.path.isdir(source):
         return f"The model folder {source!r} could not be loaded: {reason}; save or download it again."
-    hint = did_you_mean(source, [*miniatures.NAMES, *GPT2_NAMES])
+    known, folder = (*miniatures.NAMES, *GPT2_NAMES), _downloaded(source)
+    hint = "" if source in known else did_you_mean(source, known)
+    source = source if revision is None else f"{source}@{revision}"
     if (of_the_hub := _of_the_hub(error, source, hint)) is not None:
         return of_the_hub
-    folder = _downloaded(source)
     if folder is not None and "does not appear to have" not in reason:
         return (
             f"{source!r} was downloaded from the Hugging Face hub and could not be loaded: {reason}; if its files are "

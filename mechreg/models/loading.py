@@ -19,6 +19,7 @@ from mechreg.models.identity import (
     is_transformer_lens_model,
     record_of,
 )
+from mechreg.models.naming import resolve
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, usable_device
 from mechreg.models.protocol import Model
 from mechreg.models.sources import (
@@ -31,8 +32,6 @@ from mechreg.models.sources import (
     require_no_adapter,
     require_readable,
     require_safe_weights,
-    resolve,
-    resolve_revision,
 )
 from mechreg.models.verifying import context_of, raw_pass, verified
 from mechreg.outside import visible
@@ -130,7 +129,7 @@ def load_model(
     # Both libraries draw random weights before they load the real ones.
     with torch.random.fork_rng(), quiet():
         if isinstance(model, str | Path):
-            source, revision = resolve_revision(model, revision)
+            source, revision = resolve(model, revision)
             commit = find_commit(source, revision)
             backend = _checked_backend(backend, source, commit, allow_pickle=allow_pickle)
             hf_model = read_weights(source, commit, torch_dtype, device_map=device_map)
@@ -238,7 +237,7 @@ def model_label(model: Any, *, name: str | None = None) -> str:
     if isinstance(model, str | Path):
         if is_gguf(model):
             return visible(name or Path(model).stem)
-        source, revision = resolve_revision(model)
+        source, revision = resolve(model)
         own_name = Path(source).name if Path(source).is_dir() else source
         return visible(name or (own_name if revision is None else f"{own_name}@{revision}"))
     from transformers import PreTrainedModel
@@ -272,7 +271,7 @@ def require_loadable(
             )
         labels[label] = model
         with quiet():
-            source, revision = resolve_revision(model)
+            source, revision = resolve(model)
             _checked_backend(backend, source, find_commit(source, revision), allow_pickle=allow_pickle)
 
 
@@ -284,7 +283,7 @@ def load_reference(model: Any, original: Any = None) -> Any:
     if original is not None:
         return copied(original, dtype, record.device)
     with torch.random.fork_rng(), quiet():
-        source = resolve(record.source)
+        source = resolve(record.source)[0]
         reference = read_weights(source, record.commit, dtype, device_map=record.device_map)
     return reference if record.device_map is not None else reference.to(record.device)
 
@@ -293,7 +292,7 @@ def config_of(model: Any) -> Any:
     """Return the Hugging Face config of a model, or of a name or folder, whose weights are then not read."""
     if isinstance(model, str | Path):
         with quiet():
-            source, revision = resolve_revision(model)
+            source, revision = resolve(model)
             return read_config(source, find_commit(source, revision))
     record = record_of(model)
     original = model.original_model if is_bridge(model) else _made_from(model)
@@ -305,7 +304,7 @@ def config_of(model: Any) -> Any:
             "or use backend='bridge'."
         )
     with quiet():
-        return read_config(resolve(record.source), record.commit)
+        return read_config(resolve(record.source)[0], record.commit)
 
 
 def _made_from(model: Any) -> Any:

@@ -1,11 +1,8 @@
 """Where a model comes from: a folder, a miniature or the hub, read with transformers and nothing executed."""
 
 import contextlib
-import functools
-import importlib.util
 import os
 import re
-import runpy
 import socket
 import sys
 import warnings
@@ -18,83 +15,26 @@ from urllib.request import getproxies
 
 import torch
 
-from mechreg import miniatures
 from mechreg.models.explaining import explained
-from mechreg.models.gguf import converted, is_gguf
 from mechreg.models.placing import require_placed
-from mechreg.schema import InputError, ModelError
+from mechreg.schema import ModelError
 
 MOST_LAYERS = 10_000  # transformers would build blocks for days
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_PART = re.compile(r"(vision|audio|image|video|speech)\w*_config")
-_AT_REVISION = re.compile(r"(\w[\w.-]*(?:/[\w.-]+)?)@([\w./+-]+)")  # a hub name, its branch, tag or commit
 OWN_PARTS = {"text_config", "attn_config", "ffn_config"}  # sub-configs that a text-only model may have
 OLD_BUFFERS = {"masked_bias", "causal_mask", "inv_freq", "position_ids"}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
-def resolve(source: str | Path) -> str:
-    """Return a folder's absolute path, of a .gguf file that of its conversion, or a hub name in full."""
-    text = str(source)
-    if not 0 < len(text.strip()) <= 1000:
-        length = f"{len(text)} characters long" if text.strip() else "empty"
-        raise InputError(
-            f"The name of a model is {length}; give a hub name, a folder or a miniature such as 'mini-s'."
-        )
-    if is_gguf(text):
-        return str(converted(text))
-    is_miniature = text in miniatures.NAMES
-    path = miniatures.folder(text) if is_miniature else Path(text).expanduser()
-    if os.path.isdir(path):  # not path.is_dir(), which raises where a name is too long for the file system
-        if not os.path.isfile(path / "config.json"):
-            raise ModelError(
-                f"The folder {str(path)!r} has no config.json, so it is not a Hugging Face model; give the folder that "
-                "save_pretrained wrote."
-            )
-        return str(path.resolve())
-    is_file = text.endswith(".gguf")
-    looks_like_a_path = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or is_file
-    if is_miniature or isinstance(source, Path) or looks_like_a_path:
-        raise InputError(
-            f"There is no model {'file' if is_file else 'folder'} {str(path)!r}; check the path, or give a hub name "
-            "such as 'gpt2' or 'org/model'."
-        )
-    if os.path.exists(path):
-        raise InputError(
-            f"{text!r} is a file; load_model needs the folder that holds config.json, or a .gguf file."
-        )
-    return next(
-        (official for official, aliases in _transformer_lens_aliases().items() if text in aliases), text
-    )
-
-
-@functools.cache
-def _transformer_lens_aliases() -> dict[str, list[str]]:
-    """Return TransformerLens' own names of hub models, from its file: importing the package takes seconds."""
-    package: Any = importlib.util.find_spec("transformer_lens")
-    return runpy.run_path(str(Path(package.origin).with_name("supported_models.py")))["MODEL_ALIASES"]
-
-
-def resolve_revision(model: str | Path, revision: str | None = None) -> tuple[str, str | None]:
-    """Return a folder or hub name and the revision, which may stand in the name: "org/model@step1000"."""
-    found = _AT_REVISION.fullmatch(str(model))
-    if found is None or os.path.exists(model):
-        return resolve(model), revision
-    if revision is not None:
-        raise InputError(f"{str(model)!r} has its revision in its name; leave out revision={revision!r}.")
-    return resolve(found[1]), found[2]
-
-
 def find_commit(source: str, revision: str | None) -> str | None:
     """Return the commit of a hub name's revision, from which everything is then read; None for a folder."""
     if os.path.isdir(source):
-        if revision is not None:
-            raise InputError("revision= is for hub names; leave it out for a folder.")
         return None
     from transformers.utils import cached_file
 
-    with explained(source):
+    with explained(source, revision=revision):
         config = cached_file(source, "config.json", revision=revision, local_files_only=not _hub_answers())
         if config is None:
             raise OSError("its repository does not appear to have a config.json")

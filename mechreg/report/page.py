@@ -20,17 +20,18 @@ from mechreg import charts
 from mechreg.charts.save import chart_spec, content_policy, script_json, svg_of, vega_bundle
 from mechreg.outside import changed, visible
 from mechreg.report.sentences import (
+    counted,
     counted_once,
     headline,
     in_words,
+    legend,
     same_weights,
     side_by_side,
     sinks_left_out,
 )
 from mechreg.report.tables import diagnostics_table, downloads, models_table, summaries_by_hook
-from mechreg.schema import MechregError
+from mechreg.schema import MechregError, one_or_many
 
-QUESTION = "Does the size of the attention update to a token follow from the updates to the tokens before it?"
 MOST_ROWS = 400  # shown; the file to download has all
 # What nobody sees in an image of svg: its words are beside it; and digits of pixels beyond two.
 _UNSEEN = re.compile(
@@ -63,38 +64,9 @@ def report_html(
     """Return the page of a run; everything is in it and nothing is fetched.
 
     Names, tokens and texts are escaped wherever they stand, and the page's policy allows no script but its own two.
-
-    Parameters
-    ----------
-    title : str
-    coefficients, statistics, results, problems : pandas.DataFrame
-    figures : mapping of str to svg text, Altair charts or Vega-Lite specifications
-        By their headings. Svg is embedded as an image; a chart too, and drawn anew when the page is opened.
-    provenance : mapping
-    summaries : str
-        As in a run's summaries.txt.
-    formula, spec : str
-        What was asked: the regression, and the file that makes the run again.
-    persistence : pandas.DataFrame, optional
-        As in a run's persistence.csv; its figure is on the first screen.
-    linked : sequence of charts
-        What `plot_layer_explorer` gives, a model each.
-    universality, profiles, verdict : optional
-        ``agreement``, ``profiles`` and ``verdict`` of what `compare_profiles` gives.
-    interventions : pandas.DataFrame, optional
-        What `intervene` gives.
-    nulls : pandas.DataFrame, optional
-        What `compare_to_nulls` gives; the answer then says what exceeds them.
-    top_tokens : pandas.DataFrame, optional
-        `Run.top_tokens`.
-
-    Examples
-    --------
-    >>> empty = pd.DataFrame({"model": [], "hook": [], "term": []})
-    >>> "<script" in report_html(title="</title><script>", coefficients=empty, statistics=empty,
-    ...                          results=empty, figures={}, problems=empty, provenance={"models": []},
-    ...                          summaries="")
-    False
+    Tables are a run's own; ``universality``, ``profiles`` and ``verdict`` are those of `compare_profiles`,
+    ``interventions`` is of `intervene`, ``nulls`` of `compare_to_nulls`, ``linked`` of `plot_layer_explorer`, a chart a
+    model. ``figures``, by their headings, are svg text, Altair charts or Vega-Lite specifications.
     """
     page = _Charts()
     hooks = list(results["hook"].unique()) if len(results) else [None]
@@ -107,19 +79,19 @@ def report_html(
     }  # fmt: skip
     contents: dict[str, Any] = tables | {
         "title": title,
-        "question": QUESTION,
         "answers": answers,
         "caveats": dict.fromkeys(answer["context"] for answer in answers),
         "results": side_by_side(results) if len(results) else results,
+        "counted": counted(results),
+        "legend": legend(results),
         "formula": formula,
         "spec": spec,
         "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),
         "linked": [page.figure(chart, "Layers", shows=("model", "hook")) for chart in linked],
-        "figures": {name: page.all_of(figure, name) for name, figure in figures.items()},
+        "figures": {name: [page.figure(one, name) for one in one_or_many(figures[name])] for name in figures},
         "verdict": verdict,
         "compared": page.by(charts.plot_profiles, profiles, "hook", "term")
         + page.by(charts.plot_agreement, universality, "hook", "term"),
-        "agreement": universality,
         "against_nulls": page.by(charts.plot_nulls, nulls, "hook"),
         "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit"),
         "sinks": sinks_left_out(statistics),
@@ -137,11 +109,7 @@ def report_html(
 
 
 def _answer(
-    page: "_Charts",
-    hook: str | None,
-    results: pd.DataFrame,
-    persistence: pd.DataFrame | None,
-    nulls: pd.DataFrame | None,
+    page: "_Charts", hook: str | None, results: pd.DataFrame, persistence: pd.DataFrame | None, nulls: Any
 ) -> dict[str, Any]:
     """Return the sentences on one hook, and the figure of its persistence."""
     shown = results[results["hook"] == hook] if len(results) else results
@@ -183,10 +151,9 @@ class _Charts:
             return _Drawn(name, svg=base64.b64encode(figure.encode()).decode())
         spec = dict(figure) if isinstance(figure, Mapping) else chart_spec(figure)
         title = spec.pop("title", "")
+        title = title if isinstance(title, Mapping) else {"text": title}
         heading, caption = (
-            (_joined(title.get("text", "")), _joined(title.get("subtitle", "")))
-            if isinstance(title, Mapping)
-            else (_joined(title), "")
+            " ".join(map(str, one_or_many(title.get(key, "")))) for key in ("text", "subtitle")
         )
         about = spec.get("usermeta", {})
         self.specs.append(spec)
@@ -201,11 +168,6 @@ class _Charts:
             number=len(self.specs),
             shows={key: str(about[key]) for key in shows if key in about},
         )
-
-    def all_of(self, charts_of_one: Any, name: str) -> list[_Drawn]:
-        """Return the figures of one chart or of a list of them."""
-        listed = charts_of_one if isinstance(charts_of_one, list) else [charts_of_one]
-        return [self.figure(one, name) for one in listed]
 
     def by(self, plot: Callable[[pd.DataFrame], Any], frame: pd.DataFrame | None, *keys: str) -> list[_Drawn]:
         """Return a figure of every hook, edit or term of a frame, or why it cannot be drawn."""
@@ -222,9 +184,9 @@ class _Charts:
 
     def code(self) -> dict[str, Any]:
         """Return style, script, charts and Vega as the template has them, and the policy that allows no others."""
-        css, script = _file("page.css"), _file("page.js")
-        scripts: dict[str, str] = {}
-        missing = ""
+        here = resources.files("mechreg.report")
+        css, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+        scripts, missing = dict[str, str](), ""
         try:
             if self.specs:
                 scripts = {"vega": vega_bundle()}
@@ -281,14 +243,6 @@ def _cell(value: Any, number: str) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else number.format(value)
 
 
-def _file(name: str) -> str:
-    return resources.files("mechreg.report").joinpath(name).read_text(encoding="utf-8")
-
-
 def _packed(text: str) -> str:
     """Return text as data for the page's script, compressed: rows repeat their keys, and shrink to a quarter."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
-
-
-def _joined(text: Any) -> str:
-    return " ".join(map(str, text)) if isinstance(text, list) else str(text)

@@ -29,7 +29,6 @@ def run_report(folder: str | Path) -> str:
     Parameters
     ----------
     folder : str or Path
-        A run folder, as `run_spec` leaves it.
 
     Returns
     -------
@@ -128,9 +127,7 @@ def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame
     """Yield a layer explorer for every model, at the first hook that can have one."""
     lags, options = run.spec["lags"], {key: run.spec[key] for key in ("lags", "skip", "drop_sinks")}
     terms = [term for term in coefficients["term"].unique() if term in {f"lag{n}" for n in lags}]
-    if (
-        run.spec["formula"].split("~")[0].strip() != "log_norm"
-    ):  # the explorer shows log norms against their lags
+    if not run.spec["formula"].replace(" ", "").startswith("log_norm~"):  # the explorer shows log norms
         return
     for model in facts["models"]:
         for hook in model["hooks"] if terms else []:
@@ -156,10 +153,9 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     """Return the norm frame of one model and hook, with the first document's token strings; None without norms."""
     shards, parts, rows = run.shards("norms", model, hook), [], 0
     for shard in shards:
-        parts.append(_first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows))
-        rows += len(parts[-1])
-        if rows >= VIEW_ROWS:
-            break
+        if rows < VIEW_ROWS:
+            parts.append(_first_documents(store.read_norm_shard(shard), VIEW_ROWS - rows))
+            rows += len(parts[-1])
     if not parts:
         return None
     norms = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
@@ -171,8 +167,7 @@ def _norms(run: store.Run, model: str, hook: str) -> pd.DataFrame | None:
     first = norms["doc"].iloc[0]
     own = (norms["doc"] == first).to_numpy()
     tokens = store.read_token_shard(path)
-    tokens = tokens[tokens["doc"].astype("str") == str(first)]
-    strings = tokens.set_index(["window", "position"])["token"]
+    strings = tokens[tokens["doc"].astype("str") == str(first)].set_index(["window", "position"])["token"]
     column = pd.Series(None, index=norms.index, dtype="object")
     column[own] = strings.reindex(pd.MultiIndex.from_frame(norms.loc[own, ["window", "position"]])).to_numpy()
     return norms.assign(token=column)

@@ -13,6 +13,7 @@ CONTROLS = {
     "doc + position": "within documents and positions",
 }
 HALF_LIFE = "half_life"
+ALPHA = 0.05  # as the sentences say
 _KEYS = ["model", "hook", "term", "controls"]
 
 
@@ -21,29 +22,17 @@ def result_table(
     persistence: pd.DataFrame | None = None,
     *,
     effects: Sequence[str] = (),
-    alpha: float = 0.05,
 ) -> pd.DataFrame:
     """Return one row a model, hook, term and controls: layers, how many are significant, and the betas' range.
 
-    Parameters
-    ----------
-    coefficients : pandas.DataFrame
-        Of the run's own regression, which takes off the levels of ``effects``.
-    persistence : pandas.DataFrame, optional
-        The run's persistence.csv, which has the lags with and without controls.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
-    ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.2]})
-    >>> result_table(frame)[["controls", "layers", "significant", "beta_median"]].values.tolist()
-    [['none', 2, 1, 0.375]]
+    ``coefficients`` are the run's own, without the levels of ``effects``; ``persistence`` has the lags with and without
+    controls.
     """
     terms = coefficients[coefficients["term"] != "Intercept"].assign(controls=" + ".join(effects) or "none")
     if persistence is not None and len(persistence):
         terms = pd.concat([persistence, terms[~terms["term"].isin(persistence["term"])]])
     known = terms.reindex(columns=list({*terms.columns, "df", "n_docs", "n", "head"}))
-    grouped = known.assign(significant=known["p_adjusted"] < alpha).groupby(_KEYS, sort=False, observed=True)
+    grouped = known.assign(significant=known["p_adjusted"] < ALPHA).groupby(_KEYS, sort=False, observed=True)
     table = grouped.agg(
         layers=("estimate", "count"),
         significant=("significant", "sum"),
@@ -61,15 +50,7 @@ def result_table(
 
 
 def side_by_side(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the result table in words: a column for every kind of controls; one model or hook is not named.
-
-    Examples
-    --------
-    >>> row = {"model": "m", "hook": "attn_out", "term": "lag1", "layers": 4, "significant": 3, "beta_min": 0.1}
-    >>> row |= {"controls": "none", "beta_median": 0.25, "beta_max": 0.3}
-    >>> side_by_side(pd.DataFrame([row]))["pooled over documents"].tolist()
-    ['0.25 (0.10 to 0.30), 3 of 4']
-    """
+    """Return the result table in words: a column for every kind of controls; one model or hook is not named."""
     rows: dict[tuple, dict[str, str]] = {}
     columns = [name for name in CONTROLS if (results["controls"] == name).any()]
     columns += [name for name in dict.fromkeys(results["controls"]) if name not in CONTROLS]
@@ -89,35 +70,35 @@ def in_words(controls: str) -> str:
     return CONTROLS.get(controls, f"within {controls}")
 
 
-def headline(
-    results: pd.DataFrame, *, nulls: pd.DataFrame | None = None, alpha: float = 0.05
-) -> tuple[str, str, str]:
+def counted(rows: pd.DataFrame) -> str:
+    """Return what a table of fits, or `result_table`, has rows of: layers, or heads where the hook is per head."""
+    if "heads" in rows:
+        several = rows["heads"].groupby(rows["hook"], observed=True).max() > 1
+    elif "head" in rows:
+        several = rows["head"].groupby(rows["hook"], observed=True).nunique() > 1
+    else:
+        return "layers"
+    nouns = {"layers": not several.all(), "heads": several.any()}
+    return " and ".join(noun for noun, is_there in nouns.items() if is_there)
+
+
+def legend(results: pd.DataFrame) -> str:
+    """Return what the cells of `side_by_side` hold."""
+    return (
+        f"Median over {counted(results)} (least to largest); in how many of them p < .05, adjusted over them and the "
+        "lags."
+    )
+
+
+def headline(results: pd.DataFrame, *, nulls: pd.DataFrame | None = None) -> tuple[str, str, str]:
     """Return the answer: what the first lag (or the lags together) predicts; the others, documents; what of context.
 
-    Parameters
-    ----------
-    results : pandas.DataFrame
-        What `result_table` gives. The sentences are of the first hook in it.
-    nulls : pandas.DataFrame, optional
-        What `compare_to_nulls` gives. Without it the last sentence says that nothing is known about context.
-    alpha : float
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "term": "lag1",
-    ...                       "estimate": [0.25, 0.5], "p_adjusted": [0.01, 0.02], "n_docs": 9, "df": 8.0, "n": 900})
-    >>> answer, about, _ = headline(result_table(frame))
-    >>> answer
-    'Yes, as a prediction: lag1 differs from zero in 2 of 2 layers of m (median 0.38).'
-    >>> about
-    '9 documents, 900 tokens per layer; effective degrees of freedom 8.'
+    ``results`` is of `result_table`, the sentences of its first hook. Without ``nulls`` (of `compare_to_nulls`) the
+    last one says that nothing is known about context.
     """
     if results.empty:
-        return (
-            "The table has no coefficient but the intercept's, so nothing here answers the question.",
-            "",
-            _ASK,
-        )
+        nothing = "The table has no coefficient but the intercept's, so nothing here answers the question."
+        return nothing, "", _ASK
     hook = results["hook"].iloc[0]
     shown = results[(results["hook"] == hook) & (results["term"] != HALF_LIFE)]
     together = [term for term in dict.fromkeys(shown["term"]) if " + " in term]
@@ -130,37 +111,26 @@ def headline(
     beside = f"Separately: {'; '.join(rest)}. " if rest else ""
     sentence = f"{lead}{first}."
     about = beside + _sample(results[results["hook"] == hook])
-    context = _context(lags[0], hook, nulls, alpha) if lags else _ASK
+    context = _context(lags[0], hook, nulls) if lags else _ASK
     return sentence[0].upper() + sentence[1:], about, context
 
 
 def sinks_left_out(statistics: pd.DataFrame) -> str:
-    """Return how many tokens the fits leave out as sinks, by model and hook.
-
-    Examples
-    --------
-    >>> sinks_left_out(pd.DataFrame({"model": "m", "hook": "resid_pre", "layer": [0, 1], "n_sinks": [0, 65]}))
-    'Tokens left out as sinks, as outcome and as lag: m, resid_pre: 0 to 65 a layer, in 1 of 2 layers.'
-    """
+    """Return how many tokens the fits leave out as sinks, by model and hook."""
     if "n_sinks" not in statistics or not statistics["n_sinks"].any():
         return "No token but the first of each window is left out as a sink."
     parts = []
     for (model, hook), rows in statistics.groupby(["model", "hook"], sort=False, observed=True):
         n = rows["n_sinks"]
         if n.any():
-            of_layers = f"{(n > 0).sum()} of {len(n)} layers"
-            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a layer, in {of_layers}")
+            noun = counted(rows)
+            in_some = f"in {(n > 0).sum()} of {len(n)} {noun}"
+            parts.append(f"{model}, {hook}: {n.min():,} to {n.max():,} a {noun.removesuffix('s')}, {in_some}")
     return f"Tokens left out as sinks, as outcome and as lag: {'; '.join(parts)}."
 
 
 def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence for every two models or more of a run whose weights have one hash.
-
-    Examples
-    --------
-    >>> same_weights({"name": name, "weights_sha256": "0f"} for name in ("step0", "step1"))
-    ['step0 and step1 have the same weights: they are one model under several names, and count once.']
-    """
+    """Return a sentence for every two models or more of a run whose weights have one hash."""
     return [
         f"{', '.join(alike[:-1])} and {alike[-1]} have the same weights: they are one model under several names, and "
         "count once."
@@ -170,14 +140,7 @@ def same_weights(models: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def counted_once(results: pd.DataFrame, models: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the rows of a result table without those of models whose weights an earlier one has.
-
-    Examples
-    --------
-    >>> models = [{"name": name, "weights_sha256": "0f"} for name in ("step0", "step1")]
-    >>> counted_once(pd.DataFrame({"model": ["step0", "step1"]}), models)["model"].tolist()
-    ['step0']
-    """
+    """Return the rows of a result table without those of models whose weights an earlier one has."""
     again = [name for alike in _by_weights(models) for name in alike[1:]]
     return results[~results["model"].isin(again)] if again and len(results) else results
 
@@ -213,8 +176,9 @@ def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
         if not part["layers"].sum():
             missing += f", not computed{where}"
             continue
-        noun = "heads" if part["heads"].max() > 1 else "layers"
-        layers = f" {noun} of {_models(rows)}" if first and not parts else ""
+        models = rows["model"].unique()
+        of_models = str(models[0]) if len(models) == 1 else f"{len(models)} models"
+        layers = f" {counted(part)} of {of_models}" if first and not parts else ""
         low, high = _decimals(part["beta_median"].min()), _decimals(part["beta_median"].max())
         median = low if low == high else f"{low} to {high} by model"
         median = f"median {median}" if first and not parts else median
@@ -224,12 +188,12 @@ def _of_term(rows: pd.DataFrame, term: str, *, first: bool) -> str:
 
 def _sample(rows: pd.DataFrame) -> str:
     """Return how many documents and tokens there were, what the documents are worth, and for how long norms persist."""
-    sentences = []
+    sentences, noun = [], counted(rows).removesuffix("s")
     if rows["n_docs"].notna().any():
         coefficients = rows[rows["term"] != HALF_LIFE]
         docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
         df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
-        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per layer"
+        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per {noun}"
         sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
         if docs == "1":
             sentences = [f"One document, {tokens}: the intervals treat its tokens as independent."]
@@ -237,7 +201,7 @@ def _sample(rows: pd.DataFrame) -> str:
     if len(half):
         tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
         sentences.append(
-            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by layer "
+            f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by {noun} "
             f"(distinguishable from white noise in {half['layers'].sum()})."
         )
     return " ".join(sentences)
@@ -266,12 +230,9 @@ def _lead(rows: pd.DataFrame) -> str:
     share = (sums["significant"] / sums["layers"]).max()
     if not share > 0:
         return "No"
-    return "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} layers"
-
-
-def _models(rows: pd.DataFrame) -> str:
-    names = rows["model"].unique()
-    return str(names[0]) if len(names) == 1 else f"{len(names)} models"
+    return (
+        "Yes, as a prediction" if share >= 0.9 else f"In {'most' if share > 0.5 else 'some'} {counted(rows)}"
+    )
 
 
 def _decimals(value: Any) -> str:
@@ -279,7 +240,7 @@ def _decimals(value: Any) -> str:
     return f"{value:.1g}" if 0 < abs(value) < 0.005 else f"{value:.2f}"
 
 
-def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> str:
+def _context(term: str, hook: str, nulls: pd.DataFrame | None) -> str:
     """Return in how many layers a lag exceeds the nulls, or that there are none."""
     if nulls is not None:
         nulls = nulls[(nulls["hook"] == hook) & (nulls["term"] == term)]
@@ -290,9 +251,9 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None, alpha: float) -> 
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):
-        n_above = int(((rows["excess"] > 0) & (rows["p_value"] < alpha)).sum())
+        n_above = int(((rows["excess"] > 0) & (rows["p_value"] < ALPHA)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
-        beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} layers ({excess})")
+        beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} {counted(rows)} ({excess})")
     return (
         f"Beside the nulls: {term} is above {'; above '.join(beyond)} (p < .05, not adjusted). Only such an excess can "
         "come from word order or from training."

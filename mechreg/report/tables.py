@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg.outside import for_csv
+from mechreg.report.sentences import ALPHA
 
 MODEL_COLUMNS = (
     *("name", "backend", "processing", "dtype", "prepend_bos", "blocks", "d_model", "parameters", "tokens"),
@@ -49,16 +50,8 @@ def models_table(provenance: Mapping[str, Any]) -> pd.DataFrame:
     return models[[column for column in MODEL_COLUMNS if column in models]]
 
 
-def diagnostics_table(statistics: pd.DataFrame, *, alpha: float = 0.05) -> pd.DataFrame:
-    """Return in how many layers of every model and hook each diagnostic test rejects, and the median R2.
-
-    Examples
-    --------
-    >>> frame = pd.DataFrame({"model": "m", "hook": "attn_out", "layer": [0, 1], "r_squared": [0.25, 0.5],
-    ...                       "jarque_bera_p": [0.01, 0.2]})
-    >>> diagnostics_table(frame).values.tolist()
-    [['m', 'attn_out', 2, 0.375, '1 of 2']]
-    """
+def diagnostics_table(statistics: pd.DataFrame) -> pd.DataFrame:
+    """Return in how many layers of every model and hook each diagnostic test rejects, and the median R2."""
     tests = {column: name for column, name in _TESTS.items() if column in statistics}
     if not tests or "r_squared" not in statistics:
         return pd.DataFrame()
@@ -74,29 +67,18 @@ def diagnostics_table(statistics: pd.DataFrame, *, alpha: float = 0.05) -> pd.Da
             row["median Durbin-Watson"] = float(part["durbin_watson"].median())
         for column, name in tests.items():
             known = part[column].dropna()
-            row[name] = f"{int((known < alpha).sum())} of {len(known)}" if len(known) else "not known"
+            row[name] = f"{int((known < ALPHA).sum())} of {len(known)}" if len(known) else "not known"
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def summaries_by_hook(summaries: str) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """Return the fits in a run's summaries.txt by model and hook: layer, rest (such as a head), statsmodels' text.
-
-    Examples
-    --------
-    >>> text = "model m  hook attn_out  layer 3  head 1\\n      OLS Regression Results\\n====\\n"
-    >>> fits = summaries_by_hook(text)["m", "attn_out"]
-    >>> fits[0]["layer"], fits[0]["rest"]
-    ('3', '  head 1')
-    """
+    """Return the fits in a run's summaries.txt by model and hook: layer, rest (such as a head), statsmodels' text."""
     places = list(_FIT.finditer(summaries))
     ends = [*(place.start() for place in places), len(summaries)][1:]
     fits: dict[tuple[str, str], list[dict[str, str]]] = {}
     for place, end in zip(places, ends, strict=True):
-        entry = {
-            "layer": place["layer"],
-            "rest": place["rest"],
-            "text": summaries[place.end() : end].strip("\n"),
-        }
+        text = summaries[place.end() : end].strip("\n")
+        entry = {"layer": place["layer"], "rest": place["rest"], "text": text}
         fits.setdefault((place["model"], place["hook"]), []).append(entry)
     return fits
