@@ -4,6 +4,7 @@ import contextlib
 import inspect
 from types import SimpleNamespace
 
+import altair as alt
 import chart_frames
 import jaxtyping
 import numpy as np
@@ -115,6 +116,48 @@ def test_two_charts_stand_side_by_side():
         "Log norms of attn_out by layer",
         "b",
     ]
+
+
+def domains(part):
+    """Yield the title and the domain of every vertical scale of a chart's json."""
+    for kind in ("vconcat", "hconcat", "concat", "layer"):
+        for inner in part.get(kind, []):
+            yield from domains(inner)
+    axis = part.get("encoding", {}).get("y", {})
+    if "domain" in axis.get("scale", {}):
+        yield axis.get("title"), tuple(axis["scale"]["domain"])
+
+
+def test_two_charts_side_by_side_have_one_scale_and_separate_ones_where_altair_composes_them():
+    small, large = make_coefficients({"a": 3, "b": 3}), make_coefficients({"c": 5}, seed=1)
+    left, right = (mechreg.plot_betas(table) for table in (small, large.assign(conf_high=2.0)))
+    before = [set(dict(domains(chart.to_dict())).values()) for chart in (left, right)]
+    both = (left | right).to_dict()["hconcat"]
+    ends = [set(domains(part)) for part in both]
+    (domain,) = {
+        domain for of_chart in ends for _, domain in of_chart
+    }  # also of panels whose axis has no title
+    assert domain == (min(low for ((low, _),) in before), max(high for ((_, high),) in before))
+    apart = alt.hconcat(left, right).to_dict()["hconcat"]
+    assert [{domain for _, domain in domains(part)} for part in apart] == before  # and they are as they were
+    tokens = mechreg.plot_norms(make_norms({"m": 3})) | mechreg.plot_norms(make_norms({"n": 5}, seed=1))
+    layers, norms = (
+        {d for t, d in domains(tokens.to_dict()) if (t == "layer") == of} for of in (True, False)
+    )
+    assert len(layers) == 2
+    assert len(norms) == 1
+
+
+def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
+    (effects,), _ = arguments["plot_dose_response"]
+    doubled = effects.assign(**{name: 2 * effects[name] for name in ("estimate", "conf_low", "conf_high")})
+    both = mechreg.plot_dose_response(effects) | mechreg.plot_dose_response(doubled, measures="loss")
+    left, right = (part["vconcat"][0]["concat"] for part in both.to_dict()["hconcat"])
+    (loss,), (kl,), (doubled_loss,) = (
+        {domain for _, domain in domains(panel)} for panel in (*left[:2], *right)
+    )
+    assert loss == doubled_loss
+    assert loss[1] > 1.5 * kl[1]
 
 
 @pytest.mark.parametrize(
