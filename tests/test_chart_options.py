@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
+import re
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import altair as alt
 import chart_frames
@@ -13,7 +15,7 @@ import pytest
 from chart_frames import make_coefficients, make_norms, make_profiles
 
 import mechreg
-from mechreg.charts.save import save_chart
+from mechreg.charts.save import chart_spec, save_chart, svg_of
 from mechreg.charts.terms import sort_terms
 from mechreg.schema import InputError, MechregError, SchemaError
 
@@ -158,6 +160,19 @@ def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     )
     assert loss == doubled_loss
     assert loss[1] > 1.5 * kl[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"width": "column"}, {"height": 80}])
+def test_labels_of_layers_with_one_effect_do_not_touch(arguments, options):
+    (effects,), _ = arguments["plot_dose_response"]
+    six = [effects.query("model == 'small' and layer == 0").assign(layer=layer) for layer in range(6)]
+    chart = mechreg.plot_dose_response(pd.concat(six), measures="kl", **options)
+    svg = ElementTree.fromstring(svg_of(chart_spec(chart)))
+    labels = [part for part in svg.iter() if "mark-text" in part.get("class", "") and len(part) == 6]
+    (places,) = ([re.findall(r"[-\d.]+", text.get("transform")) for text in group] for group in labels)
+    heights = sorted(float(y) for _, y in places)
+    assert np.diff(heights).min() >= 9.9
+    assert heights[-1] - heights[0] <= 80  # and stay at their points
 
 
 @pytest.mark.parametrize(

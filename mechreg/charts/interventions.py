@@ -7,7 +7,6 @@ import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
-
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
@@ -179,7 +178,7 @@ def _dose_panel(
     ticks: dict[str, Any] = {"values": doses, "format": ".3~g"} if len(doses) <= _TICKED else {}
     x_scale = alt.Scale(zero=False, nice=False, padding=16)
     x = alt.X("x:Q", title=dose_title, scale=x_scale, axis=alt.Axis(grid=False, **ticks))
-    y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False))
+    y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False, labelFlush=True))
     # Two channels of one scale: Vega has no gradient as the legend of points and lines together.
     color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
     stroke = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
@@ -199,7 +198,8 @@ def _dose_panel(
     if neutral is not None and doses[0] <= neutral <= doses[-1]:
         rules.append(still.encode(x=alt.datum(neutral)))
     # The shades of the first and last layers differ in grey too; a few layers are labelled as well.
-    names = itself.transform_filter(f"datum.dose === {doses[0]}").mark_text(align="right", dx=-6, fontSize=9)
+    first = marks[(marks["kind"] == _ITSELF) & (marks["dose"] == doses[0])]
+    names = alt.Chart(_spread(first, scale, place.height)).mark_text(align="right", dx=-6, fontSize=9)
     return alt.layer(
         *rules,
         base.mark_line(strokeWidth=0.7 if crowded else 1.4).encode(
@@ -209,10 +209,23 @@ def _dose_panel(
         itself.mark_point(filled=True, size=12 if crowded else 34, opacity=1).encode(
             color=color, tooltip=tooltip
         ),
-        *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
+        *([names.encode(x=x, y=y, text="layer:N")] if len(layers) <= 6 else []),
         width=place.width,
         height=place.height,
     )
+
+
+def _spread(rows: pd.DataFrame, scale: alt.Scale, height: int) -> pd.DataFrame:
+    """Return where labels of rows stand: their estimates, moved as little as keeps them 10 px apart."""
+    from scipy.optimize import isotonic_regression
+
+    # 13 px before Vega rounds the axis.
+    low, high = scale.to_dict()["domain"]
+    rows = rows.sort_values("estimate")
+    apart = np.arange(len(rows)) * (high - low) * min(13 / height, 1 / max(1, len(rows)))
+    return rows.assign(estimate=isotonic_regression(rows["estimate"] - apart).x + apart)[
+        ["x", "estimate", "layer"]
+    ]
 
 
 def _sample_size(part: pd.DataFrame) -> str:
