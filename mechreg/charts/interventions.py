@@ -7,6 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 from altair.typing import ChartType
+
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
