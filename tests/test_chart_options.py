@@ -1,6 +1,7 @@
 """Every plot function takes the object that holds its frame, and refuses an option of a wrong kind in a sentence."""
 
 import contextlib
+import functools
 import inspect
 import re
 from types import SimpleNamespace
@@ -32,9 +33,19 @@ def _what_a_user_sees():
 
 
 @pytest.fixture(scope="module")
-def arguments():
-    """Return what every plot function is called with in tests/chart_frames.py."""
-    given = {}
+def arguments(given):
+    return given({"small": 2, "medium": 3})
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Return a function of models: what every plot function is called with in tests/chart_frames.py."""
+    return lambda models: called_with(tuple(models.items()))
+
+
+@functools.cache
+def called_with(models):
+    noted = {}
 
     class Noting:
         def __getattr__(self, name):
@@ -46,10 +57,10 @@ def arguments():
     chart_frames.mr, real = Noting(), chart_frames.mr
     try:
         for name, chart in chart_frames.CHARTS.items():
-            given[name] = chart({"small": 2, "medium": 3}, 94)
+            noted[name] = chart(dict(models), 94)
     finally:
         chart_frames.mr = real
-    return given
+    return noted
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -88,10 +99,18 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     assert set(heights) & {111} or max(heights) % 111 == 0
 
 
-def test_paper_has_a_column_and_a_page():
-    betas = make_coefficients()
-    for size, pixels in (("column", 240), ("page", 560)):
-        assert sizes_of(mechreg.plot_betas(betas, width=size).to_dict())[0] == pixels
+@pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
+@pytest.mark.parametrize(
+    "names", [("small", "medium"), ("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m")]
+)
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(
+    name, names, size, inches, given
+):
+    plot = getattr(mechreg, name.removesuffix("_by"))
+    frames, options = given(dict(zip(names, (12, 3), strict=True)))[name]
+    svg = ElementTree.fromstring(svg_of(chart_spec(plot(*frames, **options, width=size))))
+    assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
 
 
 def sizes_of(part):

@@ -78,7 +78,8 @@ def plot_agreement(
 def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *, has_p: bool) -> ChartType:
     """Return the lower left of the matrix of models, with what is written in its cells."""
     n_cells = len(models) - 1
-    side, height = min(120, page.width // max(2, n_cells)), page.height or 64 * n_cells
+    most = (page.width + 50) // (n_cells + 1) if page.on_paper else page.width // max(2, n_cells)
+    side, height = min(120, most), page.height or 64 * n_cells  # names take as much as a cell
     low, high = "#f4f4f4", OKABE_ITO[1 if measure == "rms_difference" else 0]
     domain, colors, dark = [0, 1.0], [low, high], 0.7
     if measure == "rms_difference":

@@ -53,7 +53,7 @@ def plot_autocorrelation(
     )
     words = f"Autocorrelation by lag of {hook} in {model}, {len(layers)} layers. {caption}"
     draw = partial(_panel, page=page, scale=value_scale(rows[list(_COLUMNS[1:])]))
-    grid = page.panels(layers, draw, columns=4, height=110)
+    grid = page.panels(layers, draw, columns=4, height=110, narrowest=80, axis=34)
     return page.figure([grid], f"Autocorrelation of {hook} in {model}", [caption], [words])
 
 

@@ -68,7 +68,7 @@ def plot_cause_maps(
     pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"]).reset_index(drop=True)
     shown, hook = rows_of_hook(pairs, None, who=who)
     models = drawable(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
-    side = (page.width - 40) // 2
+    side = page.beside(2, gap=40)
     rows = []
     for model in models:
         part = shown[shown["model"] == model]

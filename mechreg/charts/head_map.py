@@ -60,7 +60,7 @@ def plot_head_map(
     most = float(cells["estimate"].abs().max()) or 1.0
     tall = max(80, 20 * (int(cells["head"].max()) + 1))
     draw = partial(_map, page=page, most=most, legend=term)
-    grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size)
+    grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size, axis=20)
     grid.resolve = resolved(y="independent")  # models have as many heads as they have
     caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
 

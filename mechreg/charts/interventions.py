@@ -122,6 +122,7 @@ def plot_dose_response(
             height=190 if len(models) == 1 else 130,
             narrowest=150,
             gap=30,
+            axis=36,
         )
         grid.resolve = resolved(y="independent", stroke="independent")
         rows.append(page.titled(grid, model, _sample_size(own)))

@@ -8,11 +8,10 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layer_panels import (
-    histogram_panel,
     layer_choice,
     profile_panel,
-    scatter_panel,
     text_panel,
+    token_panels,
 )
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
@@ -92,15 +91,10 @@ def plot_layer_explorer(
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
     first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
     pick = layer_choice(layers, first)
-    side = page.width * 15 // 32
     less = f" less {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
     panels = [
         profile_panel(betas, term, layers, pick, page),
-        alt.hconcat(
-            histogram_panel(pick, page.width - side - 60, side),
-            scatter_panel(term, less, pick, side, page),
-            spacing=60,
-        ).resolve_scale(color="independent"),
+        token_panels(term, less, pick, page),
     ]
     captions = [_caption(rows, less or not others)]
     parameters = []

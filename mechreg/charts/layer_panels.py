@@ -77,7 +77,17 @@ def _points(pick: alt.Parameter, **ends: tuple[str, str]) -> alt.Chart:
     return both.transform_calculate(**{axis: f"datum.points.{axis}" for axis in ends})
 
 
-def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
+def token_panels(term: str, less: str, pick: alt.Parameter, page: Sheet) -> ChartType:
+    """Return the chosen layer's histogram and density: beside each other where both can be read."""
+    if page.width < 300:
+        rows = (_histogram(pick, page.width, 100), _scatter(term, less, pick, page.width, page))
+        return alt.vconcat(*rows, spacing=26)
+    side = page.width * 15 // 32
+    panels = (_histogram(pick, page.width - side - 60, side), _scatter(term, less, pick, side, page))
+    return alt.hconcat(*panels, spacing=20 if page.on_paper else 60).resolve_scale(color="independent")
+
+
+def _scatter(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
     """Return the binned density of the chosen layer, with the line of its fit."""
     axis = alt.Axis(tickCount=6)
     x = alt.X("x:Q", title=f"{term} of log norm{less}", scale=_OWN, axis=axis)
@@ -113,7 +123,7 @@ def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sh
     ).properties(width=side, height=side)
 
 
-def histogram_panel(pick: alt.Parameter, width: int, height: int) -> ChartType:
+def _histogram(pick: alt.Parameter, width: int, height: int) -> ChartType:
     """Return the chosen layer's histogram, with its median."""
     bars = _chosen(pick, "bars", "at_bar", x="datum.low + datum.at_bar * datum.bar")
     x = alt.X("x:Q", title="log norm (natural log)", scale=_OWN, axis=alt.Axis(tickCount=6, grid=False))

@@ -37,7 +37,12 @@ def mechreg_theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None},
             "axis": _LABELS
             | {"domainColor": PALE_INK, "tickColor": PALE_INK, "gridColor": GRID, "titlePadding": 8},
-            "legend": _LABELS | {"labelLimit": 240, "titleLimit": 240},
+            "legend": _LABELS
+            | {
+                "labelLimit": 240,
+                "titleLimit": 240,
+                "layout": {"bottom": {"direction": "vertical", "margin": 8}},
+            },
             "title": {
                 "anchor": "start",
                 "fontSize": 15,
@@ -79,7 +84,7 @@ DEPTH_LOOK: Any = {
 def figure_title(text: str, caption: Iterable[str], *, width: int = WIDTH) -> alt.Title:
     """Return a figure's title with its caption below it, both broken into lines of the figure's width."""
     room = min(width + 90, int(1.3 * width))  # with axes and, where there is room, a legend
-    lines = textwrap.wrap(text, room // 8) or [text]
+    lines = textwrap.wrap(text, int(room / 8.6)) or [text]
     captions = [line for part in caption for line in textwrap.wrap(part, int(room / 5.2))]
     return alt.Title(lines[0] if len(lines) == 1 else lines, subtitle=captions)
 

@@ -1,5 +1,6 @@
 """Agreement token by token: a heat map of all layers of one model against all layers of another, for every pair."""
 
+import textwrap
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -81,6 +82,7 @@ def plot_token_agreement(
         partial(_panel, page=page, most=most, block=block),
         columns=3,
         height=0,
+        axis=54,
         detail=_matched,
     )
     heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
@@ -125,7 +127,7 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
 
     def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
         depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
-        titles = {end: f"relative depth in {models[end]}" for end in "ab"}
+        titles = {end: textwrap.wrap(f"relative depth in {models[end]}", place.width // 6) for end in "ab"}
         return (
             alt.Chart(frame)
             .transform_calculate(**_edges(n_layers, of))
