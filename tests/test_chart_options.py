@@ -33,18 +33,13 @@ def _what_a_user_sees():
 
 
 @pytest.fixture(scope="module")
-def arguments(given):
-    return given({"small": 2, "medium": 3})
-
-
-@pytest.fixture(scope="module")
-def given():
-    """Return a function of models: what every plot function is called with in tests/chart_frames.py."""
-    return lambda models: called_with(tuple(models.items()))
+def arguments():
+    return called_with("small", "medium")
 
 
 @functools.cache
-def called_with(models):
+def called_with(*models):
+    """Return what every plot function is called with in tests/chart_frames.py, for models of two layers and three."""
     noted = {}
 
     class Noting:
@@ -57,7 +52,7 @@ def called_with(models):
     chart_frames.mr, real = Noting(), chart_frames.mr
     try:
         for name, chart in chart_frames.CHARTS.items():
-            noted[name] = chart(dict(models), 94)
+            noted[name] = chart(dict(zip(models, (2, 3), strict=True)), 94)
     finally:
         chart_frames.mr = real
     return noted
@@ -100,15 +95,10 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
 
 
 @pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
-@pytest.mark.parametrize(
-    "names", [("small", "medium"), ("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m")]
-)
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
-def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(
-    name, names, size, inches, given
-):
+def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(name, size, inches):
     plot = getattr(mechreg, name.removesuffix("_by"))
-    frames, options = given(dict(zip(names, (12, 3), strict=True)))[name]
+    frames, options = called_with("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped")[name]
     svg = ElementTree.fromstring(svg_of(chart_spec(plot(*frames, **options, width=size))))
     assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
 

@@ -86,8 +86,8 @@ def plot_heatmap(
     largest = cells.iloc[int(np.nanargmax(cells["value"].abs()))]
     layers = count(cells["layer"].nunique(), "layer")
     words = (
-        f"{heading}, {where}, {layers} by {count(n_tokens, 'token')}; from {cells['value'].min():.3f} to "
-        f"{cells['value'].max():.3f}, largest in size at layer {largest['layer']}, token {largest['label']!r}."
+        f"Heat map of {heading}, {where}, {layers} by {count(n_tokens, 'token')}; from {cells['value'].min():.3f} "
+        f"to {cells['value'].max():.3f}, largest in size at layer {largest['layer']}, token {largest['label']!r}."
     )
     caption = f"{count(n_tokens, 'token')}, {layers}. Colours end at the 2% and 98% quantiles."
     usual = f"{heading[0].upper()}{heading[1:]} by layer and token: {where}"

@@ -109,7 +109,7 @@ def plot_tokens(
         tooltip=tooltip,
     )
     words = (
-        f"{doc} as text, every token shaded by {heading}, which goes from {finite.min():.3f} to {finite.max():.3f}; "
+        f"The text of {doc}, every token shaded by {heading}, from {finite.min():.3f} to {finite.max():.3f}; "
         f"the largest in size is {largest['shade']:.3f} at position {largest['position']}, token "
         f"{shown_token(largest['token'])!r}."
     )
