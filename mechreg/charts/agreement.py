@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, few, frame_of, one_comparison
+from mechreg.charts.rows import count, few, frame_of, number, one_comparison
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import require_option
 
@@ -139,7 +139,7 @@ def _number(value: float, digits: int) -> str:
     """Return a number with its decimals and a minus sign, or what there is instead."""
     if np.isnan(value):
         return "not defined"
-    return "∞" if np.isinf(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "∞" if np.isinf(value) else number(value, digits)
 
 
 def _p(p: float) -> str:

@@ -27,8 +27,8 @@ from mechreg.charts.estimates import (
 from mechreg.charts.layout import Width, intervals_in_words, sheet
 from mechreg.charts.rows import (
     by_group,
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     in_words,
@@ -113,7 +113,7 @@ def plot_betas(
     marks = shown[kept].assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
     marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
     if by is None:
-        parts = {model: marks[marks["model"] == model] for model in models}
+        parts = dict(by_model(marks))
         columns, usual = _grid(marks) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
@@ -160,7 +160,7 @@ def _units(terms: list[str], formula: str) -> str:
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
     """Return the terms to show: those that were asked for, or all lags in order."""
-    have = distinct(shown["term"])
+    have = list(shown["term"].unique())
     most = 1 if one else len(OKABE_ITO)
     if terms is None:
         known = sort_terms(have)
@@ -179,8 +179,8 @@ def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool)
 def _notes(shown: pd.DataFrame, terms: list[str]) -> list[str]:
     """Return what a reader must know of the formula, and of the models that lack its terms."""
     meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
-    have = distinct(shown.loc[shown["term"].isin(terms), "model"])
-    without = [model for model in distinct(shown["model"]) if model not in have]
+    have = list(shown.loc[shown["term"].isin(terms), "model"].unique())
+    without = [model for model in shown["model"].unique() if model not in have]
     return [
         *([f"The formula has interactions: a lag's coefficient is that {meaning}."] if meaning else []),
         *([f"Without {', '.join(without)}, which has no such term."] if without else []),

@@ -9,10 +9,9 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name
+from mechreg.charts.rows import count, frame_of, one_name
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 
 MAX_CELLS = 18_000
@@ -20,7 +19,6 @@ CELL = 13  # pixels of a token's column at least, so that its label can be read
 _WHO = "plot_heatmap"
 
 
-@any_frames
 def plot_heatmap(
     norms: Any,
     other: Any = None,
@@ -104,7 +102,7 @@ def _cells(
     norms = frame_of(norms, "norms", (*TOKEN_KEYS, "layer", value), who=_WHO)
     norms = norms.assign(doc=norms["doc"].astype(str))
     if also:
-        known = {key: key in norms and among(which, distinct(norms[key])) for key, which in wanted.items()}
+        known = {key: key in norms and among(which, norms[key].unique()) for key, which in wanted.items()}
         wanted = {key: which if known[key] else None for key, which in wanted.items()}
     if wanted["window"] is None:  # all of them, one after the other
         wanted = {key: which for key, which in wanted.items() if key != "window"}

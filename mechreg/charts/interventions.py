@@ -11,8 +11,8 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     largest,
@@ -107,14 +107,13 @@ def plot_dose_response(
             f"{who} needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
         )
     models = drawable(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
-    kinds = [_ITSELF, *[kind for kind in distinct(marks["kind"]) if kind != _ITSELF]]
+    kinds = [_ITSELF, *[kind for kind in marks["kind"].unique() if kind != _ITSELF]]
     scales = {
         name: value_scale(marks[marks["measure"] == name][list(_NUMBERS)], digits=6, cut_at_zero=True)
         for name in wanted
     }
     rows = []
-    for model in models:
-        own = marks[marks["model"] == model]
+    for model, own in by_model(marks):
         grid = page.panels(
             {_MEASURES[name]: own[own["measure"] == name] for name in wanted},
             lambda part, place: _dose_panel(part, place, page, edit, kinds, scales[part["measure"].iloc[0]]),
@@ -134,13 +133,8 @@ def plot_dose_response(
 
     lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
     words = [lead, *named(marks[marks["kind"] == _ITSELF], ["model", "measure"], sentence)]
-    return page.figure(
-        rows,
-        f"{hook} {done}: effects by dose and layer",
-        [_caption(marks)],
-        words,
-        own=["y", "stroke"],
-    )
+    heading = f"{hook} {done}: effects by dose and layer"
+    return page.figure(rows, heading, [_caption(marks)], words, own=["y", "stroke"])
 
 
 def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list[str]:
@@ -225,9 +219,8 @@ def _spread(rows: pd.DataFrame, scale: alt.Scale, height: int) -> pd.DataFrame:
     low, high = scale.to_dict()["domain"]
     rows = rows.sort_values("estimate")
     apart = np.arange(len(rows)) * (high - low) * min(13 / height, 1 / max(1, len(rows)))
-    return rows.assign(estimate=isotonic_regression(rows["estimate"] - apart).x + apart)[
-        ["x", "estimate", "layer"]
-    ]
+    moved = isotonic_regression(rows["estimate"] - apart).x + apart
+    return pd.DataFrame({"x": rows["x"].min(), "estimate": moved, "layer": rows["layer"]})
 
 
 def _sample_size(part: pd.DataFrame) -> str:
@@ -236,19 +229,10 @@ def _sample_size(part: pd.DataFrame) -> str:
 
 
 def _caption(marks: pd.DataFrame) -> str:
-    dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
-    more = {
-        "control: random direction": " of the same size",
-        _DIRECT: " (later attention held at its clean values)",
-    }
+    dashed = [kind for kind in marks["kind"].unique() if kind != _ITSELF]
+    held = " (later attention held at its clean values)"
+    more = {"control: random direction": " of the same size", _DIRECT: held}
     is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
     bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
-    return " ".join(
-        [
-            bars,
-            *[
-                f"Dashed, without points: {kind.removeprefix('control: ')}{more.get(kind, '')}."
-                for kind in dashed
-            ],
-        ]
-    )
+    lines = [f"{kind.removeprefix('control: ')}{more.get(kind, '')}" for kind in dashed]
+    return " ".join([bars, *(f"Dashed, without points: {line}." for line in lines)])

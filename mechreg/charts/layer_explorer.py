@@ -14,9 +14,8 @@ from mechreg.charts.layer_panels import (
     token_panels,
 )
 from mechreg.charts.layout import Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
+from mechreg.charts.rows import count, frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
@@ -24,7 +23,6 @@ SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
-@any_frames
 def plot_layer_explorer(
     lagged: Any,
     coefficients: Any,
@@ -79,7 +77,7 @@ def plot_layer_explorer(
     term = one_name(term, name="term")
     rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
-    others = [name for name in distinct(betas["term"]) if name not in ("Intercept", term)]
+    others = [name for name in betas["term"].unique() if name not in ("Intercept", term)]
     added = all(name in rows for name in others)
     views = [
         _layer_view(part, betas, term, others if added else [])
@@ -158,7 +156,7 @@ def _rows_and_betas(
 
 def _with_residuals(rows: pd.DataFrame, betas: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with residuals of the fit, where its terms are columns; else as they are."""
-    terms = [term for term in distinct(betas["term"]) if term != "Intercept"]
+    terms = [term for term in betas["term"].unique() if term != "Intercept"]
     if "Intercept" not in set(betas["term"]) or any(term not in rows for term in terms):
         return rows
     by_layer = betas.pivot(index="layer", columns="term", values="estimate").reindex(rows["layer"])

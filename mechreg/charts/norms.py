@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
-from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
+from mechreg.charts.rows import by_model, count, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
@@ -65,8 +65,8 @@ def plot_norms(
         return norms_by_group(norms, by, hook, page)
     shown, hook = rows_of_hook(norms, hook, ("doc", "position", "norm"), who="plot_norms")
     models = few(shown["model"], who="plot_norms")
-    table = _with_sinks(_log_norms(shown))
-    parts = {model: table[table["model"] == model] for model in models}
+    table = _with_sinks(shown)
+    parts = dict(by_model(table))
     for model, part in parts.items():
         if (part["position"] == 0).all():
             raise InputError(f"plot_norms needs tokens after position 0; {model!r} has none.")
@@ -97,18 +97,9 @@ def plot_norms(
 def histogram_edges(
     values: Float[np.ndarray, " tokens"], *, most: int = MAX_BINS
 ) -> Float[np.ndarray, " edges"]:
-    """Return the edges of equal bins of Freedman and Diaconis' width over the middle 99.8% of the values.
+    """Return the edges of equal bins of Freedman and Diaconis' (1981) width over the middle 99.8% of the values.
 
-    A few sinks far away would make the whole range tens of thousands of bins, so the 0.1% at either end is
-    left out and there are at most ``most`` bins. Below 1,000 values nothing is left out.
-
-    Source: Freedman and Diaconis (1981), width 2 IQR / n^(1/3); numpy's ``histogram_bin_edges(bins="fd")`` is
-    the same without a limit.
-
-    Examples
-    --------
-    >>> histogram_edges(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
-    array([0. , 3.5, 7. ])
+    numpy's ``histogram_bin_edges(bins="fd")`` makes tens of thousands of bins where a few sinks are far away.
     """
     low, high = np.quantile(values, 0.001, method="lower"), np.quantile(values, 0.999, method="higher")
     if low == high:
@@ -121,16 +112,12 @@ def histogram_edges(
     return np.linspace(low, high, bins + 1)
 
 
-def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that the figure needs, with the natural logarithm of every norm."""
+def _with_sinks(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that the figure needs, log norms, and ``place``: position 0, a later sink, or neither."""
     keep = [name for name in ("model", "layer", "head", "depth", "doc", "position", "token") if name in shown]
     if "head" in keep and shown["head"].nunique() == 1:  # -1 at a hook without heads
         keep.remove("head")
-    return shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
-
-
-def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with their ``place``: position 0, a later sink, or neither."""
+    table = shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
     is_first = table["position"] == 0
     layers = table.groupby(["model", "layer"], observed=True).ngroup().to_numpy()
     is_sink = robust_z(table["log_norm"].mask(is_first).to_numpy(), layers) > DEFAULT_Z

@@ -10,8 +10,8 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     named,
@@ -64,7 +64,7 @@ def plot_specifications(
     table = frame_of(table, "table", who=who)
     shown, hook = rows_of_hook(table, hook, ("specification", "term", *_NUMBERS, "n", "n_docs"), who=who)
     shown, _ = one_value(shown, "term", term, who=who)
-    have = distinct(shown["specification"])
+    have = list(shown["specification"].unique())
     wanted = have if specifications is None else specifications
     names = require_names(wanted, have, name="specifications")
     shown = shown[shown["specification"].isin(names)]
@@ -76,8 +76,7 @@ def plot_specifications(
     marks = placed(keep.merge(baseline, on=["model", "layer"], how="left"), several=several)
     betas, fits = (value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[1:3], _NUMBERS[3:]))
     rows = []
-    for model in models:
-        own = marks[marks["model"] == model]
+    for model, own in by_model(marks):
         grid = page.panels(
             {name.replace("_", " "): own[own["specification"] == name] for name in names},
             lambda part, place: _panel(part, place, page, term, betas, fits, several=several),

@@ -9,6 +9,8 @@ import altair as alt
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/. Yellow is last, since it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
+DIVERGING = [OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]  # below 0, 0, above
+
 # vl-convert carries Liberation Sans; where no font of the list is there, it drops all text without a word.
 # Arial has the same widths, for browsers that lack the first.
 FONT = "Liberation Sans, Arial, sans-serif"

@@ -12,7 +12,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
+from mechreg.charts.rows import count, few, frame_of, number, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
@@ -168,7 +168,7 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
 
 
 def _matched(part: pd.DataFrame) -> str:
-    return f"matched layers: mean {_number(part.loc[part['matched'].astype(bool), 'estimate'].mean())}"
+    return f"matched layers: mean {number(part.loc[part['matched'].astype(bool), 'estimate'].mean())}"
 
 
 def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) -> str:
@@ -179,11 +179,7 @@ def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) 
         top = part.iloc[int(part["estimate"].to_numpy().argmax())]
         mean = part.loc[part["matched"].astype(bool), "estimate"].mean()
         sentences.append(
-            f"{a} and {b}: mean of matched layers {_number(mean)}, largest {_number(top['estimate'])} at layers "
+            f"{a} and {b}: mean of matched layers {number(mean)}, largest {number(top['estimate'])} at layers "
             f"{top['layer_a']} and {top['layer_b']}."
         )
     return " ".join(sentences)
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")

@@ -11,9 +11,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
+from mechreg.charts.rows import count, frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 
 MAX_TOKENS = 2_000
@@ -34,7 +33,6 @@ _SYMBOLS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
 
 
-@any_frames
 def plot_tokens(
     norms: Any,
     *,
@@ -131,13 +129,7 @@ def _caption(shown: pd.DataFrame, place: dict[str, Any], missing: int) -> str:
 
 
 def shown_token(token: str) -> str:
-    r"""Return a token as it can be shown: invisible, direction-changing and line-breaking characters become symbols.
-
-    Examples
-    --------
-    >>> shown_token(" a\n"), shown_token("\u202eabc"), shown_token("\x07")
-    (' a⏎', '⟨202E⟩abc', '␇')
-    """
+    r"""Return a token as it can be shown: invisible, direction-changing and line-breaking characters become symbols."""
     return "".join(_shown_character(character) for character in token)
 
 
@@ -156,11 +148,6 @@ def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int) 
     A line ends after a token with a line break in it, before a window's start, and where the tokens of the next word do
     not fit. ``shown`` has its spaces as symbols, for tooltips; ``text`` begins after them at ``text_x``, since Vega
     trims.
-
-    Examples
-    --------
-    >>> token_cells(["One", "\n", "two"], starts=[True, False, False], columns=80)[["line", "x", "x2"]].values.tolist()
-    [[0, 0, 3], [0, 3, 4], [1, 0, 3]]
     """
     texts = [shown_token(token) for token in tokens]
     texts = [
@@ -274,7 +261,7 @@ def _values(
         raise InputError(
             f"plot_tokens needs one coefficient of {value!r} for "
             f"{', '.join(f'{key} {which}' for key, which in place.items()) or 'the frame'}; "
-            f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
+            f"there are {len(rows)}. The terms are {list(coefficients['term'].unique())}."
         )
     column = group.rename(columns={value: "lagged"})  # a term, whose norms are logarithms already
     _, numbers = measured(column, "lagged", who="plot_tokens")
