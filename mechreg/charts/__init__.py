@@ -3,8 +3,12 @@
 Every ``plot_`` function returns an Altair chart with a title, a caption and a description in words. It takes a pandas
 frame or the object that holds it, and these options:
 
-hook : str
-    Which hook point, where the frame has several.
+hook, model : str
+    Which hook point, and which model, where the frame has several.
+term : str
+    Whose coefficients: "lag1".
+alpha : float
+    The p value below which a coefficient is significant.
 width : int, "column" or "page"
     Pixels of the marks of the whole figure, by default 640. "column" and "page" make figures of 3.25 and 6.75 inches,
     axes included, with text of 8 points.

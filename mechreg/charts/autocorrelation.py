@@ -31,9 +31,7 @@ def plot_autocorrelation(
     ----------
     found : Autocorrelation or pandas.DataFrame
         What `autocorrelation` gives, or its ``lags``.
-    model : str, optional
-        Which, where the frame has several.
-    hook, width, height, title
+    model, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples

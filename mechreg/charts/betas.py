@@ -18,13 +18,13 @@ from mechreg.charts.estimates import (
     Tooltip,
     estimate_panel,
     hues,
+    intervals_in_words,
     layers_of_depth,
-    level_of,
     p_labels,
     placed,
     value_scale,
 )
-from mechreg.charts.layout import Width, intervals_in_words, sheet
+from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import (
     by_group,
     by_model,
@@ -74,10 +74,9 @@ def plot_betas(
         The column of groups, such as "pos".
     terms : str or sequence of str, optional
         At most eight. By default every lag, in order, and with ``by`` the first of them.
-    alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
-    hook, width, height, title
+    alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -106,7 +105,7 @@ def plot_betas(
         adjusted, p, labels = False, "p_value", p_labels(alpha)
     notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    bars = intervals_in_words(shown, level_of(shown))
+    bars = intervals_in_words(shown)
     models = drawable(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
     several, hue, names = len(models) > 1, *(("term", palette) if by is None else ("model", models))
     kept = ["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs"]

@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.layout import Place, Sheet
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
-from mechreg.schema import require_number
+from mechreg.schema import covariance_in_words, require_number
 
 Tooltip = str | tuple[str, str, str]
 INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))
@@ -224,10 +224,12 @@ def estimate_panel(
     return alt.layer(*layers, width=place.width, height=place.height)
 
 
-def level_of(rows: pd.DataFrame) -> str:
-    """Return the level of the intervals, "95% ", which the frame's t statistics imply; nothing if it varies."""
+def intervals_in_words(rows: pd.DataFrame) -> str:
+    """Return what the bars of coefficients are: their level, where t statistics imply one, and their covariance."""
     from scipy.special import stdtr
 
     half_widths = (rows["conf_high"] - rows["conf_low"]) / 2 / rows["std_error"]
     levels = np.unique((2 * stdtr(rows["df"], half_widths) - 1).to_numpy(dtype="float64").round(4))
-    return f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+    level = f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+    kinds = map(covariance_in_words, rows["cov_type"].astype(str).unique())
+    return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

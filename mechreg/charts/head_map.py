@@ -43,9 +43,7 @@ def plot_head_map(
     ----------
     coefficients : pandas.DataFrame, or fits
         What `fit_lagged` gives of a per-head hook (result, z), or its coefficient frame.
-    term : str
-    alpha : float
-    hook, width, height, title
+    term, alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples

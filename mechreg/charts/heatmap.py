@@ -45,11 +45,9 @@ def plot_heatmap(
         positions do).
     other : pandas.DataFrame, optional
         A second prompt, or the same under an edit or in another model: as many tokens and the same layers.
-    doc : str, optional
-        Which document, where a frame has several.
     value : str
         A column. "norm" is shown as its logarithm.
-    model, head, window : optional
+    doc, model, head, window : optional
         Which, where a frame has several.
     hook, width, height, title
         As in every chart: see `mechreg.charts`. The height is that of one row of tokens.

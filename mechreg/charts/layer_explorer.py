@@ -57,9 +57,7 @@ def plot_layer_explorer(
         By default the first document. Its first 240 tokens are shown.
     layer : int, optional
         Which layer is chosen at first; by default the one with the largest coefficient.
-    model : str, optional
-        Which, where the frames have several.
-    hook, width, height, title
+    model, hook, width, height, title
         As in every chart: see `mechreg.charts`. The height is that of the profile.
 
     Examples
@@ -90,12 +88,8 @@ def plot_layer_explorer(
     first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
     pick = layer_choice(layers, first)
     less = f" less {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
-    panels = [
-        profile_panel(betas, term, layers, pick, page),
-        token_panels(term, less, pick, page),
-    ]
-    captions = [_caption(rows, less or not others)]
-    parameters = []
+    panels = [profile_panel(betas, term, layers, pick, page), token_panels(term, less, pick, page)]
+    captions, parameters = [_caption(rows, less or not others)], []
     if "token" in rows:
         places, whole = _add_document(views, rows, shown_doc, int(page.width / CELL))
         datasets["tokens"] = places

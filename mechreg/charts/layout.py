@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.notebook import shown_offline
 from mechreg.charts.theme import WIDTH, figure_title, panel_title
-from mechreg.schema import InputError, covariance_in_words, require_option, require_whole_number
+from mechreg.schema import InputError, require_option, require_whole_number
 
 # Of the marks, in pixels of a 96th of an inch: a figure with axes is then 3.25 or 6.75 inches wide, its text 8 points.
 PAPER = {"column": 224, "page": 540}
@@ -129,9 +129,3 @@ def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
     if title is not None and not isinstance(title, str):
         raise InputError(f"title must be a string; got {title!r}.")
     return Sheet(width=WIDTH if width is None else width, height=height, title=title, on_paper=on_paper)
-
-
-def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
-    """Return what the bars of a frame's coefficients are."""
-    kinds = map(covariance_in_words, rows["cov_type"].astype(str).unique())
-    return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

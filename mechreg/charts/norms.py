@@ -198,8 +198,8 @@ def _dot_marks(
         filled=True, size=24 if len(dots) <= 1_000 else 12
     )
     other = other.encode(x=x, y=y, color=_depth(page), opacity=_faded(pick, 0.7), tooltip=tooltip)
-    layers = alt.layer(other, *_sink_marks(dots, x, y, page, tooltip))
-    return layers.properties(width=place.width, height=place.height)
+    sinks = _sink_marks(dots, x, y, page, tooltip)
+    return alt.layer(other, *sinks, width=place.width, height=place.height)
 
 
 def _column_marks(
@@ -213,14 +213,15 @@ def _column_marks(
     other = alt.Chart(quantiles.assign(**ends)[quantiles["place"] == _OTHER])
     other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=_depth(page), tooltip=tooltip)
     y = _log_norm("log_norm", scale)
-    layers = alt.layer(
+    return alt.layer(
         other.mark_rect().encode(y=_log_norm("q01", scale), y2="q99", opacity=_faded(pick, 0.28)),
         other.mark_rect().encode(y=_log_norm("q25", scale), y2="q75", opacity=_faded(pick, 0.5)),
         # In the column's own colour: a pale line would wipe out the box of a layer whose norms hardly vary.
         other.mark_rect(height=2).encode(y=y, opacity=_faded(pick, 1.0)),
         *_sink_marks(quantiles, _layers(quantiles, place), y, page, tooltip),
+        width=place.width,
+        height=place.height,
     )
-    return layers.properties(width=place.width, height=place.height)
 
 
 def _sink_marks(
@@ -245,28 +246,18 @@ def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt
     n_layers = high - low + 1
     reach = 0.9 if n_layers <= 6 else 1.6 if n_layers <= 16 else 2.6
     drawn = ridges.assign(top=(ridges["layer"] + reach * ridges["share"]).round(4))
-    y = alt.Y(
-        "top:Q",
-        title="layer",
-        scale=alt.Scale(domain=[low - 0.2, high + reach + 0.1], nice=False, zero=False),
-        axis=alt.Axis(
-            values=[low + at for at in ticks(n_layers, place.height)], format="d", grid=False, domain=False
-        ),
-    )
+    marked = [low + at for at in ticks(n_layers, place.height)]
+    up = alt.Scale(domain=[low - 0.2, high + reach + 0.1], nice=False, zero=False)
+    axes = alt.Axis(tickCount=6), alt.Axis(values=marked, format="d", grid=False, domain=False)
     areas = (
         alt.Chart(drawn)
         .mark_area(line={"color": "white", "strokeWidth": 0.7}, orient="vertical")
         .encode(
-            x=alt.X(
-                "log_norm:Q",
-                title="log norm" if place.lowest else None,
-                scale=scale,
-                axis=alt.Axis(tickCount=6),
-            ),
-            y=y,
-            y2="layer:Q",
+            alt.X("log_norm:Q", title="log norm" if place.lowest else None, scale=scale, axis=axes[0]),
+            alt.Y("top:Q", title="layer", scale=up, axis=axes[1]),
+            alt.Y2("layer:Q"),
             # Its own channel and scale: Vega has no gradient as the legend of dots and areas together.
-            fill=alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None),
+            alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None),
             detail="layer:N",
             opacity=_faded(pick, 0.85),
             tooltip=tooltips("layer:Q"),
@@ -294,9 +285,8 @@ def _caption(table: pd.DataFrame, *, as_dots: bool, bins: int) -> list[str]:
     else:
         left = f"Left: {len(table):,} norms aggregated; columns: 1–99% and 25–75%, line: median"
         left += ", diamond: median at position 0." if _FIRST in apart else "."
-    right = (
-        f"Right: Freedman–Diaconis histograms, each as high as the others, middle 99.8%, at most {bins} bins"
-    )
+    bins_of = f"middle 99.8%, at most {bins} bins"
+    right = f"Right: Freedman–Diaconis histograms, each as high as the others, {bins_of}"
     right += f", without {' and '.join(apart)}." if apart else "."
     if _SINK not in apart:
         return [left, right]
@@ -318,7 +308,5 @@ def _words(table: pd.DataFrame, hook: str) -> list[str]:
         parts += [f"{n_sinks:,} norms at later positions are sinks"] if n_sinks else []
         return "; ".join(parts) + "."
 
-    return [
-        f"Log norms of {hook} by layer, as columns of marks and as ridges.",
-        *named(table, ["model"], sentence),
-    ]
+    lead = f"Log norms of {hook} by layer, as columns of marks and as ridges."
+    return [lead, *named(table, ["model"], sentence)]

@@ -48,17 +48,14 @@ def plot_nulls(
     """Return the figure of one term's coefficients by layer, against the band in which each null has them.
 
     Rows are models, columns are nulls. The black line is the coefficient; its mark is a filled triangle where its
-    excess over that null has p below ``alpha``, pointing up or down, and a hollow cross elsewhere. The band is where
-    the coefficient of one frame of the null lies, its line the mean.
+    excess over that null has p below ``alpha`` (not adjusted), pointing up or down, and a hollow cross elsewhere. The
+    band is where the coefficient of one frame of the null lies, its line the mean.
 
     Parameters
     ----------
     comparison : pandas.DataFrame
         What `compare_to_nulls` gives, of at most five nulls.
-    term : str
-    alpha : float
-        For p values that are not adjusted.
-    hook, width, height, title
+    term, alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples

@@ -46,10 +46,9 @@ def plot_specifications(
     ----------
     table : pandas.DataFrame
         What `specification_curve` gives, or such tables of several models one below the other.
-    term : str
     specifications : sequence of str, optional
         Those to show, in that order; by default all. The first is the baseline.
-    hook, width, height, title
+    term, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
