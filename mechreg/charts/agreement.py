@@ -90,14 +90,8 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
     scale = alt.Scale(domain=domain, range=colors, interpolate=interpolate)
     legend = page.legend(gradientLength=min(140, height), format=".2~f", tickCount=4)
     lines = ["\n".join(textwrap.wrap(model, side // 7)) or model for model in models]
-    axis = alt.Axis(
-        domain=False,
-        ticks=False,
-        labelAngle=0,
-        labelLimit=0,
-        labelPadding=6,
-        labelExpr="split(datum.label, '\\n')",
-    )
+    broken: Any = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 0, "labelAngle": 0}
+    axis = alt.Axis(domain=False, ticks=False, labelPadding=6, **broken)
     cells = cells.assign(**{end: [lines[at] for at in cells[end]] for end in ("row", "column")})
     base = alt.Chart(cells).encode(
         x=alt.X("column:N", sort=lines[:-1], scale=alt.Scale(domain=lines[:-1]), title=None, axis=axis),
@@ -105,15 +99,14 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
     )
     ink = alt.condition(f"abs(datum.estimate) > {dark * domain[-1]}", alt.value("white"), alt.value(INK))
     color = alt.Color("estimate:Q", scale=scale, legend=legend)
+    lines_of: dict[str, Any] = {
+        "value": ("bold", 14, -14 if has_p else -8),
+        "interval": ("normal", 10, 3 if has_p else 9),
+    }
+    lines_of["p"] = ("normal", 10, 18)
     texts = [
-        base.mark_text(fontSize=size, dy=dy, fontWeight="bold" if field == "value" else "normal").encode(
-            text=f"{field}:N", color=ink
-        )
-        for field, size, dy in (
-            ("value", 14, -14 if has_p else -8),
-            ("interval", 10, 3 if has_p else 9),
-            ("p", 10, 18),
-        )
+        base.mark_text(fontWeight=weight, fontSize=size, dy=dy).encode(text=f"{field}:N", color=ink)
+        for field, (weight, size, dy) in lines_of.items()
     ]
     cell = base.mark_rect(stroke="white", strokeWidth=2).encode(color=color)
     return alt.layer(cell, *texts, width=side * n_cells, height=height)

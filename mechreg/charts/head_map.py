@@ -76,10 +76,8 @@ def plot_head_map(
         low, middle, high = np.quantile(part["estimate"], [0, 0.5, 1])
         return f"{low:.3g} to {high:.3g}, median {middle:.3g}; largest at layer {top['layer']}, head {top['head']}."
 
-    words = [
-        f"A heat map of {term} of {hook} by layer and attention head.",
-        *named(cells, ["model"], sentence),
-    ]
+    lead = f"A heat map of {term} of {hook} by layer and attention head."
+    words = [lead, *named(cells, ["model"], sentence)]
     return page.figure([grid], f"{term} of {hook}, by layer and head", [caption], words, own=["y"])
 
 

@@ -124,10 +124,7 @@ def _less(cells: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         second, on=["layer", "at"], how="outer", suffixes=("", "_second"), validate="one_to_one"
     )
     if both[["label", "label_second"]].isna().to_numpy().any():
-        sizes = [
-            f"{frame['at'].nunique()} tokens in {frame['layer'].nunique()} layers"
-            for frame in (cells, second)
-        ]
+        sizes = [f"{of['at'].nunique()} tokens in {of['layer'].nunique()} layers" for of in (cells, second)]
         raise InputError(
             f"{_WHO} needs as many tokens and the same layers in both frames; they have {' and '.join(sizes)}. Choose "
             "prompts of equal length."
@@ -157,14 +154,14 @@ def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: 
     legend = page.legend(heading, gradientLength=120, gradientThickness=12, tickCount=5)
     color = alt.Color("value:Q", scale=scale, legend=legend)
     cells = alt.Chart(part).mark_rect(aria=False).encode(x=x, y=y, color=color, tooltip=tooltip)
-    labels = alt.Chart(part[part["layer"] == layers[0]]).mark_text(
-        angle=270,
-        align="right",
-        baseline="middle",
-        fontSize=min(11, cell - 2),
-        color=INK,
-        limit=90,
-        aria=False,
-    )
+    look: Any = {
+        "angle": 270,
+        "align": "right",
+        "baseline": "middle",
+        "color": INK,
+        "limit": 90,
+        "aria": False,
+    }
+    labels = alt.Chart(part[part["layer"] == layers[0]]).mark_text(fontSize=min(11, cell - 2), **look)
     below = labels.encode(x=x, y=alt.value(height + 5), text="label:N", tooltip=tooltip)
-    return alt.layer(cells, below).properties(width=cell * len(places), height=height)
+    return alt.layer(cells, below, width=cell * len(places), height=height)

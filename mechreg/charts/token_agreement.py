@@ -121,9 +121,8 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
     """Return the map of one pair: cells as wide as their layers, in relative depth."""
     height = place.height or place.width
     models = {end: str(part[f"model_{end}"].iloc[0]) for end in "ab"}
-    n_layers = {
-        end: round((part[f"layer_{end}"].iloc[0] + 0.5) / part[f"depth_{end}"].iloc[0]) for end in "ab"
-    }
+    first = part.iloc[0]
+    n_layers = {end: round((first[f"layer_{end}"] + 0.5) / first[f"depth_{end}"]) for end in "ab"}
 
     def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
         depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
@@ -132,21 +131,17 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
             alt.Chart(frame)
             .transform_calculate(**_edges(n_layers, of))
             .encode(
-                x=alt.X(f"{x}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["b"], **depth_axis)),
-                y=alt.Y(f"{y}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["a"], **depth_axis)),
+                alt.X(f"{x}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["b"], **depth_axis)),
+                alt.Y(f"{y}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["a"], **depth_axis)),
             )
         )
 
-    color = alt.Color(
-        "estimate:Q",
-        title="rank correlation",
-        scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
-        legend=page.legend(
-            "rank correlation", gradientLength=140, gradientThickness=10, format=".2~f", tickCount=5
-        ),
-    )
+    what, bar = "rank correlation", {"gradientLength": 140, "gradientThickness": 10}
+    legend = page.legend(what, format=".2~f", tickCount=5, **bar)
+    scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True)
+    color = alt.Color("estimate:Q", title=what, scale=scale, legend=legend)
     shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]
-    shown.append(("estimate:Q", "rank correlation", ".3f"))
+    shown.append(("estimate:Q", what, ".3f"))
     if block == 1:
         shown += [("low:Q", "interval from", ".3f"), ("high:Q", "to", ".3f")]
     cells, matched = _shown_cells(part, block), part[part["matched"].astype(bool)]
@@ -156,13 +151,12 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
     rectangles = placed(cells, "x1", "y1", of=block).mark_rect()
     frames = placed(matched[["layer_a", "layer_b"]], "x1", "y1", of=1)
     unsure = placed(cells, "x_middle", "y_middle", of=block).transform_filter("datum.unsure")
+    border = frames.mark_rect(filled=False, stroke=INK, strokeWidth=min(1.4, 0.2 * thinnest))
     layers = [
         rectangles.encode(x2="x2:Q", y2="y2:Q", color=color, tooltip=tooltips(*shown)),
         placed(ends, "at", "at", of=1).mark_line(color=INK, strokeDash=[4, 3], strokeWidth=1, opacity=0.6),
         unsure.mark_text(text="×", fontSize=size, color=PALE_INK),
-        frames.mark_rect(filled=False, stroke=INK, strokeWidth=min(1.4, 0.2 * thinnest)).encode(
-            x2="x2:Q", y2="y2:Q"
-        ),
+        border.encode(x2="x2:Q", y2="y2:Q"),
     ]
     return alt.layer(*layers, width=place.width, height=height)
 
@@ -172,9 +166,8 @@ def _matched(part: pd.DataFrame) -> str:
 
 
 def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) -> str:
-    sentences = [
-        f"Heat maps of rank correlations of {column} of {hook}, token by token, of all pairs of layers."
-    ]
+    what = f"rank correlations of {column} of {hook}, token by token, of all pairs of layers"
+    sentences = [f"Heat maps of {what}."]
     for (a, b), part in pairs:
         top = part.iloc[int(part["estimate"].to_numpy().argmax())]
         mean = part.loc[part["matched"].astype(bool), "estimate"].mean()
