@@ -171,7 +171,7 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _ends(values: pd.Series) -> list[float]:
+def _ends(values: pd.Series) -> list[float | int]:
     """Return where the shades of values are full, and 0 between if they have both signs."""
     low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
     if low < 0 < high:
