@@ -84,7 +84,7 @@ def plot_norms(
         pick = alt.selection_point(name=f"picked_{len(rows)}", fields=["layer"], on="click")
         # A ridge needs some pixels of its own.
         place = page.place(max(usual, (10 if len(models) == 1 else 5) * right["layer"].nunique()))
-        place = place._replace(width=page.beside(2, gap=24, axis=42), lowest=model == models[-1])
+        place = place._replace(width=page.beside(2, gap=24, axis=26), lowest=model == models[-1])
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
         panels = alt.hconcat(
             columns, _ridge_marks(right, place, x, pick), spacing=24, resolve=resolved(fill="independent")
