@@ -81,11 +81,14 @@ def panel(rows: pd.DataFrame, y: str, title: str, heading: str, *hues) -> alt.La
     base = alt.Chart(rows, title=heading).encode(alt.X("step:Q", scale=scale, axis=axis), *hues)
     room = 0.08 * (rows[y].max() - rows[y].min())
     near = alt.Scale(domain=[rows[y].min() - room, rows[y].max() + room], nice=True, zero=False)
-    lines = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(alt.Y(f"{y}:Q", title=title, scale=near))
+    flush = alt.Axis(labelFlush=True)  # the last tick's label would push up the heading
+    lines = base.mark_line(point=alt.OverlayMarkDef(size=18)).encode(
+        alt.Y(f"{y}:Q", title=title, scale=near, axis=flush)
+    )
     if "conf_low" not in rows:
         return alt.layer(lines)
     bars = base.mark_rule(opacity=0.5, clip=True).encode(
-        alt.Y("conf_low:Q", scale=near), alt.Y2("conf_high:Q")
+        alt.Y("conf_low:Q", scale=near, axis=flush), alt.Y2("conf_high:Q")
     )
     return alt.layer(bars, lines)
 

@@ -42,19 +42,24 @@ for column, y_title in titles.items():
     for control in controls:
         base = alt.Chart(table[table["control"] == control], title=control).encode(
             alt.X("layer:O", axis=alt.Axis(labelAngle=0)),
-            alt.Y(f"{column}:Q", title=y_title, scale=alt.Scale(domainMin=0)),
+            alt.Y(
+                f"{column}:Q",
+                title=y_title,
+                scale=alt.Scale(domainMin=0, nice=True),
+                axis=alt.Axis(labelFlush=True),
+            ),
             alt.Color("order:N", title=None, sort=list(orders)),
         )
         panels.append(base.mark_line(point=True).properties(width=240, height=160))
     rows.append(alt.hconcat(*panels).resolve_scale(y="shared"))
 name, n = model.cfg.model_name, table["n"].iloc[0]
 title = f"Attention updates of {name} as vectors of {model.cfg.d_model} numbers"
-caption = (
-    f"{n:,} tokens of {table['n_docs'].iloc[0]} documents. Above: participation ratio of the covariance. "
-)
-caption += "Below: of an update by the update before, documents held out."
+caption = [
+    f"{n:,} tokens of {table['n_docs'].iloc[0]} documents. Above: participation ratio of the covariance.",
+    "Below: share explained of an update by the update before, documents held out.",
+]
 chart = alt.vconcat(*rows).properties(
-    title=alt.Title(title, subtitle=caption), description=f"{title}. {caption}"
+    title=alt.Title(title, subtitle=caption), description=f"{title}. {' '.join(caption)}"
 )
 mr.save_chart(chart, FIGURES / ("vectors" if options.model == "mini-s" else f"vectors_{name}".lower()))
 

@@ -1,9 +1,13 @@
 """Every plot function takes the object that holds its frame, and refuses an option of a wrong kind in a sentence."""
 
 import contextlib
+import functools
 import inspect
+import re
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import altair as alt
 import chart_frames
 import jaxtyping
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 from chart_frames import make_coefficients, make_norms, make_profiles
 
 import mechreg
-from mechreg.charts.save import save_chart
+from mechreg.charts.save import chart_spec, save_chart, svg_of
 from mechreg.charts.terms import sort_terms
 from mechreg.schema import InputError, MechregError, SchemaError
 
@@ -30,8 +34,13 @@ def _what_a_user_sees():
 
 @pytest.fixture(scope="module")
 def arguments():
-    """Return what every plot function is called with in tests/chart_frames.py."""
-    given = {}
+    return called_with("small", "medium")
+
+
+@functools.cache
+def called_with(*models):
+    """Return what every plot function is called with in tests/chart_frames.py, for models of two layers and three."""
+    noted = {}
 
     class Noting:
         def __getattr__(self, name):
@@ -43,10 +52,10 @@ def arguments():
     chart_frames.mr, real = Noting(), chart_frames.mr
     try:
         for name, chart in chart_frames.CHARTS.items():
-            given[name] = chart({"small": 2, "medium": 3}, 94)
+            noted[name] = chart(dict(zip(models, (2, 3), strict=True)), 94)
     finally:
         chart_frames.mr = real
-    return given
+    return noted
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -85,10 +94,13 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     assert set(heights) & {111} or max(heights) % 111 == 0
 
 
-def test_paper_has_a_column_and_a_page():
-    betas = make_coefficients()
-    for size, pixels in (("column", 240), ("page", 560)):
-        assert sizes_of(mechreg.plot_betas(betas, width=size).to_dict())[0] == pixels
+@pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(name, size, inches):
+    plot = getattr(mechreg, name.removesuffix("_by"))
+    frames, options = called_with("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped")[name]
+    svg = ElementTree.fromstring(svg_of(chart_spec(plot(*frames, **options, width=size))))
+    assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
 
 
 def sizes_of(part):
@@ -115,6 +127,61 @@ def test_two_charts_stand_side_by_side():
         "Log norms of attn_out by layer",
         "b",
     ]
+
+
+def domains(part):
+    """Yield the title and the domain of every vertical scale of a chart's json."""
+    for kind in ("vconcat", "hconcat", "concat", "layer"):
+        for inner in part.get(kind, []):
+            yield from domains(inner)
+    axis = part.get("encoding", {}).get("y", {})
+    if "domain" in axis.get("scale", {}):
+        yield axis.get("title"), tuple(axis["scale"]["domain"])
+
+
+def test_two_charts_side_by_side_have_one_scale_and_separate_ones_where_altair_composes_them():
+    small, large = make_coefficients({"a": 3, "b": 3}), make_coefficients({"c": 5}, seed=1)
+    left, right = (mechreg.plot_betas(table) for table in (small, large.assign(conf_high=2.0)))
+    before = [set(dict(domains(chart.to_dict())).values()) for chart in (left, right)]
+    both = (left | right).to_dict()["hconcat"]
+    ends = [set(domains(part)) for part in both]
+    (domain,) = {
+        domain for of_chart in ends for _, domain in of_chart
+    }  # also of panels whose axis has no title
+    assert domain == (min(low for ((low, _),) in before), max(high for ((_, high),) in before))
+    apart = alt.hconcat(left, right).to_dict()["hconcat"]
+    assert [{domain for _, domain in domains(part)} for part in apart] == before  # and they are as they were
+    tokens = mechreg.plot_norms(make_norms({"m": 3})) | mechreg.plot_norms(make_norms({"n": 5}, seed=1))
+    layers, norms = (
+        {d for t, d in domains(tokens.to_dict()) if (t == "layer") == of} for of in (True, False)
+    )
+    assert len(layers) == 2
+    assert len(norms) == 1
+
+
+def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
+    (effects,), _ = arguments["plot_dose_response"]
+    doubled = effects.assign(**{name: 2 * effects[name] for name in ("estimate", "conf_low", "conf_high")})
+    both = mechreg.plot_dose_response(effects) | mechreg.plot_dose_response(doubled, measures="loss")
+    left, right = (part["vconcat"][0]["concat"] for part in both.to_dict()["hconcat"])
+    (loss,), (kl,), (doubled_loss,) = (
+        {domain for _, domain in domains(panel)} for panel in (*left[:2], *right)
+    )
+    assert loss == doubled_loss
+    assert loss[1] > 1.5 * kl[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"width": "column"}, {"height": 80}])
+def test_labels_of_layers_with_one_effect_do_not_touch(arguments, options):
+    (effects,), _ = arguments["plot_dose_response"]
+    six = [effects.query("model == 'small' and layer == 0").assign(layer=layer) for layer in range(6)]
+    chart = mechreg.plot_dose_response(pd.concat(six), measures="kl", **options)
+    svg = ElementTree.fromstring(svg_of(chart_spec(chart)))
+    labels = [part for part in svg.iter() if "mark-text" in part.get("class", "") and len(part) == 6]
+    (places,) = ([re.findall(r"[-\d.]+", text.get("transform")) for text in group] for group in labels)
+    heights = sorted(float(y) for _, y in places)
+    assert np.diff(heights).min() >= 9.9
+    assert heights[-1] - heights[0] <= 80  # and stay at their points
 
 
 @pytest.mark.parametrize(

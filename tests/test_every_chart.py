@@ -13,6 +13,7 @@ import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -95,6 +96,26 @@ def test_a_chart_is_what_its_snapshot_says(name):
     assert snapshot(chart_spec(CHARTS[name](FEW, 94))) == expected, (
         "if it is meant: python tests/test_every_chart.py"
     )
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_sentences_begin_in_capitals_and_names_of_what_is_drawn_do_not(name):
+    spec = chart_spec(CHARTS[name](FEW, 94))
+    for words in (spec["title"]["text"], spec["title"]["subtitle"][0], spec["description"]):
+        assert words[0].isupper() or words[0].isdigit() or words.startswith(("lag1 of", "attn_out ")), words
+    for words in titles_of(
+        {key: part for key, part in spec.items() if key not in ("title", "config", "datasets")}
+    ):
+        assert words[0].islower() or words.startswith(("R²", "KL ")), words
+
+
+def titles_of(part: Any) -> Iterator[str]:
+    """Yield the titles of axes, legends and tooltips."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if key == "title" and value and ("text" not in value or isinstance(value, str)):
+            yield value[0] if isinstance(value, list) else value
+        elif isinstance(value, dict | list):
+            yield from titles_of(value)
 
 
 def test_a_snapshot_sees_a_title_an_encoding_a_column_and_a_number():

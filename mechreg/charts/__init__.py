@@ -3,8 +3,12 @@
 Every ``plot_`` function returns an Altair chart with a title, a caption and a description in words. It takes a pandas
 frame or the object that holds it, and these options:
 
-hook : str
-    Which hook point, where the frame has several.
+hook, model : str
+    Which hook point, and which model, where the frame has several.
+term : str
+    Whose coefficients: "lag1".
+alpha : float
+    The p value below which a coefficient is significant.
 width : int, "column" or "page"
     Pixels of the marks of the whole figure, by default 640. "column" and "page" make figures of 3.25 and 6.75 inches,
     axes included, with text of 8 points.
@@ -14,9 +18,10 @@ title : str
     In place of the usual title.
 
 Models are rows or panels of one figure, at most six, on the same axes; one model has its layers on the horizontal
-axis, several have relative depth. ``a | b`` puts two charts side by side; ``(a | b).resolve_scale(y="shared")`` gives
-them one scale. What cannot be drawn is refused: a missing column (SchemaError), several hooks, models or terms and none
-chosen, two rows for one mark, a wrong option (InputError), a number that is NaN or infinite (NumericalError).
+axis, several have relative depth. ``a | b`` puts two charts side by side and gives their vertical axes of one title
+(but for layers) one scale; ``alt.hconcat(a, b)`` keeps the scales apart. What cannot be drawn is refused: a missing
+column (SchemaError), several hooks, models or terms and none chosen, two rows for one mark, a wrong option
+(InputError), a number that is NaN or infinite (NumericalError).
 """
 
 from mechreg.charts.agreement import plot_agreement

@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, few, frame_of, one_comparison
+from mechreg.charts.rows import count, few, frame_of, number, one_comparison
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import require_option
 
@@ -78,7 +78,8 @@ def plot_agreement(
 def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *, has_p: bool) -> ChartType:
     """Return the lower left of the matrix of models, with what is written in its cells."""
     n_cells = len(models) - 1
-    side, height = min(120, page.width // max(2, n_cells)), page.height or 64 * n_cells
+    most = (page.width + 50) // (n_cells + 1) if page.on_paper else page.width // max(2, n_cells)
+    side, height = min(120, most), page.height or 64 * n_cells  # names take as much as a cell
     low, high = "#f4f4f4", OKABE_ITO[1 if measure == "rms_difference" else 0]
     domain, colors, dark = [0, 1.0], [low, high], 0.7
     if measure == "rms_difference":
@@ -89,14 +90,8 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
     scale = alt.Scale(domain=domain, range=colors, interpolate=interpolate)
     legend = page.legend(gradientLength=min(140, height), format=".2~f", tickCount=4)
     lines = ["\n".join(textwrap.wrap(model, side // 7)) or model for model in models]
-    axis = alt.Axis(
-        domain=False,
-        ticks=False,
-        labelAngle=0,
-        labelLimit=0,
-        labelPadding=6,
-        labelExpr="split(datum.label, '\\n')",
-    )
+    broken: Any = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 0, "labelAngle": 0}
+    axis = alt.Axis(domain=False, ticks=False, labelPadding=6, **broken)
     cells = cells.assign(**{end: [lines[at] for at in cells[end]] for end in ("row", "column")})
     base = alt.Chart(cells).encode(
         x=alt.X("column:N", sort=lines[:-1], scale=alt.Scale(domain=lines[:-1]), title=None, axis=axis),
@@ -104,15 +99,14 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
     )
     ink = alt.condition(f"abs(datum.estimate) > {dark * domain[-1]}", alt.value("white"), alt.value(INK))
     color = alt.Color("estimate:Q", scale=scale, legend=legend)
+    lines_of: dict[str, Any] = {
+        "value": ("bold", 14, -14 if has_p else -8),
+        "interval": ("normal", 10, 3 if has_p else 9),
+    }
+    lines_of["p"] = ("normal", 10, 18)
     texts = [
-        base.mark_text(fontSize=size, dy=dy, fontWeight="bold" if field == "value" else "normal").encode(
-            text=f"{field}:N", color=ink
-        )
-        for field, size, dy in (
-            ("value", 14, -14 if has_p else -8),
-            ("interval", 10, 3 if has_p else 9),
-            ("p", 10, 18),
-        )
+        base.mark_text(fontWeight=weight, fontSize=size, dy=dy).encode(text=f"{field}:N", color=ink)
+        for field, (weight, size, dy) in lines_of.items()
     ]
     cell = base.mark_rect(stroke="white", strokeWidth=2).encode(color=color)
     return alt.layer(cell, *texts, width=side * n_cells, height=height)
@@ -138,7 +132,7 @@ def _number(value: float, digits: int) -> str:
     """Return a number with its decimals and a minus sign, or what there is instead."""
     if np.isnan(value):
         return "not defined"
-    return "∞" if np.isinf(value) else f"{value:.{digits}f}".replace("-", "−")
+    return "∞" if np.isinf(value) else number(value, digits)
 
 
 def _p(p: float) -> str:

@@ -7,6 +7,7 @@ import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
+from mechreg.charts.estimates import value_scale
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import frame_of, one_value, rows_of_hook
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
@@ -30,9 +31,7 @@ def plot_autocorrelation(
     ----------
     found : Autocorrelation or pandas.DataFrame
         What `autocorrelation` gives, or its ``lags``.
-    model : str, optional
-        Which, where the frame has several.
-    hook, width, height, title
+    model, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -51,22 +50,25 @@ def plot_autocorrelation(
         "s rho^lag, a slow context of share s on top of white token noise."
     )
     words = f"Autocorrelation by lag of {hook} in {model}, {len(layers)} layers. {caption}"
-    grid = page.panels(layers, partial(_panel, page=page), columns=4, height=110)
+    draw = partial(_panel, page=page, scale=value_scale(rows[list(_COLUMNS[1:])]))
+    grid = page.panels(layers, draw, columns=4, height=110, narrowest=80, axis=34)
     return page.figure([grid], f"Autocorrelation of {hook} in {model}", [caption], [words])
 
 
-def _panel(part: pd.DataFrame, place: Place, *, page: Sheet) -> ChartType:
+def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, scale: alt.Scale) -> ChartType:
     base = alt.Chart(part).encode(alt.X("lag:Q", title="tokens before" if place.lowest else None))
-    scale = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
+    colors = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
 
     def series(name: str, mark: alt.Chart) -> alt.Chart:
-        y = alt.Y(f"{name}:Q", title="correlation" if place.leftmost else None)
-        color = alt.Color("series:N", title=None, scale=scale, legend=page.legend())
+        y = alt.Y(f"{name}:Q", title="correlation" if place.leftmost else None, scale=scale)
+        color = alt.Color("series:N", title=None, scale=colors, legend=page.legend())
         return mark.transform_calculate(series=f"'{name}'").encode(y, color)
 
     return alt.layer(
         base.mark_rule(color=PALE_INK, strokeDash=[4, 3]).encode(y=alt.datum(0)),
-        base.mark_rule(color=PALE_INK, opacity=0.6).encode(alt.Y("acf_low:Q"), alt.Y2("acf_high:Q")),
+        base.mark_rule(color=PALE_INK, opacity=0.6).encode(
+            alt.Y("acf_low:Q", scale=scale), alt.Y2("acf_high:Q")
+        ),
         series("pacf", base.mark_point(shape="cross", size=14, filled=True)),
         series("acf", base.mark_point(shape="circle", size=20, filled=True, opacity=1)),
         series("fitted", base.mark_line(strokeWidth=1.8)),

@@ -18,17 +18,17 @@ from mechreg.charts.estimates import (
     Tooltip,
     estimate_panel,
     hues,
+    intervals_in_words,
     layers_of_depth,
-    level_of,
     p_labels,
     placed,
     value_scale,
 )
-from mechreg.charts.layout import Width, intervals_in_words, sheet
+from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import (
     by_group,
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     in_words,
@@ -74,10 +74,9 @@ def plot_betas(
         The column of groups, such as "pos".
     terms : str or sequence of str, optional
         At most eight. By default every lag, in order, and with ``by`` the first of them.
-    alpha : float
     adjusted : bool
         Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
-    hook, width, height, title
+    alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -106,14 +105,14 @@ def plot_betas(
         adjusted, p, labels = False, "p_value", p_labels(alpha)
     notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    bars = intervals_in_words(shown, level_of(shown))
+    bars = intervals_in_words(shown)
     models = drawable(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
     several, hue, names = len(models) > 1, *(("term", palette) if by is None else ("model", models))
     kept = ["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs"]
     marks = shown[kept].assign(p=shown[p], judged=np.where(shown[p] < alpha, *labels))
     marks = placed(marks, several=several, hue="term" if by is None else None, names=terms)
     if by is None:
-        parts = {model: marks[marks["model"] == model] for model in models}
+        parts = dict(by_model(marks))
         columns, usual = _grid(marks) if several else (1, 280)
     else:
         parts, columns, usual = by_group(marks, by, who=who), 4, 110
@@ -160,7 +159,7 @@ def _units(terms: list[str], formula: str) -> str:
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:
     """Return the terms to show: those that were asked for, or all lags in order."""
-    have = distinct(shown["term"])
+    have = list(shown["term"].unique())
     most = 1 if one else len(OKABE_ITO)
     if terms is None:
         known = sort_terms(have)
@@ -179,8 +178,8 @@ def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool)
 def _notes(shown: pd.DataFrame, terms: list[str]) -> list[str]:
     """Return what a reader must know of the formula, and of the models that lack its terms."""
     meaning = sort_terms(shown["term"]).meaning() if any(sort_terms(terms).lags) else ""
-    have = distinct(shown.loc[shown["term"].isin(terms), "model"])
-    without = [model for model in distinct(shown["model"]) if model not in have]
+    have = list(shown.loc[shown["term"].isin(terms), "model"].unique())
+    without = [model for model in shown["model"].unique() if model not in have]
     return [
         *([f"The formula has interactions: a lag's coefficient is that {meaning}."] if meaning else []),
         *([f"Without {', '.join(without)}, which has no such term."] if without else []),

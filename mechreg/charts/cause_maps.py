@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import band_axis, tooltips
+from mechreg.charts.estimates import cell_chart, sure_and_unsure, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import count, drawable, frame_of, largest, named, rows_of_hook
-from mechreg.charts.theme import GRID, INK, OKABE_ITO
+from mechreg.charts.rows import by_model, count, drawable, frame_of, largest, named, number, rows_of_hook
+from mechreg.charts.theme import DIVERGING, GRID, INK
 from mechreg.outside import any_frames
 from mechreg.schema import require
 
@@ -68,10 +68,9 @@ def plot_cause_maps(
     pairs = pairs.assign(depth=(pairs["layer"] + 0.5) / pairs["n_layers"]).reset_index(drop=True)
     shown, hook = rows_of_hook(pairs, None, who=who)
     models = drawable(shown, ("model", "layer", "later_layer"), list(_MAPS), who=who)
-    side = (page.width - 40) // 2
+    side = page.beside(2, gap=40)
     rows = []
-    for model in models:
-        part = shown[shown["model"] == model]
+    for model, part in by_model(shown):
         first = part.iloc[0]
         detail = (
             f"n = {first['n']:,} tokens (regression), {first['n_edits']:,} (cause); "
@@ -119,33 +118,24 @@ def _cells(part: pd.DataFrame, side: int) -> pd.DataFrame:
 
 
 def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float) -> ChartType:
-    n_layers = int(cells["layer"].max()) + 1
-    axis = band_axis(n_layers, place.width)
-    bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
-    x = alt.X("layer:O", title="layer k, token t−1" if place.lowest else None, axis=axis, scale=bands)
-    y_title = "layer l, token t" if place.leftmost else None
-    y = alt.Y("later_layer:O", title=y_title, axis=axis, sort="descending", scale=bands)
-    colors = alt.Scale(
-        type="pow", exponent=0.5, domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]
-    )
+    colors = alt.Scale(type="pow", exponent=0.5, domain=[-most, 0, most], range=DIVERGING)
     legend = page.legend(gradientLength=150, gradientThickness=10, format=".2~g")
     color = alt.Color(f"{name}:Q", title=None, scale=colors, legend=legend if place.leftmost else None)
     tooltip = tooltips(
         *(("layer:O", "layer k, t−1", ""), ("later_layer:O", "layer l, t", ""), (f"{name}:Q", "", ".4~g")),
         *((f"{name}_low:Q", "interval from", ".4~g"), (f"{name}_high:Q", "to", ".4~g")),
     )
-    base = alt.Chart(cells).encode(x=x, y=y, tooltip=tooltip)
+    titles = ("layer k, token t−1", "layer l, token t")
+    base = cell_chart(cells, place, "layer", "later_layer", titles).encode(tooltip=tooltip)
     coloured = base.transform_filter("!datum.no_path") if name == "effect" else base
-    sure, unsure = (
-        coloured.transform_filter(f"{no}datum.{name}_unsure").encode(color=color) for no in ("!", "")
-    )
-    layers = [sure.mark_rect(), unsure.mark_rect(width={"band": 0.45}, height={"band": 0.45})]
+    layers = sure_and_unsure(coloured.encode(color=color), f"{name}_unsure")
     if name == "effect":
         layers.append(base.transform_filter("datum.no_path").mark_rect(color=GRID))
-    if place.width // n_layers >= _LABELLED:
+    cell = place.width // (int(cells["layer"].max()) + 1)
+    if cell >= _LABELLED:
         is_dark = f"abs(datum.{name}) > {0.5 * most:.6g} && !datum.{name}_unsure"
         ink = alt.condition(is_dark, alt.value("white"), alt.value(INK))
-        text = coloured.mark_text(fontSize=11 if place.width // n_layers >= 45 else 9)
+        text = coloured.mark_text(fontSize=11 if cell >= 45 else 9)
         layers.append(text.encode(text=f"{name}_label:N", color=ink))
     heading = alt.Title(
         textwrap.wrap(_MAPS[name], place.width // 5), fontSize=11, fontWeight="normal", offset=6
@@ -154,8 +144,8 @@ def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float)
 
 
 def _short(value: float) -> str:
-    text = f"{value:.2f}" if abs(value) >= 0.0995 else f"{value:.3f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+    text = number(value, 2 if abs(value) >= 0.0995 else 3)
+    return "0.000" if text == "−0.000" else text
 
 
 def _rank_correlation(agreement: pd.DataFrame | None, model: str) -> str:

@@ -10,7 +10,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.layout import Place, Sheet
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
-from mechreg.schema import require_number
+from mechreg.schema import covariance_in_words, require_number
 
 Tooltip = str | tuple[str, str, str]
 INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))
@@ -77,11 +77,27 @@ def ticks(n_layers: int, width: int) -> list[int]:
     return list(range(0, n_layers, every))
 
 
-def band_axis(size: int, length: int) -> alt.Axis:
+def _band_axis(size: int, length: int) -> alt.Axis:
     """Return the axis of as many bands, labelled where labels have room; of given values Vega loses the first."""
     every = (*ticks(size, length), size)[1]
     label = f"datum.value % {every} ? '' : datum.label"
     return alt.Axis(labelExpr=label, labelAngle=0, ticks=False, domain=False, grid=False)
+
+
+def cell_chart(cells: pd.DataFrame, place: Place, x: str, y: str, titles: Sequence[str]) -> alt.Chart:
+    """Return cells in bands by two whole numbers, with their titles, the first ones at the left and below."""
+    bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
+    across, up = (_band_axis(int(cells[field].max()) + 1, place[at]) for at, field in enumerate((x, y)))
+    return alt.Chart(cells).encode(
+        alt.X(f"{x}:O", title=titles[0] if place.lowest else None, axis=across, scale=bands),
+        alt.Y(f"{y}:O", title=titles[1] if place.leftmost else None, axis=up, sort="descending", scale=bands),
+    )
+
+
+def sure_and_unsure(cells: alt.Chart, unsure: str) -> list[alt.Chart]:
+    """Return cells as squares, which are small where a field says that they are unsure."""
+    sure, small = (cells.transform_filter(f"{no}datum.{unsure}") for no in ("!", ""))
+    return [sure.mark_rect(), small.mark_rect(width={"band": 0.45}, height={"band": 0.45})]
 
 
 def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
@@ -173,21 +189,9 @@ def estimate_panel(
 ) -> ChartType:
     """Return estimates by layer or depth: 0, what stands behind, a line, intervals, and marks.
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        As `placed`; ``judged`` where there are ``kinds``.
-    place, several
-    scale : alt.Scale
-        Of the vertical axis.
-    look : channels
-        The colour of everything; by default ink.
-    kinds : mapping of str to Mark
-        How marks of every value of ``judged`` look, with their legend; by default discs.
-    bars : mapping of str to float
-        The intervals to draw, such as "conf", and their widths; those of many marks are left out.
-    behind : callable
-        What makes the layers behind the estimates of the panel's chart and vertical axis.
+    Rows are as `placed`, with ``judged`` where there are ``kinds``: how marks of each judgement look, by default discs.
+    ``bars`` are the intervals to draw, such as "conf", and their widths; those of many marks are left out. ``look`` is
+    the colour of everything, by default ink. ``behind`` makes the layers behind of the panel's chart and vertical axis.
     """
     # Flush: the last tick's label would push up the headings of its row.
     axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=max(3, place.height // 40))
@@ -220,10 +224,12 @@ def estimate_panel(
     return alt.layer(*layers, width=place.width, height=place.height)
 
 
-def level_of(rows: pd.DataFrame) -> str:
-    """Return the level of the intervals, "95% ", which the frame's t statistics imply; nothing if it varies."""
+def intervals_in_words(rows: pd.DataFrame) -> str:
+    """Return what the bars of coefficients are: their level, where t statistics imply one, and their covariance."""
     from scipy.special import stdtr
 
     half_widths = (rows["conf_high"] - rows["conf_low"]) / 2 / rows["std_error"]
     levels = np.unique((2 * stdtr(rows["df"], half_widths) - 1).to_numpy(dtype="float64").round(4))
-    return f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+    level = f"{100 * levels[0]:g}% " if len(levels) == 1 and np.isfinite(levels[0]) else ""
+    kinds = map(covariance_in_words, rows["cov_type"].astype(str).unique())
+    return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."

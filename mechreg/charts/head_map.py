@@ -8,11 +8,19 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import band_axis, tooltips
+from mechreg.charts.estimates import BETA, cell_chart, p_labels, sure_and_unsure, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import drawable, frame_of, largest, named, one_value, rows_of_hook, sample_size
-from mechreg.charts.theme import OKABE_ITO
-from mechreg.schema import require_number
+from mechreg.charts.rows import (
+    by_model,
+    drawable,
+    frame_of,
+    largest,
+    named,
+    one_value,
+    rows_of_hook,
+    sample_size,
+)
+from mechreg.charts.theme import DIVERGING
 
 _NUMBERS = ["estimate", "conf_low", "conf_high", "p_adjusted"]
 
@@ -35,9 +43,7 @@ def plot_head_map(
     ----------
     coefficients : pandas.DataFrame, or fits
         What `fit_lagged` gives of a per-head hook (result, z), or its coefficient frame.
-    term : str
-    alpha : float
-    hook, width, height, title
+    term, alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -48,53 +54,39 @@ def plot_head_map(
     'lag1 of result, by layer and head'
     """
     who, page = "plot_head_map", sheet(width, height, title)
-    require_number(alpha, name="alpha", least=0, most=1, strict=True, example=0.05)
+    unsure = p_labels(alpha, kind="adjusted p")[1]
     frame = frame_of(coefficients, "coefficients", who=who)
     shown, hook = rows_of_hook(frame, hook, ("head", "term", *_NUMBERS, "n", "n_docs"), who=who)
     shown, term = one_value(shown, "term", term, who=who)
     shown = shown.reset_index(drop=True)
-    models = drawable(shown, ("model", "layer", "head"), _NUMBERS, who=who)
+    drawable(shown, ("model", "layer", "head"), _NUMBERS, who=who)
     cells = shown[["model", "layer", "head", *_NUMBERS, "n", "n_docs"]]
     cells = cells.assign(unsure=cells["p_adjusted"] >= alpha)
-    parts = {model: cells[cells["model"] == model] for model in models}
     most = float(cells["estimate"].abs().max()) or 1.0
     tall = max(80, 20 * (int(cells["head"].max()) + 1))
     draw = partial(_map, page=page, most=most, legend=term)
-    grid = page.panels(parts, draw, columns=2, height=min(tall, 400), detail=sample_size)
+    grid = page.panels(
+        dict(by_model(cells)), draw, columns=2, height=min(tall, 400), detail=sample_size, axis=20
+    )
     grid.resolve = resolved(y="independent")  # models have as many heads as they have
-    caption = f"Cells: the coefficient of {term}; a small square: adjusted p ≥ {alpha:g}."
+    caption = f"Cells: the coefficient of {term}; a small square: {unsure}."
 
     def sentence(part: pd.DataFrame) -> str:
         top = largest(part)
         low, middle, high = np.quantile(part["estimate"], [0, 0.5, 1])
         return f"{low:.3g} to {high:.3g}, median {middle:.3g}; largest at layer {top['layer']}, head {top['head']}."
 
-    words = [
-        f"A heat map of {term} of {hook} by layer and attention head.",
-        *named(cells, ["model"], sentence),
-    ]
+    lead = f"A heat map of {term} of {hook} by layer and attention head."
+    words = [lead, *named(cells, ["model"], sentence)]
     return page.figure([grid], f"{term} of {hook}, by layer and head", [caption], words, own=["y"])
 
 
 def _map(cells: pd.DataFrame, place: Place, *, page: Sheet, most: float, legend: str) -> ChartType:
-    layers, heads = (int(cells[key].max()) + 1 for key in ("layer", "head"))
-    bands = alt.Scale(paddingInner=0.03, paddingOuter=0)
-    x = alt.X(
-        "layer:O", title="layer" if place.lowest else None, axis=band_axis(layers, place.width), scale=bands
-    )
-    y_title = "head" if place.leftmost else None
-    y = alt.Y("head:O", title=y_title, axis=band_axis(heads, place.height), sort="descending", scale=bands)
-    colors = alt.Scale(domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]])
+    colors = alt.Scale(domain=[-most, 0, most], range=DIVERGING)
     bar = page.legend(legend, gradientLength=100, gradientThickness=10, format=".2~g")
-    tooltip = tooltips(
-        *("layer:O", "head:O", ("estimate:Q", "beta", ".4f"), ("conf_low:Q", "interval from", ".4f")),
-        *(("conf_high:Q", "to", ".4f"), ("p_adjusted:Q", "adjusted p", ".2~g"), ("n:Q", "tokens", ",")),
+    more = (("p_adjusted:Q", "adjusted p", ".2~g"), ("n:Q", "tokens", ","))
+    base = cell_chart(cells, place, "layer", "head", ("layer", "head")).encode(
+        color=alt.Color("estimate:Q", scale=colors, legend=bar),
+        tooltip=tooltips("layer:O", "head:O", *BETA, *more),
     )
-    base = alt.Chart(cells).encode(
-        x=x, y=y, color=alt.Color("estimate:Q", scale=colors, legend=bar), tooltip=tooltip
-    )
-    sure, unsure = (base.transform_filter(f"{no}datum.unsure") for no in ("!", ""))
-    small: Any = {"band": 0.45}
-    return alt.layer(sure.mark_rect(), unsure.mark_rect(width=small, height=small)).properties(
-        width=place.width, height=place.height
-    )
+    return alt.layer(*sure_and_unsure(base, "unsure"), width=place.width, height=place.height)

@@ -9,10 +9,9 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name
+from mechreg.charts.rows import count, frame_of, one_name
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 
 MAX_CELLS = 18_000
@@ -20,7 +19,6 @@ CELL = 13  # pixels of a token's column at least, so that its label can be read
 _WHO = "plot_heatmap"
 
 
-@any_frames
 def plot_heatmap(
     norms: Any,
     other: Any = None,
@@ -47,11 +45,9 @@ def plot_heatmap(
         positions do).
     other : pandas.DataFrame, optional
         A second prompt, or the same under an edit or in another model: as many tokens and the same layers.
-    doc : str, optional
-        Which document, where a frame has several.
     value : str
         A column. "norm" is shown as its logarithm.
-    model, head, window : optional
+    doc, model, head, window : optional
         Which, where a frame has several.
     hook, width, height, title
         As in every chart: see `mechreg.charts`. The height is that of one row of tokens.
@@ -86,8 +82,8 @@ def plot_heatmap(
     largest = cells.iloc[int(np.nanargmax(cells["value"].abs()))]
     layers = count(cells["layer"].nunique(), "layer")
     words = (
-        f"{heading}, {where}, {layers} by {count(n_tokens, 'token')}; from {cells['value'].min():.3f} to "
-        f"{cells['value'].max():.3f}, largest in size at layer {largest['layer']}, token {largest['label']!r}."
+        f"Heat map of {heading}, {where}, {layers} by {count(n_tokens, 'token')}; from {cells['value'].min():.3f} "
+        f"to {cells['value'].max():.3f}, largest in size at layer {largest['layer']}, token {largest['label']!r}."
     )
     caption = f"{count(n_tokens, 'token')}, {layers}. Colours end at the 2% and 98% quantiles."
     usual = f"{heading[0].upper()}{heading[1:]} by layer and token: {where}"
@@ -104,7 +100,7 @@ def _cells(
     norms = frame_of(norms, "norms", (*TOKEN_KEYS, "layer", value), who=_WHO)
     norms = norms.assign(doc=norms["doc"].astype(str))
     if also:
-        known = {key: key in norms and among(which, distinct(norms[key])) for key, which in wanted.items()}
+        known = {key: key in norms and among(which, norms[key].unique()) for key, which in wanted.items()}
         wanted = {key: which if known[key] else None for key, which in wanted.items()}
     if wanted["window"] is None:  # all of them, one after the other
         wanted = {key: which for key, which in wanted.items() if key != "window"}
@@ -128,10 +124,7 @@ def _less(cells: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
         second, on=["layer", "at"], how="outer", suffixes=("", "_second"), validate="one_to_one"
     )
     if both[["label", "label_second"]].isna().to_numpy().any():
-        sizes = [
-            f"{frame['at'].nunique()} tokens in {frame['layer'].nunique()} layers"
-            for frame in (cells, second)
-        ]
+        sizes = [f"{of['at'].nunique()} tokens in {of['layer'].nunique()} layers" for of in (cells, second)]
         raise InputError(
             f"{_WHO} needs as many tokens and the same layers in both frames; they have {' and '.join(sizes)}. Choose "
             "prompts of equal length."
@@ -161,14 +154,14 @@ def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: 
     legend = page.legend(heading, gradientLength=120, gradientThickness=12, tickCount=5)
     color = alt.Color("value:Q", scale=scale, legend=legend)
     cells = alt.Chart(part).mark_rect(aria=False).encode(x=x, y=y, color=color, tooltip=tooltip)
-    labels = alt.Chart(part[part["layer"] == layers[0]]).mark_text(
-        angle=270,
-        align="right",
-        baseline="middle",
-        fontSize=min(11, cell - 2),
-        color=INK,
-        limit=90,
-        aria=False,
-    )
+    look: Any = {
+        "angle": 270,
+        "align": "right",
+        "baseline": "middle",
+        "color": INK,
+        "limit": 90,
+        "aria": False,
+    }
+    labels = alt.Chart(part[part["layer"] == layers[0]]).mark_text(fontSize=min(11, cell - 2), **look)
     below = labels.encode(x=x, y=alt.value(height + 5), text="label:N", tooltip=tooltip)
-    return alt.layer(cells, below).properties(width=cell * len(places), height=height)
+    return alt.layer(cells, below, width=cell * len(places), height=height)

@@ -11,8 +11,8 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     largest,
@@ -107,14 +107,13 @@ def plot_dose_response(
             f"{who} needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
         )
     models = drawable(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
-    kinds = [_ITSELF, *[kind for kind in distinct(marks["kind"]) if kind != _ITSELF]]
+    kinds = [_ITSELF, *[kind for kind in marks["kind"].unique() if kind != _ITSELF]]
     scales = {
         name: value_scale(marks[marks["measure"] == name][list(_NUMBERS)], digits=6, cut_at_zero=True)
         for name in wanted
     }
     rows = []
-    for model in models:
-        own = marks[marks["model"] == model]
+    for model, own in by_model(marks):
         grid = page.panels(
             {_MEASURES[name]: own[own["measure"] == name] for name in wanted},
             lambda part, place: _dose_panel(part, place, page, edit, kinds, scales[part["measure"].iloc[0]]),
@@ -122,6 +121,7 @@ def plot_dose_response(
             height=190 if len(models) == 1 else 130,
             narrowest=150,
             gap=30,
+            axis=36,
         )
         grid.resolve = resolved(y="independent", stroke="independent")
         rows.append(page.titled(grid, model, _sample_size(own)))
@@ -133,13 +133,8 @@ def plot_dose_response(
 
     lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
     words = [lead, *named(marks[marks["kind"] == _ITSELF], ["model", "measure"], sentence)]
-    return page.figure(
-        rows,
-        f"{hook} {done}: effects by dose and layer",
-        [_caption(marks)],
-        words,
-        own=["y", "stroke"],
-    )
+    heading = f"{hook} {done}: effects by dose and layer"
+    return page.figure(rows, heading, [_caption(marks)], words, own=["y", "stroke"])
 
 
 def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list[str]:
@@ -179,7 +174,7 @@ def _dose_panel(
     ticks: dict[str, Any] = {"values": doses, "format": ".3~g"} if len(doses) <= _TICKED else {}
     x_scale = alt.Scale(zero=False, nice=False, padding=16)
     x = alt.X("x:Q", title=dose_title, scale=x_scale, axis=alt.Axis(grid=False, **ticks))
-    y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False))
+    y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False, labelFlush=True))
     # Two channels of one scale: Vega has no gradient as the legend of points and lines together.
     color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
     stroke = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
@@ -199,7 +194,8 @@ def _dose_panel(
     if neutral is not None and doses[0] <= neutral <= doses[-1]:
         rules.append(still.encode(x=alt.datum(neutral)))
     # The shades of the first and last layers differ in grey too; a few layers are labelled as well.
-    names = itself.transform_filter(f"datum.dose === {doses[0]}").mark_text(align="right", dx=-6, fontSize=9)
+    first = marks[(marks["kind"] == _ITSELF) & (marks["dose"] == doses[0])]
+    names = alt.Chart(_spread(first, scale, place.height)).mark_text(align="right", dx=-6, fontSize=9)
     return alt.layer(
         *rules,
         base.mark_line(strokeWidth=0.7 if crowded else 1.4).encode(
@@ -209,10 +205,22 @@ def _dose_panel(
         itself.mark_point(filled=True, size=12 if crowded else 34, opacity=1).encode(
             color=color, tooltip=tooltip
         ),
-        *([names.encode(text="layer:N")] if len(layers) <= 6 else []),
+        *([names.encode(x=x, y=y, text="layer:N")] if len(layers) <= 6 else []),
         width=place.width,
         height=place.height,
     )
+
+
+def _spread(rows: pd.DataFrame, scale: alt.Scale, height: int) -> pd.DataFrame:
+    """Return where labels of rows stand: their estimates, moved as little as keeps them 10 px apart."""
+    from scipy.optimize import isotonic_regression
+
+    # 13 px before Vega rounds the axis.
+    low, high = scale.to_dict()["domain"]
+    rows = rows.sort_values("estimate")
+    apart = np.arange(len(rows)) * (high - low) * min(13 / height, 1 / max(1, len(rows)))
+    moved = isotonic_regression(rows["estimate"] - apart).x + apart
+    return pd.DataFrame({"x": rows["x"].min(), "estimate": moved, "layer": rows["layer"]})
 
 
 def _sample_size(part: pd.DataFrame) -> str:
@@ -221,19 +229,10 @@ def _sample_size(part: pd.DataFrame) -> str:
 
 
 def _caption(marks: pd.DataFrame) -> str:
-    dashed = [kind for kind in distinct(marks["kind"]) if kind != _ITSELF]
-    more = {
-        "control: random direction": " of the same size",
-        _DIRECT: " (later attention held at its clean values)",
-    }
+    dashed = [kind for kind in marks["kind"].unique() if kind != _ITSELF]
+    held = " (later attention held at its clean values)"
+    more = {"control: random direction": " of the same size", _DIRECT: held}
     is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
     bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
-    return " ".join(
-        [
-            bars,
-            *[
-                f"Dashed, without points: {kind.removeprefix('control: ')}{more.get(kind, '')}."
-                for kind in dashed
-            ],
-        ]
-    )
+    lines = [f"{kind.removeprefix('control: ')}{more.get(kind, '')}" for kind in dashed]
+    return " ".join([bars, *(f"Dashed, without points: {line}." for line in lines)])

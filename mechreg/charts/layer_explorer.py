@@ -8,16 +8,14 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layer_panels import (
-    histogram_panel,
     layer_choice,
     profile_panel,
-    scatter_panel,
     text_panel,
+    token_panels,
 )
 from mechreg.charts.layout import Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value, require_one_row, rows_of_hook
+from mechreg.charts.rows import count, frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
@@ -25,7 +23,6 @@ SCATTER_BINS, HISTOGRAM_BINS = 28, 40
 MAX_TOKENS = 240  # of the document; all layers' values of each are in the chart
 
 
-@any_frames
 def plot_layer_explorer(
     lagged: Any,
     coefficients: Any,
@@ -60,9 +57,7 @@ def plot_layer_explorer(
         By default the first document. Its first 240 tokens are shown.
     layer : int, optional
         Which layer is chosen at first; by default the one with the largest coefficient.
-    model : str, optional
-        Which, where the frames have several.
-    hook, width, height, title
+    model, hook, width, height, title
         As in every chart: see `mechreg.charts`. The height is that of the profile.
 
     Examples
@@ -80,7 +75,7 @@ def plot_layer_explorer(
     term = one_name(term, name="term")
     rows, betas, model, hook = _rows_and_betas(lagged, coefficients, term, model, hook, who=who)
     shown_doc = str(rows["doc"].iloc[0]) if doc is None else one_name(doc, name="doc")
-    others = [name for name in distinct(betas["term"]) if name not in ("Intercept", term)]
+    others = [name for name in betas["term"].unique() if name not in ("Intercept", term)]
     added = all(name in rows for name in others)
     views = [
         _layer_view(part, betas, term, others if added else [])
@@ -92,18 +87,9 @@ def plot_layer_explorer(
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
     first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
     pick = layer_choice(layers, first)
-    side = page.width * 15 // 32
     less = f" less {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
-    panels = [
-        profile_panel(betas, term, layers, pick, page),
-        alt.hconcat(
-            histogram_panel(pick, page.width - side - 60, side),
-            scatter_panel(term, less, pick, side, page),
-            spacing=60,
-        ).resolve_scale(color="independent"),
-    ]
-    captions = [_caption(rows, less or not others)]
-    parameters = []
+    panels = [profile_panel(betas, term, layers, pick, page), token_panels(term, less, pick, page)]
+    captions, parameters = [_caption(rows, less or not others)], []
     if "token" in rows:
         places, whole = _add_document(views, rows, shown_doc, int(page.width / CELL))
         datasets["tokens"] = places
@@ -164,7 +150,7 @@ def _rows_and_betas(
 
 def _with_residuals(rows: pd.DataFrame, betas: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with residuals of the fit, where its terms are columns; else as they are."""
-    terms = [term for term in distinct(betas["term"]) if term != "Intercept"]
+    terms = [term for term in betas["term"].unique() if term != "Intercept"]
     if "Intercept" not in set(betas["term"]) or any(term not in rows for term in terms):
         return rows
     by_layer = betas.pivot(index="layer", columns="term", values="estimate").reindex(rows["layer"])

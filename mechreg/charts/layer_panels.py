@@ -11,10 +11,11 @@ from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltip
 from mechreg.charts.layout import Sheet
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.charts.tokens import ABOVE, BELOW, LINE_HEIGHT, NEUTRAL, token_layer
+from mechreg.charts.tokens import LINE_HEIGHT, token_layer
 
 _DENSE = ["#dce9f3", OKABE_ITO[0], "#002b45"]
 _NORM = "log norm"
+_LABEL: dict[str, Any] = {"align": "left", "baseline": "bottom", "dy": -4, "color": INK}
 _OWN = alt.Scale(zero=False, nice=False)  # the chosen layer's
 
 
@@ -77,7 +78,17 @@ def _points(pick: alt.Parameter, **ends: tuple[str, str]) -> alt.Chart:
     return both.transform_calculate(**{axis: f"datum.points.{axis}" for axis in ends})
 
 
-def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
+def token_panels(term: str, less: str, pick: alt.Parameter, page: Sheet) -> ChartType:
+    """Return the chosen layer's histogram and density: beside each other where both can be read."""
+    if page.width < 300:
+        rows = (_histogram(pick, page.width, 100), _scatter(term, less, pick, page.width, page))
+        return alt.vconcat(*rows, spacing=26)
+    side = page.width * 15 // 32
+    panels = (_histogram(pick, page.width - side - 60, side), _scatter(term, less, pick, side, page))
+    return alt.hconcat(*panels, spacing=20 if page.on_paper else 60).resolve_scale(color="independent")
+
+
+def _scatter(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
     """Return the binned density of the chosen layer, with the line of its fit."""
     axis = alt.Axis(tickCount=6)
     x = alt.X("x:Q", title=f"{term} of log norm{less}", scale=_OWN, axis=axis)
@@ -93,14 +104,7 @@ def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sh
     words = (
         "'layer ' + datum.layer + ':  beta ' + format(datum.beta, '.3f') + ',  n = ' + format(datum.n, ',')"
     )
-    look: Any = {
-        "align": "left",
-        "baseline": "bottom",
-        "dy": -4,
-        "fontSize": 12,
-        "fontWeight": "bold",
-        "color": INK,
-    }
+    look = _LABEL | {"fontSize": 12, "fontWeight": "bold"}
     legend = page.legend("tokens in cell", gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
@@ -113,14 +117,14 @@ def scatter_panel(term: str, less: str, pick: alt.Parameter, side: int, page: Sh
     ).properties(width=side, height=side)
 
 
-def histogram_panel(pick: alt.Parameter, width: int, height: int) -> ChartType:
+def _histogram(pick: alt.Parameter, width: int, height: int) -> ChartType:
     """Return the chosen layer's histogram, with its median."""
     bars = _chosen(pick, "bars", "at_bar", x="datum.low + datum.at_bar * datum.bar")
     x = alt.X("x:Q", title="log norm (natural log)", scale=_OWN, axis=alt.Axis(tickCount=6, grid=False))
     y = alt.Y("bars:Q", title="tokens", axis=alt.Axis(format="~s"))
     tooltip = tooltips(("bars:Q", "tokens", ","), ("x:Q", "log norm from", ".3f"), ("x2:Q", "to", ".3f"))
     median = _chosen(pick, label="'median ' + format(datum.median, '.2f')")
-    look: Any = {"align": "left", "baseline": "bottom", "dx": 4, "dy": -4, "fontSize": 11, "color": INK}
+    look = _LABEL | {"dx": 4, "fontSize": 11}
     return alt.layer(
         bars.transform_calculate(x2="datum.x + datum.bar")
         .mark_rect(color=OKABE_ITO[0], opacity=0.8, aria=False)
@@ -170,8 +174,7 @@ def text_panel(
     low, high = (
         alt.expr(f"shade == '{_NORM}' ? {sign * of_norms} : {sign * of_residuals}") for sign in (-1, 1)
     )
-    scale = alt.Scale(domain=[low, 0, high], range=[BELOW, NEUTRAL, ABOVE], clamp=True, interpolate="lab")
-    heading = "deviation (log norm)"
-    chart = token_layer(base, page, field="shaded", scale=scale, legend_title=heading, tooltip=tooltip)
+    look: Any = {"field": "shaded", "ends": [low, 0, high], "heading": "deviation (log norm)"}
+    chart = token_layer(base, page, tooltip=tooltip, **look)
     height = LINE_HEIGHT * (places[-1]["line"] + 1)
     return chart.properties(width=page.width, height=height, name="tokens"), shade

@@ -10,10 +10,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.notebook import shown_offline
 from mechreg.charts.theme import WIDTH, figure_title, panel_title
-from mechreg.schema import InputError, covariance_in_words, require_option, require_whole_number
+from mechreg.schema import InputError, require_option, require_whole_number
 
 # Of the marks, in pixels of a 96th of an inch: a figure with axes is then 3.25 or 6.75 inches wide, its text 8 points.
-PAPER = {"column": 240, "page": 560}
+PAPER = {"column": 224, "page": 540}
 Width = int | Literal["column", "page"]
 GAP = 20
 Draw = Callable[[pd.DataFrame, "Place"], ChartType]
@@ -35,6 +35,7 @@ class Sheet:
     width: int = WIDTH
     height: int | None = None
     title: str | None = None
+    on_paper: bool = False  # whose width is that of the whole figure: axes and legends must fit too
 
     def place(self, height: int) -> Place:
         """Return the place of a single panel, of a usual height."""
@@ -48,11 +49,16 @@ class Sheet:
         return row
 
     def legend(self, title: str | None = None, **look: Any) -> alt.Legend:
-        """Return a legend, which stands below a narrow figure."""
-        if self.width <= PAPER["column"]:
-            look = {"orient": "bottom", "direction": "horizontal", "columns": 1} | look
-            look |= {"gradientLength": 100, "tickCount": 3} if "gradientLength" in look else {}
+        """Return a legend, which stands below a figure on paper and a narrow one."""
+        if self.on_paper or self.width <= PAPER["column"]:
+            columns = max(1, self.width // 180)
+            look = {"orient": "bottom", "direction": "horizontal", "columns": columns} | look
+            look |= {"gradientLength": 140, "tickCount": 3} if "gradientLength" in look else {}
         return alt.Legend(title=title, **look)
+
+    def beside(self, panels: int, *, gap: int = GAP, axis: int = 0) -> int:
+        """Return the width of panels beside each other; on paper with room for the axes of all but the first."""
+        return (self.width - (gap + axis * self.on_paper) * (panels - 1)) // panels
 
     def panels(
         self,
@@ -64,11 +70,16 @@ class Sheet:
         detail: Callable[[pd.DataFrame], str] | None = None,
         narrowest: int = 100,
         gap: int = GAP,
+        axis: int = 0,
     ) -> ChartType:
-        """Return a panel for each part, headed by its name, with axes titled at the left and below."""
-        columns = max(1, min(columns, len(parts), self.width // narrowest))
+        """Return a panel for each part, headed by its name, with axes titled at the left and below.
+
+        ``axis`` is the width of the vertical axis, where panels have their own.
+        """
+        apart = axis * self.on_paper
+        columns = max(1, min(columns, len(parts), (self.width + apart) // (narrowest + apart)))
         columns = -(-len(parts) // -(-len(parts) // columns))  # rows of like lengths: five are three and two
-        width = (self.width - gap * (columns - 1)) // columns
+        width = self.beside(columns, gap=gap, axis=axis)
         panels = []
         for at, (name, part) in enumerate(parts.items()):
             place = Place(width, self.height or height, at % columns == 0, at + columns >= len(parts))
@@ -108,6 +119,7 @@ def resolved(**scales: Any) -> alt.Resolve:
 
 def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
     """Return the size and title that were asked for, checked."""
+    on_paper = isinstance(width, str)
     if isinstance(width, str):
         require_option(width, tuple(PAPER), name="width")
         width = PAPER[width]
@@ -116,10 +128,4 @@ def sheet(width: Width | None, height: int | None, title: str | None) -> Sheet:
             require_whole_number(size, name=name, least=40, most=10_000)
     if title is not None and not isinstance(title, str):
         raise InputError(f"title must be a string; got {title!r}.")
-    return Sheet(width=WIDTH if width is None else width, height=height, title=title)
-
-
-def intervals_in_words(rows: pd.DataFrame, level: str = "") -> str:
-    """Return what the bars of a frame's coefficients are."""
-    kinds = map(covariance_in_words, rows["cov_type"].astype(str).unique())
-    return f"Bars: {level}confidence intervals, {', '.join(dict.fromkeys(kinds))}."
+    return Sheet(width=WIDTH if width is None else width, height=height, title=title, on_paper=on_paper)

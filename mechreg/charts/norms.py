@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
-from mechreg.charts.rows import count, few, frame_of, named, rows_of_hook
+from mechreg.charts.rows import by_model, count, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
@@ -65,8 +65,8 @@ def plot_norms(
         return norms_by_group(norms, by, hook, page)
     shown, hook = rows_of_hook(norms, hook, ("doc", "position", "norm"), who="plot_norms")
     models = few(shown["model"], who="plot_norms")
-    table = _with_sinks(_log_norms(shown))
-    parts = {model: table[table["model"] == model] for model in models}
+    table = _with_sinks(shown)
+    parts = dict(by_model(table))
     for model, part in parts.items():
         if (part["position"] == 0).all():
             raise InputError(f"plot_norms needs tokens after position 0; {model!r} has none.")
@@ -84,7 +84,7 @@ def plot_norms(
         pick = alt.selection_point(name=f"picked_{len(rows)}", fields=["layer"], on="click")
         # A ridge needs some pixels of its own.
         place = page.place(max(usual, (10 if len(models) == 1 else 5) * right["layer"].nunique()))
-        place = place._replace(width=(page.width - 24) // 2, lowest=model == models[-1])
+        place = place._replace(width=page.beside(2, gap=24, axis=26), lowest=model == models[-1])
         columns = (_dot_marks if as_dots else _column_marks)(left, place, y, page, pick).add_params(pick)
         panels = alt.hconcat(
             columns, _ridge_marks(right, place, x, pick), spacing=24, resolve=resolved(fill="independent")
@@ -97,18 +97,9 @@ def plot_norms(
 def histogram_edges(
     values: Float[np.ndarray, " tokens"], *, most: int = MAX_BINS
 ) -> Float[np.ndarray, " edges"]:
-    """Return the edges of equal bins of Freedman and Diaconis' width over the middle 99.8% of the values.
+    """Return the edges of equal bins of Freedman and Diaconis' (1981) width over the middle 99.8% of the values.
 
-    A few sinks far away would make the whole range tens of thousands of bins, so the 0.1% at either end is
-    left out and there are at most ``most`` bins. Below 1,000 values nothing is left out.
-
-    Source: Freedman and Diaconis (1981), width 2 IQR / n^(1/3); numpy's ``histogram_bin_edges(bins="fd")`` is
-    the same without a limit.
-
-    Examples
-    --------
-    >>> histogram_edges(np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
-    array([0. , 3.5, 7. ])
+    numpy's ``histogram_bin_edges(bins="fd")`` makes tens of thousands of bins where a few sinks are far away.
     """
     low, high = np.quantile(values, 0.001, method="lower"), np.quantile(values, 0.999, method="higher")
     if low == high:
@@ -121,16 +112,12 @@ def histogram_edges(
     return np.linspace(low, high, bins + 1)
 
 
-def _log_norms(shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that the figure needs, with the natural logarithm of every norm."""
+def _with_sinks(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that the figure needs, log norms, and ``place``: position 0, a later sink, or neither."""
     keep = [name for name in ("model", "layer", "head", "depth", "doc", "position", "token") if name in shown]
     if "head" in keep and shown["head"].nunique() == 1:  # -1 at a hook without heads
         keep.remove("head")
-    return shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
-
-
-def _with_sinks(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with their ``place``: position 0, a later sink, or neither."""
+    table = shown[keep].assign(log_norm=log_norms(shown, who="plot_norms"))
     is_first = table["position"] == 0
     layers = table.groupby(["model", "layer"], observed=True).ngroup().to_numpy()
     is_sink = robust_z(table["log_norm"].mask(is_first).to_numpy(), layers) > DEFAULT_Z
@@ -211,8 +198,8 @@ def _dot_marks(
         filled=True, size=24 if len(dots) <= 1_000 else 12
     )
     other = other.encode(x=x, y=y, color=_depth(page), opacity=_faded(pick, 0.7), tooltip=tooltip)
-    layers = alt.layer(other, *_sink_marks(dots, x, y, page, tooltip))
-    return layers.properties(width=place.width, height=place.height)
+    sinks = _sink_marks(dots, x, y, page, tooltip)
+    return alt.layer(other, *sinks, width=place.width, height=place.height)
 
 
 def _column_marks(
@@ -226,14 +213,15 @@ def _column_marks(
     other = alt.Chart(quantiles.assign(**ends)[quantiles["place"] == _OTHER])
     other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=_depth(page), tooltip=tooltip)
     y = _log_norm("log_norm", scale)
-    layers = alt.layer(
+    return alt.layer(
         other.mark_rect().encode(y=_log_norm("q01", scale), y2="q99", opacity=_faded(pick, 0.28)),
         other.mark_rect().encode(y=_log_norm("q25", scale), y2="q75", opacity=_faded(pick, 0.5)),
         # In the column's own colour: a pale line would wipe out the box of a layer whose norms hardly vary.
         other.mark_rect(height=2).encode(y=y, opacity=_faded(pick, 1.0)),
         *_sink_marks(quantiles, _layers(quantiles, place), y, page, tooltip),
+        width=place.width,
+        height=place.height,
     )
-    return layers.properties(width=place.width, height=place.height)
 
 
 def _sink_marks(
@@ -258,28 +246,18 @@ def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt
     n_layers = high - low + 1
     reach = 0.9 if n_layers <= 6 else 1.6 if n_layers <= 16 else 2.6
     drawn = ridges.assign(top=(ridges["layer"] + reach * ridges["share"]).round(4))
-    y = alt.Y(
-        "top:Q",
-        title="layer",
-        scale=alt.Scale(domain=[low - 0.2, high + reach + 0.1], nice=False, zero=False),
-        axis=alt.Axis(
-            values=[low + at for at in ticks(n_layers, place.height)], format="d", grid=False, domain=False
-        ),
-    )
+    marked = [low + at for at in ticks(n_layers, place.height)]
+    up = alt.Scale(domain=[low - 0.2, high + reach + 0.1], nice=False, zero=False)
+    axes = alt.Axis(tickCount=6), alt.Axis(values=marked, format="d", grid=False, domain=False)
     areas = (
         alt.Chart(drawn)
         .mark_area(line={"color": "white", "strokeWidth": 0.7}, orient="vertical")
         .encode(
-            x=alt.X(
-                "log_norm:Q",
-                title="log norm" if place.lowest else None,
-                scale=scale,
-                axis=alt.Axis(tickCount=6),
-            ),
-            y=y,
-            y2="layer:Q",
+            alt.X("log_norm:Q", title="log norm" if place.lowest else None, scale=scale, axis=axes[0]),
+            alt.Y("top:Q", title="layer", scale=up, axis=axes[1]),
+            alt.Y2("layer:Q"),
             # Its own channel and scale: Vega has no gradient as the legend of dots and areas together.
-            fill=alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None),
+            alt.Fill("depth:Q", scale=DEPTH_SCALE, legend=None),
             detail="layer:N",
             opacity=_faded(pick, 0.85),
             tooltip=tooltips("layer:Q"),
@@ -307,9 +285,8 @@ def _caption(table: pd.DataFrame, *, as_dots: bool, bins: int) -> list[str]:
     else:
         left = f"Left: {len(table):,} norms aggregated; columns: 1–99% and 25–75%, line: median"
         left += ", diamond: median at position 0." if _FIRST in apart else "."
-    right = (
-        f"Right: Freedman–Diaconis histograms, each as high as the others, middle 99.8%, at most {bins} bins"
-    )
+    bins_of = f"middle 99.8%, at most {bins} bins"
+    right = f"Right: Freedman–Diaconis histograms, each as high as the others, {bins_of}"
     right += f", without {' and '.join(apart)}." if apart else "."
     if _SINK not in apart:
         return [left, right]
@@ -331,7 +308,5 @@ def _words(table: pd.DataFrame, hook: str) -> list[str]:
         parts += [f"{n_sinks:,} norms at later positions are sinks"] if n_sinks else []
         return "; ".join(parts) + "."
 
-    return [
-        f"Log norms of {hook} by layer, as columns of marks and as ridges.",
-        *named(table, ["model"], sentence),
-    ]
+    lead = f"Log norms of {hook} by layer, as columns of marks and as ridges."
+    return [lead, *named(table, ["model"], sentence)]

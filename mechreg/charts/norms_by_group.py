@@ -12,6 +12,10 @@ from mechreg.charts.layout import Sheet
 from mechreg.charts.rows import by_group, drawable, in_words, named, one_name, rows_of_hook, sample_size
 from mechreg.schema import InputError
 
+_TOOLTIP = (
+    *("model:N", "group:N", "layer:Q", ("mean:Q", "mean log norm", ".3f")),
+    *(("estimate:Q", "less the layer's", "+.3f"), ("n:Q", "", ","), ("n_docs:Q", "documents", "")),
+)
 _ARROWS = {"above": "triangle-up", "below": "triangle-down"}
 
 
@@ -36,9 +40,9 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
         conf_low=marks["conf_low"].clip(lower=low), conf_high=marks["conf_high"].clip(upper=high), **is_cut
     )
     parts = by_group(marks, by, who=who)
-    order = sorted(parts, key=lambda group: -parts[group]["estimate"].mean())
+    highest_first = sorted(parts.items(), key=lambda part: -part[1]["estimate"].mean())
     grid = page.panels(
-        {group: parts[group] for group in order},
+        dict(highest_first),
         lambda part, place: estimate_panel(
             part,
             place,
@@ -48,14 +52,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
             look=hues("model", models, page),
             bars={"conf": 1.2},
             behind=lambda base, y: [_arrows(base, y, end, shape) for end, shape in _ARROWS.items()],
-            tooltip=(
-                *("model:N", "group:N", "layer:Q", ("mean:Q", "mean log norm", ".3f")),
-                *(
-                    ("estimate:Q", "less the layer's", "+.3f"),
-                    ("n:Q", "", ","),
-                    ("n_docs:Q", "documents", ""),
-                ),
-            ),
+            tooltip=_TOOLTIP,
         ),
         columns=4,
         height=110,
@@ -66,17 +63,12 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
     what = "A group's mean log norm in a layer, less the layer's mean over all groups; highest group first."
     lead = f"Mean log norms of {hook} by {in_words(by)}, less each layer's mean."
     words = named(marks, ["model", by], lambda part: f"over layers {part['estimate'].mean():+.3f}.")
-    return page.figure(
-        [grid],
-        f"Log norms of {hook} by {in_words(by)}",
-        [f"{what} {HIDDEN_BARS if is_crowded else bars}"],
-        [lead, *words],
-    )
+    caption = f"{what} {HIDDEN_BARS if is_crowded else bars}"
+    return page.figure([grid], f"Log norms of {hook} by {in_words(by)}", [caption], [lead, *words])
 
 
 def _arrows(base: alt.Chart, y: Any, end: str, shape: str) -> alt.Chart:
     """Return arrows where intervals are cut."""
     field = "conf_high" if end == "above" else "conf_low"
-    return (
-        base.transform_filter(f"datum.{end}").mark_point(shape=shape, size=18, filled=True).encode(y=y(field))
-    )
+    cut = base.transform_filter(f"datum.{end}")
+    return cut.mark_point(shape=shape, size=18, filled=True).encode(y=y(field))

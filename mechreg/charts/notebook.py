@@ -1,7 +1,10 @@
 """How a notebook shows a chart: in our theme, as an image when offline, with Altair's own settings unchanged."""
 
 import base64
+import copy
 import struct
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import altair as alt
@@ -22,7 +25,10 @@ class _Shown:
             return dict(super().to_dict(*args, **options))  # type: ignore[misc]
 
     def __or__(self, other: Any) -> Any:
-        return shown_offline(super().__or__(other))  # type: ignore[misc]
+        left, right = _on_the_same_axes(self, other)
+        with warnings.catch_warnings():  # a click on a layer picks it out in both
+            warnings.filterwarnings("ignore", "Automatically deduplicated selection")
+            return shown_offline(super(_Shown, left).__or__(right))  # type: ignore[misc]
 
     def __and__(self, other: Any) -> Any:
         return shown_offline(super().__and__(other))  # type: ignore[misc]
@@ -62,3 +68,40 @@ def shown_offline(chart: ChartType) -> ChartType:
         shown.__dict__.update(_args=chart._args, _kwds=dict(chart._kwds))
         return shown
     return chart
+
+
+def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:
+    """Return copies of two charts: vertical axes of one title, but for those of layers, go as far as both did."""
+    left, right = copy.deepcopy(left), copy.deepcopy(right)
+    scales = [_scales(chart) if isinstance(chart, alt.SchemaBase) else {} for chart in (left, right)]
+    for title in scales[0].keys() & scales[1].keys() - {"layer"}:
+        same = [scale for of_chart in scales for scale in of_chart[title]]
+        domain = [end(at for scale in same for at in scale.domain) for end in (min, max)]
+        for scale in same:
+            scale.domain = domain
+    return left, right
+
+
+def _scales(chart: alt.SchemaBase) -> dict[str, list[Any]]:
+    """Return a chart's vertical scales by title: their own, else that of one which is equal, else their panel's."""
+    axes = list(_vertical(chart))
+    titles = {tuple(scale.domain): title for title, _, scale in axes if title}
+    scales: dict[str, list[Any]] = {}
+    for title, heading, scale in axes:
+        scales.setdefault(title or titles.get(tuple(scale.domain), heading), []).append(scale)
+    return scales
+
+
+def _vertical(part: Any, heading: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield the title, the panel's heading and the scale of every vertical axis whose ends are numbers."""
+    if isinstance(title := part._get("title"), alt.SchemaBase):
+        heading = " ".join(title.text) if isinstance(title.text, list) else str(title.text)
+    for kind in ("layer", "concat", "hconcat", "vconcat"):
+        for inner in part._get(kind, []):
+            yield from _vertical(inner, heading)
+    for name in ("encoding", "y", "scale"):
+        axis, part = part, part._get(name) if isinstance(part, alt.SchemaBase) else None
+    ends = part._get("domain") if isinstance(part, alt.SchemaBase) else None
+    if isinstance(ends, list) and all(isinstance(end, int | float) for end in ends):
+        title = axis._get("title")
+        yield title if isinstance(title, str) else "", heading, part

@@ -9,7 +9,17 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Mark, estimate_panel, p_labels, placed, value_scale
 from mechreg.charts.layout import Place, Width, sheet
-from mechreg.charts.rows import count, drawable, few, frame_of, named, one_value, rows_of_hook, sample_size
+from mechreg.charts.rows import (
+    by_model,
+    count,
+    drawable,
+    few,
+    frame_of,
+    named,
+    one_value,
+    rows_of_hook,
+    sample_size,
+)
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import InputError
 
@@ -38,17 +48,14 @@ def plot_nulls(
     """Return the figure of one term's coefficients by layer, against the band in which each null has them.
 
     Rows are models, columns are nulls. The black line is the coefficient; its mark is a filled triangle where its
-    excess over that null has p below ``alpha``, pointing up or down, and a hollow cross elsewhere. The band is where
-    the coefficient of one frame of the null lies, its line the mean.
+    excess over that null has p below ``alpha`` (not adjusted), pointing up or down, and a hollow cross elsewhere. The
+    band is where the coefficient of one frame of the null lies, its line the mean.
 
     Parameters
     ----------
     comparison : pandas.DataFrame
         What `compare_to_nulls` gives, of at most five nulls.
-    term : str
-    alpha : float
-        For p values that are not adjusted.
-    hook, width, height, title
+    term, alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -96,14 +103,13 @@ def plot_nulls(
         )
 
     rows = []
-    for model in models:
-        own = marks[marks["model"] == model]
+    for model, own in by_model(marks):
         for null in nulls:
             if not (own["null"] == null).any():
                 raise InputError(f"{who} has no rows of the null {null!r} for the model {model!r}.")
         parts = {str(null).replace("_", " "): own[own["null"] == null] for null in nulls}
         grid = page.panels(parts, panel, columns=len(nulls), height=150 if several else 240)
-        rows.append(page.titled(grid, model, sample_size(shown[shown["model"] == model])))
+        rows.append(page.titled(grid, model, sample_size(shown.loc[own.index])))
     heading = f"{term} of {hook} against its nulls, by {'depth' if several else 'layer'}"
     lead = f"Coefficients of {term} for {hook} by layer, against nulls."
     return page.figure(rows, heading, [_caption(shown)], [lead, *_words(marks, list(kinds))])

@@ -9,7 +9,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import CROSS, DISC, Tooltip, estimate_panel, hues, placed, value_scale
 from mechreg.charts.layout import Width, sheet
-from mechreg.charts.rows import count, distinct, few, frame_of, named, one_comparison
+from mechreg.charts.rows import count, few, frame_of, named, one_comparison
 from mechreg.charts.theme import OKABE_ITO, PALE_INK
 from mechreg.schema import InputError, require, require_option
 
@@ -136,7 +136,7 @@ def plot_equivalence(
     scale = alt.Scale(domain=[round(-far, 4), round(far, 4)], nice=False)
     numbers: list[Tooltip] = [(f"{name}:Q", "", ".4f") for name in _DIFFERENCES if name != "margin"]
     grid = page.panels(
-        {name: marks[marks["pair"] == name] for name in distinct(marks["pair"])},
+        {name: marks[marks["pair"] == name] for name in marks["pair"].unique()},
         lambda part, place: estimate_panel(
             part,
             place,

@@ -123,6 +123,12 @@ def by_group(rows: pd.DataFrame, by: str, *, who: str) -> dict[str, pd.DataFrame
     return {str(group): rows[groups == group].assign(group=str(group)) for group in order}
 
 
+def by_model(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield every model and its rows, in the order of the models' first rows."""
+    for model, part in rows.groupby("model", sort=False, observed=True):
+        yield str(model), part
+
+
 def in_words(column: str) -> str:
     """Return a column of groups in words."""
     return {"pos": "part of speech"}.get(column, column)
@@ -153,14 +159,14 @@ def largest(rows: pd.DataFrame, column: str = "estimate") -> pd.Series:
     return rows.iloc[int(rows[column].abs().to_numpy().argmax())]
 
 
-def distinct(values: pd.Series) -> list[Any]:
-    """Return the values of a column, in the order of their first row."""
-    return list(values.unique())
-
-
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it is not 1: "1 document", "12,000 tokens"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Return a number with its decimals and a minus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def sample_size(rows: pd.DataFrame, *, layers: bool = False) -> str:

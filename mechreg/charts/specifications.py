@@ -10,8 +10,8 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import (
+    by_model,
     count,
-    distinct,
     drawable,
     frame_of,
     named,
@@ -46,10 +46,9 @@ def plot_specifications(
     ----------
     table : pandas.DataFrame
         What `specification_curve` gives, or such tables of several models one below the other.
-    term : str
     specifications : sequence of str, optional
         Those to show, in that order; by default all. The first is the baseline.
-    hook, width, height, title
+    term, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
     Examples
@@ -64,7 +63,7 @@ def plot_specifications(
     table = frame_of(table, "table", who=who)
     shown, hook = rows_of_hook(table, hook, ("specification", "term", *_NUMBERS, "n", "n_docs"), who=who)
     shown, _ = one_value(shown, "term", term, who=who)
-    have = distinct(shown["specification"])
+    have = list(shown["specification"].unique())
     wanted = have if specifications is None else specifications
     names = require_names(wanted, have, name="specifications")
     shown = shown[shown["specification"].isin(names)]
@@ -74,13 +73,12 @@ def plot_specifications(
     baseline = keep.loc[keep["specification"] == names[0], ["model", "layer", "estimate"]]
     baseline = baseline.rename(columns={"estimate": "baseline"})
     marks = placed(keep.merge(baseline, on=["model", "layer"], how="left"), several=several)
-    betas, fits = (value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[1:3], _NUMBERS[3:]))
+    scales = [value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[1:3], _NUMBERS[3:])]
     rows = []
-    for model in models:
-        own = marks[marks["model"] == model]
+    for model, own in by_model(marks):
         grid = page.panels(
             {name.replace("_", " "): own[own["specification"] == name] for name in names},
-            lambda part, place: _panel(part, place, page, term, betas, fits, several=several),
+            lambda part, place: _panel(part, place, page, term, scales, several=several),
             columns=min(_MOST_COLUMNS, len(names)),
             height=130 if several else 150,
             gap=14,
@@ -97,49 +95,36 @@ def plot_specifications(
         return f"{betas}, mean held-out R² {fit:.3f}." if fit == fit else f"{betas}."
 
     under = f"under {count(len(names), 'specification')}"
-    words = [
-        f"Coefficients of {term} for {hook} by layer {under}.",
-        *named(marks, ["model", "specification"], sentence),
-    ]
-    return page.figure(rows, f"{term} of {hook} {under}", [caption], words, own=["y"])
+    words = named(marks, ["model", "specification"], sentence)
+    lead = f"Coefficients of {term} for {hook} by layer {under}."
+    return page.figure(rows, f"{term} of {hook} {under}", [caption], [lead, *words], own=["y"])
 
 
 def _panel(
-    part: pd.DataFrame,
-    place: Place,
-    page: Sheet,
-    term: str,
-    betas: alt.Scale,
-    fits: alt.Scale,
-    *,
-    several: bool,
+    part: pd.DataFrame, place: Place, page: Sheet, term: str, scales: list[alt.Scale], *, several: bool
 ) -> ChartType:
     """Return one specification of one model: its coefficients above its R2."""
+    grey: Any = {"strokeWidth": 2.5, "opacity": 0.6}
     upper = estimate_panel(
         part,
         place._replace(lowest=False),
         several=several,
-        scale=betas,
+        scale=scales[0],
         y_title=f"beta of {term}",
         bars={"conf": 1.2},
         behind=lambda base, y: [
-            base.mark_line(strokeWidth=2.5, opacity=0.6).encode(
-                y=y("baseline"), color=alt.ColorValue("#999999")
-            )
+            base.mark_line(**grey).encode(y=y("baseline"), color=alt.ColorValue("#999999"))
         ],
         tooltip=("model:N", "specification:N", "layer:Q", *BETA, ("baseline:Q", "beta, baseline", ".4f")),
     )
     keys = ["model", "specification", "layer", "depth", "x"]
     long = part.melt(keys, list(_R_SQUARED), var_name="kind", value_name="value")
     long = long.dropna(subset="value").assign(kind=long["kind"].map(_R_SQUARED))
-    look = page.legend(
-        "R²", orient="bottom", direction="horizontal", symbolStrokeColor=INK, symbolStrokeWidth=1.3
-    )
-    shape = alt.Shape(
-        "kind:N", scale=alt.Scale(domain=list(_R_SQUARED.values()), range=["stroke", "circle"]), legend=look
-    )
+    look: Any = {"orient": "bottom", "direction": "horizontal", "symbolStrokeColor": INK}
+    kinds = alt.Scale(domain=list(_R_SQUARED.values()), range=["stroke", "circle"])
+    shape = alt.Shape("kind:N", scale=kinds, legend=page.legend("R²", symbolStrokeWidth=1.3, **look))
     axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=2)
-    y = alt.Y("value:Q", scale=fits, axis=axis, title="R²" if place.leftmost else None)
+    y = alt.Y("value:Q", scale=scales[1], axis=axis, title="R²" if place.leftmost else None)
     tooltip = tooltips("specification:N", "layer:Q", ("kind:N", "R²", ""), ("value:Q", "value", ".4f"))
     lower = (
         alt.Chart(long)

@@ -41,11 +41,6 @@ def sort_terms(terms: Iterable[str]) -> Terms:
     """Return the terms of a formula, sorted by what they have to do with the tokens before.
 
     A lag alone, transformed or not ("lag1", "center(lag2)"), is one of the lags.
-
-    Examples
-    --------
-    >>> sort_terms(["Intercept", "lag2", "lag1", "position", "C(pos)[T.lag1]", "lag1:C(pos)[T.X]"])
-    Terms(lags=['lag1', 'lag2'], interactions=['lag1:C(pos)[T.X]'], others=['position', 'C(pos)[T.lag1]'])
     """
     sorted_terms = Terms([], [], [])
     for term in dict.fromkeys(terms):

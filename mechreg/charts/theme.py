@@ -9,6 +9,8 @@ import altair as alt
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/. Yellow is last, since it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
+DIVERGING = [OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]  # below 0, 0, above
+
 # vl-convert carries Liberation Sans; where no font of the list is there, it drops all text without a word.
 # Arial has the same widths, for browsers that lack the first.
 FONT = "Liberation Sans, Arial, sans-serif"
@@ -37,7 +39,12 @@ def mechreg_theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None},
             "axis": _LABELS
             | {"domainColor": PALE_INK, "tickColor": PALE_INK, "gridColor": GRID, "titlePadding": 8},
-            "legend": _LABELS | {"labelLimit": 240, "titleLimit": 240},
+            "legend": _LABELS
+            | {
+                "labelLimit": 240,
+                "titleLimit": 240,
+                "layout": {"bottom": {"direction": "vertical", "margin": 8}},
+            },
             "title": {
                 "anchor": "start",
                 "fontSize": 15,
@@ -79,7 +86,7 @@ DEPTH_LOOK: Any = {
 def figure_title(text: str, caption: Iterable[str], *, width: int = WIDTH) -> alt.Title:
     """Return a figure's title with its caption below it, both broken into lines of the figure's width."""
     room = min(width + 90, int(1.3 * width))  # with axes and, where there is room, a legend
-    lines = textwrap.wrap(text, room // 8) or [text]
+    lines = textwrap.wrap(text, int(room / 8.6)) or [text]
     captions = [line for part in caption for line in textwrap.wrap(part, int(room / 5.2))]
     return alt.Title(lines[0] if len(lines) == 1 else lines, subtitle=captions)
 

@@ -1,5 +1,6 @@
 """Agreement token by token: a heat map of all layers of one model against all layers of another, for every pair."""
 
+import textwrap
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import count, few, frame_of, one_value, require_one_row
+from mechreg.charts.rows import count, few, frame_of, number, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
@@ -81,6 +82,7 @@ def plot_token_agreement(
         partial(_panel, page=page, most=most, block=block),
         columns=3,
         height=0,
+        axis=54,
         detail=_matched,
     )
     heading = f"Do models update the same tokens? {column} of {hook}, layer by layer"
@@ -119,32 +121,27 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
     """Return the map of one pair: cells as wide as their layers, in relative depth."""
     height = place.height or place.width
     models = {end: str(part[f"model_{end}"].iloc[0]) for end in "ab"}
-    n_layers = {
-        end: round((part[f"layer_{end}"].iloc[0] + 0.5) / part[f"depth_{end}"].iloc[0]) for end in "ab"
-    }
+    first = part.iloc[0]
+    n_layers = {end: round((first[f"layer_{end}"] + 0.5) / first[f"depth_{end}"]) for end in "ab"}
 
     def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
         depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
-        titles = {end: f"relative depth in {models[end]}" for end in "ab"}
+        titles = {end: textwrap.wrap(f"relative depth in {models[end]}", place.width // 6) for end in "ab"}
         return (
             alt.Chart(frame)
             .transform_calculate(**_edges(n_layers, of))
             .encode(
-                x=alt.X(f"{x}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["b"], **depth_axis)),
-                y=alt.Y(f"{y}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["a"], **depth_axis)),
+                alt.X(f"{x}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["b"], **depth_axis)),
+                alt.Y(f"{y}:Q", scale=ALL_DEPTHS, axis=alt.Axis(title=titles["a"], **depth_axis)),
             )
         )
 
-    color = alt.Color(
-        "estimate:Q",
-        title="rank correlation",
-        scale=alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True),
-        legend=page.legend(
-            "rank correlation", gradientLength=140, gradientThickness=10, format=".2~f", tickCount=5
-        ),
-    )
+    what, bar = "rank correlation", {"gradientLength": 140, "gradientThickness": 10}
+    legend = page.legend(what, format=".2~f", tickCount=5, **bar)
+    scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True)
+    color = alt.Color("estimate:Q", title=what, scale=scale, legend=legend)
     shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]
-    shown.append(("estimate:Q", "rank correlation", ".3f"))
+    shown.append(("estimate:Q", what, ".3f"))
     if block == 1:
         shown += [("low:Q", "interval from", ".3f"), ("high:Q", "to", ".3f")]
     cells, matched = _shown_cells(part, block), part[part["matched"].astype(bool)]
@@ -154,34 +151,28 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
     rectangles = placed(cells, "x1", "y1", of=block).mark_rect()
     frames = placed(matched[["layer_a", "layer_b"]], "x1", "y1", of=1)
     unsure = placed(cells, "x_middle", "y_middle", of=block).transform_filter("datum.unsure")
+    border = frames.mark_rect(filled=False, stroke=INK, strokeWidth=min(1.4, 0.2 * thinnest))
     layers = [
         rectangles.encode(x2="x2:Q", y2="y2:Q", color=color, tooltip=tooltips(*shown)),
         placed(ends, "at", "at", of=1).mark_line(color=INK, strokeDash=[4, 3], strokeWidth=1, opacity=0.6),
         unsure.mark_text(text="×", fontSize=size, color=PALE_INK),
-        frames.mark_rect(filled=False, stroke=INK, strokeWidth=min(1.4, 0.2 * thinnest)).encode(
-            x2="x2:Q", y2="y2:Q"
-        ),
+        border.encode(x2="x2:Q", y2="y2:Q"),
     ]
     return alt.layer(*layers, width=place.width, height=height)
 
 
 def _matched(part: pd.DataFrame) -> str:
-    return f"matched layers: mean {_number(part.loc[part['matched'].astype(bool), 'estimate'].mean())}"
+    return f"matched layers: mean {number(part.loc[part['matched'].astype(bool), 'estimate'].mean())}"
 
 
 def _description(pairs: list[tuple[Any, pd.DataFrame]], column: str, hook: str) -> str:
-    sentences = [
-        f"Heat maps of rank correlations of {column} of {hook}, token by token, of all pairs of layers."
-    ]
+    what = f"rank correlations of {column} of {hook}, token by token, of all pairs of layers"
+    sentences = [f"Heat maps of {what}."]
     for (a, b), part in pairs:
         top = part.iloc[int(part["estimate"].to_numpy().argmax())]
         mean = part.loc[part["matched"].astype(bool), "estimate"].mean()
         sentences.append(
-            f"{a} and {b}: mean of matched layers {_number(mean)}, largest {_number(top['estimate'])} at layers "
+            f"{a} and {b}: mean of matched layers {number(mean)}, largest {number(top['estimate'])} at layers "
             f"{top['layer_a']} and {top['layer_b']}."
         )
     return " ".join(sentences)
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")

@@ -11,9 +11,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, distinct, frame_of, one_name, one_value
+from mechreg.charts.rows import count, frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
-from mechreg.outside import any_frames
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 
 MAX_TOKENS = 2_000
@@ -34,7 +33,6 @@ _SYMBOLS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 _UNSEEN = {"Cf", "Cs", "Zl", "Zp"}
 
 
-@any_frames
 def plot_tokens(
     norms: Any,
     *,
@@ -101,26 +99,15 @@ def plot_tokens(
     caption = _caption(shown, place, len(shown) - len(finite))
     largest = shown.loc[finite.abs().idxmax()]
     chart = token_layer(
-        alt.Chart(cells),
-        page,
-        field="value",
-        scale=_value_scale(finite),
-        legend_title=heading,
-        tooltip=tooltip,
+        alt.Chart(cells), page, field="value", ends=_ends(finite), heading=heading, tooltip=tooltip
     )
     words = (
-        f"{doc} as text, every token shaded by {heading}, which goes from {finite.min():.3f} to {finite.max():.3f}; "
+        f"The text of {doc}, every token shaded by {heading}, from {finite.min():.3f} to {finite.max():.3f}; "
         f"the largest in size is {largest['shade']:.3f} at position {largest['position']}, token "
         f"{shown_token(largest['token'])!r}."
     )
-    return page.finished(
-        chart.properties(
-            width=page.width, height=(page.height or LINE_HEIGHT) * (int(cells["line"].max()) + 1)
-        ),
-        f"Tokens of {doc} by {heading}",
-        [caption],
-        [words],
-    )
+    chart.width, chart.height = page.width, (page.height or LINE_HEIGHT) * (int(cells["line"].max()) + 1)
+    return page.finished(chart, f"Tokens of {doc} by {heading}", [caption], [words])
 
 
 def _caption(shown: pd.DataFrame, place: dict[str, Any], missing: int) -> str:
@@ -131,13 +118,7 @@ def _caption(shown: pd.DataFrame, place: dict[str, Any], missing: int) -> str:
 
 
 def shown_token(token: str) -> str:
-    r"""Return a token as it can be shown: invisible, direction-changing and line-breaking characters become symbols.
-
-    Examples
-    --------
-    >>> shown_token(" a\n"), shown_token("\u202eabc"), shown_token("\x07")
-    (' a⏎', '⟨202E⟩abc', '␇')
-    """
+    r"""Return a token as it can be shown: invisible, direction-changing and line-breaking characters become symbols."""
     return "".join(_shown_character(character) for character in token)
 
 
@@ -156,11 +137,6 @@ def token_cells(tokens: Sequence[str], *, starts: Sequence[bool], columns: int) 
     A line ends after a token with a line break in it, before a window's start, and where the tokens of the next word do
     not fit. ``shown`` has its spaces as symbols, for tooltips; ``text`` begins after them at ``text_x``, since Vega
     trims.
-
-    Examples
-    --------
-    >>> token_cells(["One", "\n", "two"], starts=[True, False, False], columns=80)[["line", "x", "x2"]].values.tolist()
-    [[0, 0, 3], [0, 3, 4], [1, 0, 3]]
     """
     texts = [shown_token(token) for token in tokens]
     texts = [
@@ -195,33 +171,24 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _value_scale(values: pd.Series) -> alt.Scale:
-    """Return the colours of values: from blue over pale to orange where they have both signs, else one ramp."""
+def _ends(values: pd.Series) -> list[float | int]:
+    """Return where the shades of values are full, and 0 between if they have both signs."""
     low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
     if low < 0 < high:
         most = max(-low, high)
-        return alt.Scale(
-            domain=[-most, 0, most], range=[BELOW, NEUTRAL, ABOVE], clamp=True, interpolate="lab"
-        )
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    return alt.Scale(domain=[low, high], range=[NEUTRAL, ABOVE], clamp=True, interpolate="lab")
+        return [-most, 0, most]
+    return [low, high] if low < high else [low - 0.5, high + 0.5]
 
 
 def token_layer(
-    base: alt.Chart,
-    page: Sheet,
-    *,
-    field: str,
-    scale: alt.Scale,
-    legend_title: str,
-    tooltip: list[alt.Tooltip],
+    base: alt.Chart, page: Sheet, *, field: str, ends: list[Any], heading: str, tooltip: list[alt.Tooltip]
 ) -> ChartType:
     """Return the marks of a document: a shaded cell and its text for every row of `token_cells`."""
     places = alt.Scale(domain=[0, int(page.width / CELL)], nice=False)
     x, text_x = (alt.X(f"{name}:Q", scale=places, axis=None) for name in ("x", "text_x"))
     y = alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.1, paddingOuter=0))
-    legend = page.legend(legend_title, gradientLength=120, gradientThickness=12, titleLimit=140)
+    scale = alt.Scale(domain=ends, range=[BELOW, NEUTRAL, ABOVE][-len(ends) :], clamp=True, interpolate="lab")
+    legend = page.legend(heading, gradientLength=120, gradientThickness=12, titleLimit=140)
     shade = alt.Color(f"{field}:Q", scale=scale, legend=legend)
     color = alt.condition(f"isValid(datum[{field!r}])", shade, alt.value(NOTHING))
     cells = base.mark_rect(stroke="white", strokeWidth=1, aria=False)
@@ -274,7 +241,7 @@ def _values(
         raise InputError(
             f"plot_tokens needs one coefficient of {value!r} for "
             f"{', '.join(f'{key} {which}' for key, which in place.items()) or 'the frame'}; "
-            f"there are {len(rows)}. The terms are {distinct(coefficients['term'])}."
+            f"there are {len(rows)}. The terms are {list(coefficients['term'].unique())}."
         )
     column = group.rename(columns={value: "lagged"})  # a term, whose norms are logarithms already
     _, numbers = measured(column, "lagged", who="plot_tokens")
