@@ -26,6 +26,7 @@ from chart_frames import make_coefficients, make_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mechreg import add_lags, fit_lagged
 from mechreg.charts import plot_betas, plot_norms, save_chart
 from mechreg.charts.norms import MAX_DOTS, histogram_edges
 from mechreg.charts.save import MAX_ROWS, chart_spec, script_json
@@ -378,14 +379,30 @@ def test_the_caption_says_in_words_what_covariance_is(cov_type, words):
     assert f"confidence intervals, {words}." in told
 
 
+@pytest.mark.parametrize(
+    ("adjust", "words"),
+    [
+        ("bh", "Benjamini–Hochberg."),
+        ("bonferroni", "Bonferroni."),
+        ("holm", "Holm."),
+        ("max-t", "max-T."),
+        ("none", "raw p-values, not corrected for their number."),
+    ],
+)
+def test_the_caption_names_the_adjustment_of_the_fits(adjust, words):
+    lagged = add_lags(make_norms())
+    chart = plot_betas(fit_lagged(lagged, adjust=adjust)).to_dict()
+    assert f"Significance: {words}" in caption(chart)
+    assert ("adjusted p" in json.dumps(chart)) == (adjust != "none")
+
+
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_the_caption_tells_level_covariance_and_correction(level):
     coefficients = make_coefficients(level=level)
     told = caption(plot_betas(coefficients).to_dict())
     assert f"Bars: {100 * level:g}% confidence intervals, clustered by document." in told
-    assert "Benjamini–Hochberg" in told
+    assert "Significance: p adjusted over layers and lags." in told  # a frame does not know the method
     told = caption(plot_betas(coefficients, adjusted=False).to_dict())
-    assert "Benjamini" not in told
     assert "not corrected" in told
     widened = coefficients.assign(conf_high=coefficients["conf_high"] + 0.01 * coefficients["layer"])
     assert "Bars: confidence intervals" in caption(plot_betas(widened).to_dict())

@@ -45,7 +45,8 @@ from mechreg.schema import InputError, require_names
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")
-_CORRECTIONS = {True: "Benjamini–Hochberg", False: "raw p-values, not corrected for their number"}
+_NOT_ADJUSTED = "raw p-values, not corrected for their number"
+_ADJUSTED = {"bh": "Benjamini–Hochberg", "bonferroni": "Bonferroni", "holm": "Holm", "max-t": "max-T"}
 
 
 @any_frames
@@ -75,7 +76,7 @@ def plot_betas(
     terms : str or sequence of str, optional
         At most eight. By default every lag, in order, and with ``by`` the first of them.
     adjusted : bool
-        Judge by ``p_adjusted`` (Benjamini-Hochberg over layers and lags) or by the raw ``p_value``.
+        Judge by ``p_adjusted`` or by the raw ``p_value``. Only fits know the method, for the caption.
     alpha, hook, width, height, title
         As in every chart: see `mechreg.charts`.
 
@@ -90,7 +91,10 @@ def plot_betas(
     who, page = "plot_betas", sheet(width, height, title)
     if not isinstance(adjusted, bool):
         raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
-    formula = "" if hasattr(coefficients, "columns") else getattr(coefficients, "formula", "")
+    formula, method = "", ""
+    if not hasattr(coefficients, "columns"):
+        formula, method = (getattr(coefficients, name, "") for name in ("formula", "adjust"))
+        adjusted = adjusted and method != "none"
     coefficients = frame_of(coefficients, "coefficients", who=who)
     p = "p_adjusted" if adjusted else "p_value"
     labels = p_labels(alpha, kind="adjusted p" if adjusted else "p")
@@ -133,8 +137,9 @@ def plot_betas(
     heading = f"Coefficients of {_listed(terms)} for {hook}, by {where}"
     if by is not None:
         heading = f"{terms[0]} of {hook} by {in_words(by)} and {where}"
+    judged_by = _ADJUSTED.get(method, "p adjusted over layers and lags") if adjusted else _NOT_ADJUSTED
     bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
-    caption = [f"{bars} Significance: {_CORRECTIONS[adjusted]}. n: tokens a layer.", *notes]
+    caption = [f"{bars} Significance: {judged_by}. n: tokens a layer.", *notes]
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
 
 

@@ -173,6 +173,7 @@ def fit_lagged(
         _sums=sums,
         _covariances=covariances,
         _conf_level=float(conf_level),
+        adjust=adjust,
     )
 
 
@@ -191,10 +192,13 @@ class LaggedFits:
         unlike that of `summary`), AIC, BIC, residual_sd; Breusch-Godfrey of order 1 (the residual before is 0 at a
         window's start) and Durbin-Watson, neither across windows, NaN where the frame lacks doc, window or position;
         Koenker's Breusch-Pagan, NaN without an intercept; Jarque-Bera.
+    adjust : str
+        How ``p_adjusted`` was adjusted.
     """
 
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
+    adjust: Adjust
     _frame: pd.DataFrame
     _sums: LagSums
     _covariances: dict[tuple, Covariance]
@@ -219,7 +223,8 @@ class LaggedFits:
     def sums(self) -> LagSums:
         """The sums by document, from which other covariances, refits and comparisons start.
 
-        Effects are taken off: refits keep the levels that all documents gave, but for a document's own.
+        Effects are already taken off. Refits keep the position effects estimated once from all documents; a document's
+        own effect is always that document's.
         """
         if self._sums.cluster == "doc":
             return self._sums
