@@ -547,7 +547,7 @@ def test_levels_that_no_two_rows_share_are_named(lagged):
     one = lagged[lagged["doc"] == lagged["doc"].iloc[0]]
     one = one[one["window"] == one["window"].iloc[0]]
     with pytest.raises(
-        InputError, match=r"complete rows, two or more of each doc and each position; .* has none"
+        InputError, match=r"complete rows, two or more of each doc and each position; .* none of 40 is"
     ):
         fit_lagged(one, effects=("doc", "position"))
 
@@ -757,7 +757,7 @@ def test_formulas_that_cannot_be_fitted_are_refused(formula, error, message):
         (lambda f: f.assign(position=f["position"] + 0.5), {}, InputError, "whole numbers as 'position'"),
         (lambda f: f.assign(doc=f["doc"].astype(object).where(f["position"] != 7)), {}, InputError, "value of 'doc'"),
         (lambda f: pd.concat([f, f]), {}, InputError, "every token once in a group; model m, .*twice"),
-        (lambda f: f[f["position"] < 3], {}, InputError, "layer 1 has none of"),
+        (lambda f: f[f["position"] < 3], {}, InputError, "layer 1 none of"),
         (lambda f: f[f["position"] < 5], {}, InputError, r"at least 5 complete rows for 3 terms; .* has 4 \(6 dropped"),
         (lambda f: f.assign(log_norm=2.5), {}, InputError, "'log_norm' is constant in model m, hook attn_out, layer 1"),
         (lambda f: f.assign(lag2=0.1), {}, InputError, "'lag2' is constant"),

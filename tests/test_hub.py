@@ -254,7 +254,7 @@ def test_a_second_start_needs_no_network(online, offline):
             r"^'gpt3' is no folder and no miniature.*Check the name and the network.*Did you mean 'gpt2'\?$",
         ),
         ("miniature", r"^'mini-x' is no folder and no miniature.*Did you mean 'mini-.'\?$"),
-        ("v9", r"^'gpt2'.*v9"),
+        ("v9", r"^'gpt2' has no branch, tag or commit 'v9'"),
         ("harmful", r"^'someone/harmful'"),
     ],
 )

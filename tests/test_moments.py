@@ -399,7 +399,7 @@ def test_a_group_without_complete_rows_waits_for_some(lagged):
     assert moments.coefficients()["n_docs"].eq(5).all()
     assert moments.coefficients()["n_dropped"].eq(4 + 3 * 7).all()
     with pytest.raises(
-        InputError, match="needs complete rows; model b, hook attn_out, layer 0 has none of 4"
+        InputError, match="needs complete rows; in model b, hook attn_out, layer 0 none of 4 is"
     ):
         streamed([short[short["doc"] == "d0"]]).coefficients()
 

@@ -143,7 +143,7 @@ def test_a_formula_may_have_the_layer_below_where_lags_are_not_made_anew():
             lagged, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
         )
     whole = add_lags(norms, lags=(1,), layer_below=(1,))
-    with pytest.raises(InputError, match="complete rows; model m, hook attn_out, layer 0 has none"):
+    with pytest.raises(InputError, match="complete rows; in model m, hook attn_out, layer 0 none"):
         specification_curve(
             whole, "log_norm ~ lag1 + layer_below_lag1", specifications=["more_lags"], folds=3
         )

@@ -29,7 +29,13 @@ def declare(verbs: Verbs) -> None:
     groups = "MODEL=GROUP,... for every model: models of one group are seeds"
     made.add_argument("--groups", type=_pairs, help=groups)
     add_number(
-        made, "--draws", "of the bootstrap", default=1999, least=LEAST_DRAWS, most=1_000_000, whole=True
+        made,
+        "--draws",
+        "bootstrap draws of the documents",
+        default=1999,
+        least=LEAST_DRAWS,
+        most=1_000_000,
+        whole=True,
     )
     add_number(made, "--seed", "of the bootstrap", default=0, least=0, whole=True)
     made.add_argument("--out", type=Path, help="folder of the tables (default: the run folder, if it is one)")

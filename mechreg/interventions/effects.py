@@ -74,7 +74,7 @@ def intervene(
     documents : documents frame, list of str, path, or token frame
         What `read_corpus` takes or gives, or what `tokenize` gives, with any further columns.
     edit : Scale, Rotate, Project, Ablate, Patch, SetNorm, or a sequence of them
-        A sequence gives the doses.
+        Pass a sequence to compare doses.
     hook : str
         resid_pre, attn_out, resid_mid (not on a bridge), mlp_out or resid_post: where the edit is made. At z and
         result (what a head reads out before and after its output matrix) heads are edited.

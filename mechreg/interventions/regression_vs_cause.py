@@ -97,7 +97,7 @@ def regression_vs_cause(
 
     The coefficient is the least-squares slope of log_norm of layer l at t on log_norm of layer k at t-1, less what
     levels of documents and positions explain of both; every document counts the same, as in the effect. The effect
-    is the elasticity of the same: the vector of layer k at t-1 alone is scaled by exp(step) and by exp(-step), and
+    is the elasticity of that norm: the vector of layer k at t-1 alone is scaled by exp(step) and by exp(-step), and
     the difference of log_norm of layer l at t is divided by 2 step. Where l <= k the effect is 0 to the bit: attention
     at t reads the tokens before it through the layers below, so a layer's update at t-1 cannot move its own update at
     t, whatever their regression says.
@@ -123,7 +123,7 @@ def regression_vs_cause(
     -------
     CauseMaps
         Coefficients have standard errors clustered by document (CRV3, the jackknife's) and intervals from t(G - 1),
-        levels of positions as they are in all documents. Effects are means over documents of their means, with
+        position effects estimated once from all documents. Effects are means over documents of their means, with
         intervals from t(G - 1) of those. All NaN with one document; the correlation is NaN with fewer than three pairs.
 
     Raises

@@ -49,7 +49,13 @@ def _sentence(error: Exception, source: str, revision: str | None) -> str:
         return f"The model folder {source!r} could not be loaded: {reason}; save or download it again."
     known, folder = (*miniatures.NAMES, *GPT2_NAMES), _downloaded(source)
     hint = "" if source in known else did_you_mean(source, known)
-    source = source if revision is None else f"{source}@{revision}"
+    if revision is not None:
+        if "RevisionNotFoundError" in {type(link).__name__ for link in _chain(error)}:
+            return (
+                f"{source!r} has no branch, tag or commit {revision!r} on the Hugging Face hub; its page there lists "
+                "them under 'Files and versions'."
+            )
+        source = f"{source}@{revision}"
     if (of_the_hub := _of_the_hub(error, source, hint)) is not None:
         return of_the_hub
     if folder is not None and "does not appear to have" not in reason:

@@ -343,8 +343,8 @@ class LagSums:
             if group.blocks is None:
                 several = f", two or more of each {' and each '.join(self.effects)}" if self.effects else ""
                 raise InputError(
-                    f"The regression needs complete rows{several}; {where} has none of {group.n_dropped}; give "
-                    "more or longer documents, or fewer lags."
+                    f"The regression needs complete rows{several}; in {where} none of {group.n_dropped} is; "
+                    "give more or longer documents, or fewer lags."
                 )
             terms = group.terms
             if terms is None:

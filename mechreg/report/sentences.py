@@ -91,7 +91,7 @@ def legend(results: pd.DataFrame) -> str:
 
 
 def headline(results: pd.DataFrame, *, nulls: pd.DataFrame | None = None) -> tuple[str, str, str]:
-    """Return the answer: what the first lag (or the lags together) predicts; the others, documents; what of context.
+    """Return three sentences: the answer for the sum of the lags, the details, and what it says about context.
 
     ``results`` is of `result_table`, the sentences of its first hook. Without ``nulls`` (of `compare_to_nulls`) the
     last one says that nothing is known about context.

@@ -75,8 +75,8 @@ def specification_curve(
         "baseline"; "document_effects": a level for every document; "document_position_effects": one for every position
         too; "mean_group": the mean of documents' own slopes, with both effects and the half-panel jackknife;
         "more_lags": ``extra_lags`` beyond the longest of the formula; "position": ``position`` and
-        ``np.log(position + 1)``; "log_frequency": log of the token's share in this corpus; "is_repeat": 1 where
-        the document had the token before; "covariates": these three together; "first_tokens_kept": the formula
+        ``np.log(position + 1)``; "log_frequency": log of the token's share in this corpus; "is_repeat": 1 if
+        the token occurred earlier in its document; "covariates": these three together; "first_tokens_kept": the formula
         with ``skip=0``, so that the sink at position 0 is outcome and lag.
     extra_lags : int
     folds, seed : int

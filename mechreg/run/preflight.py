@@ -118,7 +118,7 @@ def _kinds(column: pd.Series) -> list[str]:
 
 
 def check_formula(spec: Spec, columns: tuple[str, ...]) -> None:
-    """Refuse columns made by no step or by two, and keep = "moments" where sums are not enough."""
+    """Refuse a column that no step, or two steps, would provide, and keep = "moments" where sums are not enough."""
     asked = formula_columns(spec.formula)
     layer_below = lags_among(asked)[1]
     tags = () if spec.tagger == "none" else TAG_COLUMNS

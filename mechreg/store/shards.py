@@ -189,7 +189,7 @@ def _about(values: Mapping[str, Norms], model: str, hook: str, covariates: Seque
 def _tidy(
     tokens: pd.DataFrame, values: Mapping[str, Float[np.ndarray, "series token"]], about: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Return the tidy frame of matrices, one a measure: the tokens again for every series."""
+    """Return the tidy frame of matrices, one a measure; the token columns are repeated for every layer and head."""
     rows, series = values["norm"].size, about["series"]
     doc = tokens["doc"].astype("category").array
     columns: dict[str, Any] = {
