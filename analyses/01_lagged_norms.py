@@ -30,7 +30,7 @@ mr.save_chart(mr.plot_norms(norms), FIGURES / "norms")
 # %% log_norm[t] on log_norm[t-1] and log_norm[t-2], in every layer; position 0 is left out as outcome and as lag.
 lagged = mr.add_lags(norms, lags=(1, 2), skip=1)
 fits = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2")
-mr.save_chart(mr.plot_betas(fits.coefficients), FIGURES / "betas")
+mr.save_chart(mr.plot_betas(fits), FIGURES / "betas")
 print(fits.summary(model=fits.coefficients["model"].iloc[0], layer=0))
 
 # %% The article's own inference, which takes tokens for independent, beside clusters of documents.

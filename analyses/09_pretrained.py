@@ -39,7 +39,7 @@ def slopes(fits: mr.LaggedFits) -> pd.DataFrame:
 if options.article:
     paragraph = mr.extract_norms(model, [options.article.read_text(encoding="utf-8")], progress=False)
     fits = mr.fit_lagged(mr.add_lags(paragraph), "log_norm ~ lag1 + lag2", cov="nonrobust")
-    mr.save_chart(mr.plot_betas(fits.coefficients), FIGURES / "article")
+    mr.save_chart(mr.plot_betas(fits), FIGURES / "article")
     for term, rows in fits.coefficients.query("term != 'Intercept'").groupby("term"):
         below = rows["p_value"] < 0.05
         print(
@@ -54,7 +54,7 @@ mr.save_chart(mr.plot_norms(norms), FIGURES / "norms")
 raw = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2")
 within = mr.fit_lagged(lagged, "log_norm ~ lag1 + lag2", effects=("doc", "position"))
 title = f"lag1 and lag2 in {raw.coefficients['model'].iloc[0]}, within documents and positions"
-mr.save_chart(mr.plot_betas(within.coefficients, title=title), FIGURES / "betas")
+mr.save_chart(mr.plot_betas(within, title=title), FIGURES / "betas")
 print(
     pd.concat({"raw": slopes(raw), "within": slopes(within)}, axis=1).to_string(float_format="{:.2f}".format)
 )

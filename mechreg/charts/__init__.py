@@ -24,37 +24,19 @@ column (SchemaError), several hooks, models or terms and none chosen, two rows f
 (InputError), a number that is NaN or infinite (NumericalError).
 """
 
-from mechreg.charts.agreement import plot_agreement
-from mechreg.charts.autocorrelation import plot_autocorrelation
-from mechreg.charts.betas import plot_betas
-from mechreg.charts.cause_maps import plot_cause_maps
-from mechreg.charts.head_map import plot_head_map
-from mechreg.charts.heatmap import plot_heatmap
-from mechreg.charts.interventions import plot_dose_response
-from mechreg.charts.layer_explorer import plot_layer_explorer
-from mechreg.charts.norms import plot_norms
-from mechreg.charts.nulls import plot_nulls
-from mechreg.charts.profiles import plot_equivalence, plot_profiles
-from mechreg.charts.save import save_chart
-from mechreg.charts.specifications import plot_specifications
-from mechreg.charts.token_agreement import plot_token_agreement
-from mechreg.charts.tokens import plot_tokens
-
-__all__ = [
-    "plot_agreement",
-    "plot_autocorrelation",
-    "plot_betas",
-    "plot_cause_maps",
-    "plot_dose_response",
-    "plot_equivalence",
-    "plot_head_map",
-    "plot_heatmap",
-    "plot_layer_explorer",
-    "plot_norms",
-    "plot_nulls",
-    "plot_profiles",
-    "plot_specifications",
-    "plot_token_agreement",
-    "plot_tokens",
-    "save_chart",
-]
+from mechreg.charts.agreement import plot_agreement as plot_agreement
+from mechreg.charts.autocorrelation import plot_autocorrelation as plot_autocorrelation
+from mechreg.charts.betas import plot_betas as plot_betas
+from mechreg.charts.cause_maps import plot_cause_maps as plot_cause_maps
+from mechreg.charts.head_map import plot_head_map as plot_head_map
+from mechreg.charts.heatmap import plot_heatmap as plot_heatmap
+from mechreg.charts.interventions import plot_dose_response as plot_dose_response
+from mechreg.charts.layer_explorer import plot_layer_explorer as plot_layer_explorer
+from mechreg.charts.norms import plot_norms as plot_norms
+from mechreg.charts.nulls import plot_nulls as plot_nulls
+from mechreg.charts.profiles import plot_equivalence as plot_equivalence
+from mechreg.charts.profiles import plot_profiles as plot_profiles
+from mechreg.charts.save import save_chart as save_chart
+from mechreg.charts.specifications import plot_specifications as plot_specifications
+from mechreg.charts.token_agreement import plot_token_agreement as plot_token_agreement
+from mechreg.charts.tokens import plot_tokens as plot_tokens

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2
@@ -121,7 +122,8 @@ def _answer(
         rows = sums.assign(controls=sums["controls"].map(in_words))
         with contextlib.suppress(MechregError):  # a panel per head, or more models than a figure holds
             term = f"{rows['term'].iloc[0]} of {hook}" if len(rows) else ""
-            chart = charts.plot_betas(rows, by="controls", terms=rows["term"].iloc[0], height=150, title=term)
+            sums = SimpleNamespace(coefficients=rows, adjust="bh")  # as all tables of runs
+            chart = charts.plot_betas(sums, by="controls", terms=rows["term"].iloc[0], height=150, title=term)
             figure = page.figure(chart, "Persistence")
     return {"hook": hook, "answer": answer, "sample": sample, "context": context, "figure": figure}
 

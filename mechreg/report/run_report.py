@@ -115,12 +115,15 @@ def _betas(
 ) -> Iterator[Any]:
     """Yield the chart of a hook's coefficients, of its lags with and without controls."""
     if persistence is None or persistence.empty:
-        yield charts.plot_betas(SimpleNamespace(coefficients=coefficients, formula=formula), hook=hook)
+        fits = SimpleNamespace(
+            coefficients=coefficients, formula=formula, adjust="bh"
+        )  # as all tables of runs
+        yield charts.plot_betas(fits, hook=hook)
         return
     lags = persistence[persistence["term"].isin(coefficients["term"]) & persistence["estimate"].notna()]
     for controls, rows in lags[lags["hook"] == hook].groupby("controls", sort=False):
         title = f"{' and '.join(rows['term'].unique())} of {hook}, {in_words(str(controls))}"
-        yield charts.plot_betas(rows, title=title)
+        yield charts.plot_betas(SimpleNamespace(coefficients=rows, adjust="bh"), title=title)
 
 
 def _explorers(run: store.Run, facts: dict[str, Any], coefficients: pd.DataFrame) -> Iterator[Any]:
