@@ -25,15 +25,15 @@ SLOW = (
     "06_coverage",
     "07_nulls",
     "08_specifications",
-    "09_pretrained",
     "10_training",
     "11_nature",
     "12_tokens",
     "13_vectors",
 )
-ANALYSES = [
+ANALYSES = [  # 09 needs a real model
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
     for path in sorted((ROOT / "analyses").glob("[0-9]*.py"))
+    if path.stem != "09_pretrained"
 ]
 
 

@@ -103,6 +103,18 @@ def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_it
     assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
 
 
+@pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
+def test_a_file_for_paper_has_the_width_of_its_column_or_page(size, inches, tmp_path):
+    chart = mechreg.plot_betas(make_coefficients(), width=size)
+    svg, png, pdf = mechreg.save_chart(chart, tmp_path / "betas", formats=("svg", "png", "pdf"), ppi=200)
+    pixels = float(ElementTree.fromstring(svg.read_text()).get("width"))
+    assert 0.9 * inches < pixels / 96 <= inches
+    # A pixel of the svg is 1/96 inch, a point of the pdf 1/72; either may be rounded to a whole one.
+    assert int.from_bytes(png.read_bytes()[16:20]) == pytest.approx(pixels / 96 * 200, abs=1)
+    box = re.search(rb"/MediaBox ?\[0 0 ([\d.]+)", pdf.read_bytes())
+    assert float(box[1]) == pytest.approx(pixels / 96 * 72, abs=1)
+
+
 def sizes_of(part):
     """Return the width of all marks of a chart beside each other, and the heights of its units."""
     parts = part.get("vconcat") or part.get("hconcat") or part.get("concat")

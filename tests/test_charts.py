@@ -534,8 +534,8 @@ def test_files_land_where_they_should_in_their_formats(tmp_path):
     root = ElementTree.parse(svg).getroot()
     assert root.get("aria-label") == chart.to_dict()["description"]
     width, height = struct.unpack(">II", png.read_bytes()[16:24])
-    assert width == pytest.approx(float(root.get("width")) * 300 / 72, abs=2)
-    assert height == pytest.approx(float(root.get("height")) * 300 / 72, abs=2)
+    assert width == pytest.approx(float(root.get("width")) * 300 / 96, abs=2)
+    assert height == pytest.approx(float(root.get("height")) * 300 / 96, abs=2)
     fonts = pdf.read_bytes()
     streams = [part.split(b"endstream")[0].strip(b"\r\n") for part in fonts.split(b"stream\n")[1:]]
     drawn = b"".join(zlib.decompress(part) for part in streams if part[:1] == b"x")

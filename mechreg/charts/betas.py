@@ -124,7 +124,7 @@ def plot_betas(
         estimate_panel,
         several=several,
         scale=value_scale(marks[["conf_low", "conf_high"]]),
-        y_title=f"beta ({_units(terms, formula)})" if by is None else f"beta of {terms[0]}",
+        y_title=f"beta of {terms[0]}" if len(terms) == 1 else f"beta ({_units(terms, formula)})",
         look=hues(hue, names, page, shown=terms if by is None else models),
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
+_SIZE = re.compile(r'\b(width|height)="([\d.]+)"')  # the first two are those of the whole svg
 _COMPLAINT = re.compile(r"^(?:ERROR|WARN) (?:Error: )?(.*)", re.MULTILINE)
 
 
@@ -24,9 +25,11 @@ def answer(request: dict[str, Any]) -> str:
         return str(
             vl_convert.vegalite_to_svg(request["spec"], vl_version=request["version"], allowed_base_urls=[])
         )
+    # vl-convert takes a pixel of the svg, of which an inch has 96, for a point, of which it has 72.
+    svg = _SIZE.sub(lambda found: f'{found[1]}="{float(found[2]) * 72 / 96:g}"', request["svg"], count=2)
     if request["what"] == "png":
-        return base64.b64encode(vl_convert.svg_to_png(request["svg"], ppi=request["ppi"])).decode()
-    return base64.b64encode(vl_convert.svg_to_pdf(request["svg"])).decode()
+        return base64.b64encode(vl_convert.svg_to_png(svg, ppi=request["ppi"])).decode()
+    return base64.b64encode(vl_convert.svg_to_pdf(svg)).decode()
 
 
 def main() -> None:

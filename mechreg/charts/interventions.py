@@ -101,7 +101,7 @@ def plot_dose_response(
         _, control = one_value(controls, "control", control, who=who)
     shown = shown[shown["control"].isin(["none", control])]
     wanted = _measures(shown, measures)
-    marks = _dose_marks(shown, wanted, control)
+    marks = _dose_marks(_with_neutral(shown, edit), wanted, control)
     if marks["dose"].nunique() < 2:
         raise InputError(
             f"{who} needs at least two doses of one edit, for example Scale(0.5) and Scale(2.0)."
@@ -145,6 +145,15 @@ def _measures(shown: pd.DataFrame, measures: str | Sequence[str] | None) -> list
     if not have:
         raise InputError(f"plot_dose_response draws {', '.join(_MEASURES)}; the frame has none of them.")
     return have
+
+
+def _with_neutral(shown: pd.DataFrame, edit: str) -> pd.DataFrame:
+    """Return effects with those of the dose that changes nothing, which are 0, where it lies between the doses."""
+    neutral, doses = _DOSES.get(edit, ("dose", None, edit))[1], shown["dose"]
+    if neutral is None or (doses == neutral).any() or not doses.min() < neutral < doses.max():
+        return shown
+    zeros = shown[doses == doses.min()].assign(dose=neutral, estimate=0.0, conf_low=0.0, conf_high=0.0)
+    return pd.concat([shown, zeros], ignore_index=True)
 
 
 def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -> pd.DataFrame:
@@ -234,5 +243,6 @@ def _caption(marks: pd.DataFrame) -> str:
     more = {"control: random direction": " of the same size", _DIRECT: held}
     is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
     bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
+    bars = "One document, so without intervals." if marks["n_docs"].max() == 1 else bars
     lines = [f"{kind.removeprefix('control: ')}{more.get(kind, '')}" for kind in dashed]
     return " ".join([bars, *(f"Dashed, without points: {line}." for line in lines)])

@@ -87,9 +87,11 @@ def plot_layer_explorer(
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
     first = largest if layer is None else one_value(rows, "layer", layer, who=who)[1]
     pick = layer_choice(layers, first)
-    less = f" less {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
-    panels = [profile_panel(betas, term, layers, pick, page), token_panels(term, less, pick, page)]
-    captions, parameters = [_caption(rows, less or not others)], []
+    given = (
+        f" given {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
+    )
+    panels = [profile_panel(betas, term, layers, pick, page), token_panels(term, given, pick, page)]
+    captions, parameters = [_caption(rows, given or not others)], []
     if "token" in rows:
         places, whole = _add_document(views, rows, shown_doc, int(page.width / CELL))
         datasets["tokens"] = places

@@ -78,21 +78,21 @@ def _points(pick: alt.Parameter, **ends: tuple[str, str]) -> alt.Chart:
     return both.transform_calculate(**{axis: f"datum.points.{axis}" for axis in ends})
 
 
-def token_panels(term: str, less: str, pick: alt.Parameter, page: Sheet) -> ChartType:
+def token_panels(term: str, given: str, pick: alt.Parameter, page: Sheet) -> ChartType:
     """Return the chosen layer's histogram and density: beside each other where both can be read."""
     if page.width < 300:
-        rows = (_histogram(pick, page.width, 100), _scatter(term, less, pick, page.width, page))
+        rows = (_histogram(pick, page.width, 100), _scatter(term, given, pick, page.width, page))
         return alt.vconcat(*rows, spacing=26)
     side = page.width * 15 // 32
-    panels = (_histogram(pick, page.width - side - 60, side), _scatter(term, less, pick, side, page))
+    panels = (_histogram(pick, page.width - side - 60, side), _scatter(term, given, pick, side, page))
     return alt.hconcat(*panels, spacing=20 if page.on_paper else 60).resolve_scale(color="independent")
 
 
-def _scatter(term: str, less: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
+def _scatter(term: str, given: str, pick: alt.Parameter, side: int, page: Sheet) -> ChartType:
     """Return the binned density of the chosen layer, with the line of its fit."""
     axis = alt.Axis(tickCount=6)
-    x = alt.X("x:Q", title=f"{term} of log norm{less}", scale=_OWN, axis=axis)
-    y = alt.Y("y:Q", title=f"log norm{less}" if less else "log norm (natural log)", scale=_OWN, axis=axis)
+    x = alt.X("x:Q", title=f"{term} of log norm{given}", scale=_OWN, axis=axis)
+    y = alt.Y("y:Q", title=f"log norm{given}" if given else "log norm (natural log)", scale=_OWN, axis=axis)
     cells = _chosen(
         *(pick, "at_x", "at_y", "tokens"),
         x="datum.x_low + datum.at_x * datum.cell_x",

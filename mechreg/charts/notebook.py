@@ -40,7 +40,7 @@ class _Shown:
         if alt.renderers.active != "default":  # the user chose another
             return super()._repr_mimebundle_(*args, **options)  # type: ignore[misc]
         spec = chart_spec(self)
-        png = drawn("png", svg=drawn("svg", spec=spec, version=VEGA_LITE), ppi=72 * _SCALE)
+        png = drawn("png", svg=drawn("svg", spec=spec, version=VEGA_LITE), ppi=96 * _SCALE)
         width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
         live = f"application/vnd.vegalite.v{VEGA_LITE.partition('.')[0]}+json"
         size = {"width": width // _SCALE, "height": height // _SCALE}

@@ -122,7 +122,10 @@ def _compared(
     """Return the rows of all groups; a draw's documents are the same in all of them."""
     docs = reduce(lambda all_docs, fit: all_docs.union(fit.labels), real, real[0].labels)
     if len(docs) < 2:
-        raise InputError(f"{WHO} draws documents; it needs two or more, got {len(docs)}.")
+        raise InputError(
+            f"{WHO} draws documents; it needs two or more, got {len(docs)}; "
+            "split the text into documents, or compare the coefficients alone by fitting each frame of null_norms."
+        )
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(docs), np.full(len(docs), 1 / len(docs)), size=draws).astype(np.float64)
     parts = []

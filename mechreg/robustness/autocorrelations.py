@@ -128,10 +128,9 @@ def autocorrelation(
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))
+        where = ", ".join(f"{key} {value}" for key, value in place.items())
         place["depth"] = float(rows["depth"].iloc[0]) if "depth" in rows else np.nan
-        group = _Group(
-            rows, names, reach=max(max_lag, order), where=", ".join(f"{k} {v}" for k, v in place.items())
-        )
+        group = _Group(rows, names, reach=max(max_lag, order), where=where)
         lag_table, layer = _described(group, max_lag, draws, conf_level, seed)
         of_lags.append(pd.DataFrame(place | lag_table))
         of_layers.append(place | layer | group.breusch_godfrey(made, order))
