@@ -141,6 +141,25 @@ def test_two_charts_stand_side_by_side():
     ]
 
 
+def test_a_layer_explorer_stands_beside_another_chart(arguments, tmp_path):
+    frames, options = arguments["plot_layer_explorer"]
+    explorer, betas = mechreg.plot_layer_explorer(*frames, **options), mechreg.plot_betas(make_coefficients())
+    for chart in (betas | explorer, explorer | betas, betas & explorer, (betas | explorer) & betas):
+        (file,) = save_chart(chart, tmp_path / "both", formats=("svg",))
+        assert "Layers of" in file.read_text(encoding="utf-8")
+        assert list(explorer.datasets)  # it is left as it was
+    with pytest.raises(InputError, match="room for one plot_layer_explorer"):
+        explorer | explorer
+
+
+@pytest.mark.parametrize("name", chart_frames.CHARTS)
+@pytest.mark.parametrize("width", [None, "column"])
+def test_a_chart_is_valid_vega_lite(arguments, name, width):
+    plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
+    spec = plot(*frames, **options, width=width).to_dict()
+    alt.Chart.from_dict(spec)  # validates
+
+
 def domains(part):
     """Yield the title and the domain of every vertical scale of a chart's json."""
     for kind in ("vconcat", "hconcat", "concat", "layer"):

@@ -185,7 +185,7 @@ def test_transformer_lens_objects_are_taken_as_they_are(backend, tiny):
     model = load_model(tiny, backend=backend).train()
     assert load_model(model) is model
     assert model.training
-    for options in ({"dtype": "float64"}, {"backend": "bridge"}, {"name": "b"}, {"processing": "folded"}):
+    for options in ({"dtype": "float64"}, {"backend": "bridge"}, {"name": "b"}, {"tokenizer": IDS}):
         with pytest.raises(
             InputError, match=f"it returns as it is; got {next(iter(options))}=. Give the name"
         ):

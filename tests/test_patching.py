@@ -337,6 +337,6 @@ def test_a_target_may_be_tensors_or_arrays(model):
         options = {"layers": [0, 1], "target": kind(target), "foil": kind([foil, foil])}
         pd.testing.assert_frame_equal(run(model, CORRUPTED, mr.Scale(0.5), **options), effects)
     found = mr.patch_map(
-        model, CORRUPTED[0], SOURCE[0], target=torch.tensor(target), foil=foil, progress=False
+        model, CORRUPTED[0], SOURCE[0], target=torch.tensor([target]), foil=np.array(foil), progress=False
     )
     assert found["doc"].unique().tolist() == ["house against water"]

@@ -241,6 +241,9 @@ def test_several_hooks_and_heads(corpus, tmp_path, monkeypatch):
     heads = table[table["hook"] == "z"]
     assert sorted(heads["head"].unique()) == [0, 1, 2, 3]
     assert table.groupby("hook").size().to_dict() == {"attn_out": 8, "mlp_out": 8, "z": 32}
+    again = mr.run.run_moments(folder).coefficients()
+    for whole in (table, again):
+        assert (whole["head"] == -1).tolist() == (whole["hook"] != "z").tolist()
     assert {name: chart.title.text for name, chart in drawn.items()} == {
         "norms-attn_out": "Log norms of attn_out by layer",
         "betas-attn_out": "Coefficients of lag1 for attn_out, by layer",

@@ -1,6 +1,7 @@
 """How a notebook shows a chart: in our theme, as an image when offline, with Altair's own settings unchanged."""
 
 import base64
+import contextlib
 import copy
 import struct
 import warnings
@@ -12,7 +13,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.drawing import drawn
 from mechreg.charts.save import VEGA_LITE, chart_spec
-from mechreg.charts.theme import themed
+from mechreg.charts.theme import stacked_legends, themed
+from mechreg.schema import InputError
 
 _SCALE = 2  # pixels of the picture to one of the chart, for screens that have as many
 
@@ -26,12 +28,23 @@ class _Shown:
 
     def __or__(self, other: Any) -> Any:
         left, right = _on_the_same_axes(self, other)
-        with warnings.catch_warnings():  # a click on a layer picks it out in both
+        with (
+            warnings.catch_warnings(),
+            _named_data(left, right) as data,
+        ):  # a click on a layer picks it out in both
             warnings.filterwarnings("ignore", "Automatically deduplicated selection")
-            return shown_offline(super(_Shown, left).__or__(right))  # type: ignore[misc]
+            both = shown_offline(super(_Shown, left).__or__(right))  # type: ignore[misc]
+        both._kwds.update(data)
+        return both
 
     def __and__(self, other: Any) -> Any:
-        return shown_offline(super().__and__(other))  # type: ignore[misc]
+        above, below = (
+            part.copy(deep=False) if isinstance(part, alt.SchemaBase) else part for part in (self, other)
+        )
+        with _named_data(above, below) as data:
+            both = shown_offline(super(_Shown, above).__and__(below))  # type: ignore[misc]
+        both._kwds.update(data)
+        return both
 
     def __add__(self, other: Any) -> Any:
         return shown_offline(super().__add__(other))  # type: ignore[misc]
@@ -39,7 +52,7 @@ class _Shown:
     def _repr_mimebundle_(self, *args: Any, **options: Any) -> Any:
         if alt.renderers.active != "default":  # the user chose another
             return super()._repr_mimebundle_(*args, **options)  # type: ignore[misc]
-        spec = chart_spec(self)
+        spec = stacked_legends(chart_spec(self))
         png = drawn("png", svg=drawn("svg", spec=spec, version=VEGA_LITE), ppi=96 * _SCALE)
         width, height = struct.unpack(">II", base64.b64decode(png)[16:24])
         live = f"application/vnd.vegalite.v{VEGA_LITE.partition('.')[0]}+json"
@@ -68,6 +81,21 @@ def shown_offline(chart: ChartType) -> ChartType:
         shown.__dict__.update(_args=chart._args, _kwds=dict(chart._kwds))
         return shown
     return chart
+
+
+@contextlib.contextmanager
+def _named_data(*parts: Any) -> Iterator[dict[str, Any]]:
+    """Take the data that a chart has by name off its parts, which belong to the chart that they become part of."""
+    own: list[dict[str, Any]] = [part._kwds for part in parts if isinstance(part, alt.SchemaBase)]
+    found: list[dict[str, Any]] = [
+        {key: kwds.pop(key) for key in ("datasets", "usermeta") if key in kwds} for kwds in own
+    ]
+    named = [entry for entry in found if isinstance(entry.get("datasets"), dict)]
+    if len(named) > 1:
+        raise InputError(
+            "A figure has room for one plot_layer_explorer, whose views are linked; save the other one by itself."
+        )
+    yield named[0] if named else {}
 
 
 def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:

@@ -77,6 +77,7 @@ def plot_nulls(
     columns = ("term", "null", *_ESTIMATES, "repeats", "draws", "n", "n_docs")
     shown, hook = rows_of_hook(comparison, hook, columns, who=who)
     shown, _ = one_value(shown, "term", term, who=who)
+    shown = shown.reset_index(drop=True)
     nulls = few(shown["null"], "null", most=MAX_NULLS, who=who)
     models = drawable(shown, ("model", "layer", "null"), _ESTIMATES, who=who)
     several, is_significant = len(models) > 1, shown["p_value"] < alpha

@@ -15,7 +15,7 @@ import altair as alt
 from altair.utils.schemapi import SchemaValidationError
 
 from mechreg.charts.drawing import drawn
-from mechreg.charts.theme import themed
+from mechreg.charts.theme import stacked_legends, themed
 from mechreg.outside import for_page, for_vega
 from mechreg.schema import InputError, require_names, require_whole_number
 
@@ -170,7 +170,7 @@ def _html(spec: dict[str, Any], *, name: str) -> str:
 <body>
 <div id="chart"></div>
 <noscript><p>{description}</p></noscript>
-<script type="application/json" id="spec">{script_json(spec)}</script>
+<script type="application/json" id="spec">{script_json(stacked_legends(spec))}</script>
 <script>{_START}</script>
 </body>
 </html>
@@ -184,7 +184,7 @@ _ID = re.compile(
 
 def svg_of(spec: dict[str, Any]) -> str:
     """Return the svg of a specification, its root described, its ids those of this chart alone."""
-    svg = drawn("svg", spec=spec, version=VEGA_LITE)
+    svg = drawn("svg", spec=stacked_legends(spec), version=VEGA_LITE)
     # Vega counts clip paths and gradients for as long as the process lives. They are counted anew here, after a
     # mark of the chart, so that two charts in one page do not share an id.
     mark = hashlib.sha256(json.dumps(spec).encode()).hexdigest()[:8]

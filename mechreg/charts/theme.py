@@ -28,6 +28,20 @@ _LABELS: Any = {
 }
 
 
+_LEGEND: Any = _LABELS | {"labelLimit": 240, "titleLimit": 240}
+
+
+def stacked_legends(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a specification of ours as it is drawn: legends below a chart stand one below the other.
+
+    Vega takes that from its configuration, but Vega-Lite's schema has no name for it: a chart's json does not hold it.
+    """
+    if spec.get("config", {}).get("legend") != _LEGEND:
+        return spec
+    layout = {"bottom": {"direction": "vertical", "margin": 8}}
+    return spec | {"config": spec["config"] | {"legend": _LEGEND | {"layout": layout}}}
+
+
 @alt.theme.register("mechreg", enable=False)
 def mechreg_theme() -> alt.theme.ThemeConfig:
     """Return the theme that importing this module registers as "mechreg", for charts of ours alone."""
@@ -39,12 +53,7 @@ def mechreg_theme() -> alt.theme.ThemeConfig:
             "view": {"stroke": None},
             "axis": _LABELS
             | {"domainColor": PALE_INK, "tickColor": PALE_INK, "gridColor": GRID, "titlePadding": 8},
-            "legend": _LABELS
-            | {
-                "labelLimit": 240,
-                "titleLimit": 240,
-                "layout": {"bottom": {"direction": "vertical", "margin": 8}},
-            },
+            "legend": _LEGEND,
             "title": {
                 "anchor": "start",
                 "fontSize": 15,

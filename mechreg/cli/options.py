@@ -121,5 +121,5 @@ def documents_of(args: argparse.Namespace, corpus: str | None = None) -> Any:
 
 
 def listed(text: str) -> list[str]:
-    """Return names that are separated by commas."""
-    return [name.strip() for name in text.split(",")]
+    """Return names that are separated by commas; none of an empty text."""
+    return [name.strip() for name in text.split(",")] if text.strip() else []

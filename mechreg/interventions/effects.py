@@ -218,6 +218,7 @@ def _answers(clean: CleanRun, wanted: list[str], target: Any, foil: Any) -> Int[
 def token_id(model: Model, token: Any, *, name: str) -> int:
     """Return the id of a token that is given as text or as id."""
     token = token.tolist() if hasattr(token, "tolist") else token  # of an array or a tensor
+    token = token[0] if isinstance(token, list) and len(token) == 1 else token
     if not isinstance(token, str):
         require_whole_number(
             token, name=f"{name}, a token as text or as id,", most=int(model.cfg.d_vocab) - 1, least=0

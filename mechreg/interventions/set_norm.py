@@ -64,10 +64,12 @@ class SetNorm:
 
     def bind(self, clean: CleanRun) -> Bound:
         """Return the edit bound to a model and corpus."""
-        # Edits of several doses have one frame.
-        if id(self.values) not in clean.shared:
-            clean.shared[id(self.values)] = _norms_by_site(self.values, clean)
-        wanted = clean.shared[id(self.values)]
+        if callable(self.values):  # may give other norms each time
+            wanted = _norms_by_site(self.values, clean)
+        else:  # edits of several doses have one frame
+            if id(self.values) not in clean.shared:
+                clean.shared[id(self.values)] = _norms_by_site(self.values, clean)
+            wanted = clean.shared[id(self.values)]
 
         def resize(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
             norms = einops.reduce(vectors.square(), "rows d -> rows", "sum").sqrt()

@@ -160,8 +160,14 @@ def load_model(
 
 def _refuse_options(**options: Any) -> None:
     """Refuse an option that differs from `load_model`'s default: a TransformerLens model is returned as it is."""
-    defaults = inspect.signature(load_model).parameters
-    if given := [f"{name}=" for name, value in options.items() if value != defaults[name].default]:
+    defaults = {name: option.default for name, option in inspect.signature(load_model).parameters.items()}
+    # Options are strings and booleans, or None by default: an array is not compared.
+    given = [
+        f"{name}="
+        for name, value in options.items()
+        if value is not defaults[name] and not (isinstance(value, str) and value == defaults[name])
+    ]
+    if given:
         raise InputError(
             f"load_model takes no options for a TransformerLens model, which it returns as it is; got "
             f"{', '.join(given)}. Give the name, folder or Hugging Face model that it was made from."

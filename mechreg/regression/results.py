@@ -86,7 +86,7 @@ def coefficient_frame(
 
 def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the coefficient frames of different layers as one, p adjusted over all of them (Benjamini-Hochberg)."""
-    table = pd.concat(tables, ignore_index=True)
+    table = _with_heads(pd.concat(tables, ignore_index=True))
     return _adjusted(table, lambda family: multipletests(family["p_value"], method=_MULTIPLETESTS["bh"])[1])
 
 
@@ -255,8 +255,13 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
     return influence(*of_terms, covariance.clusters, jackknife=jackknife, factor=factor)
 
 
+def _with_heads(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose rows of hook points without heads have head -1, where others have heads."""
+    return table.assign(head=table["head"].fillna(-1).astype("int64")) if "head" in table else table
+
+
 def _typed(table: pd.DataFrame, columns: dict[str, str], by: tuple[str, ...]) -> pd.DataFrame:
     """Return a table with the schema's columns and dtypes; after ``layer`` stand ``head`` (where it is) and ``by``."""
-    keys = group_columns(table)
+    keys, table = group_columns(table), _with_heads(table)
     others = [name for name in columns if name not in keys]
-    return table[[*keys, *by, *others]].astype(columns | ({"head": "int64"} if "head" in keys else {}))
+    return table[[*keys, *by, *others]].astype(columns)
