@@ -91,12 +91,9 @@ def plot_betas(
     who, page = "plot_betas", sheet(width, height, title)
     if not isinstance(adjusted, bool):
         raise InputError(f"adjusted must be True or False; got {adjusted!r}.")
-    formula, method = "", ""
-    if not hasattr(coefficients, "columns"):
-        formula, method = (getattr(coefficients, name, "") for name in ("formula", "adjust"))
-        adjusted = adjusted and method != "none"
+    formula, method = _of_fits(coefficients)
     coefficients = frame_of(coefficients, "coefficients", who=who)
-    p = "p_adjusted" if adjusted else "p_value"
+    p = "p_adjusted" if (adjusted := adjusted and method != "none") else "p_value"
     labels = p_labels(alpha, kind="adjusted p" if adjusted else "p")
     groups = [] if by is None else [one_name(by, name="by")]
     needed = (*groups, "term", *_NUMBERS, p, "n", "n_docs", "cov_type")
@@ -135,12 +132,18 @@ def plot_betas(
     grid = page.panels(parts, draw, columns=columns, height=usual, detail=detail)
     where = "depth" if several else "layer"
     heading = f"Coefficients of {_listed(terms)} for {hook}, by {where}"
-    if by is not None:
-        heading = f"{terms[0]} of {hook} by {in_words(by)} and {where}"
+    heading = heading if by is None else f"{terms[0]} of {hook} by {in_words(by)} and {where}"
     judged_by = _ADJUSTED.get(method, "p adjusted over layers and lags") if adjusted else _NOT_ADJUSTED
     bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
     caption = [f"{bars} Significance: {judged_by}. n: tokens a layer.", *notes]
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
+
+
+def _of_fits(coefficients: Any) -> tuple[str, str]:
+    """Return the formula and the adjustment of fits; a frame has neither."""
+    if hasattr(coefficients, "columns"):
+        return "", ""
+    return getattr(coefficients, "formula", ""), getattr(coefficients, "adjust", "")
 
 
 def _grid(marks: pd.DataFrame) -> tuple[int, int]:
