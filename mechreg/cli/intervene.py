@@ -49,7 +49,11 @@ def declare(verbs: Verbs) -> None:
     controls = "random_direction,other_position,other_layer,direct"
     made.add_argument("--controls", type=listed, default=(), help=controls)
     add_number(made, "--seed", "of controls and ablate=resample", default=0, least=0, whole=True)
-    made.add_argument("--out", type=Path, help="a .csv or .parquet table; its chart is put beside it")
+    made.add_argument(
+        "--out",
+        type=Path,
+        help="a .csv or .parquet table; beside it a chart of the doses, of layers or of one head",
+    )
 
 
 def intervene(args: argparse.Namespace) -> int:

@@ -25,8 +25,8 @@ def patch_map(
     corrupted: str,
     source: str,
     *,
-    target: str | int | Tensor | None = None,
-    foil: str | int | Tensor | None = None,
+    target: str | int | np.ndarray | Tensor | None = None,
+    foil: str | int | np.ndarray | Tensor | None = None,
     hook: str = "resid_pre",
     layers: int | Sequence[int] | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -42,7 +42,7 @@ def patch_map(
     model : model, name or path
     corrupted, source : str
         Two prompts of as many tokens: the one that runs, and the one whose vectors are put into it.
-    target, foil : str or int, optional
+    target, foil : str, int, array or tensor of one number, optional
         Tokens, as text or as id. By default the likeliest next token of the source, and that of the corrupted prompt.
     hook, layers, batch_tokens, progress
         As for `intervene`; no hook of heads.
