@@ -6,6 +6,7 @@ moments engine) to 1e-10 relative: both sum the same float64 numbers in another 
 group's rows alone to 1e-12 (the same code on the same rows), and the interaction model's slopes to 1e-9.
 """
 
+import json
 import re
 
 import numpy as np
@@ -544,6 +545,17 @@ def test_charts_by_group_show_every_group_with_its_count(tagged):
     svg = compiled(chart)
     assert all(source in svg for source in table["source"].unique())
     assert "mean over layers" in chart.to_dict()["description"]
+
+
+def test_groups_of_one_document_are_drawn_without_intervals(tagged):
+    """Their intervals are NaN, and so was the vertical axis."""
+    one = tagged[tagged["doc"].isin(tagged.groupby("source", observed=True)["doc"].first())]
+    chart = plot_norms(group_norms(one, by=("source",)), by="source").to_dict()
+    assert "One document a group, so without intervals." in json.dumps(chart["title"])
+    (low, high), *_ = re.findall(r'"domain": \[(-?[\d.]+), (-?[\d.]+)\], "nice": true', json.dumps(chart))
+    rows = [row for data in chart["datasets"].values() for row in data if "estimate" in row]
+    assert float(low) < min(row["estimate"] for row in rows) < 0
+    assert 0 < max(row["estimate"] for row in rows) < float(high)
 
 
 def test_charts_by_group_refuse_what_they_cannot_show(tagged):

@@ -120,7 +120,7 @@ def plot_betas(
     draw = partial(
         estimate_panel,
         several=several,
-        scale=value_scale(marks[["conf_low", "conf_high"]]),
+        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
         y_title=f"beta of {terms[0]}" if len(terms) == 1 else f"beta ({_units(terms, formula)})",
         look=hues(hue, names, page, shown=terms if by is None else models),
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),

@@ -116,7 +116,8 @@ def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
 
 def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = False) -> alt.Scale:
     """Return an axis that has 0 and all values on it with some room; none below 0 if it is cut there."""
-    low, high = min(float(values.min().min()), 0.0), max(float(values.max().max()), 0.0)
+    # 0 first: beside it a NaN, where no value is known, is neither less nor more.
+    low, high = min(0.0, float(values.min().min())), max(0.0, float(values.max().max()))
     room = 0.04 * (high - low) or 0.5
     low = low if cut_at_zero and low == 0 else low - room
     return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)

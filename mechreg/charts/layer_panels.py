@@ -53,7 +53,7 @@ def profile_panel(
         placed(marks, several=False, hue="term", names=terms),
         page.place(120),
         several=False,
-        scale=value_scale(marks[["conf_low", "conf_high"]]),
+        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
         y_title="beta",
         look=hues("term", terms, page),
         bars={"conf": 1.5},

@@ -47,7 +47,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
             part,
             place,
             several=several,
-            scale=value_scale(marks[["conf_low", "conf_high"]]),
+            scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
             y_title="deviation of log norm",
             look=hues("model", models, page),
             bars={"conf": 1.2},
@@ -60,6 +60,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
     )
     is_crowded = max(map(len, parts.values())) > CROWDED
     bars = "Bars: intervals of the group's mean, clustered by document; an arrow where one is cut."
+    bars = bars if marks["conf_low"].notna().any() else "One document a group, so without intervals."
     what = "A group's mean log norm in a layer, less the layer's mean over all groups; highest group first."
     lead = f"Mean log norms of {hook} by {in_words(by)}, less each layer's mean."
     words = named(marks, ["model", by], lambda part: f"over layers {part['estimate'].mean():+.3f}.")

@@ -73,7 +73,7 @@ def plot_specifications(
     baseline = keep.loc[keep["specification"] == names[0], ["model", "layer", "estimate"]]
     baseline = baseline.rename(columns={"estimate": "baseline"})
     marks = placed(keep.merge(baseline, on=["model", "layer"], how="left"), several=several)
-    scales = [value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[1:3], _NUMBERS[3:])]
+    scales = [value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[:3], _NUMBERS[3:])]
     rows = []
     for model, own in by_model(marks):
         grid = page.panels(
