@@ -153,11 +153,9 @@ def test_a_layer_explorer_stands_beside_another_chart(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
-@pytest.mark.parametrize("width", [None, "column"])
-def test_a_chart_is_valid_vega_lite(arguments, name, width):
+def test_a_chart_is_valid_vega_lite(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
-    spec = plot(*frames, **options, width=width).to_dict()
-    alt.Chart.from_dict(spec)  # validates
+    alt.Chart.from_dict(plot(*frames, **options, width="column").to_dict())  # validates
 
 
 def domains(part):
