@@ -138,3 +138,11 @@ def test_what_is_only_one_chart_refuses():
         plot_specifications(make_specifications(), specifications=["more_lag"])
     with pytest.raises(InputError, match="specifications must name at least 1 of"):
         plot_specifications(make_specifications(), specifications=[])
+
+
+def test_each_model_has_its_own_sample_size_where_the_index_repeats():
+    table = pd.concat([make_nulls({"a": 3}).assign(n=111), make_nulls({"b": 3}).assign(n=222)])
+    text = json.dumps(plot_nulls(table, term="lag1").to_dict())
+    assert "n = 111," in text
+    assert "n = 222," in text
+    assert "111 to 222" not in text

@@ -340,3 +340,24 @@ def test_a_target_may_be_tensors_or_arrays(model):
         model, CORRUPTED[0], SOURCE[0], target=torch.tensor([target]), foil=np.array(foil), progress=False
     )
     assert found["doc"].unique().tolist() == ["house against water"]
+
+
+def test_a_dose_response_goes_through_the_dose_that_changes_nothing(model):
+    effects = run(model, CORRUPTED, [mr.Scale(0.5), mr.Scale(2.0)], layers=[0])
+    spec = mr.plot_dose_response(effects).to_dict()
+    rows = [row for data in spec["datasets"].values() for row in data if "kind" in row]
+    assert sorted({row["dose"] for row in rows}) == [0.5, 1.0, 2.0]
+    assert {row["estimate"] for row in rows if row["dose"] == 1.0} == {0.0}
+    kept = mr.plot_dose_response(run(model, CORRUPTED, [mr.Scale(2.0), mr.Scale(3.0)], layers=[0])).to_dict()
+    assert not [row for data in kept["datasets"].values() for row in data if row.get("dose") == 1.0]
+
+
+def test_a_function_gives_set_norm_its_norms_anew_for_every_dose(model):
+    calls = []
+
+    def wanted(frame):
+        calls.append(len(frame))
+        return frame["norm"]
+
+    run(model, CORRUPTED, [mr.SetNorm(wanted, dose=1.0), mr.SetNorm(wanted, dose=2.0)], layers=[0])
+    assert len(calls) == 2

@@ -1,7 +1,6 @@
 """How a notebook shows a chart: in our theme, as an image when offline, with Altair's own settings unchanged."""
 
 import base64
-import contextlib
 import copy
 import struct
 import warnings
@@ -28,10 +27,8 @@ class _Shown:
 
     def __or__(self, other: Any) -> Any:
         left, right = _on_the_same_axes(self, other)
-        with (
-            warnings.catch_warnings(),
-            _named_data(left, right) as data,
-        ):  # a click on a layer picks it out in both
+        data = _take_named_data(left, right)
+        with warnings.catch_warnings():  # a click on a layer picks it out in both
             warnings.filterwarnings("ignore", "Automatically deduplicated selection")
             both = shown_offline(super(_Shown, left).__or__(right))  # type: ignore[misc]
         both._kwds.update(data)
@@ -41,8 +38,8 @@ class _Shown:
         above, below = (
             part.copy(deep=False) if isinstance(part, alt.SchemaBase) else part for part in (self, other)
         )
-        with _named_data(above, below) as data:
-            both = shown_offline(super(_Shown, above).__and__(below))  # type: ignore[misc]
+        data = _take_named_data(above, below)
+        both = shown_offline(super(_Shown, above).__and__(below))  # type: ignore[misc]
         both._kwds.update(data)
         return both
 
@@ -83,8 +80,7 @@ def shown_offline(chart: ChartType) -> ChartType:
     return chart
 
 
-@contextlib.contextmanager
-def _named_data(*parts: Any) -> Iterator[dict[str, Any]]:
+def _take_named_data(*parts: Any) -> dict[str, Any]:
     """Take the data that a chart has by name off its parts, which belong to the chart that they become part of."""
     own: list[dict[str, Any]] = [part._kwds for part in parts if isinstance(part, alt.SchemaBase)]
     found: list[dict[str, Any]] = [
@@ -95,7 +91,7 @@ def _named_data(*parts: Any) -> Iterator[dict[str, Any]]:
         raise InputError(
             "A figure has room for one plot_layer_explorer, whose views are linked; save the other one by itself."
         )
-    yield named[0] if named else {}
+    return named[0] if named else {}
 
 
 def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:
