@@ -93,11 +93,6 @@ def for_terminal(text: object, *, encoding: str | None = None, lines: bool = Tru
     return shown if encoding is None else shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def first_line(error: object) -> str:
-    """Return the first line of what an error says, without its full stop; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def for_page(text: object) -> str:
     r"""Return text as it may stand in an element, or an attribute in quotes, of a page.
 

@@ -373,17 +373,16 @@ def require_whole_numbers(
     return [int(value) for value in numbers]
 
 
-# How standard errors were computed, by the first word of a frame's cov_type.
-_COVARIANCES = {
-    "nonrobust": "of equal variances",
-    "hac": "robust to serial correlation",
-    "hc": "robust to unequal variances",
-    "jackknife": "from documents left out one by one",
-}
+def require_shared(**options: object) -> None:
+    """Check options that mean one thing everywhere: seed, skip, batch_tokens, conf_level.
 
-
-def covariance_in_words(cov_type: str) -> str:
-    """Return how standard errors were computed: "crv3 (source)" is clustered by source."""
-    kind, _, detail = cov_type.partition("(")
-    known = _COVARIANCES.get(kind.strip().rstrip("0123"))
-    return known or f"clustered by {detail.rstrip(')').replace('doc', 'document') or 'document'}"
+    Raises
+    ------
+    InputError
+        Unless seed and skip are whole numbers from 0, batch_tokens one from 1, and conf_level is between 0 and 1.
+    """
+    for name, value in options.items():
+        if name == "conf_level":
+            require_conf_level(value)
+        else:
+            require_whole_number(value, name=name, least={"seed": 0, "skip": 0, "batch_tokens": 1}[name])

@@ -23,6 +23,7 @@ LINES = 400
 MAY_IMPORT: dict[str, set[str]] = {
     "schema": set(),
     "outside": set(),
+    "words": set(),
     "miniatures": set(),
     "formulas": {"schema"},
     "sinks": {"schema"},
@@ -49,13 +50,16 @@ MAY_IMPORT["cluster"] = {"schema", "spec", "run"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 MAY_IMPORT["__main__"] = {"cli"}
 for module, allowed in MAY_IMPORT.items():
-    if module not in ("schema", "outside", "miniatures", "__main__"):
-        allowed.add("outside")  # what makes a string from outside safe
+    if module not in ("schema", "outside", "words", "miniatures", "__main__"):
+        allowed |= {
+            "outside",
+            "words",
+        }  # what makes a string from outside safe, and what sentences are made of
 MAY_IMPORT["__init__"] = {"schema"}  # to suggest a name; public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "outside", "formulas", "sinks", "spec", "lags", "regression", "robustness", "universality", "charts",
-    "report", "store",
+    "schema", "outside", "words", "formulas", "sinks", "spec", "lags", "regression", "robustness", "universality",
+    "charts", "report", "store",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

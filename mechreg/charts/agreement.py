@@ -9,9 +9,10 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, few, frame_of, number, one_comparison
+from mechreg.charts.rows import few, frame_of, number, one_comparison
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import require_option
+from mechreg.words import count
 
 _MEASURES = {
     "concordance": "Concordance",

@@ -28,7 +28,6 @@ from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import (
     by_group,
     by_model,
-    count,
     drawable,
     frame_of,
     in_words,
@@ -42,6 +41,7 @@ from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.outside import any_frames
 from mechreg.schema import InputError, require_names
+from mechreg.words import count
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 _LAG = re.compile(r"lag(\d+)")

@@ -10,10 +10,11 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import cell_chart, sure_and_unsure, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
-from mechreg.charts.rows import by_model, count, drawable, frame_of, largest, named, number, rows_of_hook
+from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, number, rows_of_hook
 from mechreg.charts.theme import DIVERGING, GRID, INK
 from mechreg.outside import any_frames
 from mechreg.schema import require
+from mechreg.words import count
 
 _PAIRS = (
     *("model", "hook", "layer", "later_layer", "n_layers", "n", "n_edits", "n_docs"),

@@ -10,7 +10,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.layout import Place, Sheet
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
-from mechreg.schema import covariance_in_words, require_number
+from mechreg.schema import require_number
+from mechreg.words import covariance_in_words
 
 Tooltip = str | tuple[str, str, str]
 INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))

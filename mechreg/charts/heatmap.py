@@ -9,10 +9,11 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, frame_of, one_name
+from mechreg.charts.rows import frame_of, one_name
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
+from mechreg.words import count
 
 MAX_CELLS = 18_000
 CELL = 13  # pixels of a token's column at least, so that its label can be read

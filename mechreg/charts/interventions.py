@@ -10,18 +10,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import (
-    by_model,
-    count,
-    drawable,
-    frame_of,
-    largest,
-    named,
-    one_value,
-    rows_of_hook,
-)
+from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, one_value, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
 from mechreg.schema import InputError, require_names
+from mechreg.words import count
 
 _EFFECTS = (
     *("edit", "dose", "control", "measure", "measured_layer", "offset"),

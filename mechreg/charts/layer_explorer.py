@@ -14,9 +14,10 @@ from mechreg.charts.layer_panels import (
     token_panels,
 )
 from mechreg.charts.layout import Width, sheet
-from mechreg.charts.rows import count, frame_of, one_name, one_value, require_one_row, rows_of_hook
+from mechreg.charts.rows import frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
+from mechreg.words import count
 
 _NUMBERS = ("estimate", "conf_low", "conf_high")
 SCATTER_BINS, HISTOGRAM_BINS = 28, 40

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
-from mechreg.charts.rows import by_model, count, few, frame_of, named, rows_of_hook
+from mechreg.charts.rows import by_model, few, frame_of, named, rows_of_hook
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
+from mechreg.words import count
 
 MAX_DOTS = 5_000  # more are a solid mass, and slow
 MAX_BINS = 100

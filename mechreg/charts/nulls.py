@@ -9,19 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Mark, estimate_panel, p_labels, placed, value_scale
 from mechreg.charts.layout import Place, Width, sheet
-from mechreg.charts.rows import (
-    by_model,
-    count,
-    drawable,
-    few,
-    frame_of,
-    named,
-    one_value,
-    rows_of_hook,
-    sample_size,
-)
+from mechreg.charts.rows import by_model, drawable, few, frame_of, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import InputError
+from mechreg.words import count
 
 MAX_NULLS = 5  # panels beside each other; more are too narrow
 _ESTIMATES = (

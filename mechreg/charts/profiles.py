@@ -9,9 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import CROSS, DISC, Tooltip, estimate_panel, hues, placed, value_scale
 from mechreg.charts.layout import Width, sheet
-from mechreg.charts.rows import count, few, frame_of, named, one_comparison
+from mechreg.charts.rows import few, frame_of, named, one_comparison
 from mechreg.charts.theme import OKABE_ITO, PALE_INK
 from mechreg.schema import InputError, require, require_option
+from mechreg.words import count
 
 _BANDS = {"sim": "for all depths of a model at once", "conf": "at each depth"}
 _STATES = ("equivalent", "undecided", "beyond the margin")

@@ -9,6 +9,7 @@ import pandas as pd
 from mechreg import schema
 from mechreg.outside import any_frames
 from mechreg.schema import InputError, NumericalError, SchemaError, require
+from mechreg.words import count
 
 MAX_MODELS = 6
 MAX_GROUPS = 20  # more panels than that are a poster
@@ -157,11 +158,6 @@ def one_comparison(frame: pd.DataFrame, numbers: tuple[str, ...], *, who: str) -
 def largest(rows: pd.DataFrame, column: str = "estimate") -> pd.Series:
     """Return the row in which a column is largest in size."""
     return rows.iloc[int(rows[column].abs().to_numpy().argmax())]
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is not 1: "1 document", "12,000 tokens"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -9,18 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import (
-    by_model,
-    count,
-    drawable,
-    frame_of,
-    named,
-    one_value,
-    rows_of_hook,
-    sample_size,
-)
+from mechreg.charts.rows import by_model, drawable, frame_of, named, one_value, rows_of_hook, sample_size
 from mechreg.charts.theme import INK
 from mechreg.schema import require_names
+from mechreg.words import count
 
 _NUMBERS = ("estimate", "conf_low", "conf_high", "r_squared", "held_out_r_squared")
 _R_SQUARED = {"r_squared": "of the rows fitted", "held_out_r_squared": "of documents left out"}

@@ -12,8 +12,9 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import count, few, frame_of, number, one_value, require_one_row
+from mechreg.charts.rows import few, frame_of, number, one_value, require_one_row
 from mechreg.charts.theme import INK, PALE_INK
+from mechreg.words import count
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 ALL_DEPTHS = alt.Scale(domain=[0, 1], nice=False)

@@ -11,9 +11,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import count, frame_of, one_name, one_value
+from mechreg.charts.rows import frame_of, one_name, one_value
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
+from mechreg.words import count
 
 MAX_TOKENS = 2_000
 # All of them have characters 0.6 of the size wide, so that a token's place can be computed without drawing it.

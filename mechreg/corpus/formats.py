@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 
 from mechreg.corpus.documents import ID_COLUMNS
+from mechreg.words import first_line
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet", ".conllu")
 ROWS = 256  # documents of a table read at a time
@@ -44,12 +45,6 @@ def tables_of(path: str, kind: str, *, stem: str, text: str) -> Iterator[pd.Data
             _require_8_bits(data)
         rows = _conllu(content, stem) if kind == ".conllu" else [{"doc": stem, "text": content}]
         yield pd.DataFrame(rows, columns=None if rows else [text], dtype=object)
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of what an error says, without its full stop."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def _opened(path: str) -> io.BufferedIOBase:
@@ -112,7 +107,7 @@ def _csv(data: bytes, text: str) -> pa.Table:
             data.decode()
         except UnicodeDecodeError:
             raise ValueError(
-                f"{reason(error)}; it is not UTF-8: save it as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`"
+                f"{first_line(error)}; it is not UTF-8: save it as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`"
             ) from error
         raise
 
@@ -203,7 +198,7 @@ def _json_rows(lines: Iterable[bytes], *, first: int) -> list[dict[str, Any]]:
         try:
             row = json.loads(text, object_pairs_hook=_each_key_once)
         except ValueError as error:
-            raise ValueError(f"line {number} is not JSON ({reason(error)})") from error
+            raise ValueError(f"line {number} is not JSON ({first_line(error)})") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not a JSON object but a {type(row).__name__}")
         rows.append(row)

@@ -15,9 +15,10 @@ import pyarrow as pa
 
 from mechreg import miniatures
 from mechreg.corpus.documents import documents_frame, require_unique
-from mechreg.corpus.formats import ROWS, SUFFIXES, filled, from_arrow, reason, tables_of
+from mechreg.corpus.formats import ROWS, SUFFIXES, filled, from_arrow, tables_of
 from mechreg.outside import any_frames
 from mechreg.schema import DOCUMENT_COLUMNS, InputError, did_you_mean
+from mechreg.words import first_line
 
 # In memory at a time, of a stream: about a quarter of a million tokens.
 CHUNK_CHARACTERS = 1_000_000
@@ -246,7 +247,7 @@ def read_file(path: str, *, stem: str, text: str) -> Iterator[pd.DataFrame]:
     except InputError:
         raise
     except (OSError, EOFError, zlib.error, ValueError, RecursionError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}.") from error
 
 
 def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:
@@ -261,7 +262,7 @@ def _read_data_set(corpus: str, *, text: str) -> pd.DataFrame:
         )
     except Exception as error:  # the library raises errors of a dozen kinds here
         raise InputError(
-            f"The data set {name!r} could not be loaded: {reason(error)}. Check the network and the name, "
+            f"The data set {name!r} could not be loaded: {first_line(error)}. Check the network and the name, "
             "datasets:NAME:CONFIG:SPLIT."
         ) from error
     return documents_frame(table, text=text, stem=name.rstrip("/").split("/")[-1], where=repr(corpus))

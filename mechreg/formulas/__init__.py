@@ -1,6 +1,5 @@
 """Formulas are data: what one may hold, and the columns that it uses."""
 
-from mechreg.formulas.reading import first_line as first_line
 from mechreg.formulas.reading import formula_columns as formula_columns
 from mechreg.formulas.reading import names_in as names_in
 from mechreg.formulas.signatures import MAX_COLUMNS as MAX_COLUMNS

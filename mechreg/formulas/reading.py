@@ -14,7 +14,6 @@ from typing import Any
 import patsy
 from patsy.parse_formula import parse_formula
 
-from mechreg import outside
 from mechreg.formulas.signatures import (
     CONTRASTS,
     FUNCTIONS,
@@ -28,6 +27,7 @@ from mechreg.formulas.signatures import (
     ufunc_signature,
 )
 from mechreg.schema import InputError, did_you_mean
+from mechreg.words import first_line
 
 _MAX_TERMS = 4_000  # of patsy's term algebra, before equal ones are united
 _MAX_LENGTH = 20_000  # characters
@@ -73,17 +73,12 @@ def formula_columns(formula: str) -> tuple[str, ...]:
             f"The formula {formula[:60]!r}... cannot be read: it has too many terms or is nested too deeply."
         ) from error
     except Exception as error:  # patsy's own, or Python's where a factor is no expression
-        raise InputError(f"The formula {formula!r} cannot be read: {first_line(error)}; {hint}.") from error
+        raise InputError(
+            f"The formula {formula!r} cannot be read: {first_line(error, root=True)}; {hint}."
+        ) from error
     if len(outcome) != 1 or len(outcome[0].factors) != 1 or not terms:
         raise InputError(f"The formula {formula!r} needs one outcome and at least one term; {hint}.")
     return tuple(names)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of the original error's message."""
-    while error.__cause__ is not None:  # statsmodels and patsy wrap what the function itself says
-        error = error.__cause__
-    return outside.first_line(error)
 
 
 def _count_terms(tree: Any, formula: str) -> int:

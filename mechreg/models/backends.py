@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from mechreg.models.explaining import first_line
 from mechreg.models.sources import quiet
 from mechreg.schema import Backend, ModelError
+from mechreg.words import first_line
 
 
 def hooked_transformer_class() -> Any | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mechreg import miniatures
 from mechreg.schema import MechregError, ModelError, did_you_mean
+from mechreg.words import first_line
 
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 # The clients that huggingface_hub has used; their errors are the network's.
@@ -25,19 +26,14 @@ def explained(source: str, device_map: Any = None, *, revision: str | None = Non
     except Exception as error:  # errors of a dozen kinds: files, hub, network, pickles, safetensors, configs
         if device_map is not None:
             raise ModelError(
-                f"{source!r} could not be loaded with device_map={device_map!r}: {first_line(error).rstrip('.')}; give "
+                f"{source!r} could not be loaded with device_map={device_map!r}: {first_line(error)}; give "
                 "'auto', 'balanced', a device, or a dict of module names and devices that are here, such as {'': 0}."
             ) from error
         raise ModelError(_sentence(error, source, revision)) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _sentence(error: Exception, source: str, revision: str | None) -> str:
-    reason = first_line(error).rstrip(".:")
+    reason = first_line(error).rstrip(":")
     if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to load it unsafely
         reason = "its weights are a pickle that holds more than weights, and torch's safe loader refuses it"
     if "trust_remote_code" in str(error):
@@ -90,7 +86,7 @@ def _of_the_hub(error: Exception, source: str, hint: str) -> str | None:
     for link in chain if status is None else ():
         if type(link).__module__.split(".")[0] in _NETWORK or "Consistency check failed" in str(link):
             return (
-                f"{source!r} could not be downloaded from the Hugging Face hub: {first_line(link).rstrip('.')}. Check "
+                f"{source!r} could not be downloaded from the Hugging Face hub: {first_line(link)}. Check "
                 "the network and repeat the command, which resumes the download; or give a local folder."
             )
     is_missing = kinds & {"LocalEntryNotFoundError", "OfflineModeIsEnabled"}

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mechreg.models.explaining import first_line
 from mechreg.schema import MechregError, ModelError
+from mechreg.words import first_line
 
 FACTS = "mechreg.json"  # what a converted folder says of the file that it was made from
 
@@ -115,7 +115,7 @@ def _sha256(file: Path) -> str:
 
 
 def _sentence(error: Exception, file: Path) -> str:
-    reason = first_line(error).rstrip(".:")
+    reason = first_line(error).rstrip(":")
     if "is not supported yet" in reason or isinstance(error, NotImplementedError):
         return (
             f"transformers does not read {str(file)!r}: {reason}; use a GGUF file of another architecture or "

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from mechreg.models.explaining import first_line
 from mechreg.schema import Backend, InputError, ModelError, Processing
+from mechreg.words import first_line
 
 # A name that accelerate knows, a device for everything, or Hugging Face's module names with their devices.
 DeviceMap = str | Mapping[str, str | int]

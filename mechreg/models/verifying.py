@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.models.explaining import first_line
 from mechreg.models.identity import input_device, is_bridge
 from mechreg.schema import ModelError
+from mechreg.words import first_line
 
 N_TOKENS = 16
 # What rounding may do to a vector: relative errors grow with the square root of the layers; the floor is for trained
@@ -54,7 +54,7 @@ def raw_pass(hf_model: Any, source: str) -> ShortPass:
         except Exception as error:  # each architecture fails in a way of its own
             raise ModelError(
                 f"Hugging Face's {type(hf_model).__name__} cannot run {source} in {_name(hf_model.dtype)}: "
-                f"{first_line(error).rstrip('.')}; use dtype='float32', or look at the model's config.json."
+                f"{first_line(error)}; use dtype='float32', or look at the model's config.json."
             ) from error
     raw = ShortPass(ids=ids, logits=_wide(logits), resid_post=_residuals(after, len(blocks)))
     first, second = raw.logits[:, :half]
@@ -86,7 +86,7 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
             logits = _wide(model(raw.ids.to(input_device(model)), return_type="logits", **options))
     except Exception as error:  # each architecture fails in a way of its own
         raise ModelError(
-            f"{name} cannot run {source} in {_name(dtype)}: {first_line(error).rstrip('.')}. {_remedy(model, dtype)}"
+            f"{name} cannot run {source} in {_name(dtype)}: {first_line(error)}. {_remedy(model, dtype)}"
         ) from error
     pairs = {"logits": (logits, raw.logits)}
     if folded:  # folding centres the unembedding, which softmax does not see

@@ -12,9 +12,10 @@ import patsy
 import patsy.builtins
 from patsy.categorical import guess_categorical
 
-from mechreg.formulas import MAX_COLUMNS, first_line, names_in, spline_width
+from mechreg.formulas import MAX_COLUMNS, names_in, spline_width
 from mechreg.formulas.signatures import NUMPY, called, ufunc_signature
 from mechreg.schema import InputError, NumericalError
+from mechreg.words import first_line
 
 
 def _category(data: Any, contrast: Any = None, levels: Any = None) -> Any:
@@ -150,6 +151,6 @@ def evaluate(build: Callable[[], Any], formula: str, *, where: str) -> Any:
         raise type(error)(f"The formula {formula!r} cannot be used in {where}: {error}.") from error
     except Exception as error:  # patsy's, numpy's, pandas'
         raise InputError(
-            f"The formula {formula!r} fails in {where}: {first_line(error)}. (Functions that give missing values "
-            "are refused: lags are columns, made by add_lags.)"
+            f"The formula {formula!r} fails in {where}: {first_line(error, root=True)}. (Functions that give missing "
+            "values are refused: lags are columns, made by add_lags.)"
         ) from error

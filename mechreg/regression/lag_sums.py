@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.formulas import formula_columns
-from mechreg.outside import any_frames, first_line
+from mechreg.outside import any_frames
 from mechreg.regression.blocks import (
     MAX_SUMMED_LAGS,
     Blocks,
@@ -48,6 +48,7 @@ from mechreg.schema import (
     require_one_processing,
     require_whole_number,
 )
+from mechreg.words import first_line
 
 SumsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.

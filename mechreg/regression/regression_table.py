@@ -13,7 +13,6 @@ from mechreg.schema import (
     GROUP_KEYS,
     InputError,
     NumericalError,
-    covariance_in_words,
     group_columns,
     one_or_many,
     require,
@@ -21,6 +20,7 @@ from mechreg.schema import (
     require_option,
     require_whole_number,
 )
+from mechreg.words import covariance_in_words
 
 TableFormat = Literal["markdown", "latex", "html"]
 Show = Literal["stars", "intervals"]

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mechreg.charts.terms import Terms, sort_terms
+from mechreg.words import spread
 
 CONTROLS = {
     "none": "pooled over documents",
@@ -191,25 +192,20 @@ def _sample(rows: pd.DataFrame) -> str:
     sentences, noun = [], counted(rows).removesuffix("s")
     if rows["n_docs"].notna().any():
         coefficients = rows[rows["term"] != HALF_LIFE]
-        docs = _span(rows["n_docs"].min(), rows["n_docs"].max(), "{:,.0f}")
-        df = _span(coefficients["df_min"].min(), coefficients["df_max"].max(), "{:,.0f}")
-        tokens = f"{_span(rows['n'].min(), rows['n'].max(), '{:,.0f}')} tokens per {noun}"
+        docs = spread(rows["n_docs"], "{:,.0f}")
+        df = spread([coefficients["df_min"].min(), coefficients["df_max"].max()], "{:,.0f}")
+        tokens = f"{spread(rows['n'], '{:,.0f}')} tokens per {noun}"
         sentences.append(f"{docs} documents, {tokens}; effective degrees of freedom {df}.")
         if docs == "1":
             sentences = [f"One document, {tokens}: the intervals treat its tokens as independent."]
     half = rows[(rows["term"] == HALF_LIFE) & (rows["layers"] > 0)]
     if len(half):
-        tokens = _span(half["beta_min"].min(), half["beta_max"].max(), "{:.2g}")
+        tokens = spread([half["beta_min"].min(), half["beta_max"].max()], "{:.2g}")
         sentences.append(
             f"Within documents and positions the slow part of the autocorrelation halves in {tokens} tokens, by {noun} "
             f"(distinguishable from white noise in {half['layers'].sum()})."
         )
     return " ".join(sentences)
-
-
-def _span(low: Any, high: Any, number: str) -> str:
-    first, last = number.format(low), number.format(high)
-    return first if first == last else f"{first} to {last}"
 
 
 def _rest(terms: Terms, n_shown: int) -> list[str]:

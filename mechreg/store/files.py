@@ -20,8 +20,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from mechreg.outside import first_line, for_csv, from_csv
+from mechreg.outside import for_csv, from_csv
 from mechreg.schema import InputError
+from mechreg.words import first_line
 
 TEMPORARY = ".tmp-"
 TABLES = (".csv", ".parquet")  # how the name of a table may end

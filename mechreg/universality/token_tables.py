@@ -8,7 +8,8 @@ import pandas as pd
 
 from mechreg.universality.bands import Estimates, mean_of
 from mechreg.universality.token_agreement import Pair, interval_columns, p_adjusted, summary
-from mechreg.universality.verdict import count, same_numbers, spread
+from mechreg.universality.verdict import same_numbers
+from mechreg.words import count, spread
 
 
 def _names(pair: Pair) -> dict[str, str]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
+from mechreg.words import count, spread
 
 # With fewer models (or groups of seeds), nothing can be said about models in general.
 FEW = 5
@@ -187,14 +188,3 @@ def _how_general(profiles: pd.DataFrame, leave_one_out: pd.DataFrame) -> str:
 
 def _groups(profiles: pd.DataFrame) -> list[str]:
     return [name for name in profiles["group"].unique() if name]
-
-
-def spread(values: pd.Series) -> str:
-    """Return the least and the largest value, or the one that both are."""
-    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
-    return low if low == high else f"{low} to {high}"
-
-
-def count(n: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
