@@ -1,4 +1,4 @@
-"""Words: numbers with their nouns, the first line of an error, what a covariance is called."""
+"""Words: numbers with their nouns, the place of a token, the first line of an error, what a covariance is called."""
 
 import math
 from collections.abc import Iterable
@@ -23,6 +23,12 @@ def spread(values: Iterable[Any], form: str = "{:.2f}") -> str:
     known = [value for value in values if value == value] or [math.nan]
     low, high = form.format(min(known)), form.format(max(known))
     return low if low == high else f"{low} to {high}"
+
+
+def token_place(tokens: Any, row: Any) -> str:
+    """Return where a row of a token frame is: "document 'a', window 0, position 3"."""
+    token = tokens.iloc[int(row)]
+    return f"document {token['doc']!r}, window {token['window']}, position {token['position']}"
 
 
 def first_line(error: object, *, root: bool = False) -> str:

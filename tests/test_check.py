@@ -8,6 +8,7 @@ import torch
 from mechreg.check import check_model, contract, hugging_face_norms
 from mechreg.corpus import tokenize
 from mechreg.models import HOOK_POINTS, hooked_transformer_class, load_model, load_reference
+from mechreg.models.hook_points import HookPoint
 from mechreg.schema import InputError, ModelError
 
 pytestmark = pytest.mark.models
@@ -293,7 +294,7 @@ def test_an_update_that_is_not_what_is_added_is_seen(make_model, monkeypatch):
     # What the module gives, before the multiplier that follows it.
     original = make_model("Granite")
     model = load_model(original)
-    monkeypatch.setitem(HOOK_POINTS, "attn_out", ("attn.o.hook_out", "batch pos d_model"))
+    monkeypatch.setitem(HOOK_POINTS, "attn_out", HookPoint("attn.o.hook_out", "batch pos d_model"))
     wrong = {"Hugging Face parity", "resid_pre + attn_out + mlp_out = resid_post"}
     assert failed(check_model(model)) == wrong
 

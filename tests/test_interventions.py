@@ -37,12 +37,12 @@ from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.edits import moved_at_random, rotated
 from mechreg.interventions.pairs import pair_coefficients, pair_moments
-from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
+from mechreg.interventions.passes import Edited, Passes, Site
 from mechreg.interventions.plans import Targets, plan_of
 from mechreg.interventions.positions import chosen, offsets
 from mechreg.interventions.regression_vs_cause import elasticities
 from mechreg.interventions.seeding import directions
-from mechreg.models import HOOK_POINTS, load_model, load_reference
+from mechreg.models import WHOLE_HOOKS, hook_name, load_model, load_reference
 from mechreg.norms import extract_norms, window_norms
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
@@ -219,8 +219,8 @@ def test_the_clean_loss_is_hugging_faces_own(model, tokens):
 def activations(model, ids, forward):
     """Return what every hook point of every block gave in one forward pass, by plain hooks of torch."""
     kept, handles = {}, []
-    for layer, hook in itertools.product(range(model.cfg.n_layers), WHOLE):
-        point = model.hook_dict[f"blocks.{layer}.{HOOK_POINTS[hook][0]}"]
+    for layer, hook in itertools.product(range(model.cfg.n_layers), WHOLE_HOOKS):
+        point = model.hook_dict[hook_name(hook, layer)]
         handles.append(
             point.register_forward_hook(lambda m, a, out, key=(layer, hook): kept.update({key: out.clone()}))
         )

@@ -22,6 +22,7 @@ from mechreg.forward import Act, Forward, active_dropouts, named_lengths
 from mechreg.models import (
     HOOK_POINTS,
     Model,
+    hook_name,
     input_device,
     is_bridge,
     is_transformer_lens_model,
@@ -185,7 +186,7 @@ def _whole_block(
         return lambda vectors: kept[hook].append(vectors[0].double().cpu().numpy())
 
     layers = range(int(model.cfg.n_layers))
-    places = [(f"blocks.{layer}.{HOOK_POINTS[hook][0]}", keep(hook)) for layer in layers for hook in SUM]
+    places = [(hook_name(hook, layer), keep(hook)) for layer in layers for hook in SUM]
     ids = _ids(window, input_device(model))
     try:
         with Forward(model, places) as run:

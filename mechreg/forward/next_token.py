@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechreg.forward.passes import End, Forward, lock_of
 from mechreg.forward.precision import pinned
-from mechreg.models import Model, input_device, record_of
+from mechreg.models import Model, input_device, is_wide, record_of
 from mechreg.schema import AUTOCAST
 
 CHUNK = 2**23  # logits at once: 64 MB in float64, 166 tokens of GPT-2's vocabulary
@@ -41,7 +41,7 @@ class Head:
         with Forward(model, end="unembed") as run:
             ours = self(run(ids)[0])
         spread = (logits[0] - ours).abs().max() / logits[0].abs().max()
-        close = 1e-4 if ours.dtype in (torch.float32, torch.float64) and not self.is_autocast else 0.05
+        close = 1e-4 if is_wide(model) else 0.05
         self.end = "unembed" if bool(spread < close) else "logits"
 
     def __call__(self, hidden: Shaped[Tensor, "tokens d"]) -> Float[Tensor, "tokens d_vocab"]:

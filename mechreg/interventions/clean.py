@@ -15,7 +15,7 @@ from torch import Tensor
 from mechreg.forward import Batch, Window, visit
 from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import generator, uniforms
-from mechreg.models import HOOK_POINTS, Model
+from mechreg.models import HOOK_POINTS, Model, dtype_of
 from mechreg.norms import window_norms
 from mechreg.schema import InputError
 
@@ -121,7 +121,7 @@ class CleanRun:
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in."""
-        return next(iter(self.model.parameters())).dtype
+        return dtype_of(self.model)
 
     def visit(
         self, look: Callable[[Site, np.ndarray, Tensor], None], windows: Sequence[Window] | None = None
@@ -134,6 +134,6 @@ class CleanRun:
                 if site.layer == layer:
                     look(site, batch.rows[batch.real], site.of(activation)[mask].double())
 
-        point, layers = HOOK_POINTS[self.hook][0], dict.fromkeys(site.layer for site in self.sites)
+        point, layers = HOOK_POINTS[self.hook].place, dict.fromkeys(site.layer for site in self.sites)
         options: Any = {"batch_tokens": self.batch_tokens, "windows": windows}
         visit(self.model, self.tokens, point, looking, layers=layers, **options)

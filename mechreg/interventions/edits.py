@@ -16,7 +16,8 @@ from mechreg.forward import Window, token_windows
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.passes import Site
 from mechreg.interventions.seeding import directions
-from mechreg.norms import as_numbers, is_per_head, token_frame
+from mechreg.models import is_per_head
+from mechreg.norms import as_numbers, token_frame
 from mechreg.schema import InputError, require_number, require_option, require_whole_number
 
 # Vectors in float64, their rows in the token frame, the site -> the vectors after the edit.

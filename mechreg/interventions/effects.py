@@ -15,8 +15,8 @@ from mechreg.interventions.measuring import ANSWERS, OF_LAYERS, Measuring
 from mechreg.interventions.passes import Passes, Site
 from mechreg.interventions.plans import Edit, Plan, Targets, plan_of
 from mechreg.interventions.positions import Positions, chosen
-from mechreg.models import HOOK_POINTS, Model, load_model, record_of
-from mechreg.norms import is_per_head, known_layers, token_frame
+from mechreg.models import HOOK_POINTS, Model, is_per_head, load_model, record_of
+from mechreg.norms import known_layers, token_frame
 from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,

@@ -7,7 +7,6 @@ from typing import Any
 
 import einops
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -20,6 +19,7 @@ from mechreg.interventions.plans import Plan
 from mechreg.interventions.positions import offsets
 from mechreg.norms import vector_norms
 from mechreg.schema import NumericalError
+from mechreg.words import token_place
 
 NEXT_TOKEN = ("loss", "kl", "top1")
 ANSWERS = ("target_loss", "logit_difference")  # after every token, of tokens that the caller names
@@ -165,10 +165,10 @@ class Measuring:
         self, fine: Bool[np.ndarray, " tokens"], rows: Int[np.ndarray, " tokens"], where: str
     ) -> None:
         if not fine.all():
-            token: pd.Series = self.clean.tokens.iloc[int(rows[int((~fine).argmax())])]
+            place = token_place(self.clean.tokens, rows[int((~fine).argmax())])
             raise NumericalError(
-                f"An effect is NaN or infinite ({where}; document {token['doc']!r}, window {token['window']}, position "
-                f"{token['position']}); no number of this run can be trusted. Use a smaller dose or dtype='float32'."
+                f"An effect is NaN or infinite ({where}; {place}); no number of this run can be trusted. Use a smaller "
+                "dose or dtype='float32'."
             )
 
 

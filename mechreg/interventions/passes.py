@@ -9,12 +9,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mechreg.forward import Act, Forward, Head
-from mechreg.models import HOOK_POINTS, Model, is_bridge, record_of
-from mechreg.norms import is_per_head, vector_norms
+from mechreg.models import HOOK_POINTS, WHOLE_HOOKS, Model, hook_name, is_bridge, record_of
+from mechreg.norms import vector_norms
 from mechreg.schema import InputError, require_option
 
-# Hook points with one vector of d_model for each token; at the others every head has one.
-WHOLE = tuple(hook for hook in HOOK_POINTS if not is_per_head(hook))
 # Vectors in float64, in the order of the mask's rows, to their replacements.
 Change = Callable[[Tensor], Tensor]
 
@@ -74,7 +72,7 @@ class Passes:
         direct: bool = False,
     ) -> None:
         require_option(hook, (*HOOK_POINTS,), name="hook")
-        require_option(norm_hook, WHOLE, name="norm_hook")
+        require_option(norm_hook, WHOLE_HOOKS, name="norm_hook")
         self.model, self.hook, self.norm_hook, self.norms = model, hook, norm_hook, norms
         self.distances, self.direct = distances, direct
         self.name, self.n_layers = record_of(model).name, int(model.cfg.n_layers)
@@ -144,7 +142,7 @@ class Passes:
         return Outcome(norms, distances, None if self.head is None else hidden, restarts, kept)
 
     def _places(self, hook: str) -> list[str]:
-        return [f"blocks.{layer}.{HOOK_POINTS[hook][0]}" for layer in range(self.n_layers)]
+        return [hook_name(hook, layer) for layer in range(self.n_layers)]
 
 
 def _put(still: Float[Tensor, "batch pos d_model"]) -> Act:

@@ -14,8 +14,8 @@ from mechreg.corpus import tokenize
 from mechreg.forward import Batch, Window, chunks, padded, token_bar
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.effects import BATCH_TOKENS, token_id
-from mechreg.interventions.passes import WHOLE, Edited, Outcome, Passes, Site
-from mechreg.models import Model, load_model
+from mechreg.interventions.passes import Edited, Outcome, Passes, Site
+from mechreg.models import WHOLE_HOOKS, Model, load_model
 from mechreg.norms import known_layers
 from mechreg.schema import InputError, require_option, require_whole_number
 
@@ -70,7 +70,7 @@ def patch_map(
     (0.0, True)
     """
     model = load_model(model)
-    require_option(hook, WHOLE, name="hook")
+    require_option(hook, WHOLE_HOOKS, name="hook")
     require_whole_number(batch_tokens, name="batch_tokens")
     passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
     chosen = known_layers(model, layers)

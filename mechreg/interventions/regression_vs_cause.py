@@ -14,9 +14,9 @@ from mechreg.forward import Batch, Window, padded_batches, token_bar, token_wind
 from mechreg.interventions.cause_agreement import agreement
 from mechreg.interventions.document_means import DocumentMeans
 from mechreg.interventions.pairs import jackknife_errors, pair_coefficients, pair_moments
-from mechreg.interventions.passes import WHOLE, Edited, Passes, Site
+from mechreg.interventions.passes import Edited, Passes, Site
 from mechreg.interventions.seeding import generator
-from mechreg.models import Model, load_model
+from mechreg.models import WHOLE_HOOKS, Model, load_model
 from mechreg.norms import BATCH_TOKENS, token_frame, window_norms
 from mechreg.outside import any_frames, for_page
 from mechreg.regression.results import t_columns
@@ -149,7 +149,7 @@ def regression_vs_cause(
     for name, count in (from_one | {"skip": skip, "seed": seed}).items():
         require_whole_number(count, name=name, least=int(name in from_one))
     require_conf_level(conf_level)
-    require_option(hook, WHOLE, name="hook")
+    require_option(hook, WHOLE_HOOKS, name="hook")
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
     tokens = token_frame(model, documents).reset_index(drop=True)
     windows = [window for window in token_windows(model, tokens) if window.length >= skip + 2]

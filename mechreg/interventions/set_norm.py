@@ -14,8 +14,8 @@ from torch import Tensor
 from mechreg.interventions.clean import CleanRun
 from mechreg.interventions.edits import Bound
 from mechreg.interventions.passes import Site
-from mechreg.models import record_of
-from mechreg.norms import as_numbers, is_per_head
+from mechreg.models import is_per_head, record_of
+from mechreg.norms import as_numbers
 from mechreg.outside import any_frames, to_pandas
 from mechreg.schema import (
     GROUP_KEYS,
@@ -26,6 +26,7 @@ from mechreg.schema import (
     require,
     require_number,
 )
+from mechreg.words import token_place
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +75,9 @@ class SetNorm:
         def resize(vectors: Tensor, rows: np.ndarray, site: Site) -> Tensor:
             norms = einops.reduce(vectors.square(), "rows d -> rows", "sum").sqrt()
             if not bool((norms > 0).all()):
-                place = clean.tokens.iloc[int(rows[int((norms <= 0).int().argmax())])]
+                place = token_place(clean.tokens, rows[int((norms <= 0).int().argmax())])
                 raise NumericalError(
-                    f"SetNorm needs a direction, and the vector of layer {site}, document {place['doc']!r}, window "
-                    f"{place['window']}, position {place['position']} is zero."
+                    f"SetNorm needs a direction, and the vector of layer {site}, {place} is zero."
                 )
             target = torch.from_numpy(wanted[site][rows] * self._factor(site.layer)).to(vectors)
             return vectors * einops.rearrange(target / norms, "rows -> rows 1")

@@ -4,11 +4,16 @@ from .backends import hooked_transformer_class as hooked_transformer_class
 from .describing import ModelDescription as ModelDescription
 from .describing import describe_model as describe_model
 from .fused import fused as fused
-from .identity import HOOK_POINTS as HOOK_POINTS
+from .hook_points import HOOK_POINTS as HOOK_POINTS
+from .hook_points import WHOLE_HOOKS as WHOLE_HOOKS
+from .hook_points import hook_name as hook_name
+from .hook_points import is_per_head as is_per_head
 from .identity import LoadRecord as LoadRecord
+from .identity import dtype_of as dtype_of
 from .identity import input_device as input_device
 from .identity import is_bridge as is_bridge
 from .identity import is_transformer_lens_model as is_transformer_lens_model
+from .identity import is_wide as is_wide
 from .identity import record_of as record_of
 from .identity import special_ids as special_ids
 from .identity import tokenizer_hash as tokenizer_hash

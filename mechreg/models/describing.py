@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from mechreg.models.identity import HOOK_POINTS, record_of
+from mechreg.models.hook_points import HOOK_POINTS
+from mechreg.models.identity import record_of
 from mechreg.models.loading import load_model
 
 # Component -> how its parameters are called in HookedTransformer and in Hugging Face's architectures.

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from mechreg.models.identity import is_bridge, record_of
+from mechreg.models.identity import is_bridge, is_wide
 from mechreg.models.protocol import Model
-from mechreg.schema import AUTOCAST
 
 # Settings of a bridge by which it computes more than Hugging Face's module does.
 _SWITCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
@@ -37,9 +36,7 @@ def fused(model: Model) -> Iterator[None]:
         else:
             for block in model.blocks:
                 _fuse_hooked(block.attn, undo)
-        # The weights' own dtype: a model may have been cast after it was loaded.
-        is_wide = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
-        if is_wide and record_of(model).dtype != AUTOCAST:
+        if is_wide(model):
             _fuse_gelu(model, undo)
         yield
 

@@ -7,18 +7,7 @@ from typing import Any
 
 import torch
 
-from mechreg.schema import FOLDED_SUFFIX, InputError
-
-# Name of a hook -> where TransformerLens has it, its axes; in the order in which a block computes them.
-HOOK_POINTS = {
-    "resid_pre": ("hook_resid_pre", "batch pos d_model"),
-    "z": ("attn.hook_z", "batch pos head d_head"),
-    "result": ("attn.hook_result", "batch pos head d_model"),
-    "attn_out": ("hook_attn_out", "batch pos d_model"),
-    "resid_mid": ("hook_resid_mid", "batch pos d_model"),
-    "mlp_out": ("hook_mlp_out", "batch pos d_model"),
-    "resid_post": ("hook_resid_post", "batch pos d_model"),
-}
+from mechreg.schema import AUTOCAST, FOLDED_SUFFIX, InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +41,17 @@ def is_bridge(model: Any) -> bool:
 def input_device(model: Any) -> torch.device:
     """Return the device that token ids must be on: the embedding's, where a model is split over several."""
     return next(iter(getattr(model, "embed", model).parameters())).device
+
+
+def dtype_of(model: Any) -> torch.dtype:
+    """Return what a model's weights are in: those of its first parameter."""
+    return next(iter(model.parameters())).dtype
+
+
+def is_wide(model: Any) -> bool:
+    """Return whether a model computes in float32 or float64 throughout; one may have been cast after it was loaded."""
+    are_wide = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
+    return are_wide and record_of(model).dtype != AUTOCAST
 
 
 def record_of(model: Any) -> LoadRecord:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechreg.models.identity import input_device, is_bridge
+from mechreg.models.identity import dtype_of, input_device, is_bridge
 from mechreg.schema import ModelError
 from mechreg.words import first_line
 
@@ -80,7 +80,7 @@ def verified(model: Any, raw: ShortPass, source: str, *, folded: bool) -> float:
     places = {f"blocks.{layer}.hook_resid_post": layer for layer in range(len(raw.resid_post))}
     hooks = [(place, _keep(after, layer)) for place, layer in places.items() if place in model.hook_dict]
     options = {"use_cache": False} if is_bridge(model) else {}
-    name, dtype = type(model).__name__, next(iter(model.parameters())).dtype
+    name, dtype = type(model).__name__, dtype_of(model)
     try:
         with torch.no_grad(), model.hooks(fwd_hooks=[] if folded else hooks):
             logits = _wide(model(raw.ids.to(input_device(model)), return_type="logits", **options))

@@ -9,7 +9,6 @@ from mechreg.norms.extraction import extract_norms as extract_norms
 from mechreg.norms.extraction import norm_frame as norm_frame
 from mechreg.norms.measures import MEASURES as MEASURES
 from mechreg.norms.measures import as_numbers as as_numbers
-from mechreg.norms.measures import is_per_head as is_per_head
 from mechreg.norms.measures import known_measures as known_measures
 from mechreg.norms.reduction import BATCH_TOKENS as BATCH_TOKENS
 from mechreg.norms.reduction import head_norms as head_norms

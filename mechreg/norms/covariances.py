@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechreg.forward import Batch, visit
-from mechreg.models import HOOK_POINTS, load_model, record_of
+from mechreg.models import HOOK_POINTS, is_per_head, load_model, record_of
 from mechreg.norms.covariates import token_frame
-from mechreg.norms.measures import is_per_head
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
 from mechreg.schema import InputError, require_names, require_whole_number, require_whole_numbers
 
@@ -150,7 +149,7 @@ def vector_covariances(
     if not np.bincount(fold[position >= first], minlength=folds).all():
         raise InputError(f"A fold of documents has no token with {first} before it; give longer documents.")
     summed = _Sums(lags, effects, first=first, fold=fold, shape=(folds, int(position.max()) + 1))
-    point = HOOK_POINTS[hook][0]
+    point = HOOK_POINTS[hook].place
     visit(model, tokens, point, summed.add, layers=chosen, batch_tokens=batch_tokens, quick=True)
     moments = {layer: Moments(*(part.numpy(force=True) for part in summed.sums[layer])) for layer in chosen}
     about: dict[str, Any] = {"model": record_of(model).name, "hook": hook, "lags": lags, "n_docs": len(docs)}

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from mechreg.corpus import COVARIATES, read_corpus, tokenize
-from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
+from mechreg.models import is_per_head, is_transformer_lens_model, load_model, model_label, record_of
 from mechreg.norms.covariates import covariate_columns
-from mechreg.norms.measures import is_per_head, known_measures
+from mechreg.norms.measures import known_measures
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, window_norms
 from mechreg.outside import any_frames
 from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_whole_number

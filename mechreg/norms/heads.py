@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechreg.forward import Act, Forward
-from mechreg.models import HOOK_POINTS, Model, input_device, record_of
+from mechreg.models import Model, hook_name, input_device, is_wide, record_of
 from mechreg.schema import ModelError
 
 
@@ -30,7 +30,7 @@ def require_heads_add_up(model: Model) -> None:
         return act
 
     acts = [
-        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", act(layer))
+        (hook_name(hook, layer), act(layer))
         for layer in range(int(model.cfg.n_layers))
         for hook, act in (("result", add), ("attn_out", compare))
     ]
@@ -38,9 +38,8 @@ def require_heads_add_up(model: Model) -> None:
     ids = torch.arange(1, n + 1, device=input_device(model)) % int(model.cfg.d_vocab)
     with Forward(model, acts, end="acts") as run:
         run(einops.rearrange(ids, "pos -> 1 pos"))
-    is_wide = next(iter(model.parameters())).dtype in (torch.float32, torch.float64)
     largest = max(apart, key=lambda layer: apart[layer])
-    if apart[largest] > (1e-3 if is_wide and "autocast" not in record_of(model).dtype else 0.1):
+    if apart[largest] > (1e-3 if is_wide(model) else 0.1):
         raise ModelError(
             f"{record_of(model).name} changes what its heads add before it reaches the residual stream (a norm or a "
             f"factor after the attention: in layer {largest} their sum differs from attn_out by "

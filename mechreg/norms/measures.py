@@ -10,22 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechreg.forward import Act
-from mechreg.models import HOOK_POINTS, Model, record_of
+from mechreg.models import HOOK_POINTS, WHOLE_HOOKS, Model, hook_name, is_per_head, record_of
 from mechreg.schema import InputError, RunMeasure, require_names
 
 MEASURES: tuple[str, ...] = (*get_args(RunMeasure), "projection")
 _UPDATES = ("result", "attn_out", "mlp_out")
-_ONE_VECTOR = tuple(hook for hook, (_, axes) in HOOK_POINTS.items() if axes == "batch pos d_model")
 # The hooks at which each measure is defined.
 _HOOKS_OF = {
     "norm": tuple(HOOK_POINTS),
     "relative": _UPDATES,
     "cos_resid": _UPDATES,
     "cos_previous": tuple(HOOK_POINTS),
-    "cos_layer_below": _ONE_VECTOR,
+    "cos_layer_below": WHOLE_HOOKS,
     "cos_mlp": _UPDATES,
-    "step": _ONE_VECTOR,
-    "projection": (*_ONE_VECTOR, "result"),
+    "step": WHOLE_HOOKS,
+    "projection": (*WHOLE_HOOKS, "result"),
 }
 Heads = Float[Tensor, "batch head pos d"]  # one head at hook points that have none
 
@@ -46,11 +45,6 @@ def known_measures(measures: str | Sequence[str], hooks: Sequence[str], directio
             "one by layer."
         )
     return names
-
-
-def is_per_head(hook: str) -> bool:
-    """Return whether a hook point has a vector for every head: z and result."""
-    return "head" in HOOK_POINTS[hook][1].split()
 
 
 def as_numbers(values: Any) -> np.ndarray:
@@ -82,7 +76,7 @@ class LayerMeasures:
         wanted = {point for hook in hooks for measure in measures for point in self._points(hook, measure)}
         self.points = [hook for hook in HOOK_POINTS if hook in wanted]
         self.acts = [
-            (f"blocks.{layer}.{HOOK_POINTS[point][0]}", self._hold(point, layer))
+            (hook_name(point, layer), self._hold(point, layer))
             for point in self.points
             for layer in range(model.cfg.n_layers)
         ]

@@ -22,11 +22,12 @@ from mechreg.forward import (
     token_bar,
     token_windows,
 )
-from mechreg.models import HOOK_POINTS, Model, record_of
+from mechreg.models import HOOK_POINTS, Model, dtype_of, hook_name, is_per_head, record_of
 from mechreg.norms.heads import require_heads_add_up
-from mechreg.norms.measures import LayerMeasures, is_per_head, known_measures
+from mechreg.norms.measures import LayerMeasures, known_measures
 from mechreg.outside import any_frames
 from mechreg.schema import NumericalError, require, require_names, require_whole_number, require_whole_numbers
+from mechreg.words import token_place
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
 BATCH_TOKENS = 2048
@@ -103,9 +104,8 @@ def window_norms(
 
 
 def _empty(model: Model, hook: str, n_tokens: int) -> np.ndarray:
-    is_double = next(iter(model.parameters())).dtype == torch.float64
     heads = [model.cfg.n_heads] if is_per_head(hook) else []
-    return np.empty((model.cfg.n_layers, *heads, n_tokens), np.float64 if is_double else np.float32)
+    return np.empty((model.cfg.n_layers, *heads, n_tokens), kept_dtype(model))
 
 
 def _norm_acts(
@@ -118,9 +118,17 @@ def _norm_acts(
         return lambda activation: captured.update({(hook, layer): reduced(activation)})
 
     layers = range(model.cfg.n_layers)
-    return [
-        (f"blocks.{layer}.{HOOK_POINTS[hook][0]}", capture(hook, layer)) for hook in hooks for layer in layers
-    ]
+    return [(hook_name(hook, layer), capture(hook, layer)) for hook in hooks for layer in layers]
+
+
+def kept_dtype(model: Model) -> np.dtype[Any]:
+    """Return what a model's numbers are kept in: float64 of a float64 model, else float32."""
+    return np.dtype("float64" if dtype_of(model) == torch.float64 else "float32")
+
+
+def widened(activation: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return an activation in float32, or in float64 where it is."""
+    return activation if activation.dtype == torch.float64 else activation.float()
 
 
 def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch pos"]:
@@ -128,14 +136,12 @@ def vector_norms(activation: Float[Tensor, "batch pos d"]) -> Float[Tensor, "bat
 
     Half-precision activations are squared in float32, where their sum neither overflows nor rounds.
     """
-    wide = activation if activation.dtype == torch.float64 else activation.float()
-    return einops.reduce(wide.square(), "batch pos d -> batch pos", "sum").sqrt()
+    return einops.reduce(widened(activation).square(), "batch pos d -> batch pos", "sum").sqrt()
 
 
 def head_norms(activation: Float[Tensor, "batch pos head d"]) -> Float[Tensor, "batch head pos"]:
     """Return the L2 norm of every head's vector at every token, over d_head (z) or d_model (result)."""
-    wide = activation if activation.dtype == torch.float64 else activation.float()
-    return einops.reduce(wide.square(), "batch pos head d -> batch head pos", "sum").sqrt()
+    return einops.reduce(widened(activation).square(), "batch pos head d -> batch head pos", "sum").sqrt()
 
 
 def known_hooks(hooks: str | Sequence[str]) -> list[str]:
@@ -154,12 +160,11 @@ def known_layers(model: Model, layers: int | Sequence[int] | None) -> list[int]:
 def _not_finite(model: Model, name: str, bad: np.ndarray, tokens: pd.DataFrame) -> NumericalError:
     """Return the error that names the first bad value: "token", "layer token" or "layer head token"."""
     *place, at = np.argwhere(bad)[0]
-    token = tokens.iloc[int(at)]
     where = "".join(f", {axis} {number}" for axis, number in zip(("layer", "head"), place, strict=False))
     what = f"activation of model {record_of(model).name!r}, hook {name!r}{where}"
     if name == "surprisal":
         what = f"surprisal of model {record_of(model).name!r}"
     return NumericalError(
-        f"The {what}, document {token['doc']!r}, window {token['window']}, position {token['position']} is NaN or "
-        "infinite; no norm of this run can be trusted (check the weights, or use dtype='float32')."
+        f"The {what}, {token_place(tokens, at)} is NaN or infinite; "
+        " no norm of this run can be trusted (check the weights, or use dtype='float32')."
     )

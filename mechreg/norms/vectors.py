@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 import einops
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechreg.forward import Batch, visit
-from mechreg.models import HOOK_POINTS, load_model
+from mechreg.models import HOOK_POINTS, is_per_head, load_model
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.heads import require_heads_add_up
-from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
+from mechreg.norms.reduction import BATCH_TOKENS, kept_dtype, known_hooks, known_layers, widened
 from mechreg.outside import any_frames
 from mechreg.schema import InputError, require_whole_number
 
@@ -70,24 +69,22 @@ def extract_vectors(
     require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(most_bytes, name="most_bytes")
     chosen, tokens = known_layers(model, layers), token_frame(model, documents)
-    kind = np.float64 if next(iter(model.parameters())).dtype == torch.float64 else np.float32
-    heads = [int(model.cfg.n_heads)] if hook in ("z", "result") else []
+    heads = [int(model.cfg.n_heads)] if is_per_head(hook) else []
     shape = (len(chosen), *heads, len(tokens), int(model.cfg.d_head if hook == "z" else model.cfg.d_model))
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+    size = int(np.prod(shape, dtype=np.int64)) * kept_dtype(model).itemsize
     if size > most_bytes:
         raise InputError(
             f"The vectors of {len(tokens):,} tokens in {len(chosen)} layers take {size:,} bytes, and most_bytes is "
             f"{most_bytes:,}; give fewer documents or layers=, or use extract_norms, which keeps only scalars."
         )
-    values = np.empty(shape, kind)
+    values = np.empty(shape, kept_dtype(model))
     if hook == "result":
         require_heads_add_up(model)
 
     def look(layer: int, vectors: Tensor, batch: Batch) -> None:
-        wide = vectors if vectors.dtype == torch.float64 else vectors.float()
-        own = einops.rearrange(wide.numpy(force=True)[batch.real], "token ... d -> ... token d")
+        own = einops.rearrange(widened(vectors).numpy(force=True)[batch.real], "token ... d -> ... token d")
         values[chosen.index(layer)][..., batch.rows[batch.real], :] = own
 
-    point = HOOK_POINTS[hook][0]
+    point = HOOK_POINTS[hook].place
     visit(model, tokens, point, look, layers=chosen, batch_tokens=batch_tokens, quick=True)
     return Vectors(values, tokens)

@@ -81,7 +81,7 @@ def attention_norms(
         norms[layer, batch.rows[batch.real]] = vector_norms(attn_out).cpu().numpy()[batch.real]
 
     first = ("attn.hook_v", reordered) if replace == "values" else ("attn.hook_pattern", _running_mean)
-    steps = (first, (HOOK_POINTS["attn_out"][0], keep))
+    steps = (first, (HOOK_POINTS["attn_out"].place, keep))
     with token_bar(len(tokens) * len(chosen), progress) as bar:
         for layer in chosen:
             acts = [(f"blocks.{layer}.{point}", act) for point, act in steps]

@@ -11,7 +11,7 @@ from patsy import ModelDesc
 from mechreg import store
 from mechreg.formulas import names_in
 from mechreg.lags import add_lags_of, lags_among
-from mechreg.norms import is_per_head
+from mechreg.models import is_per_head
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED, usual_lags

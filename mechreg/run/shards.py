@@ -14,13 +14,14 @@ from mechreg import store
 from mechreg.models import (
     DeviceMap,
     describe_model,
+    is_per_head,
     load_model,
     record_of,
     special_ids,
     tokenizer_hash,
     weight_hash,
 )
-from mechreg.norms import BATCH_TOKENS, is_per_head, window_norms
+from mechreg.norms import BATCH_TOKENS, window_norms
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.preflight import Survey, is_summable
 from mechreg.run.refit_stored import require_rows, sums_of_shard

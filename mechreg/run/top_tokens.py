@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg import store
-from mechreg.norms import is_per_head
+from mechreg.models import is_per_head
 
 _PLACE = ["model", "hook", "layer", "head", "measure"]
 
