@@ -23,13 +23,7 @@ from statsmodels.stats.diagnostic import acorr_breusch_godfrey, het_breuschpagan
 from statsmodels.stats.stattools import durbin_watson, jarque_bera
 
 from mechreg.lags import add_lags
-from mechreg.regression import (
-    LaggedFits,
-    fit_lagged,
-    formula_columns,
-    linear_combination,
-    lstsq_check,
-)
+from mechreg.regression import LaggedFits, fit_lagged, formula_columns, linear_combination, lstsq_check
 from mechreg.schema import (
     COEFFICIENT_COLUMNS,
     STATISTICS_COLUMNS,

@@ -7,12 +7,7 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.layer_panels import (
-    layer_choice,
-    profile_panel,
-    text_panel,
-    token_panels,
-)
+from mechreg.charts.layer_panels import layer_choice, profile_panel, text_panel, token_panels
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import frame_of, one_name, one_value, require_one_row, rows_of_hook
 from mechreg.charts.tokens import CELL, token_cells

@@ -10,13 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mechreg.check.yardstick import (
-    PARTS,
-    Parts,
-    hugging_face_norms,
-    hugging_face_vectors,
-    read_by_norms,
-)
+from mechreg.check.yardstick import PARTS, Parts, hugging_face_norms, hugging_face_vectors, read_by_norms
 from mechreg.corpus import tokenize
 from mechreg.forward import Act, Forward, active_dropouts, named_lengths
 from mechreg.models import (

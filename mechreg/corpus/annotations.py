@@ -7,14 +7,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.outside import any_frames
-from mechreg.schema import (
-    NORM_COLUMNS,
-    TOKEN_KEYS,
-    InputError,
-    document_ids,
-    one_or_many,
-    require,
-)
+from mechreg.schema import NORM_COLUMNS, TOKEN_KEYS, InputError, document_ids, one_or_many, require
 
 # Columns that a norm frame does not need.
 _LEFT_OUT = ("text", "problem", "words", "char_start", "char_end")

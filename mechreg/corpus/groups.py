@@ -15,8 +15,7 @@ from mechreg.schema import (
     log_norms,
     require,
     require_by,
-    require_conf_level,
-    require_whole_number,
+    require_shared,
 )
 
 
@@ -58,8 +57,7 @@ def group_norms(
     names = require_by(by, who="group_norms")
     if not names:
         raise InputError("group_norms needs at least one column, for example by=('pos',).")
-    require_whole_number(skip, name="skip", least=0)
-    require_conf_level(conf_level)
+    require_shared(skip=skip, conf_level=conf_level)
     require(norms, (*GROUP_KEYS, "depth", "doc", "position", "norm", *names), who="group_norms")
     for name in names:
         if norms[name].isna().any():  # pandas would silently drop such rows

@@ -15,7 +15,7 @@ from mechreg.findings.published import FINDINGS
 from mechreg.models import is_transformer_lens_model, load_model, record_of, require_loadable
 from mechreg.norms.extraction import as_models
 from mechreg.outside import any_frames
-from mechreg.schema import Backend, InputError, ModelError, require_option, require_whole_number
+from mechreg.schema import Backend, InputError, ModelError, require_option, require_shared
 
 _NUMBERS = ("published", "tolerance", "low", "high", "obtained")
 
@@ -76,8 +76,7 @@ def replicate(
     """
     require_option(name, list(FINDINGS), name="name")
     finding = FINDINGS[name]
-    require_whole_number(batch_tokens, name="batch_tokens")
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(batch_tokens=batch_tokens, seed=seed)
     if prepend_bos not in (None, True, False):
         raise InputError(f"prepend_bos must be True, False or None (as the source did); got {prepend_bos!r}.")
     bos = finding.prepend_bos if prepend_bos is None else bool(prepend_bos)

@@ -21,8 +21,8 @@ from mechreg.outside import any_frames
 from mechreg.schema import (
     InputError,
     one_or_many,
-    require_conf_level,
     require_names,
+    require_shared,
     require_whole_number,
     require_whole_numbers,
 )
@@ -135,11 +135,9 @@ def intervene(
     """
     model = load_model(model)
     edits = _edits(edit)
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level, seed=seed, batch_tokens=batch_tokens)
     wanted = require_names(measures, get_args(Measure), name="measures")
     checks = ["none", *require_names(controls, get_args(Control), name="controls", least=0)]
-    require_whole_number(seed, name="seed", least=0)
-    require_whole_number(batch_tokens, name="batch_tokens")
     require_whole_number(max_offset, name="max_offset", least=0)
     passes = _passes(model, hook, norm_hook, wanted, checks)
     sites = _sites(passes, layers, heads)

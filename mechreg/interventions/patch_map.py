@@ -17,7 +17,7 @@ from mechreg.interventions.effects import BATCH_TOKENS, token_id
 from mechreg.interventions.passes import Edited, Outcome, Passes, Site
 from mechreg.models import WHOLE_HOOKS, Model, load_model
 from mechreg.norms import known_layers
-from mechreg.schema import InputError, require_option, require_whole_number
+from mechreg.schema import InputError, require_option, require_shared
 
 
 def patch_map(
@@ -71,7 +71,7 @@ def patch_map(
     """
     model = load_model(model)
     require_option(hook, WHOLE_HOOKS, name="hook")
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(batch_tokens=batch_tokens)
     passes = Passes(model, hook=hook, norm_hook=hook, norms=False)
     chosen = known_layers(model, layers)
     tokens, theirs = _pair(model, corrupted, source)

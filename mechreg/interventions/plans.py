@@ -12,16 +12,7 @@ from torch import Tensor
 
 from mechreg.forward import Window
 from mechreg.interventions.clean import CleanRun
-from mechreg.interventions.edits import (
-    Ablate,
-    Apply,
-    Bound,
-    Patch,
-    Project,
-    Rotate,
-    Scale,
-    moved_at_random,
-)
+from mechreg.interventions.edits import Ablate, Apply, Bound, Patch, Project, Rotate, Scale, moved_at_random
 from mechreg.interventions.passes import Site
 from mechreg.interventions.positions import others
 from mechreg.interventions.seeding import directions, generator

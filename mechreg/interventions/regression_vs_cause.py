@@ -23,12 +23,13 @@ from mechreg.regression.results import t_columns
 from mechreg.schema import (
     InputError,
     NumericalError,
-    require_conf_level,
     require_names,
     require_number,
     require_option,
+    require_shared,
     require_whole_number,
 )
+from mechreg.words import token_place
 
 ENDS = {"": "estimate", "_std_error": "std_error", "_low": "conf_low", "_high": "conf_high"}
 PAIR_COLUMNS = [
@@ -148,7 +149,7 @@ def regression_vs_cause(
     from_one = {"per_window": per_window, "batch_tokens": batch_tokens, "draws": draws}
     for name, count in (from_one | {"skip": skip, "seed": seed}).items():
         require_whole_number(count, name=name, least=int(name in from_one))
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     require_option(hook, WHOLE_HOOKS, name="hook")
     passes = Passes(model, hook=hook, norm_hook=hook, logits=False)
     tokens = token_frame(model, documents).reset_index(drop=True)
@@ -237,8 +238,7 @@ def _log_norms(
     if not (norms > 0).all():
         layer, row = np.argwhere(norms <= 0)[0]
         raise NumericalError(
-            f"The norm of layer {layer}, document {tokens['doc'].iat[row]!r}, position "
-            f"{tokens['position'].iat[row]} is 0 and has no logarithm."
+            f"The norm of layer {layer}, {token_place(tokens, row)} is 0 and has no logarithm."
         )
     return np.log(norms)
 

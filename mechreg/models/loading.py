@@ -12,13 +12,7 @@ import torch
 
 from mechreg.models.backends import bridge_of, choose_backend, hooked_by_name, hooked_gpt2
 from mechreg.models.gguf import facts_of, is_gguf
-from mechreg.models.identity import (
-    LoadRecord,
-    input_device,
-    is_bridge,
-    is_transformer_lens_model,
-    record_of,
-)
+from mechreg.models.identity import LoadRecord, input_device, is_bridge, is_transformer_lens_model, record_of
 from mechreg.models.naming import resolve
 from mechreg.models.placing import DeviceMap, devices_of, require_device_map, usable_device
 from mechreg.models.protocol import Model
@@ -113,14 +107,12 @@ def load_model(
     >>> model.cfg.n_layers, model.cfg.d_model
     (4, 64)
     """
+    options = {key: value for key, value in locals().items() if key != "model"}
     require_option(backend, get_args(Backend), name="backend")
     require_option(processing, get_args(Processing), name="processing")
     require_option(dtype, get_args(Dtype), name="dtype")
     if is_transformer_lens_model(model):
-        _refuse_options(
-            backend=backend, processing=processing, dtype=dtype, device=device, device_map=device_map,
-            revision=revision, tokenizer=tokenizer, name=name, allow_pickle=allow_pickle, verify=verify,
-        )  # fmt: skip
+        _refuse_options(options)
         return model
 
     device, backend = _placed(device, device_map, backend, processing)
@@ -158,7 +150,7 @@ def load_model(
     return lens
 
 
-def _refuse_options(**options: Any) -> None:
+def _refuse_options(options: dict[str, Any]) -> None:
     """Refuse an option that differs from `load_model`'s default: a TransformerLens model is returned as it is."""
     defaults = {name: option.default for name, option in inspect.signature(load_model).parameters.items()}
     # Options are strings and booleans, or None by default: an array is not compared.

@@ -15,7 +15,13 @@ from mechreg.forward import Batch, visit
 from mechreg.models import HOOK_POINTS, is_per_head, load_model, record_of
 from mechreg.norms.covariates import token_frame
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, known_layers
-from mechreg.schema import InputError, require_names, require_whole_number, require_whole_numbers
+from mechreg.schema import (
+    InputError,
+    require_names,
+    require_shared,
+    require_whole_number,
+    require_whole_numbers,
+)
 
 Effect = Literal["window", "position"]
 PENALTIES = 10.0 ** np.arange(-6, 2.5, 0.5)  # of the regressors' mean variance
@@ -137,10 +143,9 @@ def vector_covariances(
             f"vector_covariances needs a hook of one vector a token; {hook!r} has one for every head."
         )
     lags = tuple(require_whole_numbers(lags, name="lags", least=1))
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip, batch_tokens=batch_tokens)
     effects = require_names(effects, get_args(Effect), name="effects", least=0)
     require_whole_number(folds, name="folds")
-    require_whole_number(batch_tokens, name="batch_tokens")
     chosen, tokens = known_layers(model, layers), token_frame(model, documents)
     doc, docs = pd.factorize(tokens["doc"])
     if folds == 2 or len(docs) < folds:

@@ -14,7 +14,7 @@ from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.measures import known_measures
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, window_norms
 from mechreg.outside import any_frames
-from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_whole_number
+from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_shared
 
 
 @any_frames
@@ -83,7 +83,7 @@ def extract_norms(
     """
     hooks = known_hooks(hooks)
     measures = known_measures(measures, hooks, direction)
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(batch_tokens=batch_tokens)
     covariates = require_names(covariates, COVARIATES, name="covariates", least=0)
     entries = as_models(models, who="extract_norms")
     _require_distinct([model_label(entry) for entry in entries])

@@ -26,7 +26,7 @@ from mechreg.models import HOOK_POINTS, Model, dtype_of, hook_name, is_per_head,
 from mechreg.norms.heads import require_heads_add_up
 from mechreg.norms.measures import LayerMeasures, known_measures
 from mechreg.outside import any_frames
-from mechreg.schema import NumericalError, require, require_names, require_whole_number, require_whole_numbers
+from mechreg.schema import NumericalError, require, require_names, require_shared, require_whole_numbers
 from mechreg.words import token_place
 
 # Longer batches give no more tokens per second on two cores and cost memory; shorter ones are slower.
@@ -53,7 +53,7 @@ def window_norms(
     """
     hooks = known_hooks(hooks)
     further = [name for name in known_measures(measures, hooks, direction) if name != "norm"]
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(batch_tokens=batch_tokens)
     require(tokens, ("doc", "window", "position", "token_id"), who="window_norms")
     captured: dict[tuple[str, int], Tensor] = {}
     acts = _norm_acts(model, hooks, captured)

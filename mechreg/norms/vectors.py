@@ -15,7 +15,7 @@ from mechreg.norms.covariates import token_frame
 from mechreg.norms.heads import require_heads_add_up
 from mechreg.norms.reduction import BATCH_TOKENS, kept_dtype, known_hooks, known_layers, widened
 from mechreg.outside import any_frames
-from mechreg.schema import InputError, require_whole_number
+from mechreg.schema import InputError, require_shared, require_whole_number
 
 
 class Vectors(NamedTuple):
@@ -66,7 +66,7 @@ def extract_vectors(
     (2, True, 64)
     """
     model, hook = load_model(model), known_hooks([hook])[0]
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(batch_tokens=batch_tokens)
     require_whole_number(most_bytes, name="most_bytes")
     chosen, tokens = known_layers(model, layers), token_frame(model, documents)
     heads = [int(model.cfg.n_heads)] if is_per_head(hook) else []

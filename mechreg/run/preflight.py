@@ -14,14 +14,7 @@ from mechreg.lags import lags_among
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
-from mechreg.schema import (
-    NORM_COLUMNS,
-    TOKEN_COLUMNS,
-    InputError,
-    NumericalError,
-    RunMeasure,
-    did_you_mean,
-)
+from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, NumericalError, RunMeasure, did_you_mean
 from mechreg.sinks import sink_rules
 from mechreg.spec import OWN_TAGS, Spec
 
