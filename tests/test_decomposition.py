@@ -99,7 +99,7 @@ def test_a_sum_of_terms_has_the_sums_of_their_parts():
     ],
 )
 def test_parts_add_up(effects, controls, max_dense, monkeypatch):
-    monkeypatch.setattr("mechreg.regression.effects.MAX_DENSE", max_dense)
+    monkeypatch.setattr("mechreg.regression.fixed_effects.MAX_DENSE", max_dense)
     table = decompose(panel(), "y ~ x", term="x", effects=effects, controls=controls)
     parts = table.set_index("part")["estimate"]
     assert parts["short"] == pytest.approx(parts.drop("short").sum(), abs=1e-10)

@@ -24,7 +24,7 @@ from mechreg.universality.agreement import agreement
 from mechreg.universality.bands import Estimates, bands, mean_square
 from mechreg.universality.pooling import pool
 from mechreg.universality.profiles import MIN_DOCS, depth_bins, joint_profiles
-from mechreg.universality.surrogates import shape_test
+from mechreg.universality.shapes import shape_test
 
 FORMULA = "log_norm ~ lag1"
 

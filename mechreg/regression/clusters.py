@@ -15,7 +15,7 @@ from scipy import sparse
 
 from mechreg.regression.blocks import Codes, gram_matrices
 from mechreg.regression.design import require_room
-from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
+from mechreg.regression.fixed_effects import MAX_DENSE, Effects, hat, pattern, solve_rest
 from mechreg.regression.rows import Rows
 from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, NumericalError

@@ -15,8 +15,8 @@ from mechreg.outside import Printed, any_frames, for_page, for_terminal
 from mechreg.regression.blocks import TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
-from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Residuals, residual_statistics
 from mechreg.regression.results import (

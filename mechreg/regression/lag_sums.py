@@ -24,8 +24,8 @@ from mechreg.regression.blocks import (
 )
 from mechreg.regression.clusters import DocumentSums, sums_of
 from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
-from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate, require_finite
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.residuals import residual_statistics, summed_products
 from mechreg.regression.results import (
     Adjust,

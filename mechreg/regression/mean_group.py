@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from mechreg.formulas import formula_columns
 from mechreg.outside import any_frames
-from mechreg.regression.effects import require_effects
 from mechreg.regression.fits import fit_lagged
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, absorbed_parts, read_groups
 from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_conf_level

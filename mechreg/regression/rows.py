@@ -8,8 +8,8 @@ import pandas as pd
 
 from mechreg.regression.blocks import Codes, Columns, Layout
 from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.regression.effects import Effects, make_effects, project, without_singletons
 from mechreg.regression.evaluation import plain_column
+from mechreg.regression.fixed_effects import Effects, make_effects, project, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
 
 # Relative size below which what effects leave of a column is rounding.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.design import take_apart, terms_of
-from mechreg.regression.effects import part_of, project
+from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import TAKEN_UP, Rows, columns_of, read_groups
 from mechreg.regression.solve import MAX_CONDITION

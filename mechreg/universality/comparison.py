@@ -115,7 +115,7 @@ def compare_profiles(
     Notes
     -----
     Standard errors are CRV3 with t(G - 1); bands over depth are sup-t (`.bands`), agreement is without sampling noise
-    (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the meta-analysis counts that models
+    (`.agreement`), its null keeps the profiles' smoothness (`.shapes`), and the meta-analysis counts that models
     read the same documents (`.pooling`).
 
     Examples

@@ -14,7 +14,7 @@ from mechreg.universality.agreement import agreement
 from mechreg.universality.bands import Estimates, bands, interval, mean_of, mean_square
 from mechreg.universality.pooling import pool
 from mechreg.universality.profiles import Profiles, depth_bins
-from mechreg.universality.surrogates import MIN_PLACES, shape_test
+from mechreg.universality.shapes import MIN_PLACES, shape_test
 
 NO_SIGN_NULL = "signs follow from the level, which surrogates keep"
 NO_POWER = "{} depths have too few patterns of signs for p < .05; {} or more are needed"

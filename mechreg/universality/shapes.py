@@ -1,4 +1,4 @@
-"""Surrogates: how alike two profiles would be by chance, being as smooth as they are.
+"""Shapes: how alike two profiles would be by chance, being as smooth as they are.
 
 A profile is decomposed into waves over depth, from slow to fast; each wave keeps its size and gets a random sign. Such
 surrogates are as smooth as the profile and differ from it in shape only.
