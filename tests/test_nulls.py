@@ -29,8 +29,9 @@ from mechreg.nulls import (
     shuffle_tokens,
     token_means,
 )
-from mechreg.nulls.resampling import excess_over, refit_drawn
+from mechreg.nulls.resampling import excess_over
 from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression.drawn import document_weights, refit_drawn
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
 KEYS = ["doc", "window", "position"]
@@ -334,9 +335,9 @@ def test_a_draw_is_statsmodels_fit_to_the_documents_drawn():
     norms = make_norms(8, 30, b=0.4)
     lagged = add_lags(norms)
     (sums,) = LagSums.from_frame(lagged, "log_norm ~ lag1 + lag2", max_lag=None).document_sums()
-    weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=4).astype(float)
-    weights = np.vstack([np.ones((1, 8)), weights])
-    for w, estimate, influence in zip(weights, *refit_drawn(sums, weights), strict=True):
+    weights = np.vstack([np.ones((1, 8)), document_weights(np.random.default_rng(1), 8, 4)])
+    drawn = refit_drawn(sums, weights, who="this test")
+    for w, estimate, influence in zip(weights, drawn.estimate, drawn.influence, strict=True):
         fit = statsmodels_of(norms, w)
         np.testing.assert_allclose(estimate, fit.params, rtol=1e-8)
         variance = (w[:, None] * influence**2).sum(axis=0)
@@ -518,7 +519,7 @@ def test_what_cannot_be_compared_is_refused():
         compare_to_nulls(fit_lagged(add_lags(norms), effects="doc"), {"mine": [fitted(norms)]})
     few = norms[norms["doc"].isin(["d00", "d01"])]
     only = few.assign(only=(few["doc"] == "d01") * np.sin(few["position"]))
-    with pytest.raises(NumericalError, match="some draws make the terms collinear"):
+    with pytest.raises(NumericalError, match="a draw makes the terms collinear"):
         compare_to_nulls(
             fit_lagged(add_lags(only), "log_norm ~ lag1 + only", cov="nonrobust"), {"mine": [only]}
         )

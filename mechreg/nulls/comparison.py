@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from mechreg.lags import add_lags_of
-from mechreg.nulls.resampling import excess_over
+from mechreg.nulls.resampling import WHO, excess_over
 from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
-from mechreg.schema import InputError, require, require_conf_level, require_whole_number
+from mechreg.regression.drawn import Weights, document_weights, quantile_interval
+from mechreg.schema import InputError, require, require_shared, require_whole_number
 
-WHO = "compare_to_nulls"
 # Relative size below which a standard error is rounding.
 ROUNDING = 1e-12
 
@@ -80,8 +79,7 @@ def compare_to_nulls(
     ([['lag1', 'norm_order', 5], ['lag2', 'norm_order', 5]], True)
     """
     require_whole_number(draws, name="draws", least=99, most=1_000_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(f"{WHO} needs a mapping of null names to norm frames, as null_norms gives it.")
     own = sums_by_document(fits, who=WHO, by=True)
@@ -126,8 +124,7 @@ def _compared(
             f"{WHO} draws documents; it needs two or more, got {len(docs)}; "
             "split the text into documents, or compare the coefficients alone by fitting each frame of null_norms."
         )
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(docs), np.full(len(docs), 1 / len(docs)), size=draws).astype(np.float64)
+    weights = document_weights(np.random.default_rng(seed), len(docs), draws)
     parts = []
     for fit in real:
         own = {
@@ -144,7 +141,7 @@ def _compared(
 def _rows(
     fit: DocumentSums,
     nulls: dict[str, list[DocumentSums]],
-    weights: Float[np.ndarray, "draws docs"],
+    weights: Weights,
     conf_level: float,
 ) -> list[pd.DataFrame]:
     """Return the rows of one group, a table a null."""
@@ -158,7 +155,7 @@ def _rows(
             statistic = np.where(is_rounding, 0.0, np.abs(excess) / error)
             of_draws = np.where(is_rounding, 0.0, np.abs(drawn.excess - excess) / drawn.error)
         half = np.quantile(of_draws, conf_level, axis=0, method="higher") * error
-        low, high = np.quantile(drawn.each, [(1 - conf_level) / 2, (1 + conf_level) / 2], axis=(0, 1))
+        low, high = quantile_interval(drawn.each, conf_level, axis=(0, 1))
         columns = {
             **fit.keys,
             "depth": fit.depth,

@@ -2,7 +2,6 @@
 
 from mechreg.formulas import formula_columns as formula_columns
 from mechreg.regression.clusters import DocumentSums as DocumentSums
-from mechreg.regression.clusters import solve_sums as solve_sums
 from mechreg.regression.fits import LaggedFits as LaggedFits
 from mechreg.regression.fits import fit_lagged as fit_lagged
 from mechreg.regression.fits import sums_by_document as sums_by_document

@@ -1,4 +1,4 @@
-"""Clusters: what each adds to a fit, the degrees of freedom of its covariances, and refits on other documents.
+"""Clusters: what each adds to a fit, and the degrees of freedom of its covariances.
 
 Everything is in the design's orthonormal basis, where the sum of x x' is the identity. With effects that go across
 clusters the sums are x'R⁻¹x and x'R⁻¹e, R = 1 - the effects' own projection within the cluster: leaving a cluster out
@@ -25,8 +25,6 @@ ClusterScores = Float[np.ndarray, "clusters terms"]
 
 # Without a cluster, the least that must be left of the design in any direction.
 MIN_LEFT = 1e-8
-# Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
-MIN_SHARE = 1e-8
 
 
 class Clusters(NamedTuple):
@@ -99,16 +97,6 @@ class DocumentSums(NamedTuple):
     def scores(self) -> Float[np.ndarray, "docs terms"]:
         """Each document's sums of q e."""
         return self.sums[:, :-2, -2]
-
-
-def solve_sums(
-    products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
-) -> Float[np.ndarray, "*fits terms"]:
-    """Return the coefficients of q from sums over some documents, NaN where the terms are collinear in them."""
-    solved = np.full(scores.shape, np.nan)
-    is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
-    solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
-    return solved
 
 
 def sums_of(fit: Fit) -> DocumentSums:

@@ -12,6 +12,7 @@ from scipy import stats
 from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
+from mechreg.regression.drawn import document_weights, quantile_interval
 from mechreg.regression.rows import TAKEN_UP
 from mechreg.schema import (
     MAX_LAGS,
@@ -20,7 +21,7 @@ from mechreg.schema import (
     NumericalError,
     group_columns,
     require,
-    require_conf_level,
+    require_shared,
     require_whole_number,
 )
 
@@ -118,8 +119,7 @@ def autocorrelation(
     require_whole_number(max_lag, name="max_lag", least=2, most=MAX_LAGS)
     require_whole_number(order, name="order", most=MAX_LAGS)
     require_whole_number(draws, name="draws", least=99, most=100_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     lagged = add_lags(norms, lags=lags, skip=skip, drop_sinks=drop_sinks)
     names = require_effects(effects)
     require(lagged, names, who=WHO)
@@ -207,8 +207,7 @@ def _described(
         raise InputError(
             f"{WHO} needs tokens {max_lag} apart; no window of {group.where} is that long. Use a smaller max_lag=."
         )
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    weights = document_weights(np.random.default_rng(seed), count, draws)
     weights = np.concatenate([np.ones((1, count)), weights])
     with np.errstate(invalid="ignore", divide="ignore"):
         covariance = (weights @ products) / (weights @ pairs)
@@ -231,7 +230,7 @@ def _described(
 
 def _with_band(name: str, drawn: Float[np.ndarray, "*draws"], conf_level: float) -> dict[str, Any]:
     """Return the estimate, which is the first, with quantiles of the draws after it."""
-    low, high = np.quantile(drawn[1:], [(1 - conf_level) / 2, (1 + conf_level) / 2], axis=0)
+    low, high = quantile_interval(drawn[1:], conf_level)
     return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
 
 

@@ -15,8 +15,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechreg.lags import lags_among
-from mechreg.regression import DocumentSums, LagSums, formula_columns, solve_sums
-from mechreg.schema import InputError, NumericalError, one_value, require_option
+from mechreg.regression import DocumentSums, LagSums, formula_columns
+from mechreg.regression.drawn import moved_without_each, refit_drawn, refit_to
+from mechreg.schema import InputError, one_value, require_option
 from mechreg.universality.bands import Estimates
 
 WHO = "compare_profiles"
@@ -52,12 +53,14 @@ def joint_profiles(sums: LagSums, *, term: str, hook: str | None, draws: int, se
     docs = reduce(lambda shared, fit: shared.intersection(fit.labels), fits, fits[0].labels).sort_values()
     n_unshared = {str(fit.keys["model"]): len(fit.labels.difference(docs)) for fit in fits}
     require_documents(len(docs), [*n_unshared], of="with complete rows in every layer", who=WHO)
-    fits = [_refitted(fit, docs) for fit in fits]
+    fits = [refit_to(fit, docs, who=WHO) for fit in fits]
     at = [fit.names.index(term) for fit in fits]
     layers = [{**fit.keys, "depth": fit.depth, "n": fit.n} for fit in fits]
     estimates = Estimates(
         np.array([fit.estimate[place] for fit, place in zip(fits, at, strict=True)]),
-        np.column_stack([_without_each(fit) @ fit.to_terms[i] for fit, i in zip(fits, at, strict=True)]),
+        np.column_stack(
+            [moved_without_each(fit, who=WHO) @ fit.to_terms[i] for fit, i in zip(fits, at, strict=True)]
+        ),
         _drawn(fits, at, draws, seed),
     )
     return Profiles(
@@ -132,36 +135,6 @@ def _require_whole_models(fits: list[DocumentSums], *, first: int) -> None:
             )
 
 
-def _refitted(fit: DocumentSums, docs: pd.Index) -> DocumentSums:
-    """Return the layer refitted on some of its documents."""
-    sums = fit.sums[fit.labels.get_indexer(docs)]
-    part = fit._replace(sums=sums, labels=docs)
-    if len(docs) == len(fit.labels):
-        return part
-    moved = solve_sums(part.products.sum(axis=0), part.scores.sum(axis=0))
-    if np.isnan(moved).any():
-        raise NumericalError(
-            f"{WHO} fits the shared documents; in {fit.where} they make the terms collinear."
-        )
-    to_residuals = np.eye(sums.shape[-1])  # of the new coefficients: e - moved'q
-    to_residuals[-2, :-2] = -moved
-    return part._replace(
-        estimate=fit.estimate + fit.to_terms @ moved, sums=to_residuals @ sums @ to_residuals.T
-    )
-
-
-def _without_each(fit: DocumentSums) -> Float[np.ndarray, "docs terms"]:
-    """Return by how much the coefficients of q move when each document is left out."""
-    moved = solve_sums(fit.products.sum(axis=0) - fit.products, -fit.scores)
-    if np.isnan(moved).any():
-        at = int(np.isnan(moved).any(axis=1).argmax())
-        raise NumericalError(
-            f"{WHO} fits without each document in turn; in {fit.where} the terms are collinear without "
-            f"{fit.labels[at]}. Leave a term out."
-        )
-    return moved
-
-
 def _drawn(
     fits: list[DocumentSums], at: list[int], draws: int, seed: int
 ) -> Float[np.ndarray, "draws layers"]:
@@ -174,11 +147,6 @@ def _drawn(
         chosen = rng.integers(0, count, (chunk.stop - chunk.start, count))
         weights = np.stack([np.bincount(row, minlength=count) for row in chosen]).astype(np.float64)
         for layer, fit in enumerate(fits):
-            moved = solve_sums(np.tensordot(weights, fit.products, axes=1), weights @ fit.scores)
-            if np.isnan(moved).any():
-                raise NumericalError(
-                    f"{WHO} draws documents with replacement; in {fit.where} a draw makes the terms collinear, "
-                    "since too few documents tell them apart. Leave a term out, or use more documents."
-                )
+            moved = refit_drawn(fit, weights, who=WHO).moved
             drawn[chunk, layer] = moved @ fit.to_terms[at[layer]]
     return drawn

@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 from scipy.fft import dct, idct
 
 from mechreg.regression import Effects, project
+from mechreg.regression.drawn import Weights, document_weights
 from mechreg.schema import NumericalError
 from mechreg.universality.bands import Estimates, bands, mean_of
 from mechreg.universality.token_units import WHO, ModelTokens, Units, unit_ranks
-
-Weights = Float[np.ndarray, "draws docs"]
 
 Match = Literal["depth", "best"]
 CHUNK_NUMBERS = 2**22  # of surrogates made at a time
@@ -70,8 +69,7 @@ def all_pairs(
     series = [residuals(at, one.values) for at, one in enumerate(models)]
     of_random = [[residuals(at, values) for values in frames] for at, frames in enumerate(random)]
     null = null_draws(series, effects, units.lengths, numbers, draws=draws, rng=rng)
-    n_docs = len(units.docs)
-    weights = rng.multinomial(n_docs, np.full(n_docs, 1 / n_docs), draws).astype(np.float64)
+    weights = document_weights(rng, len(units.docs), draws)
     pairs = []
     for (a, b), drawn in null.items():
         cells = correlations(series[a], series[b], units.doc, weights)
