@@ -18,7 +18,7 @@ from mechreg.schema import (
     log_norms,
     one_or_many,
     require,
-    require_whole_number,
+    require_shared,
     require_whole_numbers,
 )
 from mechreg.sinks import Codes, Numbers, find_sinks
@@ -85,7 +85,7 @@ def add_lags(
     """
     lags = require_whole_numbers(_few(lags, name="lags"), name="lags", least=1)
     layer_below = require_whole_numbers(_few(layer_below, name="layer_below"), name="layer_below", fewest=0)
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip)
     drop_sinks = one_or_many(drop_sinks)
     needed = (column, "norm") if drop_sinks else (column,)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, *needed), who="add_lags")

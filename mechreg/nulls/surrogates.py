@@ -12,7 +12,7 @@ from mechreg.schema import (
     group_columns,
     log_norms,
     require,
-    require_whole_number,
+    require_shared,
 )
 
 
@@ -56,7 +56,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     [1.0, 2.0, 3.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip)
     source = shuffled_rows(
         norms, [*group_columns(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
     )
@@ -84,7 +84,7 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     [3.0, 4.0, 1.0, 2.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="token_means")
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip)
     if norms["doc"].nunique() < 2:
         raise InputError("token_means takes means over other documents; it needs at least two.")
     logs = log_norms(norms, who="token_means")
@@ -121,7 +121,7 @@ def shuffled_rows(
     """Return for every row the row that takes its place: at random within groups, the same for the same tokens."""
     keys = list(TOKEN_KEYS)
     token = frame.groupby(keys, observed=True, sort=True).ngroup().to_numpy()
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     draw = np.random.default_rng(seed).random(int(token.max()) + 1 if len(token) else 0)
     group = frame.groupby(within, observed=True, sort=False).ngroup().to_numpy()
     place = np.lexsort((token, fixed, group))

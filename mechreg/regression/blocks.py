@@ -18,6 +18,7 @@ from scipy.linalg import solve_triangular
 from mechreg.schema import InputError
 
 Codes = Int[np.ndarray, " rows"]
+Numbers = Float[np.ndarray, " rows"]
 Columns = Float[np.ndarray, "columns rows"]
 BlockSums = Float[np.ndarray, "blocks products"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import sparse
 
-from mechreg.regression.blocks import Codes, gram_matrices
+from mechreg.regression.blocks import Codes, Numbers, gram_matrices
 from mechreg.regression.design import require_room
 from mechreg.regression.fixed_effects import MAX_DENSE, Effects, hat, pattern, solve_rest
 from mechreg.regression.rows import Rows
@@ -166,7 +166,7 @@ def _satterthwaite(
 
 
 def clusters_across(
-    fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]], rows: Rows
+    fits: list[tuple[Float[np.ndarray, "terms rows"], Numbers]], rows: Rows
 ) -> list[Clusters]:
     """Return what every cluster adds, for fits (their x and e) of the same rows, where effects go across clusters."""
     effects, cluster, labels = rows.effects, rows.layout.cluster, rows.layout.labels

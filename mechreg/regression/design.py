@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from patsy.categorical import categorical_to_int, guess_categorical
 
 from mechreg.formulas import names_in
-from mechreg.regression.blocks import Codes, Columns
+from mechreg.regression.blocks import Codes, Columns, Numbers
 from mechreg.regression.evaluation import (
     environment,
     evaluate,
@@ -107,7 +107,7 @@ def require_room(numbers: int, of: str) -> None:
 
 def matrices(
     formula: str, learned: pd.DataFrame, data: pd.DataFrame
-) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows terms"]]:
+) -> tuple[Numbers, Float[np.ndarray, "rows terms"]]:
     """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``."""
 
     def of(rows: pd.DataFrame) -> list[np.ndarray]:

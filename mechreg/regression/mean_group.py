@@ -5,15 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from mechreg.formulas import formula_columns
 from mechreg.outside import any_frames
+from mechreg.regression.blocks import Codes, Columns
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, absorbed_parts, read_groups
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_conf_level
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_shared
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -76,7 +77,7 @@ def mean_group(
     [['lag1', 2.0, 3], ['lag2', 2.0, 3]]
     """
     others = require_effects(effects)
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     columns = formula_columns(formula)
     require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *columns, *others), who=WHO)
     names = tuple(dict.fromkeys(("doc", *others)))
@@ -120,9 +121,7 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _sums(
-    values: Float[np.ndarray, "columns rows"], doc: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "docs two sums sums"]:
+def _sums(values: Columns, doc: Codes) -> Float[np.ndarray, "docs two sums sums"]:
     """Return the sums of [1, values] [1, values]' over the first and the second half of every document's rows."""
     sizes = np.bincount(doc)
     begin = np.cumsum([0, *sizes[:-1]])

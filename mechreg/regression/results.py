@@ -21,8 +21,8 @@ from mechreg.schema import (
     InputError,
     NumericalError,
     group_columns,
-    require_conf_level,
     require_option,
+    require_shared,
     require_whole_number,
 )
 
@@ -48,8 +48,7 @@ def require_table_options(
     """Check the options of a coefficient frame, whose covariance is one of the ``known``."""
     require_option(cov, known, name="cov")
     require_option(adjust, get_args(Adjust), name="adjust")
-    require_conf_level(conf_level)
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(conf_level=conf_level, seed=seed)
     if hac_lags is not None:
         require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS)
         if cov != "hac":

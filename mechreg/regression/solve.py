@@ -17,7 +17,7 @@ from mechreg.regression.design import Terms
 from mechreg.schema import InputError, NumericalError
 
 Forms = Float[np.ndarray, "cells columns some"]
-Columns = Float[np.ndarray, "rows some"]
+RootColumns = Float[np.ndarray, "rows some"]
 Sums = Float[np.ndarray, "cells columns columns"]
 Basis = Float[np.ndarray, "cells columns terms"]
 
@@ -157,19 +157,19 @@ def _square_roots(sums: Sums) -> tuple[Sums, Float[np.ndarray, "cells columns"]]
     return root, scale
 
 
-def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> Columns:
+def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> RootColumns:
     """Return columns whose products are those of the group's rows."""
     return einops.rearrange(root @ forms, "cells columns some -> (cells columns) some")
 
 
-def _centred(columns: Columns, ones: Float[np.ndarray, " rows"]) -> Columns:
+def _centred(columns: RootColumns, ones: Float[np.ndarray, " rows"]) -> RootColumns:
     for _ in range(2):
         columns = columns - np.outer(ones, ones @ columns / (ones @ ones))
     return columns
 
 
 def _require_solvable(
-    design: Columns,
+    design: RootColumns,
     ones: Float[np.ndarray, " rows"],
     size: Float[np.ndarray, " some"],
     terms: Terms,

@@ -10,7 +10,7 @@ from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
 from mechreg.regression.results import crv1_factor
 from mechreg.regression.solve import Fit
-from mechreg.schema import InputError, require_number, require_option, require_whole_number
+from mechreg.schema import InputError, require_number, require_option, require_shared, require_whole_number
 
 WHO = "wild_bootstrap"
 
@@ -57,7 +57,7 @@ def wild_bootstrap(
     """
     require_number(value, name="value")
     require_whole_number(draws, name="draws")
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     rows = []
     for fit in sums_by_document(fits, who=WHO).solve():
         require_option(term, fit.solution.names, name="term")

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
+from mechreg.regression.blocks import Codes, Columns, Numbers
 from mechreg.regression.drawn import document_weights, quantile_interval
 from mechreg.regression.rows import TAKEN_UP
 from mechreg.schema import (
@@ -25,8 +26,6 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-Numbers = Float[np.ndarray, " rows"]
-Codes = Int[np.ndarray, " rows"]
 LagDraws = Float[np.ndarray, "draws lags"]
 
 WHO = "autocorrelation"
@@ -150,7 +149,7 @@ class _Group:
         self.slots = int(self.slot[-1]) + 1
         self.doc = pd.factorize(rows["doc"])[0]
 
-    def residuals(self, columns: list[str]) -> tuple[Float[np.ndarray, "columns rows"], Codes]:
+    def residuals(self, columns: list[str]) -> tuple[Columns, Codes]:
         """Return columns of the complete rows without the effects, and which rows those are."""
         table = self.rows[columns].to_numpy("float64").T
         at = np.flatnonzero(~np.isnan(table).any(axis=0))
@@ -253,8 +252,6 @@ def _slow(acf: LagDraws) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray,
     return along[np.arange(len(acf)), best] / size[best], RHO[best]
 
 
-def _fitted(
-    columns: Float[np.ndarray, "columns rows"], design: Float[np.ndarray, "terms rows"]
-) -> Float[np.ndarray, "columns rows"]:
+def _fitted(columns: Columns, design: Float[np.ndarray, "terms rows"]) -> Columns:
     """Return the least-squares fit of columns on a design."""
     return np.linalg.solve(design @ design.T, design @ columns.T).T @ design

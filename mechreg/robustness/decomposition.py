@@ -9,12 +9,13 @@ from jaxtyping import Float
 
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
+from mechreg.regression.blocks import Numbers
 from mechreg.regression.design import take_apart, terms_of
 from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import TAKEN_UP, Rows, columns_of, read_groups
 from mechreg.regression.solve import MAX_CONDITION
-from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_conf_level
+from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_shared
 
 WHO = "decompose"
 
@@ -75,7 +76,7 @@ def decompose(
     True
     """
     names, controls = require_effects(effects), dict(controls or {})
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     outcome = formula.split("~")[0]
     formulas = {"short": formula, **{part: f"{outcome} ~ {added}" for part, added in controls.items()}}
     if {"short", "long", *names} & {*controls} or not (names or controls):
@@ -119,7 +120,7 @@ def _table(
 
 def _influences(
     rows: Rows, formulas: dict[str, str], effects: tuple[str, ...], term: str
-) -> dict[str, tuple[float, Float[np.ndarray, " rows"]]]:
+) -> dict[str, tuple[float, Numbers]]:
     """Return every part's estimate, and each row's influence on it."""
     terms, short, y = _columns(formulas["short"], rows)
     wanted = [term] if term in terms else term.split(" + ")

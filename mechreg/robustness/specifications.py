@@ -18,8 +18,8 @@ from mechreg.schema import (
     NumericalError,
     group_columns,
     require,
-    require_conf_level,
     require_names,
+    require_shared,
     require_whole_number,
 )
 
@@ -112,7 +112,7 @@ def specification_curve(
     """
     chosen = require_names(specifications, SPECIFICATIONS, name="specifications")
     require_whole_number(extra_lags, name="extra_lags", most=256)
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     columns = formula_columns(formula)
     needed = [name for name in columns if name not in _WORDS]
     require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *needed, "norm", "log_norm"), who=WHO)

@@ -7,7 +7,13 @@ import pandas as pd
 
 from mechreg.outside import any_frames
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
-from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
+from mechreg.schema import (
+    InputError,
+    require_conf_level,
+    require_number,
+    require_shared,
+    require_whole_number,
+)
 from mechreg.universality import tables
 from mechreg.universality.profiles import WHO, groups_of, joint_profiles
 from mechreg.universality.verdict import Worded, verdict
@@ -139,7 +145,7 @@ def compare_profiles(
     if margin is not None:
         require_number(margin, name="margin", least=0, strict=True, example=0.1)
     require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     require_conf_level(conf_level, above=0.5)
     conf_level = float(conf_level)
     profiles = joint_profiles(

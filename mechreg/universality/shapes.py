@@ -12,8 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.fft import dct
 
-Profile = Float[np.ndarray, " places"]
-Draws = Float[np.ndarray, "draws places"]
+from mechreg.universality.bands import Draws, Profile
 
 # With fewer places there are too few patterns of signs for a p value of .05: 8 with 4, 16 with 5.
 MIN_PLACES = 6

@@ -18,7 +18,7 @@ from mechreg.universality.token_units import WHO, ModelTokens, Units, unit_ranks
 Match = Literal["depth", "best"]
 CHUNK_NUMBERS = 2**22  # of surrogates made at a time
 Residuals = Float[np.ndarray, "units layers"]
-Draws = Float[np.ndarray, "draws a b"]
+CellDraws = Float[np.ndarray, "draws a b"]
 
 
 class Pair(NamedTuple):
@@ -26,7 +26,7 @@ class Pair(NamedTuple):
 
     models: tuple[ModelTokens, ModelTokens]
     cells: Estimates
-    null: Draws
+    null: CellDraws
     match: Int[np.ndarray, " a"]
     null_match: Int[np.ndarray, "draws a"]
     random: Estimates | None  # the cells with random weights
@@ -116,7 +116,7 @@ def null_draws(
     *,
     draws: int,
     rng: np.random.Generator,
-) -> dict[tuple[int, int], Draws]:
+) -> dict[tuple[int, int], CellDraws]:
     """Return each pair's correlations where the waves of every model's series in a document have random signs."""
     null = {(a, b): np.empty((draws, series[a].shape[1], series[b].shape[1])) for a, b in pairs}
     step = max(1, CHUNK_NUMBERS // sum(own.size for own in series))
@@ -152,7 +152,7 @@ def unit_length(columns: Residuals) -> Residuals:
 
 
 def matches(
-    cells: Draws, depths: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]], match: Match
+    cells: CellDraws, depths: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]], match: Match
 ) -> Int[np.ndarray, "draws a"]:
     """Return which b stands for each a: the nearest in depth (of two, the one nearer the input), or the best."""
     if match == "best":

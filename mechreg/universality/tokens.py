@@ -13,10 +13,10 @@ from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
     one_value,
-    require_conf_level,
     require_names,
     require_one_processing,
     require_option,
+    require_shared,
     require_whole_number,
 )
 from mechreg.universality import token_tables
@@ -153,9 +153,8 @@ def compare_tokens(
     """
     require_option(unit, get_args(Unit), name="unit")
     require_option(match, get_args(Match), name="match")
-    for name, (number, least) in {"skip": (skip, 0), "draws": (draws, MIN_DRAWS), "seed": (seed, 0)}.items():
-        require_whole_number(number, name=name, least=least)
-    require_conf_level(conf_level)
+    require_whole_number(draws, name="draws", least=MIN_DRAWS)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     chosen = require_names(effects, EFFECTS, name="effects", least=0)
     require_columns(norms, column=column, unit=unit)
     hook = one_value(norms["hook"].unique(), hook, name="hook", who=WHO)
