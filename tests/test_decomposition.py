@@ -131,7 +131,7 @@ def test_what_cannot_be_decomposed_is_refused():
         decompose(frame, "y ~ x", term="x", controls={"doc": "w"})
     with pytest.raises(NumericalError, match="controls that vary within effects"):
         decompose(frame, "y ~ x", term="x", controls={"trend": "position"})
-    with pytest.raises(InputError, match="needs two documents or more; model m"):
+    with pytest.raises(InputError, match="needs two documents or more with complete rows; model m"):
         decompose(frame[frame["doc"] == 0], "y ~ x", term="x", effects=(), controls={"w": "w"})
     with pytest.raises(SchemaError, match="decompose needs the column 'z'"):
         decompose(frame, "y ~ x", term="x", controls={"z": "z"})

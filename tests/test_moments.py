@@ -475,7 +475,7 @@ def test_a_refused_update_adds_nothing(lagged, spoil):
         (lambda f: streamed([f.assign(lag2=2 * f["lag1"])]).coefficients(), NumericalError, "collinear"),
         (lambda f: streamed([f.assign(lag2=0.1)]).coefficients(), InputError, "'lag2' is constant"),
         (lambda f: streamed([f.assign(log_norm=2.0)]).statistics(), InputError, "'log_norm' is constant"),
-        (lambda f: streamed([f[f["doc"] == "d0"]]).coefficients(cov="crv3"), InputError, "at least two clusters"),
+        (lambda f: streamed([f[f["doc"] == "d0"]]).coefficients(cov="crv3"), InputError, "needs two clusters or more"),
         (lambda f: streamed([f.assign(lag2=f["doc"] == "d1")], "log_norm ~ lag1 + I(1.0 * lag2)").coefficients(),
          NumericalError, "collinear without doc d"),
         (lambda f: streamed([f]).coefficients(cov="hac", hac_lags=4), InputError, "kept to lag 1. .*max_lag=4"),

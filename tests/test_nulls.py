@@ -495,7 +495,7 @@ def test_what_cannot_be_compared_is_refused():
     ):
         compare_to_nulls(fitted(norms), {"mine": [norms.assign(layer=4)]})
     one = norms[norms["doc"] == "d03"]
-    with pytest.raises(InputError, match="two or more, got 1"):
+    with pytest.raises(InputError, match="needs two documents or more; the corpus has 1"):
         compare_to_nulls(fit_lagged(add_lags(one), cov="nonrobust"), {"mine": [one]})
     with pytest.raises(InputError, match="draws must be a whole number from 99 to 1000000; got 9"):
         compare_to_nulls(fitted(norms), {"mine": [norms]}, draws=9)
@@ -531,7 +531,7 @@ def test_frames_that_no_null_can_be_made_of_are_refused():
         shuffle_tokens(norms.drop(columns="token_id"))
     with pytest.raises(InputError, match="skip must be a whole number, 0 or more"):
         shuffle_norms(norms, skip=-1)
-    with pytest.raises(InputError, match="means over other documents; it needs at least two"):
+    with pytest.raises(InputError, match="token_means needs two documents or more"):
         token_means(norms[norms["doc"] == "d00"])
     with pytest.raises(NumericalError, match="token_means needs the logarithm of every norm"):
         token_means(norms.assign(norm=0.0))

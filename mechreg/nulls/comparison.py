@@ -11,6 +11,7 @@ from mechreg.lags import add_lags_of
 from mechreg.nulls.resampling import WHO, excess_over
 from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
+from mechreg.regression.clusters import require_two
 from mechreg.regression.drawn import Weights, document_weights, quantile_interval
 from mechreg.schema import InputError, require, require_shared, require_whole_number
 
@@ -119,11 +120,8 @@ def _compared(
 ) -> pd.DataFrame:
     """Return the rows of all groups; a draw's documents are the same in all of them."""
     docs = reduce(lambda all_docs, fit: all_docs.union(fit.labels), real, real[0].labels)
-    if len(docs) < 2:
-        raise InputError(
-            f"{WHO} draws documents; it needs two or more, got {len(docs)}; "
-            "split the text into documents, or compare the coefficients alone by fitting each frame of null_norms."
-        )
+    remedy = " Split the text, or compare the coefficients alone by fitting each frame of null_norms."
+    require_two(len(docs), "documents", who=WHO, where="the corpus", remedy=remedy)
     weights = document_weights(np.random.default_rng(seed), len(docs), draws)
     parts = []
     for fit in real:

@@ -5,6 +5,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.outside import any_frames
+from mechreg.regression.clusters import require_two
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -85,8 +86,8 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="token_means")
     require_shared(skip=skip)
-    if norms["doc"].nunique() < 2:
-        raise InputError("token_means takes means over other documents; it needs at least two.")
+    remedy = " Its means are over other documents."
+    require_two(norms["doc"].nunique(), "documents", who="token_means", where="the frame", remedy=remedy)
     logs = log_norms(norms, who="token_means")
     counted = norms["position"].to_numpy() >= skip
     group = group_columns(norms)

@@ -45,6 +45,12 @@ class Across(NamedTuple):
     squares: ClusterProducts  # sums of R⁻¹x x'R⁻¹
 
 
+def require_two(count: int, of: str, *, who: str, where: str, having: str = "", remedy: str = "") -> None:
+    """Check that there are two clusters, documents or other things: one has no spread."""
+    if count < 2:
+        raise InputError(f"{who} needs two {of} or more{having}; {where} has {count}.{remedy}")
+
+
 def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:
     """Return every cluster's sum of z z', z = [x, e, 1] of a row, x in the orthonormal basis."""
     solution, blocks = fit.solution, fit.blocks

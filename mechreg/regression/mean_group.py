@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float
 from mechreg.formulas import formula_columns
 from mechreg.outside import any_frames
 from mechreg.regression.blocks import Codes, Columns
+from mechreg.regression.clusters import require_two
 from mechreg.regression.fits import fit_lagged
 from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, absorbed_parts, read_groups
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_shared
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, group_columns, require, require_shared
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -99,11 +100,8 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     first, second = (_slopes(halves[:, half]) for half in (0, 1))
     usable = whole.usable & first.usable & second.usable
     count = int(usable.sum())
-    if count < 2:
-        raise InputError(
-            f"{WHO} needs two documents or more with {len(parts.names) + LEAST_ROWS} complete rows in each half; "
-            f"{rows.where} has {count}."
-        )
+    having = f" with {len(parts.names) + LEAST_ROWS} complete rows in each half"
+    require_two(count, "documents", who=WHO, where=rows.where, having=having)
     own = (2 * whole.estimate - (first.estimate + second.estimate) / 2)[usable]
     estimate, error = own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(count)
     spread = whole.estimate[usable].var(axis=0, ddof=1) - whole.variance[usable].mean(axis=0)

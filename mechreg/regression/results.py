@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from mechreg.regression.blocks import MAX_SUMMED_LAGS
-from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
+from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out, require_two
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
 from mechreg.regression.solve import Fit
@@ -128,10 +128,8 @@ def covariance_of(
         return Covariance(kind, f"nonrobust{single}", matrix, np.full(k, float(solution.df)))
     if kind not in CLUSTERED:
         return _of_rows(fit, products, kind, hac_lags)
-    if count < 2:
-        raise InputError(
-            f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
-        )
+    who = f"cov={kind!r} with cluster={cluster!r}"
+    require_two(count, "clusters", who=who, where=fit.where, remedy=" Use cov='auto'.")
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
         clusters = clusters_of(fit)

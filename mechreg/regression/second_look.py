@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from mechreg.regression.clusters import Clusters, clusters_across
+from mechreg.regression.clusters import Clusters, clusters_across, require_two
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, row_products, summed_products
 from mechreg.regression.results import Covariance, crv1_factor
@@ -60,8 +60,7 @@ def two_way_covariances(
             counts.append(len(clustered))
             matrix += sign * clustered.T @ clustered
         fewest = min(counts)
-        if fewest < 2:
-            raise InputError(f"cluster={names!r} needs two clusters of each; {fit.where} has {fewest}.")
+        require_two(fewest, "clusters of each", who=f"cluster={names!r}", where=fit.where)
         values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
         matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
         df = np.full(len(matrix), fewest - 1.0)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.regression.clusters import Clusters, clusters_of, left_out
+from mechreg.regression.clusters import Clusters, clusters_of, left_out, require_two
 from mechreg.regression.fits import LaggedFits, sums_by_document
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
@@ -61,9 +61,9 @@ def wild_bootstrap(
     rows = []
     for fit in sums_by_document(fits, who=WHO).solve():
         require_option(term, fit.solution.names, name="term")
-        if fit.blocks.across or len(fit.blocks.labels) < 2:
-            what = "effects within documents only" if fit.blocks.across else "two documents or more"
-            raise InputError(f"{WHO} needs {what}; {fit.where} has others.")
+        if fit.blocks.across:
+            raise InputError(f"{WHO} needs effects within documents only; {fit.where} has others.")
+        require_two(len(fit.blocks.labels), "documents", who=WHO, where=fit.where)
         at = fit.solution.names.index(term)
         statistic, p = _bootstrapped(fit, at, float(value), int(draws), np.random.default_rng(seed))
         about = {"term": term, "value": float(value), "estimate": fit.solution.estimate[at]}

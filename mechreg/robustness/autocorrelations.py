@@ -13,8 +13,9 @@ from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
 from mechreg.regression.blocks import Codes, Columns, Numbers
+from mechreg.regression.clusters import require_two
 from mechreg.regression.drawn import document_weights, quantile_interval
-from mechreg.regression.rows import TAKEN_UP
+from mechreg.regression.rows import TAKEN_UP, words
 from mechreg.schema import (
     MAX_LAGS,
     TOKEN_KEYS,
@@ -127,7 +128,7 @@ def autocorrelation(
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))
-        where = ", ".join(f"{key} {value}" for key, value in place.items())
+        where = words(place)
         place["depth"] = float(rows["depth"].iloc[0]) if "depth" in rows else np.nan
         group = _Group(rows, names, reach=max(max_lag, order), where=where)
         lag_table, layer = _described(group, max_lag, draws, conf_level, seed)
@@ -189,8 +190,7 @@ def _described(
     (y,), at = group.residuals(["log_norm"])
     doc = pd.factorize(group.doc[at])[0]
     count = int(doc.max()) + 1 if len(doc) else 0
-    if count < 2:
-        raise InputError(f"{WHO} draws documents; it needs two or more, and {group.where} has {count}.")
+    require_two(count, "documents", who=WHO, where=group.where)
     whole = group.rows["log_norm"].to_numpy("float64")[at]
     if np.linalg.norm(y) <= TAKEN_UP * np.linalg.norm(whole - whole.mean()):
         raise NumericalError(

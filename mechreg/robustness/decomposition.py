@@ -10,6 +10,7 @@ from jaxtyping import Float
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.blocks import Numbers
+from mechreg.regression.clusters import require_two
 from mechreg.regression.design import take_apart, terms_of
 from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
@@ -88,10 +89,8 @@ def decompose(
     require(lagged, (*GROUP_KEYS, "doc", *columns, *names), who=WHO)
     tables = []
     for rows in read_groups(lagged, columns, cluster="doc", effects=names):
-        if (count := len(rows.layout.labels)) < 2:
-            raise InputError(
-                f"{WHO} needs two documents or more; {rows.where} has {count} with complete rows."
-            )
+        having = " with complete rows"
+        require_two(len(rows.layout.labels), "documents", who=WHO, where=rows.where, having=having)
         parts = _influences(rows, formulas, names, term)
         tables.append(_table(rows, term, parts, float(conf_level)))
     return pd.concat(tables, ignore_index=True)
