@@ -15,7 +15,8 @@ from mechreg.schema import (
     require_whole_number,
 )
 from mechreg.universality import tables
-from mechreg.universality.profiles import WHO, groups_of, joint_profiles
+from mechreg.universality.pairs import group_of_each
+from mechreg.universality.profiles import WHO, joint_profiles
 from mechreg.universality.verdict import Worded, verdict
 
 # Fewer draws give no 95% interval of the largest of several deviations.
@@ -154,7 +155,7 @@ def compare_profiles(
     comparison = tables.compared(
         profiles,
         term=term,
-        groups=groups_of(groups, list(profiles.n_unshared)),
+        groups=group_of_each(groups, list(profiles.n_unshared)),
         bins=_bins(bins, profiles.layers),
         conf_level=conf_level,
     )

@@ -4,7 +4,7 @@ Everything comes from each document's sums: the fit without a document, and the 
 replacement, the same ones in every model and layer. So differences between models carry what their errors share.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import reduce
 from typing import NamedTuple
@@ -19,10 +19,9 @@ from mechreg.regression import DocumentSums, LagSums, formula_columns
 from mechreg.regression.drawn import moved_without_each, refit_drawn, refit_to
 from mechreg.schema import InputError, one_value, require_option
 from mechreg.universality.bands import Estimates
+from mechreg.universality.pairs import require_documents
 
 WHO = "compare_profiles"
-# With fewer, quantiles over resampled documents mean nothing: 5 documents have 126 resamples.
-MIN_DOCS = 6
 # Weights made at a time: they should stay in the processor's cache.
 CHUNK_NUMBERS = 2**20
 
@@ -84,27 +83,6 @@ def depth_bins(
     width = (b - a) * n_layers
     overlap = np.minimum(low + width, layers + bins * b) - np.maximum(low, layers)
     return np.maximum(overlap, 0) / width
-
-
-def require_documents(count: int, models: Sequence[str], *, of: str, who: str) -> None:
-    """Check that models share as many documents as can be drawn again."""
-    if count < MIN_DOCS:
-        raise InputError(
-            f"{who} resamples documents: it needs {MIN_DOCS} or more {of}; {', '.join(models)} share {count}. Extract "
-            "all models from the same corpus."
-        )
-
-
-def groups_of(groups: Mapping[str, str] | None, models: Sequence[str]) -> dict[str, str]:
-    """Return a group for every model, or nothing."""
-    if groups is None:
-        return {}
-    if not isinstance(groups, Mapping) or {*groups} != {*models}:
-        raise InputError(
-            f"groups must give a group for each of the models {[*models]} and no other, as in {{{models[0]!r}: "
-            f"'small'}}; got {groups!r}."
-        )
-    return {model: str(groups[model]) for model in models}
 
 
 def _require_term(fits: list[DocumentSums], term: str) -> None:

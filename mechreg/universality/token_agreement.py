@@ -32,6 +32,11 @@ class Pair(NamedTuple):
     random: Estimates | None  # the cells with random weights
     random_match: Int[np.ndarray, " a"]  # with the best match, one of its own
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """The models'."""
+        return self.models[0].name, self.models[1].name
+
     def numbers(self, match: Int[np.ndarray, " a"]) -> Int[np.ndarray, " a"]:
         """The numbers of matched cells among all cells."""
         return np.arange(len(match)) * self.null.shape[2] + match
