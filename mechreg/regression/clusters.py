@@ -134,6 +134,11 @@ def left_out(clusters: Clusters, *, cov: str, where: str, cluster: str) -> Clust
     return np.linalg.inv(np.eye(clusters.score.shape[1]) - clusters.products)
 
 
+def of_each(matrices: ClusterProducts, scores: ClusterScores) -> ClusterScores:
+    """Return every cluster's matrix times its score."""
+    return (matrices @ scores[..., None])[..., 0]
+
+
 def effective_df(
     clusters: Clusters, without: ClusterProducts, to_terms: Float[np.ndarray, "tested terms"]
 ) -> Float[np.ndarray, " tested"]:

@@ -53,7 +53,11 @@ class Parts(NamedTuple):
     names: tuple[str, ...]  # of those
     cell: Codes
     seen: pd.DataFrame  # a row of each cell: the design is made from these
-    terms: Terms | None  # where it cannot be made from these
+    learned: Terms | None  # where it cannot be made from these
+
+    def terms(self, formula: str) -> Terms:
+        """The formula's design."""
+        return terms_of(formula, self.seen) if self.learned is None else self.learned
 
 
 def take_apart(formula: str, data: pd.DataFrame, *, whole: bool, where: str) -> Parts:

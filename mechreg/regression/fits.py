@@ -45,6 +45,7 @@ from mechreg.schema import (
     require,
     require_by,
 )
+from mechreg.words import count
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
@@ -160,14 +161,14 @@ def fit_lagged(
         covariances = two_way_covariances(fits, sums, frame, crossed[0])
     elif cov in ("auto", "crv3", "jackknife"):
         across = across_clusters(fits, sums, frame)
-    about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
+    asked = partial(covariance_of, cov=cov, cluster=sums.cluster, hac_lags=hac_lags)
     for fit, products in products_of(fits, sums, frame):
         residuals[fit.key] = residual_statistics(fit, products)
         if not crossed:
-            covariances[fit.key] = covariance_of(fit, products, clusters=across.get(fit.key), **about)
-    options = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed, "by": by}
+            covariances[fit.key] = asked(fit, products, clusters=across.get(fit.key))
+    table = partial(coefficient_frame, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by)
     return LaggedFits(
-        coefficients=coefficient_frame(fits, [covariances[fit.key] for fit in fits], **options),
+        coefficients=table(fits, [covariances[fit.key] for fit in fits]),
         statistics=statistics_frame(fits, [residuals[fit.key] for fit in fits], by=by),
         _frame=frame,
         _sums=sums,
@@ -253,7 +254,7 @@ class LaggedFits:
         such fit, or several, is an `InputError`. Contrasts (``t_test``), influence measures (``get_influence``) and
         predictions are then statsmodels'. Its rows are the complete ones, sorted by document, window, position.
         """
-        return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
+        return self._result(self._chosen(model=model, hook=hook, layer=layer, head=head, **by))
 
     def _result(self, fit: Fit) -> RegressionResultsWrapper:
         rows = self._rows(fit)
@@ -273,7 +274,7 @@ class LaggedFits:
 
         A last line says where its F-statistic is no test of all terms, because there are too few clusters.
         """
-        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        fit = self._chosen(model=model, hook=hook, layer=layer, head=head, **by)
         result = self._result(fit)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
@@ -287,7 +288,8 @@ class LaggedFits:
         sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
         return Printed(text + sinks * (fit.n_sinks > 0))
 
-    def _chosen(self, named: dict[str, Any]) -> Fit:
+    def _chosen(self, **named: Any) -> Fit:
+        """Return the one fit of these keys; those without a value are of any."""
         fits, keys = self._sums.solve(), (*GROUP_KEYS, "head", *self.by)
         for key in named:
             if key not in keys:
@@ -340,8 +342,8 @@ class LaggedFits:
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
                 raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
-        options: dict[str, Any] = {"cluster": None, "by": self.by, "effects": self.effects}
-        for rows in read_groups(lagged, self._sums.columns, **options):
+        groups = read_groups(lagged, self._sums.columns, cluster=None, by=self.by, effects=self.effects)
+        for rows in groups:
             if not len(rows.at):
                 continue
             fit = fits[tuple(rows.keys.values())]
@@ -360,8 +362,8 @@ class LaggedFits:
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
         models = ", ".join(dict.fromkeys(self.coefficients["model"]))
-        count = f"{len(self.statistics)} fit{'s' * (len(self.statistics) != 1)}"
-        return for_terminal(f"LaggedFits({self.formula!r}: {count} of {models}; {kinds})")
+        fits = count(len(self.statistics), "fit")
+        return for_terminal(f"LaggedFits({self.formula!r}: {fits} of {models}; {kinds})")
 
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)

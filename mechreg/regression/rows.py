@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.regression.blocks import Codes, Columns, Layout
-from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
+from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart
 from mechreg.regression.evaluation import plain_column
 from mechreg.regression.fixed_effects import Effects, make_effects, project, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
@@ -114,13 +114,13 @@ def absorbed_parts(formula: str, rows: Rows, *, whole: bool = True) -> Parts:
     parts, effects = take_apart(formula, rows.data, whole=whole, where=rows.where), rows.effects
     if effects is None:
         return parts
-    is_plain = parts.terms is None and len(parts.seen) == 1
+    is_plain = parts.learned is None and len(parts.seen) == 1
     if not whole and not is_plain:
         raise NeedsAllRows(
             f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
             "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
         )
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    terms = parts.terms(formula)
     kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
     if not kept:
         raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")

@@ -20,11 +20,8 @@ MOST_TOGETHER = 15_000_000
 def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
     """Yield every fit with its products: those of the sums, else of the rows in a second look."""
     if sums.max_lag is not None:
-        yield from ((fit, summed_products(fit)) for fit in fits)
-    else:
-        yield from (
-            (fit, row_products(fit, rows, sums.formula)) for fit, rows in with_rows(fits, sums, frame)
-        )
+        return ((fit, summed_products(fit)) for fit in fits)
+    return ((fit, row_products(fit, rows, sums.formula)) for fit, rows in with_rows(fits, sums, frame))
 
 
 def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:

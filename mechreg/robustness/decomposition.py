@@ -11,7 +11,7 @@ from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.blocks import Numbers
 from mechreg.regression.clusters import require_two
-from mechreg.regression.design import take_apart, terms_of
+from mechreg.regression.design import take_apart
 from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import TAKEN_UP, Rows, columns_of, read_groups
@@ -171,7 +171,7 @@ def _influences(
 def _columns(formula: str, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Return a formula's terms, their columns and the outcome."""
     parts = take_apart(formula, rows.data, whole=True, where=rows.where)
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    terms = parts.terms(formula)
     *_, outcome = columns = columns_of(parts, terms)
     return terms.names, columns[:-1], outcome
 
