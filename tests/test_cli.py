@@ -492,7 +492,7 @@ def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, caps
     said = capsys.readouterr().out
     assert re.search(r"estimate +1 +\S+ +3 +\S+ +mini-s-b attn_out layer 2 lag2\n", said)
     assert f"packages.transformer-lens: {old} -> 99.1" in said
-    assert said.endswith("1 numbers moved.\n")
+    assert said.endswith("1 number moved.\n")
     moved = pd.read_csv(tmp_path / "moved.csv")
     assert moved["std_errors"].tolist() == [pytest.approx(3)]
     assert main(["diff", str(run), str(copied), "--within", "3.01"]) == 0
@@ -511,7 +511,7 @@ def test_diff_names_a_model_of_one_run_once(run, copied, capsys):
     said = capsys.readouterr().out
     assert f"Provenance:\n  models.mini-s-b: in {run} only\n" in said
     assert said.count("mini-s-b") == 3  # in either table, and here
-    assert re.search(r"\n0 numbers moved, \d+ are in one run only\.\n$", said)
+    assert re.search(r"\n0 numbers moved, [\d,]+ numbers in one run only\.\n$", said)
 
 
 def complete(script: str, *words: str) -> list[str]:

@@ -19,6 +19,7 @@ from mechreg.cli.options import (
 )
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError, require_option
+from mechreg.words import count
 
 EXAMPLES = (
     "mechreg intervene mini-s --edit scale=0,0.5,2 --layers 0-3 --documents 6 --out scaled.csv\n"
@@ -97,8 +98,10 @@ def intervene(args: argparse.Namespace) -> int:
     index = ["measure", "edit", "dose", *(["control"] if args.controls else [])]
     index += ["head"] if (effects["head"] >= 0).any() else []
     table = shown.pivot_table(index=index, columns="layer", values="estimate", sort=False)
-    say(f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs "
-          f"({shown['n_docs'].max()} documents)\n")  # fmt: skip
+    of = count(int(shown["n_docs"].max()), "document")
+    say(
+        f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs ({of})\n"
+    )
     say(table.to_string(float_format="{:.4f}".format))
     if args.out is not None:
         write_table(effects, args.out)

@@ -102,7 +102,7 @@ def compare_to_nulls(
                     f"{who} needs the effects of the fits, {own.effects}; it has {sums.effects}. Fit it with the same "
                     "effects=, or give its norm frame."
                 )
-            of_nulls[null].append({_key(one): one for one in sums.document_sums()})
+            of_nulls[null].append({one.key: one for one in sums.document_sums()})
         if not of_nulls[null]:
             raise InputError(
                 f"{WHO} needs at least one frame of the null {null!r}; there is none. Iterators of null_norms "
@@ -126,7 +126,7 @@ def _compared(
     parts = []
     for fit in real:
         own = {
-            name: [_matched(fit, one.get(_key(fit)), name) for one in some] for name, some in of_nulls.items()
+            name: [_matched(fit, one.get(fit.key), name) for one in some] for name, some in of_nulls.items()
         }
         parts += _rows(fit, own, weights[:, docs.get_indexer(fit.labels)], conf_level)
     table = pd.concat(parts, ignore_index=True)
@@ -193,7 +193,3 @@ def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> Docume
             f"{fit.n}. Use the skip= of the lags that were fitted."
         )
     return other
-
-
-def _key(sums: DocumentSums) -> tuple:
-    return tuple(sums.keys.values())

@@ -85,6 +85,11 @@ class DocumentSums(NamedTuple):
     where: str
 
     @property
+    def key(self) -> tuple:
+        """The values of the keys."""
+        return tuple(self.keys.values())
+
+    @property
     def c(self) -> Float[np.ndarray, " terms"]:
         """The coefficients of q in the fit to all documents."""
         return np.linalg.solve(self.to_terms, self.estimate)

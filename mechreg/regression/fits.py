@@ -285,7 +285,7 @@ class LaggedFits:
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
                 f"{most} at most.\nTerms one by one are not affected."
             )
-        sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
+        sinks = f"\n[mechreg] {count(fit.n_sinks, 'token')} left out as sinks, as outcome and as lag."
         return Printed(text + sinks * (fit.n_sinks > 0))
 
     def _chosen(self, **named: Any) -> Fit:

@@ -15,6 +15,7 @@ from scipy.linalg import solve_triangular
 from mechreg.regression.blocks import Blocks, gram_matrices, sums_by
 from mechreg.regression.design import Terms
 from mechreg.schema import InputError, NumericalError
+from mechreg.words import count
 
 Forms = Float[np.ndarray, "cells columns some"]
 RootColumns = Float[np.ndarray, "rows some"]
@@ -73,10 +74,10 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
     k = len(terms.names)
     absorbed = blocks.within + blocks.across
     if blocks.n < k + 2 + absorbed:
-        levels = f" and {absorbed} levels of effects" if absorbed else ""
+        levels = f" and {count(absorbed, 'level')} of effects" if absorbed else ""
         raise InputError(
-            f"The regression needs at least {k + 2 + absorbed} complete rows for {k} terms{levels}; {where} has "
-            f"{blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
+            f"The regression needs at least {k + 2 + absorbed} complete rows for {count(k, 'term')}{levels}; "
+            f"{where} has {blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))

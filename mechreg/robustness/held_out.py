@@ -7,16 +7,18 @@ from jaxtyping import Int
 from mechreg.regression import DocumentSums
 from mechreg.regression.drawn import solve_sums
 from mechreg.schema import InputError, document_ids, require_shared, require_whole_number
+from mechreg.words import count
 
 
-def in_folds(docs: pd.Index, *, folds: int, seed: int) -> pd.Series:
+def in_folds(doc: pd.Series, *, folds: int, seed: int) -> pd.Series:
     """Return a fold for every document, of sizes that differ by one at most; fewer documents than folds are refused."""
     require_whole_number(folds, name="folds", least=2)
     require_shared(seed=seed)
+    docs = pd.Index(doc.unique()).sort_values()
     if len(docs) < folds:
         raise InputError(
-            f"folds={folds} leaves out documents in {folds} parts; the frame has {len(docs)} documents. Use folds=2 to "
-            f"{max(2, len(docs))}, or more documents."
+            f"folds={folds} leaves out documents in {folds} parts; the frame has {count(len(docs), 'document')}. "
+            f"Use folds=2 to {max(2, len(docs))}, or more documents."
         )
     order = np.random.default_rng(seed).permutation(len(docs))
     return pd.Series(order % folds, index=pd.Index(document_ids(docs), dtype="str"))
