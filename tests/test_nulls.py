@@ -29,7 +29,7 @@ from mechreg.nulls import (
     shuffle_tokens,
     token_means,
 )
-from mechreg.nulls.resampling import excess_over
+from mechreg.nulls.comparison import excess_over
 from mechreg.regression import LagSums, fit_lagged
 from mechreg.regression.drawn import document_weights, refit_drawn
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
@@ -379,7 +379,7 @@ def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_boo
 def test_chunks_of_draws_change_nothing(monkeypatch):
     norms = make_norms(14, 30, b=0.4)
     table = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
-    monkeypatch.setattr("mechreg.nulls.resampling.CHUNK_NUMBERS", 14 * 3 * 10)
+    monkeypatch.setattr("mechreg.nulls.comparison.CHUNK_NUMBERS", 14 * 3 * 10)
     again = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
     numbers = table.select_dtypes("number").columns
     np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-10, atol=1e-13)

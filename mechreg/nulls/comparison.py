@@ -2,21 +2,33 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from mechreg.lags import add_lags_of
-from mechreg.nulls.resampling import WHO, excess_over
 from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
 from mechreg.regression.clusters import require_two
-from mechreg.regression.drawn import Weights, document_weights, quantile_interval
+from mechreg.regression.drawn import Weights, document_weights, quantile_interval, refit_drawn
 from mechreg.schema import InputError, require, require_shared, require_whole_number
 
+WHO = "compare_to_nulls"
 # Relative size below which a standard error is rounding.
 ROUNDING = 1e-12
+NullSums = dict[str, list[DocumentSums]]  # by the nulls' names, the sums of one group in each of their frames
+# Numbers of one array of a chunk of draws: 16 megabytes.
+CHUNK_NUMBERS = 2_000_000
+
+
+class Excess(NamedTuple):
+    """A fit's coefficients less the mean of a null's, in every draw."""
+
+    excess: Float[np.ndarray, "draws terms"]
+    error: Float[np.ndarray, "draws terms"]  # clustered by document
+    each: Float[np.ndarray, "repeats draws terms"]  # the null's coefficients
 
 
 @any_frames
@@ -138,7 +150,7 @@ def _compared(
 
 def _rows(
     fit: DocumentSums,
-    nulls: dict[str, list[DocumentSums]],
+    nulls: NullSums,
     weights: Weights,
     conf_level: float,
 ) -> list[pd.DataFrame]:
@@ -175,6 +187,34 @@ def _rows(
         }
         rows.append(pd.DataFrame(columns))
     return rows
+
+
+def excess_over(fit: DocumentSums, nulls: NullSums, weights: Weights) -> dict[str, Excess]:
+    """Return the excess over every null in every draw, whose weights say how often each document counts."""
+    chunks = max(1, len(weights) // max(1, CHUNK_NUMBERS // (weights.shape[1] * len(fit.names))))
+    parts = [_excess(fit, nulls, chunk) for chunk in np.array_split(weights, chunks)]
+    return {
+        null: Excess(
+            *(np.concatenate(arrays, axis=-2) for arrays in zip(*(part[null] for part in parts), strict=True))
+        )
+        for null in nulls
+    }
+
+
+def _excess(fit: DocumentSums, nulls: NullSums, weights: Weights) -> dict[str, Excess]:
+    own = refit_drawn(fit, weights, who=WHO)
+    own_influence = own.influence
+    count = weights.sum(axis=1, keepdims=True)
+    parts = {}
+    for null, repeats in nulls.items():
+        influence, each = own_influence, []
+        for repeat in repeats:
+            drawn = refit_drawn(repeat, weights, who=WHO)
+            influence = influence - drawn.influence / len(repeats)
+            each.append(drawn.estimate)
+        variance = count / (count - 1) * np.einsum("bd,bdt->bt", weights, influence**2)
+        parts[null] = Excess(own.estimate - np.mean(each, axis=0), np.sqrt(variance), np.stack(each))
+    return parts
 
 
 def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> DocumentSums:

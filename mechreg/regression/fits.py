@@ -161,14 +161,17 @@ def fit_lagged(
         covariances = two_way_covariances(fits, sums, frame, crossed[0])
     elif cov in ("auto", "crv3", "jackknife"):
         across = across_clusters(fits, sums, frame)
-    asked = partial(covariance_of, cov=cov, cluster=sums.cluster, hac_lags=hac_lags)
     for fit, products in products_of(fits, sums, frame):
         residuals[fit.key] = residual_statistics(fit, products)
         if not crossed:
-            covariances[fit.key] = asked(fit, products, clusters=across.get(fit.key))
-    table = partial(coefficient_frame, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by)
+            covariances[fit.key] = covariance_of(
+                fit, products, cov=cov, cluster=sums.cluster, hac_lags=hac_lags, clusters=across.get(fit.key)
+            )
+    known = [covariances[fit.key] for fit in fits]
     return LaggedFits(
-        coefficients=table(fits, [covariances[fit.key] for fit in fits]),
+        coefficients=coefficient_frame(
+            fits, known, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by
+        ),
         statistics=statistics_frame(fits, [residuals[fit.key] for fit in fits], by=by),
         _frame=frame,
         _sums=sums,
