@@ -154,8 +154,11 @@ class _Group:
         """Return columns of the complete rows without the effects, and which rows those are."""
         table = self.rows[columns].to_numpy("float64").T
         at = np.flatnonzero(~np.isnan(table).any(axis=0))
-        codes = [pd.factorize(self.rows[name])[0][at] for name in self.effects]
-        return demeaned(table[:, at], codes), at
+        return self.without_effects(table[:, at], at), at
+
+    def without_effects(self, columns: Columns, at: Codes) -> Columns:
+        """Return columns of some rows without the effects."""
+        return demeaned(columns, [pd.factorize(self.rows[name])[0][at] for name in self.effects])
 
     def before(self, values: Numbers, at: Codes, lag: int) -> tuple[Numbers, Numbers]:
         """Return each row's value so many tokens before, 0 where there is none, and whether there is one."""
@@ -169,7 +172,7 @@ class _Group:
         design, doc = np.array(x), pd.factorize(self.doc[at])[0]
         residual = y - _fitted(y[None], design)[0]
         earlier = np.array([self.before(residual, at, lag)[0] for lag in range(1, order + 1)])
-        earlier = demeaned(earlier, [pd.factorize(self.rows[name])[0][at] for name in self.effects])
+        earlier = self.without_effects(earlier, at)
         scores = (earlier - _fitted(earlier, design)) * residual
         sums = np.array([np.bincount(doc, weights=score) for score in scores]).T
         count, df = len(sums), len(sums) - order

@@ -85,6 +85,11 @@ def depth_bins(
     return np.maximum(overlap, 0) / width
 
 
+def n_layers_of(layer: int, depth: float) -> int:
+    """Return how many layers a model has, of which one has this depth."""
+    return round((layer + 0.5) / depth)
+
+
 def _require_term(fits: list[DocumentSums], term: str) -> None:
     for fit in fits:
         require_option(term, fit.names, name="term")
@@ -105,7 +110,7 @@ def _require_whole_models(fits: list[DocumentSums], *, first: int) -> None:
             raise InputError(
                 f"{WHO} needs one fit a layer; {model} has several, maybe one for each head. Keep one head."
             )
-        n_layers = round((layers[0] + 0.5) / own[0].depth)
+        n_layers = n_layers_of(layers[0], own[0].depth)
         missing = sorted(set(range(first, n_layers)) - set(layers))
         if missing:
             raise InputError(

@@ -14,7 +14,7 @@ from mechreg.universality.agreement import agreement
 from mechreg.universality.bands import Estimates, bands, interval, mean_of, mean_square
 from mechreg.universality.pairs import same_group, table_of, within_and_between
 from mechreg.universality.pooling import pool
-from mechreg.universality.profiles import Profiles, depth_bins
+from mechreg.universality.profiles import Profiles, depth_bins, n_layers_of
 from mechreg.universality.shapes import MIN_PLACES, shape_test
 
 NO_SIGN_NULL = "signs follow from the level, which surrogates keep"
@@ -66,7 +66,7 @@ def compared(
 ) -> Comparison:
     """Return the profiles on the slices of the depth over which all models have coefficients."""
     counts = {
-        model: round((rows.iloc[0]["layer"] + 0.5) / rows.iloc[0]["depth"])
+        model: n_layers_of(int(rows["layer"].iloc[0]), float(rows["depth"].iloc[0]))
         for model, rows, _ in profiles.each()
     }
     begin = max(Fraction(int(rows["layer"].min()), counts[model]) for model, rows, _ in profiles.each())

@@ -133,11 +133,10 @@ def _shapes(agreement: pd.DataFrame, alpha: float) -> str:
 
 
 def _pooled(meta: pd.DataFrame, conf_level: float) -> str:
-    low, high = (f"{100 * share:.0f}" for share in (meta["i2"].min(), meta["i2"].max()))
     text = (
         f"The mean over models goes from {meta['estimate'].min():.2f} to {meta['estimate'].max():.2f} over depth; "
         f"models differ about it by tau = {np.sqrt(meta['tau2'].mean()):.2f} "
-        f"(I2 {low if low == high else f'{low} to {high}'}%); "
+        f"(I2 {spread(100 * meta['i2'], '{:.0f}')}%); "
     )
     if meta["prediction_low"].isna().any():
         return text + "two models give no prediction interval."
