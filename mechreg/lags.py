@@ -142,8 +142,9 @@ def add_lags_of(
     Where the layer below is one of them, the first layer, which has none below it, is left out.
     """
     lags, layer_below = lags_among(columns)
-    options: dict[str, Any] = {"skip": skip, "layer_below": layer_below, "drop_sinks": drop_sinks}
-    lagged = add_lags(norms, column=column, lags=lags or (1,), **options)
+    lagged = add_lags(
+        norms, column=column, lags=lags or (1,), skip=skip, layer_below=layer_below, drop_sinks=drop_sinks
+    )
     return lagged[lagged["layer"] > 0] if layer_below else lagged
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -105,8 +105,8 @@ def compare_to_nulls(
             who = f"{WHO}, null {null!r},"
             if isinstance(entry, pd.DataFrame):
                 require(entry, ("doc", "norm", *own.by, *own.effects), who=who)
-                options: dict[str, Any] = {"by": own.by, "effects": own.effects, "max_lag": None}
-                entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, **options)
+                lagged = add_lags_of(entry, columns, skip=skip)
+                entry = LagSums.from_frame(lagged, own.formula, by=own.by, effects=own.effects, max_lag=None)
             # A frame is freed once it is summed: what stays is a few numbers a document.
             sums = sums_by_document(entry, who=who, by=True)
             if {*sums.effects} != {*own.effects}:
