@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import sparse
 
-from mechreg.regression.blocks import Codes, Numbers, gram_matrices
+from mechreg.regression.blocks import Codes, Columns, Numbers, gram_matrices
 from mechreg.regression.design import require_room
 from mechreg.regression.fixed_effects import MAX_DENSE, Effects, hat, pattern, solve_rest
 from mechreg.regression.rows import Rows
@@ -49,6 +49,11 @@ def require_two(count: int, of: str, *, who: str, where: str, having: str = "", 
     """Check that there are two clusters, documents or other things: one has no spread."""
     if count < 2:
         raise InputError(f"{who} needs two {of} or more{having}; {where} has {count}.{remedy}")
+
+
+def sums_by_cluster(columns: Columns, cluster: Codes) -> Float[np.ndarray, "clusters columns"]:
+    """Return every cluster's sums of columns."""
+    return np.array([np.bincount(cluster, column) for column in columns]).T
 
 
 def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from mechreg.regression.clusters import Clusters, clusters_across, require_two
+from mechreg.regression.clusters import Clusters, clusters_across, require_two, sums_by_cluster
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, row_products, summed_products
 from mechreg.regression.results import Covariance, crv1_factor
@@ -53,7 +53,7 @@ def two_way_covariances(
         scores = products.x * products.e
         counts, matrix = [], np.zeros((len(scores),) * 2)
         for codes_of, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
-            clustered = np.array([np.bincount(codes_of, row) for row in scores]).T
+            clustered = sums_by_cluster(scores, codes_of)
             counts.append(len(clustered))
             matrix += sign * clustered.T @ clustered
         fewest = min(counts)

@@ -13,7 +13,7 @@ from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
 from mechreg.regression.blocks import Codes, Columns, Numbers
-from mechreg.regression.clusters import require_two
+from mechreg.regression.clusters import require_two, sums_by_cluster
 from mechreg.regression.drawn import document_weights, quantile_interval
 from mechreg.regression.rows import TAKEN_UP, words
 from mechreg.schema import (
@@ -174,7 +174,7 @@ class _Group:
         earlier = np.array([self.before(residual, at, lag)[0] for lag in range(1, order + 1)])
         earlier = self.without_effects(earlier, at)
         scores = (earlier - _fitted(earlier, design)) * residual
-        sums = np.array([np.bincount(doc, weights=score) for score in scores]).T
+        sums = sums_by_cluster(scores, doc)
         count, df = len(sums), len(sums) - order
         f = p = np.nan
         mean, spread = sums.mean(axis=0), np.atleast_2d(np.cov(sums.T)) if count > 1 else np.zeros((1, 1))

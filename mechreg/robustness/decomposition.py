@@ -10,7 +10,7 @@ from jaxtyping import Float
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
 from mechreg.regression.blocks import Numbers
-from mechreg.regression.clusters import require_two
+from mechreg.regression.clusters import require_two, sums_by_cluster
 from mechreg.regression.design import take_apart
 from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
@@ -102,8 +102,8 @@ def _table(
     """Return the rows of one group."""
     count = len(rows.layout.labels)
     estimate = np.array([value for value, _ in parts.values()])
-    scores = np.array([np.bincount(rows.layout.cluster, weights=score) for _, score in parts.values()])
-    error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=1))
+    scores = sums_by_cluster(np.array([score for _, score in parts.values()]), rows.layout.cluster)
+    error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=0))
     numbers = t_columns(estimate, error, count - 1.0, conf_level)
     columns: dict[str, Any] = {
         **rows.keys,
