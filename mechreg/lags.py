@@ -22,6 +22,7 @@ from mechreg.schema import (
     require_whole_numbers,
 )
 from mechreg.sinks import Codes, Numbers, find_sinks
+from mechreg.words import keys_in_words
 
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
@@ -235,7 +236,7 @@ def _require_whole_windows(norms: pd.DataFrame, window: Codes, position: Codes, 
 
 
 def _where(norms: pd.DataFrame, row: int) -> str:
-    return ", ".join(f"{key} {norms[key].iloc[row]}" for key in (*group_columns(norms), *TOKEN_KEYS))
+    return keys_in_words({key: norms[key].iloc[row] for key in (*group_columns(norms), *TOKEN_KEYS)})
 
 
 def _few(values: Any, *, name: str) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Words: numbers with their nouns, the first line of an error, what a covariance is called."""
+"""Words: numbers with their nouns, what names a row, the first line of an error, what a covariance is called."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # How standard errors were computed, by the first word of a frame's cov_type.
@@ -23,6 +23,11 @@ def spread(values: Iterable[Any], form: str = "{:.2f}") -> str:
     known = [value for value in values if value == value] or [math.nan]
     low, high = form.format(min(known)), form.format(max(known))
     return low if low == high else f"{low} to {high}"
+
+
+def keys_in_words(keys: Mapping[str, Any]) -> str:
+    """Return what names a row or a group: "model gpt2, hook attn_out, layer 3"."""
+    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def first_line(error: object, *, root: bool = False) -> str:

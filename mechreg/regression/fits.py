@@ -29,7 +29,7 @@ from mechreg.regression.results import (
     statistics_frame,
     usual_lags,
 )
-from mechreg.regression.rows import Place, Rows, absorbed_parts, groups_of, read_groups, words
+from mechreg.regression.rows import Place, Rows, absorbed_parts, groups_of, read_groups
 from mechreg.regression.second_look import across_clusters, products_of, two_way_covariances
 from mechreg.regression.solve import Fit
 from mechreg.regression.statsmodels_result import statsmodels_result
@@ -45,7 +45,7 @@ from mechreg.schema import (
     require,
     require_by,
 )
-from mechreg.words import count
+from mechreg.words import count, keys_in_words
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
@@ -344,7 +344,7 @@ class LaggedFits:
         fits = {fit.key: fit for fit in self._sums.solve()}
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
-                raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
+                raise InputError(f"{who} needs groups that were fitted; {keys_in_words(keys)} was not.")
         groups = read_groups(lagged, self._sums.columns, cluster=None, by=self.by, effects=self.effects)
         for rows in groups:
             if not len(rows.at):

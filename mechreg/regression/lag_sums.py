@@ -35,7 +35,7 @@ from mechreg.regression.results import (
     require_table_options,
     statistics_frame,
 )
-from mechreg.regression.rows import Rows, absorbed_parts, read_groups, without_intercept, words
+from mechreg.regression.rows import Rows, absorbed_parts, read_groups, without_intercept
 from mechreg.regression.solve import Fit, solve
 from mechreg.schema import (
     DEFAULT_COV,
@@ -48,7 +48,7 @@ from mechreg.schema import (
     require_one_processing,
     require_whole_number,
 )
-from mechreg.words import count, first_line
+from mechreg.words import count, first_line, keys_in_words
 
 SumsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
@@ -314,7 +314,7 @@ class LagSums:
         )
         if first.blocks is None or second.blocks is None:
             return full
-        where = words(first.keys)
+        where = keys_in_words(first.keys)
         if first.terms is not None or second.terms is not None:
             raise InputError(f"{self.formula!r} learned from one frame: nothing can be added in {where}.")
         again = first.blocks.docs.intersection(second.blocks.docs)
@@ -341,7 +341,7 @@ class LagSums:
         order = sorted(self._groups, key=lambda key: (models.index(key[0]), hooks.index(key[1]), *key[2:]))
         fits = []
         for group in map(self._groups.__getitem__, order):
-            where = words(group.keys)
+            where = keys_in_words(group.keys)
             if group.blocks is None:
                 several = f", two or more of each {' and each '.join(self.effects)}" if self.effects else ""
                 raise InputError(

@@ -11,6 +11,7 @@ from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart
 from mechreg.regression.evaluation import plain_column
 from mechreg.regression.fixed_effects import Effects, make_effects, project, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
+from mechreg.words import keys_in_words
 
 # Relative size below which what effects leave of a column is rounding.
 TAKEN_UP = 1e-9
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
     @property
     def where(self) -> str:
         """The keys in words."""
-        return words(self.keys)
+        return keys_in_words(self.keys)
 
 
 class _Ids(NamedTuple):
@@ -75,7 +76,7 @@ def read_groups(
                 kept = kept.copy()
                 kept[kept] = without_singletons([ids[name].codes[place][kept] for name in effects])
             part = {key: _Ids(codes[place][kept], names) for key, (codes, names) in ids.items()}
-            known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=words(keys)))
+            known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=keys_in_words(keys)))
         _, kept, order, layout, taken_off = known
         at = place[kept][order]
         taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
@@ -155,11 +156,6 @@ def without_intercept(terms: Terms) -> Terms:
     """Return the terms as columns of their own, which they are once effects are taken off."""
     names = tuple(name for name in terms.names if name != "Intercept")
     return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
-
-
-def words(keys: dict[str, Any]) -> str:
-    """Return a group's keys in words."""
-    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def _layout(

@@ -15,7 +15,7 @@ from mechreg.regression import demeaned, require_effects
 from mechreg.regression.blocks import Codes, Columns, Numbers
 from mechreg.regression.clusters import require_two, sums_by_cluster
 from mechreg.regression.drawn import document_weights, quantile_interval
-from mechreg.regression.rows import TAKEN_UP, words
+from mechreg.regression.rows import TAKEN_UP
 from mechreg.schema import (
     MAX_LAGS,
     TOKEN_KEYS,
@@ -26,6 +26,7 @@ from mechreg.schema import (
     require_shared,
     require_whole_number,
 )
+from mechreg.words import keys_in_words
 
 LagDraws = Float[np.ndarray, "draws lags"]
 
@@ -128,7 +129,7 @@ def autocorrelation(
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))
-        where = words(place)
+        where = keys_in_words(place)
         place["depth"] = float(rows["depth"].iloc[0]) if "depth" in rows else np.nan
         group = _Group(rows, names, reach=max(max_lag, order), where=where)
         lag_table, layer = _described(group, max_lag, draws, conf_level, seed)
