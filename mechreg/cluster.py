@@ -1,11 +1,8 @@
 """The shards of a run made by Ray workers, on one machine or many: the same files as one process makes."""
 
 import importlib.metadata
-from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mechreg.run import (
     BATCH_TOKENS,
@@ -38,8 +35,8 @@ def run_on_ray(
 ) -> Path:
     """Return the run folder of a spec whose shards Ray workers made, byte for byte what `run_spec` makes.
 
-    Each worker loads a model once and makes shard after shard; another takes the place of one that dies, and its
-    shard is made again, after the others. The folder must be one that all workers reach by the same path.
+    Each worker loads a model once and makes shard after shard; Ray starts one that dies again, and it makes its shard
+    again. The folder must be one that all workers reach by the same path.
 
     Parameters
     ----------
@@ -65,14 +62,12 @@ def run_on_ray(
     def make(run: Path, survey: Survey) -> dict[str, float]:
         began = _begin(ray, address, workers)
         try:
-            actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_Worker)
-            hire = partial(actor.remote, str(run.resolve()), device, device_map)
-            pool = [hire() for _ in range(workers)]
+            pool = _hired(ray, workers, gpus_per_worker, (str(run.resolve()), device, device_map))
             sizes = (survey, batch_tokens, shard_tokens)
-            models = [(f"The tokens of {name!r}", "prepare", (name, *sizes)) for name in spec.models]
-            _in_turn(ray, pool, hire, models)
-            missing = [(f"Shard {s.number} of {s.model!r}", "make", (s,)) for s in missing_shards(run)]
-            _in_turn(ray, pool, hire, missing)
+            models = [_Task(f"The tokens of {name!r}", "prepare", (name, *sizes)) for name in spec.models]
+            _in_turn(ray, pool, models)
+            missing = [_Task(f"Shard {s.number} of {s.model!r}", "make", (s,)) for s in missing_shards(run)]
+            _in_turn(ray, pool, missing)
         except ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             raise cause from error
@@ -99,6 +94,14 @@ class _Worker:
         self.maker.make(shard)
 
 
+class _Task(NamedTuple):
+    """What a worker is to do, and what it is called."""
+
+    name: str
+    method: str
+    arguments: tuple[Any, ...]
+
+
 def _begin(ray: Any, address: str | None, workers: int) -> bool:
     """Connect to Ray; return whether it is ours to end."""
     if ray.is_initialized():
@@ -114,31 +117,33 @@ def _begin(ray: Any, address: str | None, workers: int) -> bool:
     return True
 
 
-def _in_turn(
-    ray: Any, pool: list[Any], hire: Callable[[], Any], tasks: list[tuple[str, str, tuple[Any, ...]]]
-) -> None:
-    """Give each worker a task, then the next to whichever is free; dead workers are replaced in the pool."""
-    waiting = list(reversed(tasks))
-    busy: dict[Any, tuple[Any, tuple[str, str, tuple[Any, ...]]]] = {}
-    idle, deaths = list(pool), Counter[str]()
+def _hired(ray: Any, workers: int, gpus_per_worker: int | float, about: tuple[Any, ...]) -> list[Any]:
+    """Return so many workers; Ray starts one that dies anew and gives it its task again, up to the last death."""
+    lives = {"max_restarts": -1, "max_task_retries": DEATHS - 1}
+    actor = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, **lives)(_Worker)
+    return [actor.remote(*about) for _ in range(workers)]
+
+
+def _in_turn(ray: Any, pool: list[Any], tasks: list[_Task]) -> None:
+    """Give each worker a task, then the next to whichever is free; say at the end which task killed its workers."""
+    waiting, idle = list(reversed(tasks)), list(pool)
+    busy: dict[Any, tuple[Any, _Task]] = {}
+    given_up: tuple[_Task, Exception] | None = None
     while waiting or busy:
         while waiting and idle:
             task, worker = waiting.pop(), idle.pop()
-            busy[getattr(worker, task[1]).remote(*task[2])] = (worker, task)
-        done, _ = ray.wait(list(busy), num_returns=1)
-        for one in done:
-            worker, task = busy.pop(one)
-            try:
-                ray.get(one)  # raises what the worker raised
-            except ray.exceptions.RayActorError as error:
-                deaths[task[0]] += 1
-                if deaths[task[0]] == DEATHS:
-                    why = " ".join(str(error).split())
-                    raise InputError(
-                        f"{task[0]} killed {DEATHS} workers, one after the other ({why[:300]}); if memory was short, "
-                        "give fewer workers or --batch-tokens. What was made is kept, and the same command continues."
-                    ) from error
-                waiting.insert(0, task)
-                worker = hire()
-            idle.append(worker)
-    pool[:] = idle
+            busy[getattr(worker, task.method).remote(*task.arguments)] = (worker, task)
+        (done,), _ = ray.wait(list(busy), num_returns=1)
+        worker, task = busy.pop(done)
+        idle.append(worker)
+        try:
+            ray.get(done)  # raises what the worker raised
+        except ray.exceptions.RayActorError as error:
+            given_up = given_up or (task, error)
+    if given_up is not None:
+        task, died = given_up
+        why = " ".join(str(died).split())
+        raise InputError(
+            f"{task.name} killed {DEATHS} workers, one after the other ({why[:300]}); if memory was short, give fewer "
+            "workers or --batch-tokens. What was made is kept, and the same command continues."
+        ) from died

@@ -18,10 +18,11 @@ from mechreg.schema import (
     log_norms,
     one_or_many,
     require,
-    require_whole_number,
+    require_shared,
     require_whole_numbers,
 )
 from mechreg.sinks import Codes, Numbers, find_sinks
+from mechreg.words import keys_in_words
 
 _OWN_COLUMN = re.compile(r"log_norm|lag\d+|layer_below(_lag\d+)?|is_sink")
 
@@ -85,7 +86,7 @@ def add_lags(
     """
     lags = require_whole_numbers(_few(lags, name="lags"), name="lags", least=1)
     layer_below = require_whole_numbers(_few(layer_below, name="layer_below"), name="layer_below", fewest=0)
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip)
     drop_sinks = one_or_many(drop_sinks)
     needed = (column, "norm") if drop_sinks else (column,)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, *needed), who="add_lags")
@@ -142,8 +143,9 @@ def add_lags_of(
     Where the layer below is one of them, the first layer, which has none below it, is left out.
     """
     lags, layer_below = lags_among(columns)
-    options: dict[str, Any] = {"skip": skip, "layer_below": layer_below, "drop_sinks": drop_sinks}
-    lagged = add_lags(norms, column=column, lags=lags or (1,), **options)
+    lagged = add_lags(
+        norms, column=column, lags=lags or (1,), skip=skip, layer_below=layer_below, drop_sinks=drop_sinks
+    )
     return lagged[lagged["layer"] > 0] if layer_below else lagged
 
 
@@ -234,7 +236,7 @@ def _require_whole_windows(norms: pd.DataFrame, window: Codes, position: Codes, 
 
 
 def _where(norms: pd.DataFrame, row: int) -> str:
-    return ", ".join(f"{key} {norms[key].iloc[row]}" for key in (*group_columns(norms), *TOKEN_KEYS))
+    return keys_in_words({key: norms[key].iloc[row] for key in (*group_columns(norms), *TOKEN_KEYS)})
 
 
 def _few(values: Any, *, name: str) -> list[Any]:

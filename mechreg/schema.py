@@ -328,7 +328,8 @@ def require_number(
         in_range = (least is None or number >= least) and (most is None or number <= most)
         if in_range and (whole or math.isfinite(number)) and not (strict and number in (least, most)):
             return
-    wanted = "a whole number" if whole else "a number" if least is not None else "a finite number"
+    is_bounded = least is not None and not (isinstance(value, float) and math.isinf(value))
+    wanted = "a whole number" if whole else "a number" if is_bounded else "a finite number"
     if least is not None:
         bounds = f" between {least} and {most}" if strict else f" from {least} to {most}"
         bound = f" above {least}" if strict else f", {least} or more"

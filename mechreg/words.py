@@ -1,7 +1,7 @@
-"""Words: numbers with their nouns, the place of a token, the first line of an error, what a covariance is called."""
+"""Words: numbers with their nouns, what names a row or a token, the first line of an error, a covariance's name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # How standard errors were computed, by the first word of a frame's cov_type.
@@ -29,6 +29,11 @@ def token_place(tokens: Any, row: Any) -> str:
     """Return where a row of a token frame is: "document 'a', window 0, position 3"."""
     token = tokens.iloc[int(row)]
     return f"document {token['doc']!r}, window {token['window']}, position {token['position']}"
+
+
+def keys_in_words(keys: Mapping[str, Any]) -> str:
+    """Return what names a row or a group: "model gpt2, hook attn_out, layer 3"."""
+    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def first_line(error: object, *, root: bool = False) -> str:

@@ -107,7 +107,7 @@ def test_what_cannot_be_answered_is_refused():
     norms = make_norms([[9], [7]], layers=(0,))
     with pytest.raises(InputError, match=r"needs tokens 32 apart.* smaller max_lag="):
         autocorrelation(norms)
-    with pytest.raises(InputError, match=r"two or more, and model m.* has 1"):
+    with pytest.raises(InputError, match=r"two documents or more; model m.* has 1"):
         autocorrelation(norms[norms["doc"] == "d0"], max_lag=2)
     with pytest.raises(InputError, match="effects must name columns, each once"):
         autocorrelation(norms, effects=("doc", "doc"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -155,7 +156,8 @@ def test_a_refusal_is_one_sentence_and_exit_code_2(capsys, arguments, said):
     [
         ("compare --draws", "5", "a whole number from 199 to 1000000; got 5"),
         ("compare --draws", "many", "a whole number from 199 to 1000000; got 'many'"),
-        ("compare --margin", "0", "a number above 0; got 0.0"),
+        ("compare --margin", "0", "a number above 0, for example 0.1; got 0.0"),
+        ("compare --margin", "inf", "a finite number above 0, for example 0.1; got inf"),
         ("compare --seed", "-1", "a whole number, 0 or more; got -1"),
         ("diff --within", "-1", "a number, 0 or more; got -1.0"),
         ("intervene --seed", "-1", "a whole number, 0 or more; got -1"),
@@ -175,18 +177,28 @@ def test_a_number_is_refused_with_the_least_that_its_help_has(capsys, option, va
     assert f"{least[1] or least[2]} or more" in help_of or f"above {least[1]}" in help_of
 
 
-def test_compare_draws_as_often_as_the_function_needs():
+def test_what_verbs_refuse_without_the_functions_is_what_the_functions_have():
     from mechreg.cli.compare import LEAST_DRAWS
+    from mechreg.cli.intervene import ABLATIONS, ALIGNMENTS
+    from mechreg.cli.replicate import NAMES
+    from mechreg.findings import FINDINGS
+    from mechreg.interventions.edits import Align, Replacement
     from mechreg.universality.comparison import MIN_DRAWS
 
     assert LEAST_DRAWS == MIN_DRAWS
+    assert get_args(Replacement) == ABLATIONS
+    assert get_args(Align) == ALIGNMENTS
+    assert tuple(FINDINGS) == NAMES
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         ("run --models ./nowhere --corpus demo", "no model folder"),
-        ("run --models mini-s --corpus nowhere.txt", "There is no file"),
+        (
+            "run --models mini-s --corpus nowhere.txt",
+            "nowhere.txt'; give a file, a glob in quotes",
+        ),
         ("inspect ./nowhere", "no model folder"),
         ("inspect nowhere.gguf", "no model file"),
         ("inspect mini-s@main", "'mini-s' is on this machine, and only models on the hub have revisions"),
@@ -194,10 +206,26 @@ def test_compare_draws_as_often_as_the_function_needs():
         ("inspect gpt2@main --revision x", "has its revision in its name; leave out the other one, 'x'"),
         ("check ./nowhere", "no model folder"),
         ("intervene ./nowhere --edit scale=2", "no model folder"),
-        ("intervene mini-s --edit scale=2 --corpus nowhere.txt", "There is no file"),
-        ("intervene mini-s --edit patch=nowhere.txt", "There is no file"),
+        (
+            "intervene mini-s --edit scale=2 --corpus nowhere.txt",
+            "There is no file 'nowhere.txt'; give a file, a glob",
+        ),
+        (
+            "intervene mini-s --edit patch=nowhere.txt",
+            "There is no file 'nowhere.txt'; give a file, a glob in quotes",
+        ),
+        ("intervene mini-s --edit scale=2 --align end", "is of --edit patch=CORPUS, and there is none"),
+        (
+            "intervene mini-s --edit patch=demo --align middle",
+            "--align must be one of 'exact', 'start', 'end'",
+        ),
+        ("replicate", "needs a finding: lagged_norms, "),
+        ("replicate norm_grwth", "Did you mean 'norm_growth'?"),
         ("replicate norm_growth --models ./nowhere", "no model folder"),
-        ("replicate norm_growth --models mini-s --corpus nowhere.txt", "There is no file"),
+        (
+            "replicate norm_growth --models mini-s --corpus nowhere.txt",
+            "There is no file 'nowhere.txt'; give a file",
+        ),
         ("compare ./nowhere", "is not a run folder"),
         ("diff ./nowhere ./elsewhere", "is not a run folder"),
         ("report ./nowhere", "is not the folder of a finished run"),
@@ -416,6 +444,12 @@ def test_intervene_edits_the_heads_asked_for_and_patches_from_another_corpus(tmp
     written = pd.read_csv(tmp_path / "effects.csv")
     # The csv has every digit; its reader may lose the last.
     pd.testing.assert_series_equal(written["estimate"], expected["estimate"], rtol=1e-12)
+    longer = tmp_path / "longer.txt"
+    longer.write_text("The dog sat down")
+    command = ["intervene", "mini-s", "--corpus", asked, "--documents", "1", "--layers", "1", "--edit"]
+    assert main([*command, f"patch={longer}"]) == 2
+    assert "give prompts of equal length, or align='start' or 'end' (--align)" in capsys.readouterr().err
+    assert main([*command, f"patch={longer}", "--align", "end"]) == 0
     assert main(["intervene", "mini-s", "--edit", "scale=2", "--heads", "0", "--documents", "1"]) == 2
     assert "heads= needs hook='z'" in capsys.readouterr().err
 
@@ -458,7 +492,7 @@ def test_diff_shows_what_moved_and_what_was_upgraded(run, copied, tmp_path, caps
     said = capsys.readouterr().out
     assert re.search(r"estimate +1 +\S+ +3 +\S+ +mini-s-b attn_out layer 2 lag2\n", said)
     assert f"packages.transformer-lens: {old} -> 99.1" in said
-    assert said.endswith("1 numbers moved.\n")
+    assert said.endswith("1 number moved.\n")
     moved = pd.read_csv(tmp_path / "moved.csv")
     assert moved["std_errors"].tolist() == [pytest.approx(3)]
     assert main(["diff", str(run), str(copied), "--within", "3.01"]) == 0
@@ -477,7 +511,7 @@ def test_diff_names_a_model_of_one_run_once(run, copied, capsys):
     said = capsys.readouterr().out
     assert f"Provenance:\n  models.mini-s-b: in {run} only\n" in said
     assert said.count("mini-s-b") == 3  # in either table, and here
-    assert re.search(r"\n0 numbers moved, \d+ are in one run only\.\n$", said)
+    assert re.search(r"\n0 numbers moved, [\d,]+ numbers in one run only\.\n$", said)
 
 
 def complete(script: str, *words: str) -> list[str]:

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from ray_stand_in import StandIn, Worker
+from ray_stand_in import Died, StandIn
 from run_files import contents, shards_of, write_corpus
 
 import mechreg as mr
 from mechreg.cli import main
-from mechreg.cluster import _in_turn, _Worker, run_on_ray
+from mechreg.cluster import _hired, _in_turn, _Task, _Worker, run_on_ray
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -75,25 +75,48 @@ def our_workers() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize(("kills", "deaths"), [({}, 0), ({3: 1}, 1), ({0: 2, 4: 2}, 4), ({2: 99}, 3)])
-def test_a_shard_that_kills_its_workers_is_given_up_and_named(kills, deaths):
-    hired, ray = [], StandIn()
+@pytest.mark.parametrize(
+    ("kills", "given_up"),
+    [({}, None), ({3: 1}, None), ({0: 2, 4: 2}, None), ({2: 99}, 2), ({5: 3}, 5), ({1: 99, 4: 99}, 1)],
+)
+def test_a_shard_that_kills_its_workers_is_given_up_and_named(kills, given_up, monkeypatch):
+    made, left, ray = [], dict(kills), StandIn()
 
-    def hire():
-        hired.append(Worker(ray, dict(kills) if not hired else hired[0].kills))
-        return hired[-1]
+    class Fatal:
+        def __init__(self, *about):
+            assert about == ("run", "cpu")
 
-    pool = [hire(), hire()]
-    tasks = [(f"Shard {number} of 'm'", "make", (number,)) for number in range(6)]
-    if max(kills.values(), default=0) >= 3:
-        with pytest.raises(InputError, match="Shard 2 of 'm' killed 3 workers"):
-            _in_turn(ray, pool, hire, tasks)
-        assert set(ray.made) == {0, 1, 3, 4, 5}  # it comes after the others
+        def make(self, number):
+            if left.get(number, 0) > 0:
+                left[number] -= 1
+                raise Died("the worker died")
+            made.append(number)
+
+    monkeypatch.setattr("mechreg.cluster._Worker", Fatal)
+    pool = _hired(ray, 2, 0, ("run", "cpu"))
+    tasks = [_Task(f"Shard {number} of 'm'", "make", (number,)) for number in range(6)]
+    fatal = {number for number, deaths in kills.items() if deaths >= 3}
+    if fatal:
+        with pytest.raises(InputError, match=f"Shard {given_up} of 'm' killed 3 workers"):
+            _in_turn(ray, pool, tasks)
     else:
-        _in_turn(ray, pool, hire, tasks)
-        assert sorted(ray.made) == list(range(6))
-        assert len(pool) == 2
-    assert len(hired) == 2 + min(deaths, 2 if max(kills.values(), default=0) >= 3 else deaths)
+        _in_turn(ray, pool, tasks)
+    assert sorted(made) == sorted({*range(6)} - fatal)  # the others are made first
+    assert ray.started == 2 + sum(min(deaths, 3) for deaths in kills.values())
+
+
+def test_what_a_worker_raises_is_not_tried_again(monkeypatch):
+    asked, ray = [], StandIn()
+
+    class Refusing:
+        def make(self, number):
+            asked.append(number)
+            raise InputError("not this one")
+
+    monkeypatch.setattr("mechreg.cluster._Worker", Refusing)
+    with pytest.raises(InputError, match=r"^not this one$"):
+        _in_turn(ray, _hired(ray, 1, 0, ()), [_Task("Shard 0 of 'm'", "make", (0,))] * 2)
+    assert asked == [0]
 
 
 @needs_ray

@@ -235,6 +235,12 @@ def test_seeds_of_a_group_are_the_yardstick():
     assert table.loc["difference", "conf_low"] > 0.3
     assert "Seeds of one group share" in found.verdict[-1]
     assert "no yardstick" in compare(norms).verdict[-1]
+    assert (
+        "All models are of one group" in compare(norms, groups={"s": "s", "s-b": "s", "m": "s"}).verdict[-1]
+    )
+    apart = compare(norms, groups={"s": "s", "s-b": "t", "m": "m"})
+    assert apart.yardstick.empty
+    assert "No group has two models (seeds)" in apart.verdict[-1]
 
 
 # Refusals

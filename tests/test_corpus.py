@@ -293,7 +293,7 @@ def test_without_links_a_glob_finds_what_pythons_finds(pattern, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     for full in (pattern, f"{tmp_path}/{pattern}", f"./{pattern}"):
         expected = {os.path.abspath(path) for path in glob.glob(full, recursive=True) if os.path.isfile(path)}
-        assert {os.path.abspath(path) for path, _ in files_of(full)} == expected
+        assert {os.path.abspath(path) for path, _ in files_of(full, remedy="")} == expected
 
 
 def test_what_is_no_file_is_refused_with_the_remedy(tmp_path):

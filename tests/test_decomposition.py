@@ -99,7 +99,7 @@ def test_a_sum_of_terms_has_the_sums_of_their_parts():
     ],
 )
 def test_parts_add_up(effects, controls, max_dense, monkeypatch):
-    monkeypatch.setattr("mechreg.regression.effects.MAX_DENSE", max_dense)
+    monkeypatch.setattr("mechreg.regression.fixed_effects.MAX_DENSE", max_dense)
     table = decompose(panel(), "y ~ x", term="x", effects=effects, controls=controls)
     parts = table.set_index("part")["estimate"]
     assert parts["short"] == pytest.approx(parts.drop("short").sum(), abs=1e-10)
@@ -131,7 +131,7 @@ def test_what_cannot_be_decomposed_is_refused():
         decompose(frame, "y ~ x", term="x", controls={"doc": "w"})
     with pytest.raises(NumericalError, match="controls that vary within effects"):
         decompose(frame, "y ~ x", term="x", controls={"trend": "position"})
-    with pytest.raises(InputError, match="needs two documents or more; model m"):
+    with pytest.raises(InputError, match="needs two documents or more with complete rows; model m"):
         decompose(frame[frame["doc"] == 0], "y ~ x", term="x", effects=(), controls={"w": "w"})
     with pytest.raises(SchemaError, match="decompose needs the column 'z'"):
         decompose(frame, "y ~ x", term="x", controls={"z": "z"})

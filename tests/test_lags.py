@@ -339,7 +339,7 @@ def test_the_fits_count_sinks_and_say_so():
     fits = fit_lagged(lagged)
     n_sinks = int(norms["placed"].sum()) // 2
     assert fits.statistics["n_sinks"].tolist() == [n_sinks, 0]
-    assert f"{n_sinks} tokens are left out as sinks" in fits.summary(layer=0)
+    assert f"{n_sinks} tokens left out as sinks" in fits.summary(layer=0)
     assert "sinks" not in fits.summary(layer=1)
     shards = [LagSums() for _ in range(2)]
     for shard, docs in zip(shards, (["d0", "d1"], [f"d{i}" for i in range(2, 8)]), strict=True):

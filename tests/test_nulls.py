@@ -29,8 +29,9 @@ from mechreg.nulls import (
     shuffle_tokens,
     token_means,
 )
-from mechreg.nulls.resampling import excess_over, refit_drawn
+from mechreg.nulls.comparison import excess_over
 from mechreg.regression import LagSums, fit_lagged
+from mechreg.regression.drawn import document_weights, refit_drawn
 from mechreg.schema import InputError, ModelError, NumericalError, SchemaError
 
 KEYS = ["doc", "window", "position"]
@@ -334,9 +335,9 @@ def test_a_draw_is_statsmodels_fit_to_the_documents_drawn():
     norms = make_norms(8, 30, b=0.4)
     lagged = add_lags(norms)
     (sums,) = LagSums.from_frame(lagged, "log_norm ~ lag1 + lag2", max_lag=None).document_sums()
-    weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=4).astype(float)
-    weights = np.vstack([np.ones((1, 8)), weights])
-    for w, estimate, influence in zip(weights, *refit_drawn(sums, weights), strict=True):
+    weights = np.vstack([np.ones((1, 8)), document_weights(np.random.default_rng(1), 8, 4)])
+    drawn = refit_drawn(sums, weights, who="this test")
+    for w, estimate, influence in zip(weights, drawn.estimate, drawn.influence, strict=True):
         fit = statsmodels_of(norms, w)
         np.testing.assert_allclose(estimate, fit.params, rtol=1e-8)
         variance = (w[:, None] * influence**2).sum(axis=0)
@@ -378,7 +379,7 @@ def test_the_excess_is_the_difference_of_fits_and_its_interval_a_studentised_boo
 def test_chunks_of_draws_change_nothing(monkeypatch):
     norms = make_norms(14, 30, b=0.4)
     table = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
-    monkeypatch.setattr("mechreg.nulls.resampling.CHUNK_NUMBERS", 14 * 3 * 10)
+    monkeypatch.setattr("mechreg.nulls.comparison.CHUNK_NUMBERS", 14 * 3 * 10)
     again = compare_to_nulls(fitted(norms), null_norms(norms, nulls=["norm_order"]), draws=99)
     numbers = table.select_dtypes("number").columns
     np.testing.assert_allclose(again[numbers], table[numbers], rtol=1e-10, atol=1e-13)
@@ -494,7 +495,7 @@ def test_what_cannot_be_compared_is_refused():
     ):
         compare_to_nulls(fitted(norms), {"mine": [norms.assign(layer=4)]})
     one = norms[norms["doc"] == "d03"]
-    with pytest.raises(InputError, match="two or more, got 1"):
+    with pytest.raises(InputError, match="needs two documents or more; the corpus has 1"):
         compare_to_nulls(fit_lagged(add_lags(one), cov="nonrobust"), {"mine": [one]})
     with pytest.raises(InputError, match="draws must be a whole number from 99 to 1000000; got 9"):
         compare_to_nulls(fitted(norms), {"mine": [norms]}, draws=9)
@@ -518,7 +519,7 @@ def test_what_cannot_be_compared_is_refused():
         compare_to_nulls(fit_lagged(add_lags(norms), effects="doc"), {"mine": [fitted(norms)]})
     few = norms[norms["doc"].isin(["d00", "d01"])]
     only = few.assign(only=(few["doc"] == "d01") * np.sin(few["position"]))
-    with pytest.raises(NumericalError, match="some draws make the terms collinear"):
+    with pytest.raises(NumericalError, match="a draw makes the terms collinear"):
         compare_to_nulls(
             fit_lagged(add_lags(only), "log_norm ~ lag1 + only", cov="nonrobust"), {"mine": [only]}
         )
@@ -530,7 +531,7 @@ def test_frames_that_no_null_can_be_made_of_are_refused():
         shuffle_tokens(norms.drop(columns="token_id"))
     with pytest.raises(InputError, match="skip must be a whole number, 0 or more"):
         shuffle_norms(norms, skip=-1)
-    with pytest.raises(InputError, match="means over other documents; it needs at least two"):
+    with pytest.raises(InputError, match="token_means needs two documents or more"):
         token_means(norms[norms["doc"] == "d00"])
     with pytest.raises(NumericalError, match="token_means needs the logarithm of every norm"):
         token_means(norms.assign(norm=0.0))

@@ -22,9 +22,10 @@ from mechreg.schema import InputError, NumericalError, SchemaError
 from mechreg.universality import ProfileComparison, compare_profiles
 from mechreg.universality.agreement import agreement
 from mechreg.universality.bands import Estimates, bands, mean_square
+from mechreg.universality.pairs import MIN_DOCS
 from mechreg.universality.pooling import pool
-from mechreg.universality.profiles import MIN_DOCS, depth_bins, joint_profiles
-from mechreg.universality.surrogates import shape_test
+from mechreg.universality.profiles import depth_bins, joint_profiles
+from mechreg.universality.shapes import shape_test
 
 FORMULA = "log_norm ~ lag1"
 

@@ -25,7 +25,7 @@ def declare(verbs: Verbs) -> None:
     made.add_argument("--term", default="lag1", help="the term compared (default: lag1)")
     made.add_argument("--hook", help="which hook point, where the runs have several")
     margin = "coefficients closer than this count as equal; without it, no equivalence"
-    add_number(made, "--margin", margin, least=0, strict=True)
+    add_number(made, "--margin", margin, least=0, strict=True, example=0.1)
     groups = "MODEL=GROUP,... for every model: models of one group are seeds"
     made.add_argument("--groups", type=_pairs, help=groups)
     add_number(

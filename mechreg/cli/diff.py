@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mechreg.cli.options import Verbs, add_number
 from mechreg.cli.terminal import say
+from mechreg.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +48,9 @@ def diff(args: argparse.Namespace) -> int:
         write_table(moved, args.out)
         say(f"Table: {args.out}")
     unpaired = int((moved["present"] != "both").sum())
-    count = f"{len(moved) - unpaired} numbers moved"
-    count += f", {unpaired} are in one run only" if unpaired else ""
-    say(f"{count}." if len(moved) else "No number moved.")
+    said = f"{count(len(moved) - unpaired, 'number')} moved"
+    said += f", {count(unpaired, 'number')} in one run only" if unpaired else ""
+    say(f"{said}." if len(moved) else "No number moved.")
     return 1 if len(moved) else 0
 
 
@@ -59,7 +60,9 @@ def _say_unpaired(table: str, moved: "pd.DataFrame", args: argparse.Namespace) -
     for present, folder in (("only a", args.run_a), ("only b", args.run_b)):
         alone = moved.loc[moved["present"] == present, keys].drop_duplicates()
         if len(alone):
-            say(f"{table}: {len(alone)} rows are in {folder} only ({', '.join(alone['model'].unique())})")
+            say(
+                f"{table}: {count(len(alone), 'row')} in {folder} only ({', '.join(alone['model'].unique())})"
+            )
 
 
 def _say_provenance(differs: "pd.DataFrame", args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import argparse
 from mechreg.cli.options import Verbs, add_model, load
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError
+from mechreg.words import count
 
 
 def declare(verbs: Verbs) -> None:
@@ -26,6 +27,6 @@ def inspect(args: argparse.Namespace) -> int:
     say(describe_model(model))
     if tokens is not None:
         table = tokens[["token_id", "token"]].assign(token=[repr(token) for token in tokens["token"]])
-        say(f"\n{len(args.text)} characters, {len(tokens)} tokens\n")
+        say(f"\n{count(len(args.text), 'character')}, {count(len(tokens), 'token')}\n")
         say(table.rename_axis("index").reset_index().to_string(index=False))
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from mechreg.cli.options import (
     require_places,
 )
 from mechreg.cli.terminal import say
+from mechreg.schema import InputError, require_option
+from mechreg.words import count
 
 EXAMPLES = (
     "mechreg intervene mini-s --edit scale=0,0.5,2 --layers 0-3 --documents 6 --out scaled.csv\n"
@@ -24,7 +27,9 @@ EXAMPLES = (
     "         mechreg intervene mini-s --corpus asked.txt --edit patch=other.txt --hook z --heads 0,2 --layers 1"
 )
 
-ABLATIONS = ("zero", "mean", "resample")  # as Ablate has them, which is not imported to refuse
+# As Ablate and Patch have them, which are not imported to refuse.
+ABLATIONS = ("zero", "mean", "resample")
+ALIGNMENTS = ("exact", "start", "end")
 
 
 def declare(verbs: Verbs) -> None:
@@ -42,6 +47,8 @@ def declare(verbs: Verbs) -> None:
     for name, which in (("layers", ""), ("heads", " of hook z or result")):
         text = f"such as 0,3 or 0-5{which}, edited one at a time (default: all)"
         made.add_argument(f"--{name}", type=_whole_numbers, help=text)
+    align = "of patch: exact (default) refuses documents of unequal length; start or end has them meet there"
+    made.add_argument("--align", default="exact", help=align)
     positions = (
         "all, first, or K for positions K, 2K, ... (default: 1, all but position 0, the attention sink)"
     )
@@ -59,6 +66,9 @@ def declare(verbs: Verbs) -> None:
 def intervene(args: argparse.Namespace) -> int:
     """Edit a model's updates and show what changes in its next tokens and later norms."""
     require_places([args.model], revision=args.revision)
+    require_option(args.align, ALIGNMENTS, name="--align")
+    if args.align != "exact" and all(kind != "patch" for kind, _ in args.edit):
+        raise InputError(f"--align {args.align} is of --edit patch=CORPUS, and there is none; leave it out.")
     from mechreg.store import TABLES, check_place, write_table
 
     if args.out is not None:
@@ -72,7 +82,8 @@ def intervene(args: argparse.Namespace) -> int:
     from mechreg.charts import plot_dose_response, save_chart
     from mechreg.interventions import Ablate, Patch, Rotate, Scale, intervene
 
-    kinds: dict[str, Any] = {"scale": Scale, "rotate": Rotate, "ablate": Ablate, "patch": Patch}
+    patch = partial(Patch, align=args.align)
+    kinds: dict[str, Any] = {"scale": Scale, "rotate": Rotate, "ablate": Ablate, "patch": patch}
     options = {key: getattr(args, key) for key in ("hook", "layers", "heads", "controls", "seed")}
     effects = intervene(
         load(args),
@@ -87,8 +98,10 @@ def intervene(args: argparse.Namespace) -> int:
     index = ["measure", "edit", "dose", *(["control"] if args.controls else [])]
     index += ["head"] if (effects["head"] >= 0).any() else []
     table = shown.pivot_table(index=index, columns="layer", values="estimate", sort=False)
-    say(f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs "
-          f"({shown['n_docs'].max()} documents)\n")  # fmt: skip
+    of = count(int(shown["n_docs"].max()), "document")
+    say(
+        f"Change by edited layer: loss and kl in nats, top1 as a share, norms of the last layer in logs ({of})\n"
+    )
     say(table.to_string(float_format="{:.4f}".format))
     if args.out is not None:
         write_table(effects, args.out)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mechreg.schema import InputError, did_you_mean, require_number
@@ -113,11 +114,23 @@ def add_corpus(made: argparse.ArgumentParser) -> None:
     add_number(made, "--documents", "use only so many of the first documents", least=1, whole=True)
 
 
+def files_of_corpus(corpus: str) -> list[Path]:
+    """Return the local files of a corpus; a path that is not there is refused."""
+    if corpus == "demo" or corpus.startswith("datasets:"):
+        return []
+    from mechreg.corpus.reading import files_of
+
+    remedy = "give a file, a glob in quotes such as 'texts/*.txt', datasets:NAME, or demo"
+    return [Path(path) for path, _ in files_of(corpus, remedy=remedy)]
+
+
 def documents_of(args: argparse.Namespace, corpus: str | None = None) -> Any:
     """Return the documents that a verb reads, of its corpus or another."""
+    corpus = args.corpus if corpus is None else corpus
+    files_of_corpus(corpus)
     from mechreg.corpus import read_corpus
 
-    return read_corpus(args.corpus if corpus is None else corpus).iloc[: args.documents]
+    return read_corpus(corpus).iloc[: args.documents]
 
 
 def listed(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechreg.cli.options import Verbs, add_device, add_number, listed, require_places
+from mechreg.cli.options import Verbs, add_device, add_number, files_of_corpus, listed, require_places
 from mechreg.cli.terminal import say
 from mechreg.schema import InputError, require_option
 
@@ -82,7 +82,7 @@ def _carry_out(args: argparse.Namespace, spec: "Spec") -> int:
         say(f"Report: {folder / 'report.html'}")
         return 0
     require_places(spec.models)
-    _texts_of(spec.corpus)
+    files_of_corpus(spec.corpus)
     options = {key: getattr(args, key) for key in ("out", "device", "device_map", "resume")}
     if args.batch_tokens is not None:
         options["batch_tokens"] = args.batch_tokens
@@ -118,18 +118,9 @@ def _is_complete(folder: Path, spec: "Spec") -> bool:
         return False  # the run itself reports the problem, or repairs it
 
 
-def _texts_of(corpus: str) -> list[Path]:
-    """Return the local files of a corpus; a path that is not there is refused."""
-    if corpus == "demo" or corpus.startswith("datasets:"):
-        return []
-    from mechreg.corpus.reading import files_of
-
-    return [Path(path) for path, _ in files_of(corpus)]
-
-
 def _read_by(spec: "Spec") -> Iterator[Path]:
     """Yield the local files that a run reads, and their folders, whose times show files added or removed."""
-    for path in (*_texts_of(spec.corpus), *filter(Path.exists, map(Path, spec.models))):
+    for path in (*files_of_corpus(spec.corpus), *filter(Path.exists, map(Path, spec.models))):
         yield from (path, path.parent, *(path.iterdir() if path.is_dir() else ()))
 
 

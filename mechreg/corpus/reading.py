@@ -122,7 +122,7 @@ def tables_of_corpus(corpus: Any, *, text: str, tags: bool) -> Iterator[pd.DataF
     elif isinstance(corpus, str) and corpus.startswith("datasets:"):
         yield _read_data_set(corpus, text=text)
     elif isinstance(corpus, str | os.PathLike):
-        for path, stem in files_of(os.fspath(corpus)):
+        for path, stem in files_of(os.fspath(corpus), remedy="give a text itself in a list: [text]"):
             yield from read_file(path, stem=stem, text=text)
     else:
         raise InputError(
@@ -178,8 +178,8 @@ def require_usable(problems: Mapping[str, int]) -> None:
         )
 
 
-def files_of(pattern: str) -> list[tuple[str, str]]:
-    """Return the path and the stem of ids of a file, or of all files that a glob matches."""
+def files_of(pattern: str, *, remedy: str) -> list[tuple[str, str]]:
+    """Return the path and the stem of ids of a file, or of all files that a glob matches; none is refused."""
     # A path is UTF-8 text here, and what the system makes of it there: without UTF-8 mode these differ.
     with contextlib.suppress(UnicodeEncodeError):  # half characters, which no path has
         pattern = os.path.expanduser(os.fsdecode(pattern.encode("utf-8", "surrogateescape")))
@@ -196,7 +196,7 @@ def files_of(pattern: str) -> list[tuple[str, str]]:
     if not paths:
         shown = repr(pattern if len(pattern) < 200 else f"{pattern[:60]} ...")
         hint = did_you_mean(pattern, ["demo"])
-        raise InputError(f"There is no file {shown}; give a text itself in a list: [text].{hint}")
+        raise InputError(f"There is no file {shown}; {remedy}.{hint}")
     # Ids are relative to what the paths share: they name no machine, and files of one name stay apart.
     top = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
     stems = [os.path.splitext(os.path.relpath(path, top).removesuffix(".gz"))[0] for path in paths.values()]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from mechreg.interventions.seeding import generator
+from mechreg.regression.drawn import document_weights, quantile_interval
 
 HALVES = 50  # random splits of the documents, over which reliabilities are means
 POWER = 0.8
@@ -39,11 +40,10 @@ def agreement(
     known = np.empty(0)
     low = high = np.nan
     if n_docs > 1:  # NaN in draws of so few documents that a coefficient is not determined
-        weights = rng.multinomial(n_docs, np.full(n_docs, 1 / n_docs), size=draws).astype(float)
-        drawn = rank_correlations(*both(weights))
+        drawn = rank_correlations(*both(document_weights(rng, n_docs, draws)))
         known = drawn[np.isfinite(drawn)]
         if len(known):
-            low, high = np.quantile(known, [(1 - conf_level) / 2, (1 + conf_level) / 2])
+            low, high = quantile_interval(known, conf_level)
     halves = _halves(n_docs, rng)
     one, other = (both(weights) for weights in (halves, 1 - halves)) if len(halves) else ((), ())
     reliability = [_reliability(*maps) for maps in zip(one, other, strict=True)] or [np.nan, np.nan]

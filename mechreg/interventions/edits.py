@@ -338,7 +338,7 @@ def _partners(
             raise InputError(
                 f"Patch takes vectors by position, and document {clean.tokens['doc'].iat[window.start]!r} has "
                 f"{window.length} tokens where its source has {other.length}; give prompts of equal length, or "
-                "align='start' or 'end'."
+                "align='start' or 'end' (--align)."
             )
         n = min(window.length, other.length)
         skip = (window.length - n, other.length - n) if align == "end" else (0, 0)

@@ -15,7 +15,7 @@ from mechreg.models import HOOK_POINTS, load_model, record_of
 from mechreg.norms import BATCH_TOKENS, known_layers, norm_frame, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
 from mechreg.outside import any_frames
-from mechreg.schema import require_option, require_whole_number
+from mechreg.schema import require_option, require_shared
 
 Replace = Literal["values", "uniform"]
 
@@ -62,8 +62,7 @@ def attention_norms(
     [0, 3]
     """
     require_option(replace, get_args(Replace), name="replace")
-    require_whole_number(batch_tokens, name="batch_tokens")
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip, batch_tokens=batch_tokens, seed=seed)
     model = load_model(model)
     chosen, n_layers = known_layers(model, layers), int(model.cfg.n_layers)
     tokens = token_frame(model, documents)
@@ -120,8 +119,7 @@ def pattern_overlap(
     >>> bool(table["overlap"].between(0, 1).all()), table["layer"].tolist()
     (True, [0, 1, 2, 3])
     """
-    require_whole_number(skip, name="skip", least=0)
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(skip=skip, batch_tokens=batch_tokens)
     model = load_model(model)
     tokens = token_frame(model, documents)
     n_layers = int(model.cfg.n_layers)

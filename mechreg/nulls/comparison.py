@@ -2,21 +2,33 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from mechreg.lags import add_lags_of
-from mechreg.nulls.resampling import excess_over
 from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
-from mechreg.schema import InputError, require, require_conf_level, require_whole_number
+from mechreg.regression.clusters import require_two
+from mechreg.regression.drawn import Weights, document_weights, quantile_interval, refit_drawn
+from mechreg.schema import InputError, require, require_shared, require_whole_number
 
 WHO = "compare_to_nulls"
 # Relative size below which a standard error is rounding.
 ROUNDING = 1e-12
+NullSums = dict[str, list[DocumentSums]]  # by the nulls' names, the sums of one group in each of their frames
+# Numbers of one array of a chunk of draws: 16 megabytes.
+CHUNK_NUMBERS = 2_000_000
+
+
+class Excess(NamedTuple):
+    """A fit's coefficients less the mean of a null's, in every draw."""
+
+    excess: Float[np.ndarray, "draws terms"]
+    error: Float[np.ndarray, "draws terms"]  # clustered by document
+    each: Float[np.ndarray, "repeats draws terms"]  # the null's coefficients
 
 
 @any_frames
@@ -80,8 +92,7 @@ def compare_to_nulls(
     ([['lag1', 'norm_order', 5], ['lag2', 'norm_order', 5]], True)
     """
     require_whole_number(draws, name="draws", least=99, most=1_000_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(f"{WHO} needs a mapping of null names to norm frames, as null_norms gives it.")
     own = sums_by_document(fits, who=WHO, by=True)
@@ -94,8 +105,8 @@ def compare_to_nulls(
             who = f"{WHO}, null {null!r},"
             if isinstance(entry, pd.DataFrame):
                 require(entry, ("doc", "norm", *own.by, *own.effects), who=who)
-                options: dict[str, Any] = {"by": own.by, "effects": own.effects, "max_lag": None}
-                entry = LagSums.from_frame(add_lags_of(entry, columns, skip=skip), own.formula, **options)
+                lagged = add_lags_of(entry, columns, skip=skip)
+                entry = LagSums.from_frame(lagged, own.formula, by=own.by, effects=own.effects, max_lag=None)
             # A frame is freed once it is summed: what stays is a few numbers a document.
             sums = sums_by_document(entry, who=who, by=True)
             if {*sums.effects} != {*own.effects}:
@@ -103,7 +114,7 @@ def compare_to_nulls(
                     f"{who} needs the effects of the fits, {own.effects}; it has {sums.effects}. Fit it with the same "
                     "effects=, or give its norm frame."
                 )
-            of_nulls[null].append({_key(one): one for one in sums.document_sums()})
+            of_nulls[null].append({one.key: one for one in sums.document_sums()})
         if not of_nulls[null]:
             raise InputError(
                 f"{WHO} needs at least one frame of the null {null!r}; there is none. Iterators of null_norms "
@@ -121,17 +132,13 @@ def _compared(
 ) -> pd.DataFrame:
     """Return the rows of all groups; a draw's documents are the same in all of them."""
     docs = reduce(lambda all_docs, fit: all_docs.union(fit.labels), real, real[0].labels)
-    if len(docs) < 2:
-        raise InputError(
-            f"{WHO} draws documents; it needs two or more, got {len(docs)}; "
-            "split the text into documents, or compare the coefficients alone by fitting each frame of null_norms."
-        )
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(docs), np.full(len(docs), 1 / len(docs)), size=draws).astype(np.float64)
+    remedy = " Split the text, or compare the coefficients alone by fitting each frame of null_norms."
+    require_two(len(docs), "documents", who=WHO, where="the corpus", remedy=remedy)
+    weights = document_weights(np.random.default_rng(seed), len(docs), draws)
     parts = []
     for fit in real:
         own = {
-            name: [_matched(fit, one.get(_key(fit)), name) for one in some] for name, some in of_nulls.items()
+            name: [_matched(fit, one.get(fit.key), name) for one in some] for name, some in of_nulls.items()
         }
         parts += _rows(fit, own, weights[:, docs.get_indexer(fit.labels)], conf_level)
     table = pd.concat(parts, ignore_index=True)
@@ -143,8 +150,8 @@ def _compared(
 
 def _rows(
     fit: DocumentSums,
-    nulls: dict[str, list[DocumentSums]],
-    weights: Float[np.ndarray, "draws docs"],
+    nulls: NullSums,
+    weights: Weights,
     conf_level: float,
 ) -> list[pd.DataFrame]:
     """Return the rows of one group, a table a null."""
@@ -158,7 +165,7 @@ def _rows(
             statistic = np.where(is_rounding, 0.0, np.abs(excess) / error)
             of_draws = np.where(is_rounding, 0.0, np.abs(drawn.excess - excess) / drawn.error)
         half = np.quantile(of_draws, conf_level, axis=0, method="higher") * error
-        low, high = np.quantile(drawn.each, [(1 - conf_level) / 2, (1 + conf_level) / 2], axis=(0, 1))
+        low, high = quantile_interval(drawn.each, conf_level, axis=(0, 1))
         columns = {
             **fit.keys,
             "depth": fit.depth,
@@ -182,6 +189,34 @@ def _rows(
     return rows
 
 
+def excess_over(fit: DocumentSums, nulls: NullSums, weights: Weights) -> dict[str, Excess]:
+    """Return the excess over every null in every draw, whose weights say how often each document counts."""
+    chunks = max(1, len(weights) // max(1, CHUNK_NUMBERS // (weights.shape[1] * len(fit.names))))
+    parts = [_excess(fit, nulls, chunk) for chunk in np.array_split(weights, chunks)]
+    return {
+        null: Excess(
+            *(np.concatenate(arrays, axis=-2) for arrays in zip(*(part[null] for part in parts), strict=True))
+        )
+        for null in nulls
+    }
+
+
+def _excess(fit: DocumentSums, nulls: NullSums, weights: Weights) -> dict[str, Excess]:
+    own = refit_drawn(fit, weights, who=WHO)
+    own_influence = own.influence
+    count = weights.sum(axis=1, keepdims=True)
+    parts = {}
+    for null, repeats in nulls.items():
+        influence, each = own_influence, []
+        for repeat in repeats:
+            drawn = refit_drawn(repeat, weights, who=WHO)
+            influence = influence - drawn.influence / len(repeats)
+            each.append(drawn.estimate)
+        variance = count / (count - 1) * np.einsum("bd,bdt->bt", weights, influence**2)
+        parts[null] = Excess(own.estimate - np.mean(each, axis=0), np.sqrt(variance), np.stack(each))
+    return parts
+
+
 def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> DocumentSums:
     """Return the null's sums, checked to be of the same documents, rows and terms."""
     if other is None:
@@ -198,7 +233,3 @@ def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> Docume
             f"{fit.n}. Use the skip= of the lags that were fitted."
         )
     return other
-
-
-def _key(sums: DocumentSums) -> tuple:
-    return tuple(sums.keys.values())

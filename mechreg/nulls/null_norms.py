@@ -21,6 +21,7 @@ from mechreg.schema import (
     one_or_many,
     require,
     require_names,
+    require_shared,
     require_whole_number,
 )
 
@@ -77,8 +78,7 @@ def null_norms(
     """
     chosen = require_names(nulls, NULLS, name="nulls")
     require_whole_number(repeats, name="repeats", most=10_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip, seed=seed)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="null_norms")
     loaded = _by_name(norms, models) if {"token_order", "random_weights"} & set(chosen) else {}
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(int(repeats))]
@@ -118,7 +118,7 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     config, options = config_of(model), {}
     if isinstance(model, str | Path):
         name = model_label(model)

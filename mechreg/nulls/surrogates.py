@@ -5,6 +5,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from mechreg.outside import any_frames
+from mechreg.regression.clusters import require_two
 from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
@@ -12,7 +13,7 @@ from mechreg.schema import (
     group_columns,
     log_norms,
     require,
-    require_whole_number,
+    require_shared,
 )
 
 
@@ -56,7 +57,7 @@ def shuffle_norms(norms: pd.DataFrame, *, skip: int = 1, seed: int = 0) -> pd.Da
     [1.0, 2.0, 3.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="shuffle_norms")
-    require_whole_number(skip, name="skip", least=0)
+    require_shared(skip=skip)
     source = shuffled_rows(
         norms, [*group_columns(norms), "doc", "window"], norms["position"].to_numpy() < skip, seed
     )
@@ -84,9 +85,9 @@ def token_means(norms: pd.DataFrame, *, skip: int = 1) -> pd.DataFrame:
     [3.0, 4.0, 1.0, 2.0]
     """
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="token_means")
-    require_whole_number(skip, name="skip", least=0)
-    if norms["doc"].nunique() < 2:
-        raise InputError("token_means takes means over other documents; it needs at least two.")
+    require_shared(skip=skip)
+    remedy = " Its means are over other documents."
+    require_two(norms["doc"].nunique(), "documents", who="token_means", where="the frame", remedy=remedy)
     logs = log_norms(norms, who="token_means")
     counted = norms["position"].to_numpy() >= skip
     group = group_columns(norms)
@@ -121,7 +122,7 @@ def shuffled_rows(
     """Return for every row the row that takes its place: at random within groups, the same for the same tokens."""
     keys = list(TOKEN_KEYS)
     token = frame.groupby(keys, observed=True, sort=True).ngroup().to_numpy()
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     draw = np.random.default_rng(seed).random(int(token.max()) + 1 if len(token) else 0)
     group = frame.groupby(within, observed=True, sort=False).ngroup().to_numpy()
     place = np.lexsort((token, fixed, group))

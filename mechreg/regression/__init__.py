@@ -2,17 +2,16 @@
 
 from mechreg.formulas import formula_columns as formula_columns
 from mechreg.regression.clusters import DocumentSums as DocumentSums
-from mechreg.regression.clusters import solve_sums as solve_sums
-from mechreg.regression.effects import Effects as Effects
-from mechreg.regression.effects import demeaned as demeaned
-from mechreg.regression.effects import make_effects as make_effects
-from mechreg.regression.effects import project as project
-from mechreg.regression.effects import require_effects as require_effects
-from mechreg.regression.effects import without_effects as without_effects
-from mechreg.regression.effects import without_singletons as without_singletons
 from mechreg.regression.fits import LaggedFits as LaggedFits
 from mechreg.regression.fits import fit_lagged as fit_lagged
 from mechreg.regression.fits import sums_by_document as sums_by_document
+from mechreg.regression.fixed_effects import Effects as Effects
+from mechreg.regression.fixed_effects import demeaned as demeaned
+from mechreg.regression.fixed_effects import make_effects as make_effects
+from mechreg.regression.fixed_effects import project as project
+from mechreg.regression.fixed_effects import require_effects as require_effects
+from mechreg.regression.fixed_effects import without_effects as without_effects
+from mechreg.regression.fixed_effects import without_singletons as without_singletons
 from mechreg.regression.lag_sums import LagSums as LagSums
 from mechreg.regression.lag_sums import within_documents as within_documents
 from mechreg.regression.linear_combinations import linear_combination as linear_combination

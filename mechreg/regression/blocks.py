@@ -18,6 +18,7 @@ from scipy.linalg import solve_triangular
 from mechreg.schema import InputError
 
 Codes = Int[np.ndarray, " rows"]
+Numbers = Float[np.ndarray, " rows"]
 Columns = Float[np.ndarray, "columns rows"]
 BlockSums = Float[np.ndarray, "blocks products"]
 
@@ -128,14 +129,15 @@ def sum_blocks(
         for lag in range(lags):
             _add_lagged(lagged, lag, lags, q, layout.run[chunk], cell[chunk], here, cells)
     pairs = np.array(sorted(lagged), np.int64)
+    cluster_of, cell_of = np.divmod(key, cells)
     return Blocks(
         coordinates=coordinates,
         gram=gram,
-        cluster=key // cells,
-        cell=key % cells,
+        cluster=cluster_of,
+        cell=cell_of,
         labels=layout.labels,
         docs=layout.docs,
-        pairs=np.stack([pairs // cells, pairs % cells], axis=1),
+        pairs=np.stack(np.divmod(pairs, cells), axis=1),
         lagged=np.array([lagged[pair] for pair in pairs.tolist()]).reshape(
             len(pairs), lags, gram.shape[1], gram.shape[1]
         ),
@@ -163,14 +165,15 @@ def merge_blocks(first: Blocks, second: Blocks, *, cell_of_second: Int[np.ndarra
     key, gram = sums_by(number * cells + cell, np.concatenate([first.gram, second.gram]))
     pairs = np.concatenate([first.pairs, cell_of_second[second.pairs]])
     pair, lagged = sums_by(pairs[:, 0] * cells + pairs[:, 1], np.concatenate([first.lagged, second.lagged]))
+    cluster_of, cell_of = np.divmod(key, cells)
     return Blocks(
         coordinates=coordinates,
         gram=gram,
-        cluster=key // cells,
-        cell=key % cells,
+        cluster=cluster_of,
+        cell=cell_of,
         labels=labels,
         docs=first.docs.append(second.docs),
-        pairs=np.stack([pair // cells, pair % cells], axis=1),
+        pairs=np.stack(np.divmod(pair, cells), axis=1),
         lagged=lagged,
         n=first.n + second.n,
         # If the order of either part is unknown, nothing is known about neighbours.

@@ -1,4 +1,4 @@
-"""Clusters: what each adds to a fit, the degrees of freedom of its covariances, and refits on other documents.
+"""Clusters: what each adds to a fit, and the degrees of freedom of its covariances.
 
 Everything is in the design's orthonormal basis, where the sum of x x' is the identity. With effects that go across
 clusters the sums are x'R⁻¹x and x'R⁻¹e, R = 1 - the effects' own projection within the cluster: leaving a cluster out
@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import sparse
 
-from mechreg.regression.blocks import Codes, gram_matrices
+from mechreg.regression.blocks import Codes, Columns, Numbers, gram_matrices
 from mechreg.regression.design import require_room
-from mechreg.regression.effects import MAX_DENSE, Effects, hat, pattern, solve_rest
+from mechreg.regression.fixed_effects import MAX_DENSE, Effects, hat, pattern, solve_rest
 from mechreg.regression.rows import Rows
 from mechreg.regression.solve import Fit
 from mechreg.schema import InputError, NumericalError
@@ -25,8 +25,6 @@ ClusterScores = Float[np.ndarray, "clusters terms"]
 
 # Without a cluster, the least that must be left of the design in any direction.
 MIN_LEFT = 1e-8
-# Least share of the sums over all documents, in any direction, that documents must have to be fitted alone.
-MIN_SHARE = 1e-8
 
 
 class Clusters(NamedTuple):
@@ -45,6 +43,17 @@ class Across(NamedTuple):
     cluster: Codes
     x: Float[np.ndarray, "rows terms"]  # R⁻¹x
     squares: ClusterProducts  # sums of R⁻¹x x'R⁻¹
+
+
+def require_two(count: int, of: str, *, who: str, where: str, having: str = "", remedy: str = "") -> None:
+    """Check that there are two clusters, documents or other things: one has no spread."""
+    if count < 2:
+        raise InputError(f"{who} needs two {of} or more{having}; {where} has {count}.{remedy}")
+
+
+def sums_by_cluster(columns: Columns, cluster: Codes) -> Float[np.ndarray, "clusters columns"]:
+    """Return every cluster's sums of columns."""
+    return np.array([np.bincount(cluster, column) for column in columns]).T
 
 
 def cluster_sums(fit: Fit) -> Float[np.ndarray, "clusters columns columns"]:
@@ -81,6 +90,11 @@ class DocumentSums(NamedTuple):
     where: str
 
     @property
+    def key(self) -> tuple:
+        """The values of the keys."""
+        return tuple(self.keys.values())
+
+    @property
     def c(self) -> Float[np.ndarray, " terms"]:
         """The coefficients of q in the fit to all documents."""
         return np.linalg.solve(self.to_terms, self.estimate)
@@ -99,16 +113,6 @@ class DocumentSums(NamedTuple):
     def scores(self) -> Float[np.ndarray, "docs terms"]:
         """Each document's sums of q e."""
         return self.sums[:, :-2, -2]
-
-
-def solve_sums(
-    products: Float[np.ndarray, "*fits terms terms"], scores: Float[np.ndarray, "*fits terms"]
-) -> Float[np.ndarray, "*fits terms"]:
-    """Return the coefficients of q from sums over some documents, NaN where the terms are collinear in them."""
-    solved = np.full(scores.shape, np.nan)
-    is_solvable = np.linalg.eigvalsh(products)[..., 0] >= MIN_SHARE
-    solved[is_solvable] = np.linalg.solve(products[is_solvable], scores[is_solvable][..., None])[..., 0]
-    return solved
 
 
 def sums_of(fit: Fit) -> DocumentSums:
@@ -138,6 +142,11 @@ def left_out(clusters: Clusters, *, cov: str, where: str, cluster: str) -> Clust
         values, vectors = np.linalg.eigh(clusters.products)
         return (vectors / np.sqrt(1 - values)[:, None, :]) @ vectors.mT
     return np.linalg.inv(np.eye(clusters.score.shape[1]) - clusters.products)
+
+
+def of_each(matrices: ClusterProducts, scores: ClusterScores) -> ClusterScores:
+    """Return every cluster's matrix times its score."""
+    return (matrices @ scores[..., None])[..., 0]
 
 
 def effective_df(
@@ -178,7 +187,7 @@ def _satterthwaite(
 
 
 def clusters_across(
-    fits: list[tuple[Float[np.ndarray, "terms rows"], Float[np.ndarray, " rows"]]], rows: Rows
+    fits: list[tuple[Float[np.ndarray, "terms rows"], Numbers]], rows: Rows
 ) -> list[Clusters]:
     """Return what every cluster adds, for fits (their x and e) of the same rows, where effects go across clusters."""
     effects, cluster, labels = rows.effects, rows.layout.cluster, rows.layout.labels

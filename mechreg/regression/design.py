@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from patsy.categorical import categorical_to_int, guess_categorical
 
 from mechreg.formulas import names_in
-from mechreg.regression.blocks import Codes, Columns
+from mechreg.regression.blocks import Codes, Columns, Numbers
 from mechreg.regression.evaluation import (
     environment,
     evaluate,
@@ -53,7 +53,11 @@ class Parts(NamedTuple):
     names: tuple[str, ...]  # of those
     cell: Codes
     seen: pd.DataFrame  # a row of each cell: the design is made from these
-    terms: Terms | None  # where it cannot be made from these
+    learned: Terms | None  # where it cannot be made from these
+
+    def terms(self, formula: str) -> Terms:
+        """The formula's design."""
+        return terms_of(formula, self.seen) if self.learned is None else self.learned
 
 
 def take_apart(formula: str, data: pd.DataFrame, *, whole: bool, where: str) -> Parts:
@@ -107,7 +111,7 @@ def require_room(numbers: int, of: str) -> None:
 
 def matrices(
     formula: str, learned: pd.DataFrame, data: pd.DataFrame
-) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows terms"]]:
+) -> tuple[Numbers, Float[np.ndarray, "rows terms"]]:
     """Return the outcome and the design of some rows, with the levels, knots and means of the rows ``learned``."""
 
     def of(rows: pd.DataFrame) -> list[np.ndarray]:

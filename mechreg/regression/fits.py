@@ -15,8 +15,8 @@ from mechreg.outside import Printed, any_frames, for_page, for_terminal
 from mechreg.regression.blocks import TooManyProducts
 from mechreg.regression.clusters import Clusters
 from mechreg.regression.design import matrices, take_apart
-from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Residuals, residual_statistics
 from mechreg.regression.results import (
@@ -29,7 +29,7 @@ from mechreg.regression.results import (
     statistics_frame,
     usual_lags,
 )
-from mechreg.regression.rows import Place, Rows, absorbed_parts, groups_of, read_groups, words
+from mechreg.regression.rows import Place, Rows, absorbed_parts, groups_of, read_groups
 from mechreg.regression.second_look import across_clusters, products_of, two_way_covariances
 from mechreg.regression.solve import Fit
 from mechreg.regression.statsmodels_result import statsmodels_result
@@ -45,6 +45,7 @@ from mechreg.schema import (
     require,
     require_by,
 )
+from mechreg.words import count, keys_in_words
 
 # The residuals' statistics need so many sums a group at most (8 MB); of more columns they are made from the rows.
 MOST_PRODUCTS = 1_000_000
@@ -160,14 +161,17 @@ def fit_lagged(
         covariances = two_way_covariances(fits, sums, frame, crossed[0])
     elif cov in ("auto", "crv3", "jackknife"):
         across = across_clusters(fits, sums, frame)
-    about: dict[str, Any] = {"cov": cov, "cluster": sums.cluster, "hac_lags": hac_lags}
     for fit, products in products_of(fits, sums, frame):
         residuals[fit.key] = residual_statistics(fit, products)
         if not crossed:
-            covariances[fit.key] = covariance_of(fit, products, clusters=across.get(fit.key), **about)
-    options = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed, "by": by}
+            covariances[fit.key] = covariance_of(
+                fit, products, cov=cov, cluster=sums.cluster, hac_lags=hac_lags, clusters=across.get(fit.key)
+            )
+    known = [covariances[fit.key] for fit in fits]
     return LaggedFits(
-        coefficients=coefficient_frame(fits, [covariances[fit.key] for fit in fits], **options),
+        coefficients=coefficient_frame(
+            fits, known, adjust=adjust, conf_level=float(conf_level), seed=seed, by=by
+        ),
         statistics=statistics_frame(fits, [residuals[fit.key] for fit in fits], by=by),
         _frame=frame,
         _sums=sums,
@@ -253,7 +257,7 @@ class LaggedFits:
         such fit, or several, is an `InputError`. Contrasts (``t_test``), influence measures (``get_influence``) and
         predictions are then statsmodels'. Its rows are the complete ones, sorted by document, window, position.
         """
-        return self._result(self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by))
+        return self._result(self._chosen(model=model, hook=hook, layer=layer, head=head, **by))
 
     def _result(self, fit: Fit) -> RegressionResultsWrapper:
         rows = self._rows(fit)
@@ -273,7 +277,7 @@ class LaggedFits:
 
         A last line says where its F-statistic is no test of all terms, because there are too few clusters.
         """
-        fit = self._chosen({"model": model, "hook": hook, "layer": layer, "head": head} | by)
+        fit = self._chosen(model=model, hook=hook, layer=layer, head=head, **by)
         result = self._result(fit)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "covariance of constraints does not have full rank")
@@ -284,10 +288,11 @@ class LaggedFits:
                 f"\n[mechreg] The F-statistic is no test of all {terms} terms at once: {most + 1} clusters allow "
                 f"{most} at most.\nTerms one by one are not affected."
             )
-        sinks = f"\n[mechreg] {fit.n_sinks} tokens are left out as sinks, as outcome and as lag."
+        sinks = f"\n[mechreg] {count(fit.n_sinks, 'token')} left out as sinks, as outcome and as lag."
         return Printed(text + sinks * (fit.n_sinks > 0))
 
-    def _chosen(self, named: dict[str, Any]) -> Fit:
+    def _chosen(self, **named: Any) -> Fit:
+        """Return the one fit of these keys; those without a value are of any."""
         fits, keys = self._sums.solve(), (*GROUP_KEYS, "head", *self.by)
         for key in named:
             if key not in keys:
@@ -339,9 +344,9 @@ class LaggedFits:
         fits = {fit.key: fit for fit in self._sums.solve()}
         for keys, _ in groups_of(lagged, self.by):
             if tuple(keys.values()) not in fits:
-                raise InputError(f"{who} needs groups that were fitted; {words(keys)} was not.")
-        options: dict[str, Any] = {"cluster": None, "by": self.by, "effects": self.effects}
-        for rows in read_groups(lagged, self._sums.columns, **options):
+                raise InputError(f"{who} needs groups that were fitted; {keys_in_words(keys)} was not.")
+        groups = read_groups(lagged, self._sums.columns, cluster=None, by=self.by, effects=self.effects)
+        for rows in groups:
             if not len(rows.at):
                 continue
             fit = fits[tuple(rows.keys.values())]
@@ -360,8 +365,8 @@ class LaggedFits:
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.coefficients["cov_type"]))
         models = ", ".join(dict.fromkeys(self.coefficients["model"]))
-        count = f"{len(self.statistics)} fit{'s' * (len(self.statistics) != 1)}"
-        return for_terminal(f"LaggedFits({self.formula!r}: {count} of {models}; {kinds})")
+        fits = count(len(self.statistics), "fit")
+        return for_terminal(f"LaggedFits({self.formula!r}: {fits} of {models}; {kinds})")
 
     def _repr_html_(self) -> str:
         table = self.coefficients.to_html(max_rows=12, index=False, na_rep="", float_format="{:.4g}".format)

@@ -24,8 +24,8 @@ from mechreg.regression.blocks import (
 )
 from mechreg.regression.clusters import DocumentSums, sums_of
 from mechreg.regression.design import NeedsAllRows, Terms, terms_of, united_cells
-from mechreg.regression.effects import require_effects
 from mechreg.regression.evaluation import evaluate, require_finite
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.residuals import residual_statistics, summed_products
 from mechreg.regression.results import (
     Adjust,
@@ -35,7 +35,7 @@ from mechreg.regression.results import (
     require_table_options,
     statistics_frame,
 )
-from mechreg.regression.rows import Rows, absorbed_parts, read_groups, without_intercept, words
+from mechreg.regression.rows import Rows, absorbed_parts, read_groups, without_intercept
 from mechreg.regression.solve import Fit, solve
 from mechreg.schema import (
     DEFAULT_COV,
@@ -48,7 +48,7 @@ from mechreg.schema import (
     require_one_processing,
     require_whole_number,
 )
-from mechreg.words import first_line
+from mechreg.words import count, first_line, keys_in_words
 
 SumsCov = Literal[Cov, "cr0"]
 # Raise it when older files would be misread.
@@ -186,13 +186,14 @@ class LagSums:
         """
         require_table_options(cov, get_args(SumsCov), adjust, hac_lags, conf_level, seed)
         covariances = self.covariances(cov, hac_lags)
-        about: dict[str, Any] = {"adjust": adjust, "conf_level": float(conf_level), "seed": seed}
-        return coefficient_frame(self.solve(), covariances, **about, by=self.by)
+        return coefficient_frame(
+            self.solve(), covariances, adjust=adjust, conf_level=float(conf_level), seed=seed, by=self.by
+        )
 
     def covariances(self, cov: SumsCov, hac_lags: int | None = None) -> list[Covariance]:
         """Return the covariance of every group, in the order of `solve`."""
-        options: dict[str, Any] = {"cov": cov, "cluster": self.cluster, "hac_lags": hac_lags}
-        return [covariance_of(fit, summed_products(fit), **options) for fit in self.solve()]
+        asked = partial(covariance_of, cov=cov, cluster=self.cluster, hac_lags=hac_lags)
+        return [asked(fit, summed_products(fit)) for fit in self.solve()]
 
     def statistics(self) -> pd.DataFrame:
         """Return the statistics frame, equal to that of `fit_lagged`."""
@@ -271,7 +272,7 @@ class LagSums:
 
     def __repr__(self) -> str:
         rows = sum(group.blocks.n for group in self._groups.values() if group.blocks is not None)
-        return f"LagSums({self.formula!r}: {len(self)} groups, {rows} rows)"
+        return f"LagSums({self.formula!r}: {count(len(self), 'group')}, {count(rows, 'row')})"
 
     def _add(self, frame: pd.DataFrame, *, whole: bool) -> None:
         if not whole and not {*self.effects} <= {"doc"}:
@@ -300,20 +301,20 @@ class LagSums:
             coordinates = before.coordinates
         else:  # the better choice, from more rows
             coordinates = choose_coordinates(parts.values, whole=whole)
-        most: dict[str, Any] = {"max_lag": self.max_lag, "most_products": self._most_products}
-        blocks = sum_blocks(parts.values, parts.cell, rows.layout, coordinates, **most)
-        return nothing._replace(seen=parts.seen, terms=parts.terms, blocks=blocks)
+        add = partial(sum_blocks, max_lag=self.max_lag, most_products=self._most_products)
+        blocks = add(parts.values, parts.cell, rows.layout, coordinates)
+        return nothing._replace(seen=parts.seen, terms=parts.learned, blocks=blocks)
 
     def _joined(self, first: _Group | None, second: _Group) -> _Group:
         if first is None:
             return second
-        counts: dict[str, Any] = {
-            key: getattr(first, key) + getattr(second, key) for key in ("n_dropped", "n_sinks")
-        }
+        full = second if first.blocks is None else first
+        full = full._replace(
+            n_dropped=first.n_dropped + second.n_dropped, n_sinks=first.n_sinks + second.n_sinks
+        )
         if first.blocks is None or second.blocks is None:
-            full = first if first.blocks is not None else second
-            return full._replace(**counts)
-        where = words(first.keys)
+            return full
+        where = keys_in_words(first.keys)
         if first.terms is not None or second.terms is not None:
             raise InputError(f"{self.formula!r} learned from one frame: nothing can be added in {where}.")
         again = first.blocks.docs.intersection(second.blocks.docs)
@@ -324,7 +325,7 @@ class LagSums:
         united = partial(united_cells, self.formula, first.seen, second.seen)
         seen, cell_of_second = evaluate(united, self.formula, where=where)
         blocks = merge_blocks(first.blocks, second.blocks, cell_of_second=cell_of_second)
-        return first._replace(**counts, seen=seen, blocks=blocks)
+        return full._replace(seen=seen, blocks=blocks)
 
     def rows_of(self, frame: pd.DataFrame) -> Iterator[Rows]:
         """Yield the groups of a frame, as the sums take them."""
@@ -340,7 +341,7 @@ class LagSums:
         order = sorted(self._groups, key=lambda key: (models.index(key[0]), hooks.index(key[1]), *key[2:]))
         fits = []
         for group in map(self._groups.__getitem__, order):
-            where = words(group.keys)
+            where = keys_in_words(group.keys)
             if group.blocks is None:
                 several = f", two or more of each {' and each '.join(self.effects)}" if self.effects else ""
                 raise InputError(

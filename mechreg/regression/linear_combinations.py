@@ -11,7 +11,7 @@ from mechreg.regression.lag_sums import LagSums, SumsCov
 from mechreg.regression.results import Covariance, coefficient_frame
 from mechreg.regression.second_look import across_clusters
 from mechreg.regression.solve import Fit
-from mechreg.schema import DEFAULT_COV, InputError, require_conf_level
+from mechreg.schema import DEFAULT_COV, InputError, require_shared
 
 # Covariances whose degrees of freedom every combination has of its own.
 _OWN_DF = ("crv2", "crv3", "jackknife")
@@ -46,7 +46,7 @@ def linear_combination(
         term  estimate
     0  x + z       0.7
     """
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     across: dict[tuple, Clusters] = {}
     if isinstance(fits, LaggedFits):
         sums, known = fits._sums, fits._covariances

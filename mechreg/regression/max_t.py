@@ -1,5 +1,6 @@
 """Max-T: p values of a family of coefficients, adjusted with the dependence between layers and lags that there is."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import einops
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from mechreg.regression.clusters import Clusters
+from mechreg.regression.clusters import ClusterProducts, Clusters, of_each
 
 DRAWS = 9_999
 # With so few clusters there are too few patterns of signs: six-point weights (Webb 2023) make more.
@@ -38,22 +39,21 @@ def influence(
     statistic: Float[np.ndarray, " tested"],
     to_terms: Float[np.ndarray, "tested terms"],
     clusters: Clusters,
+    without: ClusterProducts | None,
     *,
-    jackknife: bool,
     factor: float,
 ) -> Influence:
     """Return what the bootstrap needs of one group.
 
-    With ``jackknife`` scores are taken at the estimate without their own cluster and the variance is CRV3 (MacKinnon,
-    Nielsen, Webb 2023, WCU-S); without it, the scores are plain and the variance CRV1 (WCU-C).
+    With what crv3 takes from a score to be ``without`` its own cluster, scores are taken at that estimate and the
+    variance is CRV3 (MacKinnon, Nielsen, Webb 2023, WCU-S); else scores are plain and the variance CRV1 (WCU-C).
     """
     score, products = clusters.score, clusters.products
     moved, own, other = score, score @ to_terms.T, to_terms @ products
-    if jackknife:
-        left_out = np.linalg.inv(np.eye(score.shape[1]) - products)
-        moved = (left_out @ score[..., None])[..., 0]
-        own = (left_out @ moved[..., None])[..., 0] @ to_terms.T
-        other = to_terms @ (left_out @ products)
+    if without is not None:
+        moved = of_each(without, score)
+        own = of_each(without, moved) @ to_terms.T
+        other = to_terms @ (without @ products)
     mixed = einops.rearrange(own[..., None] * other, "clusters tested terms -> clusters (tested terms)")
     other = einops.rearrange(other, "clusters tested terms -> tested clusters terms")
     return Influence(statistic, to_terms, moved, own**2, mixed, other.mT @ other, factor, clusters.labels)
@@ -75,9 +75,7 @@ def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np
     observed = np.abs(np.concatenate([group.statistic for group in groups]))
     order = np.argsort(observed)
     larger = np.zeros(len(observed), np.int64)
-    step = max(1, CHUNK_NUMBERS // len(labels))
-    for begin in range(0, draws, step):
-        weights = wild_weights(rng, min(step, draws - begin), len(labels))
+    for weights in weight_chunks(rng, draws, len(labels)):
         drawn = np.concatenate([_drawn(g, weights, at) for g, at in zip(groups, where, strict=True)], axis=1)
         # From the smallest statistic up: each is compared with the maximum over itself and all below.
         maxima = np.maximum.accumulate(np.abs(drawn)[:, order], axis=1)
@@ -86,6 +84,15 @@ def max_t(groups: list[Influence], *, seed: int, draws: int = DRAWS) -> Float[np
     adjusted = np.empty(len(observed))
     adjusted[order] = np.maximum.accumulate(p[::-1])[::-1]
     return adjusted
+
+
+def weight_chunks(
+    rng: np.random.Generator, draws: int, clusters: int
+) -> Iterator[Float[np.ndarray, "some clusters"]]:
+    """Yield the weights of all draws, some at a time."""
+    step = max(1, CHUNK_NUMBERS // clusters)
+    for begin in range(0, draws, step):
+        yield wild_weights(rng, min(step, draws - begin), clusters)
 
 
 def wild_weights(rng: np.random.Generator, draws: int, clusters: int) -> Float[np.ndarray, "draws clusters"]:

@@ -5,15 +5,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from mechreg.formulas import formula_columns
 from mechreg.outside import any_frames
-from mechreg.regression.effects import require_effects
+from mechreg.regression.blocks import Codes, Columns
+from mechreg.regression.clusters import require_two
 from mechreg.regression.fits import fit_lagged
+from mechreg.regression.fixed_effects import require_effects
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import Rows, absorbed_parts, read_groups
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, InputError, group_columns, require, require_conf_level
+from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, group_columns, require, require_shared
 
 WHO = "mean_group"
 # Rows of a half document beside its terms, and the condition of a document's correlations, that slopes are taken from.
@@ -76,7 +78,7 @@ def mean_group(
     [['lag1', 2.0, 3], ['lag2', 2.0, 3]]
     """
     others = require_effects(effects)
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     columns = formula_columns(formula)
     require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *columns, *others), who=WHO)
     names = tuple(dict.fromkeys(("doc", *others)))
@@ -98,11 +100,8 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     first, second = (_slopes(halves[:, half]) for half in (0, 1))
     usable = whole.usable & first.usable & second.usable
     count = int(usable.sum())
-    if count < 2:
-        raise InputError(
-            f"{WHO} needs two documents or more with {len(parts.names) + LEAST_ROWS} complete rows in each half; "
-            f"{rows.where} has {count}."
-        )
+    having = f" with {len(parts.names) + LEAST_ROWS} complete rows in each half"
+    require_two(count, "documents", who=WHO, where=rows.where, having=having)
     own = (2 * whole.estimate - (first.estimate + second.estimate) / 2)[usable]
     estimate, error = own.mean(axis=0), own.std(axis=0, ddof=1) / np.sqrt(count)
     spread = whole.estimate[usable].var(axis=0, ddof=1) - whole.variance[usable].mean(axis=0)
@@ -120,9 +119,7 @@ def _rows(rows: Rows, formula: str, conf_level: float) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _sums(
-    values: Float[np.ndarray, "columns rows"], doc: Int[np.ndarray, " rows"]
-) -> Float[np.ndarray, "docs two sums sums"]:
+def _sums(values: Columns, doc: Codes) -> Float[np.ndarray, "docs two sums sums"]:
     """Return the sums of [1, values] [1, values]' over the first and the second half of every document's rows."""
     sizes = np.bincount(doc)
     begin = np.cumsum([0, *sizes[:-1]])

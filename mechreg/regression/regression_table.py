@@ -20,7 +20,7 @@ from mechreg.schema import (
     require_option,
     require_whole_number,
 )
-from mechreg.words import covariance_in_words
+from mechreg.words import covariance_in_words, keys_in_words
 
 TableFormat = Literal["markdown", "latex", "html"]
 Show = Literal["stars", "intervals"]
@@ -91,7 +91,7 @@ def regression_table(
     table = _chosen(_chosen(table, "term", terms), "layer", layers)
     keys = [*group_columns(table), "term"]
     if (twice := table.duplicated(keys)).any():
-        where = ", ".join(f"{key} {table.loc[twice, key].iloc[0]}" for key in keys)
+        where = keys_in_words({key: table.loc[twice, key].iloc[0] for key in keys})
         raise InputError(f"{_WHO} needs one row for each coefficient; there are two for {where}.")
     if not np.isfinite(table[numbers].to_numpy("float64", na_value=np.nan)).all():
         raise NumericalError(f"{_WHO} needs finite numbers as {', '.join(numbers)}; some are not.")

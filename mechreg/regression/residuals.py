@@ -16,18 +16,18 @@ from mechreg.regression.blocks import MAX_SUMMED_LAGS, in_coordinates, product_w
 from mechreg.regression.rows import Rows, absorbed_parts
 from mechreg.regression.solve import Fit, Solution
 
-Forms = np.ndarray  # one or several numbers of every row: as weights on q in every cell, or as they are
+OfRows = np.ndarray  # one or several numbers of every row: as weights on q in every cell, or as they are
 
 
 class Products(NamedTuple):
     """x (in the orthonormal basis), e and 1 of every row, and how they are multiplied and summed."""
 
-    x: Forms
-    e: Forms
-    one: Forms
-    times: Callable[[Forms, Forms], Forms]
+    x: OfRows
+    e: OfRows
+    one: OfRows
+    times: Callable[[OfRows, OfRows], OfRows]
     # The sum over rows t of first(t) second(t - lag)', of rows with such a neighbour in their window.
-    total: Callable[[int, Forms, Forms], Float[np.ndarray, "first second"]]
+    total: Callable[[int, OfRows, OfRows], Float[np.ndarray, "first second"]]
     max_lag: int  # -1 where no products were kept
     leverage: Float[np.ndarray, " rows"] | None = None
 

@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from mechreg.regression.blocks import MAX_SUMMED_LAGS
-from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out
+from mechreg.regression.clusters import Clusters, clusters_of, effective_df, left_out, of_each, require_two
 from mechreg.regression.max_t import Influence, influence, max_t
 from mechreg.regression.residuals import Products, Residuals, fit_statistics
 from mechreg.regression.solve import Fit
@@ -21,8 +21,8 @@ from mechreg.schema import (
     InputError,
     NumericalError,
     group_columns,
-    require_conf_level,
     require_option,
+    require_shared,
     require_whole_number,
 )
 
@@ -48,8 +48,7 @@ def require_table_options(
     """Check the options of a coefficient frame, whose covariance is one of the ``known``."""
     require_option(cov, known, name="cov")
     require_option(adjust, get_args(Adjust), name="adjust")
-    require_conf_level(conf_level)
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(conf_level=conf_level, seed=seed)
     if hac_lags is not None:
         require_whole_number(hac_lags, name="hac_lags", least=0, most=MAX_SUMMED_LAGS)
         if cov != "hac":
@@ -129,10 +128,8 @@ def covariance_of(
         return Covariance(kind, f"nonrobust{single}", matrix, np.full(k, float(solution.df)))
     if kind not in CLUSTERED:
         return _of_rows(fit, products, kind, hac_lags)
-    if count < 2:
-        raise InputError(
-            f"cov={kind!r} needs at least two clusters; {fit.where} has one {cluster!r}. Use cov='auto'."
-        )
+    who = f"cov={kind!r} with cluster={cluster!r}"
+    require_two(count, "clusters", who=who, where=fit.where, remedy=" Use cov='auto'.")
     label = kind if cluster == "doc" else f"{kind} ({cluster})"
     if kind in ("cr0", "crv1"):
         clusters = clusters_of(fit)
@@ -146,7 +143,7 @@ def covariance_of(
         )
     clusters = clusters_of(fit) if clusters is None else clusters
     without = left_out(clusters, cov=kind, where=fit.where, cluster=str(cluster))
-    moved = (without @ clusters.score[..., None])[..., 0]
+    moved = of_each(without, clusters.score)
     moved = moved - moved.mean(axis=0) if kind == "jackknife" else moved
     factor = 1.0 if kind == "crv2" else (count - 1) / count
     df = effective_df(clusters, without, solution.to_terms)
@@ -249,10 +246,13 @@ def _share(fit: Fit, covariance: Covariance, statistic: Float[np.ndarray, " term
             f"{fit.where} has {covariance.label} and {len(fit.blocks.labels)}."
         )
     tested = np.array([name != "Intercept" for name in fit.solution.names])
-    count, jackknife = len(fit.blocks.labels), covariance.kind == "crv3"
-    factor = (count - 1) / count if jackknife else crv1_factor(fit, count)
+    count, without = len(fit.blocks.labels), None
+    factor = crv1_factor(fit, count)
+    if covariance.kind == "crv3":
+        without = left_out(covariance.clusters, cov="crv3", where=fit.where, cluster="cluster")
+        factor = (count - 1) / count
     of_terms = statistic[tested], fit.solution.to_terms[tested]
-    return influence(*of_terms, covariance.clusters, jackknife=jackknife, factor=factor)
+    return influence(*of_terms, covariance.clusters, without, factor=factor)
 
 
 def _with_heads(table: pd.DataFrame) -> pd.DataFrame:

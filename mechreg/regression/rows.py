@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from mechreg.regression.blocks import Codes, Columns, Layout
-from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart, terms_of
-from mechreg.regression.effects import Effects, make_effects, project, without_singletons
+from mechreg.regression.design import NeedsAllRows, Parts, Terms, take_apart
 from mechreg.regression.evaluation import plain_column
+from mechreg.regression.fixed_effects import Effects, make_effects, project, without_singletons
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, document_ids, group_columns
+from mechreg.words import keys_in_words
 
 # Relative size below which what effects leave of a column is rounding.
 TAKEN_UP = 1e-9
@@ -34,7 +35,7 @@ class Rows(NamedTuple):
     @property
     def where(self) -> str:
         """The keys in words."""
-        return words(self.keys)
+        return keys_in_words(self.keys)
 
 
 class _Ids(NamedTuple):
@@ -75,7 +76,7 @@ def read_groups(
                 kept = kept.copy()
                 kept[kept] = without_singletons([ids[name].codes[place][kept] for name in effects])
             part = {key: _Ids(codes[place][kept], names) for key, (codes, names) in ids.items()}
-            known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=words(keys)))
+            known = (same, kept, *_layout(part, int(kept.sum()), cluster, effects, where=keys_in_words(keys)))
         _, kept, order, layout, taken_off = known
         at = place[kept][order]
         taken = {name: plain_column(column.iloc[at].reset_index(drop=True)) for name, column in data.items()}
@@ -114,13 +115,13 @@ def absorbed_parts(formula: str, rows: Rows, *, whole: bool = True) -> Parts:
     parts, effects = take_apart(formula, rows.data, whole=whole, where=rows.where), rows.effects
     if effects is None:
         return parts
-    is_plain = parts.terms is None and len(parts.seen) == 1
+    is_plain = parts.learned is None and len(parts.seen) == 1
     if not whole and not is_plain:
         raise NeedsAllRows(
             f"Effects beside the categories of {formula!r} need all rows at once, and update sees a part; make columns "
             "of 0 and 1 first, or use LagSums.from_frame or fit_lagged on one frame."
         )
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    terms = parts.terms(formula)
     kept = [at for at, name in enumerate(terms.names) if name != "Intercept"]
     if not kept:
         raise InputError(f"effects= takes off the intercept, and {formula!r} has no other term; add one.")
@@ -155,11 +156,6 @@ def without_intercept(terms: Terms) -> Terms:
     """Return the terms as columns of their own, which they are once effects are taken off."""
     names = tuple(name for name in terms.names if name != "Intercept")
     return Terms(names, terms.outcome, np.eye(len(names) + 1)[None, :, 1:])
-
-
-def words(keys: dict[str, Any]) -> str:
-    """Return a group's keys in words."""
-    return ", ".join(f"{key} {value}" for key, value in keys.items())
 
 
 def _layout(

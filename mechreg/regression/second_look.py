@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from mechreg.regression.clusters import Clusters, clusters_across
+from mechreg.regression.clusters import Clusters, clusters_across, require_two, sums_by_cluster
 from mechreg.regression.lag_sums import LagSums
 from mechreg.regression.residuals import Products, row_products, summed_products
 from mechreg.regression.results import Covariance, crv1_factor
@@ -20,11 +20,8 @@ MOST_TOGETHER = 15_000_000
 def products_of(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Products]]:
     """Yield every fit with its products: those of the sums, else of the rows in a second look."""
     if sums.max_lag is not None:
-        yield from ((fit, summed_products(fit)) for fit in fits)
-    else:
-        yield from (
-            (fit, row_products(fit, rows, sums.formula)) for fit, rows in with_rows(fits, sums, frame)
-        )
+        return ((fit, summed_products(fit)) for fit in fits)
+    return ((fit, row_products(fit, rows, sums.formula)) for fit, rows in with_rows(fits, sums, frame))
 
 
 def with_rows(fits: list[Fit], sums: LagSums, frame: pd.DataFrame) -> Iterator[tuple[Fit, Rows]]:
@@ -56,12 +53,11 @@ def two_way_covariances(
         scores = products.x * products.e
         counts, matrix = [], np.zeros((len(scores),) * 2)
         for codes_of, sign in ((first, 1.0), (other, 1.0), (both, -1.0)):
-            clustered = np.array([np.bincount(codes_of, row) for row in scores]).T
+            clustered = sums_by_cluster(scores, codes_of)
             counts.append(len(clustered))
             matrix += sign * clustered.T @ clustered
         fewest = min(counts)
-        if fewest < 2:
-            raise InputError(f"cluster={names!r} needs two clusters of each; {fit.where} has {fewest}.")
+        require_two(fewest, "clusters of each", who=f"cluster={names!r}", where=fit.where)
         values, vectors = np.linalg.eigh(crv1_factor(fit, fewest) * matrix)
         matrix = (vectors * np.maximum(values, 0.0)) @ vectors.T  # a difference may be no covariance
         df = np.full(len(matrix), fewest - 1.0)

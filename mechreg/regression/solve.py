@@ -15,9 +15,10 @@ from scipy.linalg import solve_triangular
 from mechreg.regression.blocks import Blocks, gram_matrices, sums_by
 from mechreg.regression.design import Terms
 from mechreg.schema import InputError, NumericalError
+from mechreg.words import count
 
 Forms = Float[np.ndarray, "cells columns some"]
-Columns = Float[np.ndarray, "rows some"]
+RootColumns = Float[np.ndarray, "rows some"]
 Sums = Float[np.ndarray, "cells columns columns"]
 Basis = Float[np.ndarray, "cells columns terms"]
 
@@ -73,10 +74,10 @@ def solve(blocks: Blocks, terms: Terms, *, where: str, n_dropped: int = 0) -> So
     k = len(terms.names)
     absorbed = blocks.within + blocks.across
     if blocks.n < k + 2 + absorbed:
-        levels = f" and {absorbed} levels of effects" if absorbed else ""
+        levels = f" and {count(absorbed, 'level')} of effects" if absorbed else ""
         raise InputError(
-            f"The regression needs at least {k + 2 + absorbed} complete rows for {k} terms{levels}; {where} has "
-            f"{blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
+            f"The regression needs at least {k + 2 + absorbed} complete rows for {count(k, 'term')}{levels}; "
+            f"{where} has {blocks.n} ({n_dropped} dropped for missing values); give more text, or fewer terms."
         )
     raw = _forms(blocks, terms)
     forms, changes = _without_levels(raw, (terms.weights[:, 1:] == 0).all(axis=(0, 1)))
@@ -157,19 +158,19 @@ def _square_roots(sums: Sums) -> tuple[Sums, Float[np.ndarray, "cells columns"]]
     return root, scale
 
 
-def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> Columns:
+def _columns(root: Sums, forms: Float[np.ndarray, "cells_or_one columns some"]) -> RootColumns:
     """Return columns whose products are those of the group's rows."""
     return einops.rearrange(root @ forms, "cells columns some -> (cells columns) some")
 
 
-def _centred(columns: Columns, ones: Float[np.ndarray, " rows"]) -> Columns:
+def _centred(columns: RootColumns, ones: Float[np.ndarray, " rows"]) -> RootColumns:
     for _ in range(2):
         columns = columns - np.outer(ones, ones @ columns / (ones @ ones))
     return columns
 
 
 def _require_solvable(
-    design: Columns,
+    design: RootColumns,
     ones: Float[np.ndarray, " rows"],
     size: Float[np.ndarray, " some"],
     terms: Terms,

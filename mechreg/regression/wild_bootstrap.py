@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from mechreg.regression.clusters import Clusters, clusters_of, left_out
+from mechreg.regression.clusters import Clusters, clusters_of, left_out, of_each, require_two
 from mechreg.regression.fits import LaggedFits, sums_by_document
 from mechreg.regression.lag_sums import LagSums
-from mechreg.regression.max_t import CHUNK_NUMBERS, DRAWS, wild_weights
+from mechreg.regression.max_t import DRAWS, weight_chunks
 from mechreg.regression.results import crv1_factor
 from mechreg.regression.solve import Fit
-from mechreg.schema import InputError, require_number, require_option, require_whole_number
+from mechreg.schema import InputError, require_number, require_option, require_shared, require_whole_number
 
 WHO = "wild_bootstrap"
 
@@ -57,13 +57,13 @@ def wild_bootstrap(
     """
     require_number(value, name="value")
     require_whole_number(draws, name="draws")
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     rows = []
     for fit in sums_by_document(fits, who=WHO).solve():
         require_option(term, fit.solution.names, name="term")
-        if fit.blocks.across or len(fit.blocks.labels) < 2:
-            what = "effects within documents only" if fit.blocks.across else "two documents or more"
-            raise InputError(f"{WHO} needs {what}; {fit.where} has others.")
+        if fit.blocks.across:
+            raise InputError(f"{WHO} needs effects within documents only; {fit.where} has others.")
+        require_two(len(fit.blocks.labels), "documents", who=WHO, where=fit.where)
         at = fit.solution.names.index(term)
         statistic, p = _bootstrapped(fit, at, float(value), int(draws), np.random.default_rng(seed))
         about = {"term": term, "value": float(value), "estimate": fit.solution.estimate[at]}
@@ -80,9 +80,8 @@ def _bootstrapped(
     factor, gap = crv1_factor(fit, len(clusters.labels)), fit.solution.estimate[at] - value
     statistic = gap / np.sqrt(factor * ((clusters.score @ to_term) ** 2).sum())
     score = _restricted_scores(clusters, to_term, gap, fit.where)
-    larger, step = 0, max(1, CHUNK_NUMBERS // len(score))
-    for begin in range(0, draws, step):
-        weights = wild_weights(rng, min(step, draws - begin), len(score))
+    larger = 0
+    for weights in weight_chunks(rng, draws, len(score)):
         moved = weights @ score
         own = weights * (score @ to_term) - moved @ (clusters.products @ to_term).T
         drawn = moved @ to_term / np.sqrt(factor * (own**2).sum(axis=1))
@@ -99,5 +98,5 @@ def _restricted_scores(
     free = np.linalg.svd(direction[None])[2][1:].T  # the orthonormal basis of what the null leaves free
     restricted = Clusters(score @ free, free.T @ clusters.products @ free, clusters.labels)
     without = left_out(restricted, cov="crv3", where=where, cluster="doc")
-    kept = (without @ restricted.score[..., None])[..., 0]
+    kept = of_each(without, restricted.score)
     return score + (clusters.products @ free @ kept[..., None])[..., 0]

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 
 from mechreg.lags import add_lags
 from mechreg.outside import any_frames
 from mechreg.regression import demeaned, require_effects
+from mechreg.regression.blocks import Codes, Columns, Numbers
+from mechreg.regression.clusters import require_two, sums_by_cluster
+from mechreg.regression.drawn import document_weights, quantile_interval
 from mechreg.regression.rows import TAKEN_UP
 from mechreg.schema import (
     MAX_LAGS,
@@ -20,12 +23,11 @@ from mechreg.schema import (
     NumericalError,
     group_columns,
     require,
-    require_conf_level,
+    require_shared,
     require_whole_number,
 )
+from mechreg.words import keys_in_words
 
-Numbers = Float[np.ndarray, " rows"]
-Codes = Int[np.ndarray, " rows"]
 LagDraws = Float[np.ndarray, "draws lags"]
 
 WHO = "autocorrelation"
@@ -118,8 +120,7 @@ def autocorrelation(
     require_whole_number(max_lag, name="max_lag", least=2, most=MAX_LAGS)
     require_whole_number(order, name="order", most=MAX_LAGS)
     require_whole_number(draws, name="draws", least=99, most=100_000)
-    require_whole_number(seed, name="seed", least=0)
-    require_conf_level(conf_level)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     lagged = add_lags(norms, lags=lags, skip=skip, drop_sinks=drop_sinks)
     names = require_effects(effects)
     require(lagged, names, who=WHO)
@@ -128,7 +129,7 @@ def autocorrelation(
     of_lags, of_layers = [], []
     for values, rows in lagged.sort_values([*TOKEN_KEYS]).groupby(keys, observed=True, sort=True):
         place = dict(zip(keys, values, strict=True))
-        where = ", ".join(f"{key} {value}" for key, value in place.items())
+        where = keys_in_words(place)
         place["depth"] = float(rows["depth"].iloc[0]) if "depth" in rows else np.nan
         group = _Group(rows, names, reach=max(max_lag, order), where=where)
         lag_table, layer = _described(group, max_lag, draws, conf_level, seed)
@@ -150,12 +151,15 @@ class _Group:
         self.slots = int(self.slot[-1]) + 1
         self.doc = pd.factorize(rows["doc"])[0]
 
-    def residuals(self, columns: list[str]) -> tuple[Float[np.ndarray, "columns rows"], Codes]:
+    def residuals(self, columns: list[str]) -> tuple[Columns, Codes]:
         """Return columns of the complete rows without the effects, and which rows those are."""
         table = self.rows[columns].to_numpy("float64").T
         at = np.flatnonzero(~np.isnan(table).any(axis=0))
-        codes = [pd.factorize(self.rows[name])[0][at] for name in self.effects]
-        return demeaned(table[:, at], codes), at
+        return self.without_effects(table[:, at], at), at
+
+    def without_effects(self, columns: Columns, at: Codes) -> Columns:
+        """Return columns of some rows without the effects."""
+        return demeaned(columns, [pd.factorize(self.rows[name])[0][at] for name in self.effects])
 
     def before(self, values: Numbers, at: Codes, lag: int) -> tuple[Numbers, Numbers]:
         """Return each row's value so many tokens before, 0 where there is none, and whether there is one."""
@@ -169,9 +173,9 @@ class _Group:
         design, doc = np.array(x), pd.factorize(self.doc[at])[0]
         residual = y - _fitted(y[None], design)[0]
         earlier = np.array([self.before(residual, at, lag)[0] for lag in range(1, order + 1)])
-        earlier = demeaned(earlier, [pd.factorize(self.rows[name])[0][at] for name in self.effects])
+        earlier = self.without_effects(earlier, at)
         scores = (earlier - _fitted(earlier, design)) * residual
-        sums = np.array([np.bincount(doc, weights=score) for score in scores]).T
+        sums = sums_by_cluster(scores, doc)
         count, df = len(sums), len(sums) - order
         f = p = np.nan
         mean, spread = sums.mean(axis=0), np.atleast_2d(np.cov(sums.T)) if count > 1 else np.zeros((1, 1))
@@ -190,8 +194,7 @@ def _described(
     (y,), at = group.residuals(["log_norm"])
     doc = pd.factorize(group.doc[at])[0]
     count = int(doc.max()) + 1 if len(doc) else 0
-    if count < 2:
-        raise InputError(f"{WHO} draws documents; it needs two or more, and {group.where} has {count}.")
+    require_two(count, "documents", who=WHO, where=group.where)
     whole = group.rows["log_norm"].to_numpy("float64")[at]
     if np.linalg.norm(y) <= TAKEN_UP * np.linalg.norm(whole - whole.mean()):
         raise NumericalError(
@@ -207,8 +210,7 @@ def _described(
         raise InputError(
             f"{WHO} needs tokens {max_lag} apart; no window of {group.where} is that long. Use a smaller max_lag=."
         )
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    weights = document_weights(np.random.default_rng(seed), count, draws)
     weights = np.concatenate([np.ones((1, count)), weights])
     with np.errstate(invalid="ignore", divide="ignore"):
         covariance = (weights @ products) / (weights @ pairs)
@@ -231,7 +233,7 @@ def _described(
 
 def _with_band(name: str, drawn: Float[np.ndarray, "*draws"], conf_level: float) -> dict[str, Any]:
     """Return the estimate, which is the first, with quantiles of the draws after it."""
-    low, high = np.quantile(drawn[1:], [(1 - conf_level) / 2, (1 + conf_level) / 2], axis=0)
+    low, high = quantile_interval(drawn[1:], conf_level)
     return {name: drawn[0], f"{name}_low": low, f"{name}_high": high}
 
 
@@ -254,8 +256,6 @@ def _slow(acf: LagDraws) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray,
     return along[np.arange(len(acf)), best] / size[best], RHO[best]
 
 
-def _fitted(
-    columns: Float[np.ndarray, "columns rows"], design: Float[np.ndarray, "terms rows"]
-) -> Float[np.ndarray, "columns rows"]:
+def _fitted(columns: Columns, design: Float[np.ndarray, "terms rows"]) -> Columns:
     """Return the least-squares fit of columns on a design."""
     return np.linalg.solve(design @ design.T, design @ columns.T).T @ design

@@ -9,12 +9,14 @@ from jaxtyping import Float
 
 from mechreg.outside import any_frames
 from mechreg.regression import formula_columns, require_effects
-from mechreg.regression.design import take_apart, terms_of
-from mechreg.regression.effects import part_of, project
+from mechreg.regression.blocks import Numbers
+from mechreg.regression.clusters import require_two, sums_by_cluster
+from mechreg.regression.design import take_apart
+from mechreg.regression.fixed_effects import part_of, project
 from mechreg.regression.results import t_columns
 from mechreg.regression.rows import TAKEN_UP, Rows, columns_of, read_groups
 from mechreg.regression.solve import MAX_CONDITION
-from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_conf_level
+from mechreg.schema import GROUP_KEYS, InputError, NumericalError, require, require_shared
 
 WHO = "decompose"
 
@@ -75,7 +77,7 @@ def decompose(
     True
     """
     names, controls = require_effects(effects), dict(controls or {})
-    require_conf_level(conf_level)
+    require_shared(conf_level=conf_level)
     outcome = formula.split("~")[0]
     formulas = {"short": formula, **{part: f"{outcome} ~ {added}" for part, added in controls.items()}}
     if {"short", "long", *names} & {*controls} or not (names or controls):
@@ -87,10 +89,8 @@ def decompose(
     require(lagged, (*GROUP_KEYS, "doc", *columns, *names), who=WHO)
     tables = []
     for rows in read_groups(lagged, columns, cluster="doc", effects=names):
-        if (count := len(rows.layout.labels)) < 2:
-            raise InputError(
-                f"{WHO} needs two documents or more; {rows.where} has {count} with complete rows."
-            )
+        having = " with complete rows"
+        require_two(len(rows.layout.labels), "documents", who=WHO, where=rows.where, having=having)
         parts = _influences(rows, formulas, names, term)
         tables.append(_table(rows, term, parts, float(conf_level)))
     return pd.concat(tables, ignore_index=True)
@@ -102,8 +102,8 @@ def _table(
     """Return the rows of one group."""
     count = len(rows.layout.labels)
     estimate = np.array([value for value, _ in parts.values()])
-    scores = np.array([np.bincount(rows.layout.cluster, weights=score) for _, score in parts.values()])
-    error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=1))
+    scores = sums_by_cluster(np.array([score for _, score in parts.values()]), rows.layout.cluster)
+    error = np.sqrt(count / (count - 1) * (scores**2).sum(axis=0))
     numbers = t_columns(estimate, error, count - 1.0, conf_level)
     columns: dict[str, Any] = {
         **rows.keys,
@@ -119,7 +119,7 @@ def _table(
 
 def _influences(
     rows: Rows, formulas: dict[str, str], effects: tuple[str, ...], term: str
-) -> dict[str, tuple[float, Float[np.ndarray, " rows"]]]:
+) -> dict[str, tuple[float, Numbers]]:
     """Return every part's estimate, and each row's influence on it."""
     terms, short, y = _columns(formulas["short"], rows)
     wanted = [term] if term in terms else term.split(" + ")
@@ -171,7 +171,7 @@ def _influences(
 def _columns(formula: str, rows: Rows) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Return a formula's terms, their columns and the outcome."""
     parts = take_apart(formula, rows.data, whole=True, where=rows.where)
-    terms = terms_of(formula, parts.seen) if parts.terms is None else parts.terms
+    terms = parts.terms(formula)
     *_, outcome = columns = columns_of(parts, terms)
     return terms.names, columns[:-1], outcome
 

@@ -4,18 +4,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from mechreg.regression import DocumentSums, solve_sums
-from mechreg.schema import InputError, NumericalError, document_ids, require_whole_number
+from mechreg.regression import DocumentSums
+from mechreg.regression.drawn import solve_sums
+from mechreg.schema import InputError, document_ids, require_shared, require_whole_number
+from mechreg.words import count
 
 
-def in_folds(docs: pd.Index, *, folds: int, seed: int) -> pd.Series:
+def in_folds(doc: pd.Series, *, folds: int, seed: int) -> pd.Series:
     """Return a fold for every document, of sizes that differ by one at most; fewer documents than folds are refused."""
     require_whole_number(folds, name="folds", least=2)
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
+    docs = pd.Index(doc.unique()).sort_values()
     if len(docs) < folds:
         raise InputError(
-            f"folds={folds} leaves out documents in {folds} parts; the frame has {len(docs)} documents. Use folds=2 to "
-            f"{max(2, len(docs))}, or more documents."
+            f"folds={folds} leaves out documents in {folds} parts; the frame has {count(len(docs), 'document')}. "
+            f"Use folds=2 to {max(2, len(docs))}, or more documents."
         )
     order = np.random.default_rng(seed).permutation(len(docs))
     return pd.Series(order % folds, index=pd.Index(document_ids(docs), dtype="str"))
@@ -28,6 +31,13 @@ def held_out_r_squared(
 
     Coefficients and mean are those of the other folds. With ``terms`` only so many first terms are in the fit.
     """
+
+    def refusal(fit: int) -> str:
+        return (
+            f"Without a fold of the documents the terms are collinear in {document.where}. Use more folds=, or leave a "
+            "term out."
+        )
+
     k = len(document.names) if terms is None else terms
     outcome = np.r_[document.c, 1.0, 0.0]
     error = total = 0.0
@@ -37,13 +47,8 @@ def held_out_r_squared(
         train = everything - test
         # Of all terms, so that a fit with fewer is one with zeros: the basis is nested in the terms' order.
         fitted, mean = np.zeros((2, len(outcome)))
-        fitted[:k] = solve_sums(train[:k, :k], train[:k] @ outcome)
+        fitted[:k] = solve_sums(train[:k, :k], train[:k] @ outcome, refusal=refusal)
         mean[-1] = train[-1] @ outcome / train[-1, -1]
-        if np.isnan(fitted).any():
-            raise NumericalError(
-                f"Without a fold of the documents the terms are collinear in {document.where}. Use more folds=, or "
-                "leave a term out."
-            )
         error += (outcome - fitted) @ test @ (outcome - fitted)
         total += (outcome - mean) @ test @ (outcome - mean)
     return float(1 - error / total)

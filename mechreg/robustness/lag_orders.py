@@ -11,7 +11,7 @@ from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LagSums, formula_columns, require_effects, without_effects
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.robustness.specifications import relagged, skip_of
-from mechreg.schema import GROUP_KEYS, TOKEN_KEYS, require, require_whole_number
+from mechreg.schema import GROUP_KEYS, MAX_LAGS, TOKEN_KEYS, require, require_shared, require_whole_number
 
 
 @any_frames
@@ -66,11 +66,11 @@ def lag_order(
     >>> table.loc[table["bic_pick"], "order"].tolist()
     [0]
     """
-    require_whole_number(max_lag, name="max_lag", most=256)
+    require_whole_number(max_lag, name="max_lag", most=MAX_LAGS)
     if skip is not None:
-        require_whole_number(skip, name="skip", least=0)
+        require_shared(skip=skip)
     require(frame, (*GROUP_KEYS, *TOKEN_KEYS, "norm"), who="lag_order")
-    fold = in_folds(pd.Index(pd.unique(frame["doc"])).sort_values(), folds=folds, seed=seed)
+    fold = in_folds(frame["doc"], folds=folds, seed=seed)
     if skip is None:
         skip = skip_of(frame) if "log_norm" in frame.columns else 1
     lags = range(1, int(max_lag) + 1)

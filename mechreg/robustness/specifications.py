@@ -13,13 +13,14 @@ from mechreg.regression import fit_lagged, formula_columns, mean_group
 from mechreg.robustness.held_out import held_out_r_squared, in_folds
 from mechreg.schema import (
     GROUP_KEYS,
+    MAX_LAGS,
     TOKEN_KEYS,
     InputError,
     NumericalError,
     group_columns,
     require,
-    require_conf_level,
     require_names,
+    require_shared,
     require_whole_number,
 )
 
@@ -111,15 +112,15 @@ def specification_curve(
     ['lag1', 'lag2', 'lag1', 'lag2', 'lag3', 'lag4']
     """
     chosen = require_names(specifications, SPECIFICATIONS, name="specifications")
-    require_whole_number(extra_lags, name="extra_lags", most=256)
-    require_conf_level(conf_level)
+    require_whole_number(extra_lags, name="extra_lags", most=MAX_LAGS)
+    require_shared(conf_level=conf_level)
     columns = formula_columns(formula)
     needed = [name for name in columns if name not in _WORDS]
     require(lagged, (*GROUP_KEYS, *TOKEN_KEYS, *needed, "norm", "log_norm"), who=WHO)
     skip = skip_of(lagged)
     if {*_WORDS, "covariates"} & {*columns, *chosen}:
         lagged = _with_words(lagged)
-    fold = in_folds(pd.Index(pd.unique(lagged["doc"])).sort_values(), folds=folds, seed=seed)
+    fold = in_folds(lagged["doc"], folds=folds, seed=seed)
     parts = []
     for name in chosen:
         try:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from mechreg.universality.bands import Estimates, interval
 
-Draws = Float[np.ndarray, " draws"]
+PerDraw = Float[np.ndarray, " draws"]
 Pairs = Float[np.ndarray, "draws places two"]
 Matrices = Float[np.ndarray, "draws two two"]
 
@@ -36,7 +36,7 @@ class _Moments(NamedTuple):
     """Second moments over depth of the difference and the sum of two profiles."""
 
     shape: Matrices  # their covariances
-    level: Draws  # the difference's mean, squared
+    level: PerDraw  # the difference's mean, squared
 
     def without(self, *noises: "_Moments") -> "_Moments":
         """Return the moments less those of noise; variances smaller than the noise's become negative."""
@@ -103,22 +103,22 @@ def _noise(deviations: Pairs, times: int) -> _Moments:
     return _Moments(times * shape.mean(axis=0, keepdims=True), times * level.mean(keepdims=True))
 
 
-def _concordance(moments: _Moments) -> Draws:
+def _concordance(moments: _Moments) -> PerDraw:
     difference, total, level = moments.variances
     return _ratio(total - difference, total + difference + 2 * level)
 
 
-def _rms(moments: _Moments) -> Draws:
+def _rms(moments: _Moments) -> PerDraw:
     difference, _, level = moments.variances
     return np.sqrt(difference + level)
 
 
-def _signs(pair: Pairs) -> Draws:
+def _signs(pair: Pairs) -> PerDraw:
     difference, total = pair[..., 0], pair[..., 1]
     return (np.sign(total + difference) == np.sign(total - difference)).mean(axis=-1)
 
 
-def _ranks(pair: Pairs) -> Draws:
+def _ranks(pair: Pairs) -> PerDraw:
     profiles = np.stack([pair[..., 1] + pair[..., 0], pair[..., 1] - pair[..., 0]])
     size = np.abs(profiles).max()
     ranks = stats.rankdata(np.round(profiles / (ROUNDING * size or 1.0)), axis=-1)
@@ -143,5 +143,5 @@ def _nearest_psd(matrices: Matrices, *, power: float = 1.0) -> Matrices:
     return (vectors * (np.maximum(values, 0.0) ** power)[..., None, :]) @ vectors.mT
 
 
-def _ratio(above: Draws, below: Draws) -> Draws:
+def _ratio(above: PerDraw, below: PerDraw) -> PerDraw:
     return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below > 0)

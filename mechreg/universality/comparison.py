@@ -7,9 +7,16 @@ import pandas as pd
 
 from mechreg.outside import any_frames
 from mechreg.regression import LaggedFits, LagSums, sums_by_document
-from mechreg.schema import InputError, require_conf_level, require_number, require_whole_number
+from mechreg.schema import (
+    InputError,
+    require_conf_level,
+    require_number,
+    require_shared,
+    require_whole_number,
+)
 from mechreg.universality import tables
-from mechreg.universality.profiles import WHO, groups_of, joint_profiles
+from mechreg.universality.pairs import group_of_each
+from mechreg.universality.profiles import WHO, joint_profiles
 from mechreg.universality.verdict import Worded, verdict
 
 # Fewer draws give no 95% interval of the largest of several deviations.
@@ -115,7 +122,7 @@ def compare_profiles(
     Notes
     -----
     Standard errors are CRV3 with t(G - 1); bands over depth are sup-t (`.bands`), agreement is without sampling noise
-    (`.agreement`), its null keeps the profiles' smoothness (`.surrogates`), and the meta-analysis counts that models
+    (`.agreement`), its null keeps the profiles' smoothness (`.shapes`), and the meta-analysis counts that models
     read the same documents (`.pooling`).
 
     Examples
@@ -139,7 +146,7 @@ def compare_profiles(
     if margin is not None:
         require_number(margin, name="margin", least=0, strict=True, example=0.1)
     require_whole_number(draws, name="draws", least=MIN_DRAWS, most=1_000_000)
-    require_whole_number(seed, name="seed", least=0)
+    require_shared(seed=seed)
     require_conf_level(conf_level, above=0.5)
     conf_level = float(conf_level)
     profiles = joint_profiles(
@@ -148,7 +155,7 @@ def compare_profiles(
     comparison = tables.compared(
         profiles,
         term=term,
-        groups=groups_of(groups, list(profiles.n_unshared)),
+        groups=group_of_each(groups, list(profiles.n_unshared)),
         bins=_bins(bins, profiles.layers),
         conf_level=conf_level,
     )

@@ -4,7 +4,7 @@ Everything comes from each document's sums: the fit without a document, and the 
 replacement, the same ones in every model and layer. So differences between models carry what their errors share.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import reduce
 from typing import NamedTuple
@@ -15,13 +15,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from mechreg.lags import lags_among
-from mechreg.regression import DocumentSums, LagSums, formula_columns, solve_sums
-from mechreg.schema import InputError, NumericalError, one_value, require_option
+from mechreg.regression import DocumentSums, LagSums, formula_columns
+from mechreg.regression.drawn import moved_without_each, refit_drawn, refit_to
+from mechreg.schema import InputError, one_value, require_option
 from mechreg.universality.bands import Estimates
+from mechreg.universality.pairs import require_documents
 
 WHO = "compare_profiles"
-# With fewer, quantiles over resampled documents mean nothing: 5 documents have 126 resamples.
-MIN_DOCS = 6
 # Weights made at a time: they should stay in the processor's cache.
 CHUNK_NUMBERS = 2**20
 
@@ -52,12 +52,14 @@ def joint_profiles(sums: LagSums, *, term: str, hook: str | None, draws: int, se
     docs = reduce(lambda shared, fit: shared.intersection(fit.labels), fits, fits[0].labels).sort_values()
     n_unshared = {str(fit.keys["model"]): len(fit.labels.difference(docs)) for fit in fits}
     require_documents(len(docs), [*n_unshared], of="with complete rows in every layer", who=WHO)
-    fits = [_refitted(fit, docs) for fit in fits]
+    fits = [refit_to(fit, docs, who=WHO) for fit in fits]
     at = [fit.names.index(term) for fit in fits]
     layers = [{**fit.keys, "depth": fit.depth, "n": fit.n} for fit in fits]
     estimates = Estimates(
         np.array([fit.estimate[place] for fit, place in zip(fits, at, strict=True)]),
-        np.column_stack([_without_each(fit) @ fit.to_terms[i] for fit, i in zip(fits, at, strict=True)]),
+        np.column_stack(
+            [moved_without_each(fit, who=WHO) @ fit.to_terms[i] for fit, i in zip(fits, at, strict=True)]
+        ),
         _drawn(fits, at, draws, seed),
     )
     return Profiles(
@@ -83,25 +85,9 @@ def depth_bins(
     return np.maximum(overlap, 0) / width
 
 
-def require_documents(count: int, models: Sequence[str], *, of: str, who: str) -> None:
-    """Check that models share as many documents as can be drawn again."""
-    if count < MIN_DOCS:
-        raise InputError(
-            f"{who} resamples documents: it needs {MIN_DOCS} or more {of}; {', '.join(models)} share {count}. Extract "
-            "all models from the same corpus."
-        )
-
-
-def groups_of(groups: Mapping[str, str] | None, models: Sequence[str]) -> dict[str, str]:
-    """Return a group for every model, or nothing."""
-    if groups is None:
-        return {}
-    if not isinstance(groups, Mapping) or {*groups} != {*models}:
-        raise InputError(
-            f"groups must give a group for each of the models {[*models]} and no other, as in {{{models[0]!r}: "
-            f"'small'}}; got {groups!r}."
-        )
-    return {model: str(groups[model]) for model in models}
+def n_layers_of(layer: int, depth: float) -> int:
+    """Return how many layers a model has, of which one has this depth."""
+    return round((layer + 0.5) / depth)
 
 
 def _require_term(fits: list[DocumentSums], term: str) -> None:
@@ -124,42 +110,12 @@ def _require_whole_models(fits: list[DocumentSums], *, first: int) -> None:
             raise InputError(
                 f"{WHO} needs one fit a layer; {model} has several, maybe one for each head. Keep one head."
             )
-        n_layers = round((layers[0] + 0.5) / own[0].depth)
+        n_layers = n_layers_of(layers[0], own[0].depth)
         missing = sorted(set(range(first, n_layers)) - set(layers))
         if missing:
             raise InputError(
                 f"{WHO} needs all {n_layers} layers of {model}; it lacks {missing}. Extract all layers."
             )
-
-
-def _refitted(fit: DocumentSums, docs: pd.Index) -> DocumentSums:
-    """Return the layer refitted on some of its documents."""
-    sums = fit.sums[fit.labels.get_indexer(docs)]
-    part = fit._replace(sums=sums, labels=docs)
-    if len(docs) == len(fit.labels):
-        return part
-    moved = solve_sums(part.products.sum(axis=0), part.scores.sum(axis=0))
-    if np.isnan(moved).any():
-        raise NumericalError(
-            f"{WHO} fits the shared documents; in {fit.where} they make the terms collinear."
-        )
-    to_residuals = np.eye(sums.shape[-1])  # of the new coefficients: e - moved'q
-    to_residuals[-2, :-2] = -moved
-    return part._replace(
-        estimate=fit.estimate + fit.to_terms @ moved, sums=to_residuals @ sums @ to_residuals.T
-    )
-
-
-def _without_each(fit: DocumentSums) -> Float[np.ndarray, "docs terms"]:
-    """Return by how much the coefficients of q move when each document is left out."""
-    moved = solve_sums(fit.products.sum(axis=0) - fit.products, -fit.scores)
-    if np.isnan(moved).any():
-        at = int(np.isnan(moved).any(axis=1).argmax())
-        raise NumericalError(
-            f"{WHO} fits without each document in turn; in {fit.where} the terms are collinear without "
-            f"{fit.labels[at]}. Leave a term out."
-        )
-    return moved
 
 
 def _drawn(
@@ -174,11 +130,6 @@ def _drawn(
         chosen = rng.integers(0, count, (chunk.stop - chunk.start, count))
         weights = np.stack([np.bincount(row, minlength=count) for row in chosen]).astype(np.float64)
         for layer, fit in enumerate(fits):
-            moved = solve_sums(np.tensordot(weights, fit.products, axes=1), weights @ fit.scores)
-            if np.isnan(moved).any():
-                raise NumericalError(
-                    f"{WHO} draws documents with replacement; in {fit.where} a draw makes the terms collinear, "
-                    "since too few documents tell them apart. Leave a term out, or use more documents."
-                )
+            moved = refit_drawn(fit, weights, who=WHO).moved
             drawn[chunk, layer] = moved @ fit.to_terms[at[layer]]
     return drawn

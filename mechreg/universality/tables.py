@@ -1,7 +1,7 @@
 """Tables: the profiles, their differences and what follows from them, as tidy frames."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ from scipy import stats
 
 from mechreg.universality.agreement import agreement
 from mechreg.universality.bands import Estimates, bands, interval, mean_of, mean_square
+from mechreg.universality.pairs import same_group, table_of, within_and_between
 from mechreg.universality.pooling import pool
-from mechreg.universality.profiles import Profiles, depth_bins
-from mechreg.universality.surrogates import MIN_PLACES, shape_test
+from mechreg.universality.profiles import Profiles, depth_bins, n_layers_of
+from mechreg.universality.shapes import MIN_PLACES, shape_test
 
 NO_SIGN_NULL = "signs follow from the level, which surrogates keep"
 NO_POWER = "{} depths have too few patterns of signs for p < .05; {} or more are needed"
@@ -51,7 +52,7 @@ class Comparison(NamedTuple):
     def pairs(self) -> Iterator[tuple[dict[str, Any], Estimates, Estimates]]:
         """Give all pairs of models, in order: what their rows begin with, and both profiles."""
         for first, second in itertools.combinations(self.binned, 2):
-            same = self.groups[first] == self.groups[second] if self.groups else pd.NA
+            same = same_group(self.groups, first, second)
             keys = {"model_a": first, "model_b": second, "same_group": same, **self.keys}
             yield keys, self.binned[first], self.binned[second]
 
@@ -65,7 +66,7 @@ def compared(
 ) -> Comparison:
     """Return the profiles on the slices of the depth over which all models have coefficients."""
     counts = {
-        model: round((rows.iloc[0]["layer"] + 0.5) / rows.iloc[0]["depth"])
+        model: n_layers_of(int(rows["layer"].iloc[0]), float(rows["depth"].iloc[0]))
         for model, rows, _ in profiles.each()
     }
     begin = max(Fraction(int(rows["layer"].min()), counts[model]) for model, rows, _ in profiles.each())
@@ -82,7 +83,7 @@ def compared(
 
 def profile_table(comparison: Comparison) -> pd.DataFrame:
     """Return every layer's coefficient with its bands."""
-    return _table(
+    return table_of(
         comparison.model_keys(model)
         | {"layer": rows["layer"].to_numpy(), "depth": rows["depth"].to_numpy()}
         | comparison.with_bands(own)
@@ -93,7 +94,7 @@ def profile_table(comparison: Comparison) -> pd.DataFrame:
 
 def binned_table(comparison: Comparison) -> pd.DataFrame:
     """Return every model's mean coefficient in each slice of depth with its bands."""
-    return _table(
+    return table_of(
         comparison.model_keys(model) | comparison.depths | comparison.with_bands(own)
         for model, own in comparison.binned.items()
     )
@@ -107,7 +108,7 @@ def difference_table(comparison: Comparison) -> pd.DataFrame:
         t = _t_ratio(np.abs(difference.estimate), difference.std_error)
         p = {"p_value": 2 * stats.t.sf(t, difference.df)}
         parts.append(keys | comparison.depths | comparison.with_bands(difference) | p)
-    return _table(parts)
+    return table_of(parts)
 
 
 def agreement_table(comparison: Comparison, *, seed: int) -> pd.DataFrame:
@@ -122,7 +123,7 @@ def agreement_table(comparison: Comparison, *, seed: int) -> pd.DataFrame:
                 p, note = np.nan, NO_SIGN_NULL
             about = {"p_value": p, "bins": comparison.bins, "note": note}
             parts.append(keys | {"measure": measure} | value._asdict() | about)
-    return _table(parts)
+    return table_of(parts)
 
 
 def equivalence_table(comparison: Comparison, *, margin: float | None) -> pd.DataFrame:
@@ -153,7 +154,7 @@ def equivalence_table(comparison: Comparison, *, margin: float | None) -> pd.Dat
             "p_value": p.max(),
         }
         parts.append(keys | overall)
-    table = _table(parts, EQUIVALENCE_COLUMNS)
+    table = table_of(parts, EQUIVALENCE_COLUMNS)
     return table.assign(margin=margin, equivalent=table["p_value"] < alpha) if len(table) else table
 
 
@@ -166,7 +167,7 @@ def pooled_table(comparison: Comparison, without: str | None = None) -> pd.DataF
     options: Any = {"df": float(len(comparison.profiles.docs) - 1), "conf_level": comparison.conf_level}
     means = [pool(*place, **options) for place in zip(effects.T, covariances, strict=True)]
     columns = {str(name): column for name, column in pd.DataFrame(means).items()}
-    return _table([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
+    return table_of([comparison.keys | comparison.depths | {"n_models": len(models)} | columns])
 
 
 def yardstick_table(comparison: Comparison) -> pd.DataFrame:
@@ -174,24 +175,22 @@ def yardstick_table(comparison: Comparison) -> pd.DataFrame:
 
     Sampling noise is subtracted. The table is empty unless there are pairs of both kinds.
     """
-    pairs: dict[bool, list[Estimates]] = {False: [], True: []}
-    for keys, first, second in comparison.pairs() if comparison.groups else ():
-        pairs[keys["same_group"]].append(first - second)
-    if not pairs[True] or not pairs[False]:
-        return _table([], YARDSTICK_COLUMNS)
-    between, within = mean_square(pairs[False]), mean_square(pairs[True])
-    n = len(pairs[False]), len(pairs[True])
+    differences = ((keys["same_group"], first - second) for keys, first, second in comparison.pairs())
+    own, others = within_and_between(differences)
+    if not own:
+        return table_of([], YARDSTICK_COLUMNS)
+    between, within = mean_square(others), mean_square(own)
     both: Any = zip(between, within, strict=True)
     with np.errstate(
         divide="ignore", invalid="ignore"
     ):  # infinite over nothing but noise, NaN where both are
         ratio = [np.sqrt(np.maximum(one, 0.0) / np.maximum(other, 0.0)) for one, other in both]
     rows = {
-        "between groups": (n[0], *map(_root, between)),
-        "within groups": (n[1], *map(_root, within)),
-        "ratio": (sum(n), *ratio),
+        "between groups": (len(others), *map(_root, between)),
+        "within groups": (len(own), *map(_root, within)),
+        "ratio": (len(others) + len(own), *ratio),
     }
-    return _table(
+    return table_of(
         comparison.keys
         | {"comparison": name, "n_pairs": count}
         | _with_interval("estimate", value, draws, comparison)
@@ -220,18 +219,7 @@ def leave_one_out_table(comparison: Comparison) -> pd.DataFrame:
             | {"bins_inside": float(inside.sum()) if len(others) > 2 else np.nan, "bins": comparison.bins}
             | {"tau_without": float(np.sqrt(pooled["tau2"].mean()))}
         )
-    return _table(parts, LEAVE_ONE_OUT_COLUMNS)
-
-
-def _table(parts: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return one frame of parts, whose columns are arrays, or one value for all rows of the part."""
-    frames = [pd.DataFrame(part, index=range(max(map(np.size, part.values())))) for part in parts]
-    if not frames:
-        return pd.DataFrame(columns=list(columns or ()))
-    table = pd.concat(frames, ignore_index=True)
-    table = table if columns is None else table.reindex(columns=list(columns))
-    dtypes = {"same_group": "boolean", "bin": "Int64"} if "same_group" in table else {}
-    return table.astype({name: dtype for name, dtype in dtypes.items() if name in table})
+    return table_of(parts, LEAVE_ONE_OUT_COLUMNS)
 
 
 def _with_interval(

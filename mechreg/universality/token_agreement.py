@@ -10,16 +10,15 @@ from jaxtyping import Float, Int
 from scipy.fft import dct, idct
 
 from mechreg.regression import Effects, project
+from mechreg.regression.drawn import Weights, document_weights
 from mechreg.schema import NumericalError
 from mechreg.universality.bands import Estimates, bands, mean_of
 from mechreg.universality.token_units import WHO, ModelTokens, Units, unit_ranks
 
-Weights = Float[np.ndarray, "draws docs"]
-
 Match = Literal["depth", "best"]
 CHUNK_NUMBERS = 2**22  # of surrogates made at a time
 Residuals = Float[np.ndarray, "units layers"]
-Draws = Float[np.ndarray, "draws a b"]
+CellDraws = Float[np.ndarray, "draws a b"]
 
 
 class Pair(NamedTuple):
@@ -27,11 +26,16 @@ class Pair(NamedTuple):
 
     models: tuple[ModelTokens, ModelTokens]
     cells: Estimates
-    null: Draws
+    null: CellDraws
     match: Int[np.ndarray, " a"]
     null_match: Int[np.ndarray, "draws a"]
     random: Estimates | None  # the cells with random weights
     random_match: Int[np.ndarray, " a"]  # with the best match, one of its own
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The models'."""
+        return self.models[0].name, self.models[1].name
 
     def numbers(self, match: Int[np.ndarray, " a"]) -> Int[np.ndarray, " a"]:
         """The numbers of matched cells among all cells."""
@@ -70,8 +74,7 @@ def all_pairs(
     series = [residuals(at, one.values) for at, one in enumerate(models)]
     of_random = [[residuals(at, values) for values in frames] for at, frames in enumerate(random)]
     null = null_draws(series, effects, units.lengths, numbers, draws=draws, rng=rng)
-    n_docs = len(units.docs)
-    weights = rng.multinomial(n_docs, np.full(n_docs, 1 / n_docs), draws).astype(np.float64)
+    weights = document_weights(rng, len(units.docs), draws)
     pairs = []
     for (a, b), drawn in null.items():
         cells = correlations(series[a], series[b], units.doc, weights)
@@ -118,7 +121,7 @@ def null_draws(
     *,
     draws: int,
     rng: np.random.Generator,
-) -> dict[tuple[int, int], Draws]:
+) -> dict[tuple[int, int], CellDraws]:
     """Return each pair's correlations where the waves of every model's series in a document have random signs."""
     null = {(a, b): np.empty((draws, series[a].shape[1], series[b].shape[1])) for a, b in pairs}
     step = max(1, CHUNK_NUMBERS // sum(own.size for own in series))
@@ -154,7 +157,7 @@ def unit_length(columns: Residuals) -> Residuals:
 
 
 def matches(
-    cells: Draws, depths: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]], match: Match
+    cells: CellDraws, depths: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]], match: Match
 ) -> Int[np.ndarray, "draws a"]:
     """Return which b stands for each a: the nearest in depth (of two, the one nearer the input), or the best."""
     if match == "best":

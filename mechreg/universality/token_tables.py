@@ -1,103 +1,112 @@
 """The tables of a comparison token by token, and what they say in words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mechreg.universality.bands import Estimates, mean_of
+from mechreg.universality.bands import mean_of
+from mechreg.universality.pairs import no_yardstick, same_group, table_of, within_and_between
 from mechreg.universality.token_agreement import Pair, interval_columns, p_adjusted, summary
-from mechreg.universality.verdict import same_numbers
+from mechreg.universality.verdict import models_in_words, same_numbers
 from mechreg.words import count, spread
 
-
-def _names(pair: Pair) -> dict[str, str]:
-    ends = zip("ab", pair.models, strict=True)
-    return {f"model_{end}": str(one.layers["model"].iloc[0]) for end, one in ends}
+YARDSTICK_COLUMNS = ("comparison", "n_pairs", "estimate", "std_error", "conf_low", "conf_high")
 
 
-def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
-    """Return the columns that name both models, and the layers of each at the given numbers."""
-    ends, columns = [*zip("ab", pair.models, at, strict=True)], dict[str, Any](_names(pair))
-    for name in ("layer", "depth"):
-        columns |= {f"{name}_{end}": one.layers[name].to_numpy()[rows] for end, one, rows in ends}
-    return columns
-
-
-def cells(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
+def cells(found: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every pair of layers of every pair of models."""
-    tables = []
-    for pair in pairs:
-        rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
-        null = pair.null.reshape(len(pair.null), -1)
-        numbers: dict[str, Any] = summary(pair.cells, null, conf_level=common["conf_level"])
-        numbers["p_adjusted"] = p_adjusted(pair.cells.estimate, null)
-        numbers["random_weights"] = pair.random.estimate if pair.random else np.nan
-        numbers["matched"] = np.isin(np.arange(len(rows)), pair.numbers(pair.match))
-        tables.append(pd.DataFrame(_layers(pair, rows, columns) | numbers | common))
-    return pd.concat(tables, ignore_index=True)
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for pair in found:
+            rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
+            null = pair.null.reshape(len(pair.null), -1)
+            yield {
+                **_layers(pair, rows, columns),
+                **summary(pair.cells, null, conf_level=common["conf_level"]),
+                "p_adjusted": p_adjusted(pair.cells.estimate, null),
+                "random_weights": pair.random.estimate if pair.random else np.nan,
+                "matched": np.isin(np.arange(len(rows)), pair.numbers(pair.match)),
+                **common,
+            }
+
+    return table_of(parts())
 
 
-def matched(pairs: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
+def matched(found: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every layer of the first model of a pair, with its match."""
-    tables = []
-    for pair in pairs:
-        own, random = pair.cells.at(pair.numbers(pair.match)), pair.numbers(pair.random_match)
-        numbers: dict[str, Any] = summary(own, pair.null_matched, conf_level=common["conf_level"])
-        numbers["random_weights"] = pair.random.estimate[random] if pair.random else np.nan
-        tables.append(pd.DataFrame(_layers(pair, np.arange(len(pair.match)), pair.match) | numbers | common))
-    return pd.concat(tables, ignore_index=True)
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for pair in found:
+            own, random = pair.cells.at(pair.numbers(pair.match)), pair.numbers(pair.random_match)
+            yield {
+                **_layers(pair, np.arange(len(pair.match)), pair.match),
+                **summary(own, pair.null_matched, conf_level=common["conf_level"]),
+                "random_weights": pair.random.estimate[random] if pair.random else np.nan,
+                **common,
+            }
+
+    return table_of(parts())
 
 
 def pairs(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) -> pd.DataFrame:
     """Return a row for every pair of models: the mean over matched layers."""
-    tables = []
-    for pair in found:
-        mean, names, level = pair.mean(pair.cells, pair.match), _names(pair), common["conf_level"]
-        null = pair.null_matched.mean(axis=1, keepdims=True)
-        numbers: dict[str, Any] = {**summary(mean, null, conf_level=level), "random_weights": np.nan}
-        numbers |= {"over_random": np.nan, "over_random_low": np.nan, "over_random_high": np.nan}
-        if pair.random:
-            random = pair.mean(pair.random, pair.random_match)
-            over = interval_columns(mean - random, conf_level=level, most=2.0)
-            numbers |= {"random_weights": random.estimate, "over_random": over["estimate"]}
-            numbers |= {"over_random_low": over["conf_low"], "over_random_high": over["conf_high"]}
-        same = groups[names["model_a"]] == groups[names["model_b"]] if groups else pd.NA
-        tables.append(pd.DataFrame(names | numbers | {"same_group": same} | common))
-    return pd.concat(tables, ignore_index=True).astype({"same_group": "boolean"})
+    level = common["conf_level"]
+
+    def parts() -> Iterator[dict[str, Any]]:
+        for pair in found:
+            mean, null = pair.mean(pair.cells, pair.match), pair.null_matched.mean(axis=1, keepdims=True)
+            over: Any = {"estimate": np.nan, "conf_low": np.nan, "conf_high": np.nan}
+            by_random: Any = np.nan
+            if pair.random:
+                random = pair.mean(pair.random, pair.random_match)
+                by_random = random.estimate
+                over = interval_columns(mean - random, conf_level=level, most=2.0)
+            yield {
+                **_models(pair),
+                **summary(mean, null, conf_level=level),
+                "random_weights": by_random,
+                "over_random": over["estimate"],
+                "over_random_low": over["conf_low"],
+                "over_random_high": over["conf_high"],
+                "same_group": same_group(groups, *pair.names),
+                **common,
+            }
+
+    return table_of(parts())
 
 
-def yardstick(pairs: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) -> pd.DataFrame:
+def yardstick(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) -> pd.DataFrame:
     """Return the mean over pairs within groups, between groups, and their difference."""
-    columns = ["comparison", "n_pairs", "estimate", "std_error", "conf_low", "conf_high"]
-    found: dict[bool, list[Estimates]] = {True: [], False: []}
-    for pair in pairs if groups else ():
-        one, other = _names(pair).values()
-        found[groups[one] == groups[other]].append(pair.mean(pair.cells, pair.match))
-    if not (found[True] and found[False]):
-        return pd.DataFrame(columns=columns)
-    within, between = mean_of(found[True]), mean_of(found[False])
-    rows = {"within groups": within, "between groups": between, "difference": within - between}
-    counts = [len(found[True]), len(found[False]), len(pairs)]
-    tables = [
-        pd.DataFrame(
-            {"comparison": name, "n_pairs": n} | interval_columns(one, conf_level=common["conf_level"])
-        )
-        for (name, one), n in zip(rows.items(), counts, strict=True)
-    ]
-    return pd.concat(tables, ignore_index=True)[columns].assign(**common)
+    means = ((same_group(groups, *pair.names), pair.mean(pair.cells, pair.match)) for pair in found)
+    within, between = within_and_between(means)
+    if not within:
+        return table_of([], YARDSTICK_COLUMNS)
+    one, other = mean_of(within), mean_of(between)
+    rows = {
+        "within groups": (len(within), one),
+        "between groups": (len(between), other),
+        "difference": (len(found), one - other),
+    }
+    parts = (
+        {"comparison": name, "n_pairs": n} | interval_columns(number, conf_level=common["conf_level"])
+        for name, (n, number) in rows.items()
+    )
+    return table_of(parts, YARDSTICK_COLUMNS).assign(**common)
 
 
-def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> tuple[str, ...]:
+def verdict(
+    found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame, groups: Mapping[str, str]
+) -> tuple[str, ...]:
     """Return what was compared and how; what is shared, against chance, random weights and seeds."""
     first: Any = pairs.iloc[0]
-    models = {str(one.layers["model"].iloc[0]): one for pair in found for one in pair.models}
-    listed = ", ".join(f"{name} ({len(one.layers)} layers)" for name, one in models.items())
+    models = {one.name: one for pair in found for one in pair.models}
+    listed = models_in_words({name: len(one.layers) for name, one in models.items()})
     after = f"after effects of {first['effects']}" if first["effects"] else "with no effects taken out"
     sentences = [
-        f"{first['column']} of {first['hook']} in {len(models)} models: {listed}; {first['n']:,} shared "
-        f"{first['unit']}s of {first['n_docs']} documents, {after}."
+        f"{first['column']} of {first['hook']} in {listed}; {first['n']:,} shared {first['unit']}s of "
+        f"{first['n_docs']} documents, {after}."
     ]
     alpha = 1 - first["conf_level"]
     how = "nearest in depth" if first["match"] == "depth" else "with the best match, chosen in the null too"
@@ -117,13 +126,26 @@ def verdict(found: list[Pair], pairs: pd.DataFrame, yardstick: pd.DataFrame) -> 
         sentences.append(
             "Without random_weights= it is not known how much of it any network of these shapes would share."
         )
+    sentences.append(no_yardstick(groups.values()) if yardstick.empty else _seeds(yardstick))
     twins = same_numbers({name: one.values for name, one in models.items()})
-    return (*sentences, _seeds(yardstick), *filter(None, [twins]))
+    return (*sentences, *filter(None, [twins]))
+
+
+def _models(pair: Pair) -> dict[str, Any]:
+    """Return the columns that name both models."""
+    return {f"model_{end}": name for end, name in zip("ab", pair.names, strict=True)}
+
+
+def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
+    """Return the columns that name both models, and the layers of each at the given numbers."""
+    columns = _models(pair)
+    for name in ("layer", "depth"):
+        for end, one, rows in zip("ab", pair.models, at, strict=True):
+            columns[f"{name}_{end}"] = one.layers[name].to_numpy()[rows]
+    return columns
 
 
 def _seeds(yardstick: pd.DataFrame) -> str:
-    if yardstick.empty:
-        return "Without groups= that have several models and others, seeds are no yardstick."
     within, between = yardstick["estimate"].iloc[:2].tolist()
     difference: Any = yardstick.iloc[2]
     return (

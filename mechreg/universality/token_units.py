@@ -28,6 +28,11 @@ class ModelTokens(NamedTuple):
     tokens: pd.DataFrame  # doc, window, position, token_id, and what names the units
     values: TokenValues
 
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return str(self.layers["model"].iloc[0])
+
 
 class Units(NamedTuple):
     """What all models have, in the order of the text; and which unit each model's tokens belong to (-1: to none)."""

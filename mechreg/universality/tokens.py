@@ -13,14 +13,14 @@ from mechreg.regression import Effects
 from mechreg.schema import (
     InputError,
     one_value,
-    require_conf_level,
     require_names,
     require_one_processing,
     require_option,
+    require_shared,
     require_whole_number,
 )
 from mechreg.universality import token_tables
-from mechreg.universality.profiles import groups_of, require_documents
+from mechreg.universality.pairs import group_of_each, require_documents
 from mechreg.universality.token_agreement import Match, all_pairs
 from mechreg.universality.token_units import (
     WHO,
@@ -153,16 +153,15 @@ def compare_tokens(
     """
     require_option(unit, get_args(Unit), name="unit")
     require_option(match, get_args(Match), name="match")
-    for name, (number, least) in {"skip": (skip, 0), "draws": (draws, MIN_DRAWS), "seed": (seed, 0)}.items():
-        require_whole_number(number, name=name, least=least)
-    require_conf_level(conf_level)
+    require_whole_number(draws, name="draws", least=MIN_DRAWS)
+    require_shared(skip=skip, conf_level=conf_level, seed=seed)
     chosen = require_names(effects, EFFECTS, name="effects", least=0)
     require_columns(norms, column=column, unit=unit)
     hook = one_value(norms["hook"].unique(), hook, name="hook", who=WHO)
     norms = norms[norms["hook"] == hook]
     models = _models(norms, column, unit)
-    names = [str(one.layers["model"].iloc[0]) for one in models]
-    group_of = groups_of(groups, names)
+    names = [one.name for one in models]
+    group_of = group_of_each(groups, names)
     units = shared_units(models, unit=unit, skip=int(skip), effects=chosen)
     require_documents(len(units.docs), names, of="with shared tokens", who=WHO)
     absorbed = effects_of(units, chosen)
@@ -179,7 +178,7 @@ def compare_tokens(
         matched=token_tables.matched(found, common),
         pairs=table,
         yardstick=yardstick,
-        verdict=token_tables.verdict(found, table, yardstick),
+        verdict=token_tables.verdict(found, table, yardstick, group_of),
     )
 
 
@@ -220,13 +219,12 @@ def _random_values(
     for frame in frames:
         require_columns(frame, column=column, unit="token")
         for at, model in enumerate(models):
-            name = model.layers["model"].iloc[0]
-            rows = frame[(frame["model"] == name) & (frame["hook"] == hook)]
+            rows = frame[(frame["model"] == model.name) & (frame["hook"] == hook)]
             one = model_tokens(rows, column=column, unit="token") if len(rows) else None
             keys = list(one.tokens.columns) if one else []
             if one is None or not (one.layers.equals(model.layers) and one.tokens.equals(model.tokens[keys])):
                 raise InputError(
-                    f"random_weights must have the same tokens and layers as norms; for {name} it differs."
+                    f"random_weights must have the same tokens and layers as norms; for {model.name} it differs."
                 )
             found[at].append(one.values)
     return found

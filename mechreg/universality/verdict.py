@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg.outside import for_page
+from mechreg.universality.pairs import no_yardstick
 from mechreg.words import count, spread
 
 # With fewer models (or groups of seeds), nothing can be said about models in general.
@@ -72,14 +73,18 @@ def same_numbers(numbers: Mapping[str, Any]) -> str:
     return f"The same numbers everywhere: {alike}. It is one model under several names, so its pairs say nothing."
 
 
-def _compared(profiles: pd.DataFrame, binned: pd.DataFrame, n_unshared: Mapping[str, int]) -> str:
-    layers = profiles.groupby("model", sort=False)["layer"].size()
-    listed = ", ".join(f"{model} ({n} layers)" for model, n in layers.items())
-    groups = _groups(profiles)
+def models_in_words(layers: Mapping[Any, int], groups: Sequence[str] = ()) -> str:
+    """Return how many models of how many groups there are, and each with the number of its layers."""
+    listed = ", ".join(f"{model} ({count(n, 'layer')})" for model, n in layers.items())
     of_groups = f" of {count(len(groups), 'group')}" if groups else ""
+    return f"{len(layers)} models{of_groups}: {listed}"
+
+
+def _compared(profiles: pd.DataFrame, binned: pd.DataFrame, n_unshared: Mapping[str, int]) -> str:
+    layers = profiles.groupby("model", sort=False)["layer"].size().to_dict()
     first = profiles.iloc[0]
     text = (
-        f"{first['term']} of {first['hook']} in {len(layers)} models{of_groups}: {listed}; {first['n_docs']} shared "
+        f"{first['term']} of {first['hook']} in {models_in_words(layers, _groups(profiles))}; {first['n_docs']} shared "
         f"documents, {binned['bin'].nunique()} slices of relative depth."
     )
     left_out = [f"{count(n, 'document')} of {model}" for model, n in n_unshared.items() if n]
@@ -128,11 +133,10 @@ def _shapes(agreement: pd.DataFrame, alpha: float) -> str:
 
 
 def _pooled(meta: pd.DataFrame, conf_level: float) -> str:
-    low, high = (f"{100 * share:.0f}" for share in (meta["i2"].min(), meta["i2"].max()))
     text = (
         f"The mean over models goes from {meta['estimate'].min():.2f} to {meta['estimate'].max():.2f} over depth; "
         f"models differ about it by tau = {np.sqrt(meta['tau2'].mean()):.2f} "
-        f"(I2 {low if low == high else f'{low} to {high}'}%); "
+        f"(I2 {spread(100 * meta['i2'], '{:.0f}')}%); "
     )
     if meta["prediction_low"].isna().any():
         return text + "two models give no prediction interval."
@@ -143,13 +147,8 @@ def _pooled(meta: pd.DataFrame, conf_level: float) -> str:
 
 
 def _yardstick(yardstick: pd.DataFrame, profiles: pd.DataFrame, conf_level: float) -> str:
-    groups = _groups(profiles)
-    if not groups:
-        return "Without groups=, seeds of one size look like sizes of their own, and differences have no yardstick."
-    if yardstick.empty and len(groups) == 1:
-        return "All models are of one group, so there are no differences between groups to measure."
     if yardstick.empty:
-        return "No group has two models (seeds), so there is no yardstick for differences between groups."
+        return no_yardstick(_groups(profiles))
     between, within, ratio = (
         yardstick.set_index("comparison").loc[name] for name in ("between groups", "within groups", "ratio")
     )

@@ -1,4 +1,4 @@
-"""Surrogates: how alike two profiles would be by chance, being as smooth as they are.
+"""Shapes: how alike two profiles would be by chance, being as smooth as they are.
 
 A profile is decomposed into waves over depth, from slow to fast; each wave keeps its size and gets a random sign. Such
 surrogates are as smooth as the profile and differ from it in shape only.
@@ -12,8 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 from scipy.fft import dct
 
-Profile = Float[np.ndarray, " places"]
-Draws = Float[np.ndarray, "draws places"]
+from mechreg.universality.bands import Draws, Profile
 
 # With fewer places there are too few patterns of signs for a p value of .05: 8 with 4, 16 with 5.
 MIN_PLACES = 6

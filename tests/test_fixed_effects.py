@@ -18,7 +18,7 @@ from oracle import bell_mccaffrey
 from panels import panel
 
 from mechreg.regression import LagSums, fit_lagged, wild_bootstrap
-from mechreg.regression.effects import make_effects, project
+from mechreg.regression.fixed_effects import make_effects, project
 from mechreg.schema import InputError, NumericalError
 
 PYFIXEST = {  # effects: n, estimates, errors (iid, crv1, crv3), R2 within, adjusted, and their number of parameters
@@ -106,7 +106,7 @@ def test_many_levels_are_solved_by_conjugate_gradients(monkeypatch):
     codes = {name: frame[name].to_numpy() for name in ("doc", "position", "word")}
     values = frame[["y", "x", "w"]].to_numpy().T
     dense = make_effects(codes, codes["doc"])
-    monkeypatch.setattr("mechreg.regression.effects.MAX_DENSE", 10)
+    monkeypatch.setattr("mechreg.regression.fixed_effects.MAX_DENSE", 10)
     sparse = make_effects(codes, codes["doc"])
     assert sparse.inverse is None
     assert (sparse.within, sparse.across) == (dense.within, dense.across)

@@ -14,7 +14,7 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import connected_components
 
 from mechreg.outside import any_frames
-from mechreg.regression.blocks import Codes, Columns
+from mechreg.regression.blocks import Codes, Columns, Numbers
 from mechreg.schema import InputError, NumericalError, group_columns, one_or_many
 
 # So many levels, beside those of the first effect, are solved by one inverse, which crv3 needs.
@@ -137,9 +137,7 @@ def without_effects(frame: pd.DataFrame, columns: Sequence[str], effects: Sequen
     return rows.assign(**dict(zip(columns, new, strict=True)))
 
 
-def part_of(
-    effects: Effects, name: str, values: Float[np.ndarray, " rows"], *, transposed: bool = False
-) -> Float[np.ndarray, " rows"]:
+def part_of(effects: Effects, name: str, values: Numbers, *, transposed: bool = False) -> Numbers:
     """Return the part of one effect's levels in the fit of all effects to a column, or that map transposed."""
     column = values[:, None]
     is_first = effects.first is not None and name == effects.names[0]
