@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mechreg import store
+from mechreg.frames import by_hook, norm_frame, stacked
 from mechreg.models import (
     DeviceMap,
     describe_model,
@@ -162,8 +163,8 @@ class ShardMaker:
             tokens, norms, covariates = self._passes(record, shard.number)
             about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
             if None in missing:
-                frames = [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
-                sums = sums_of_shard(store.stacked(frames), tokens, self.spec, record)
+                frames = [norm_frame(tokens, norms[hook], hook=hook, **about) for hook in norms]
+                sums = sums_of_shard(stacked(frames), tokens, self.spec, record)
                 with store.committed(files[None]) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
@@ -195,11 +196,7 @@ class ShardMaker:
         )
         covariates = [name for name in values if name == "surprisal"]
         tokens = tokens.assign(**{name: values.pop(name) for name in covariates})
-        norms: dict[str, dict[str, np.ndarray]] = {hook: {} for hook in self.spec.hooks}
-        for name, array in values.items():
-            hook, _, measure = name.partition(".")
-            norms[hook][measure or "norm"] = array
-        return tokens, norms, covariates
+        return tokens, by_hook(values), covariates
 
     def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
         """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""

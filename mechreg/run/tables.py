@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
+from mechreg.frames import stacked
 from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.regression.results import joined
 from mechreg.run.figure_sample import sampled_documents, shards_of_sample
@@ -69,7 +70,7 @@ def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.Da
         docs = sampled_documents(tokens[-1]["doc"], shards)
         paths = [store.shard_path(run.path, "norms", record, index, hook) for hook in run.hooks]
         norms += [frame[frame["doc"].isin(docs)] for frame in map(store.read_norm_shard, paths)]
-    return store.stacked(norms), store.stacked(tokens)
+    return stacked(norms, sort=True), stacked(tokens, sort=True)
 
 
 def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
