@@ -210,9 +210,9 @@ def merged(parts: Iterable[LagSums]) -> LagSums:
     return whole
 
 
-def special_ids_of(record: dict[str, Any]) -> list[int]:
-    """Return the ids of a model's special tokens from its record."""
-    return record["facts"].get("special_ids", [])
+def with_special(norms: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
+    """Return a model's norms with the column ``special``, which says what its special tokens are."""
+    return norms.assign(special=norms["token_id"].isin(record["facts"].get("special_ids", [])))
 
 
 def lagged_norms(
@@ -221,7 +221,7 @@ def lagged_norms(
     """Return a model's lagged frame, with the tokens' columns that the formula asks for, read only if it asks."""
     columns = formula_columns(by.formula)
     if any(rule.kind == "special" for rule in sink_rules(by.drop_sinks)):
-        norms = norms.assign(special=norms["token_id"].isin(special_ids_of(record)))
+        norms = with_special(norms, record)
     column = next((name for name in columns[:1] if name in get_args(RunMeasure)), "norm")
     lagged = add_lags_of(norms, columns, column=column, skip=by.skip, drop_sinks=by.drop_sinks)
     wanted = [column for column in columns if column not in lagged.columns]

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,6 @@ from mechreg.spec import Spec
 SHARD_TOKENS = 100_000
 # Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
 STATSMODELS_ROWS = 1_000_000
-_TOP = "top"
 _LIBRARIES = ("torch", "transformers", "transformer-lens")
 _FACTS = (
     *("name", "source", "revision", "commit", "backend", "processing", "dtype", "device"),
@@ -96,7 +96,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
         missing += [
             Shard(record["name"], index)
             for index in range(record["plan"]["shards"])
-            if not all(map(store.is_there, files_of_shard(folder, spec, record, index).values()))
+            if not all(map(store.is_there, files_of_shard(folder, spec, record, index).every))
         ]
     return missing
 
@@ -158,26 +158,27 @@ class ShardMaker:
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
         files = files_of_shard(self.run, self.spec, record, shard.number)
         # A process killed between a shard's files leaves some of them, which are not written again.
-        missing = [hook for hook, path in files.items() if not store.is_there(path)]
+        missing = {path for path in files.every if not store.is_there(path)}
         if missing:
             tokens, norms, covariates = self._passes(record, shard.number)
             about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
-            if None in missing:
+            if files.sums in missing:
                 frames = [norm_frame(tokens, norms[hook], hook=hook, **about) for hook in norms]
                 sums = sums_of_shard(stacked(frames), tokens, self.spec, record)
-                with store.committed(files[None]) as temporary:
+                with store.committed(files.sums) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
             if self.spec.keep == "moments":
                 sample = sampled_documents(tokens["doc"], record["plan"]["shards"])
                 kept = tokens["doc"].isin(sample).to_numpy()
-            if _TOP in missing:
+            if files.top in missing:
                 top = top_of_shard(norms, tokens, model=shard.model, most=self.spec.top_tokens)
-                store.write_top_shard(top, files[_TOP])
-            for hook in (hook for hook in self.spec.hooks if hook in missing):
-                values = {measure: array[..., kept] for measure, array in norms[hook].items()}
-                store.write_norm_shard(values, tokens[kept], files[hook], hook=hook, **about)
-        return next(iter(files.values()))
+                store.write_table_shard(top, files.top)
+            for hook, path in files.norms.items():
+                if path in missing:
+                    values = {measure: array[..., kept] for measure, array in norms[hook].items()}
+                    store.write_norm_shard(values, tokens[kept], path, hook=hook, **about)
+        return files.every[0]
 
     def _passes(
         self, record: dict[str, Any], index: int
@@ -223,6 +224,13 @@ class ShardMaker:
         streamed = is_summable(self.spec) and is_large(self.spec, facts, counts["tokens"])
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
+    def same_model(self, record: dict[str, Any]) -> Any:
+        """Return the model that a record is of, loaded unless it is the one in memory; only its device may differ."""
+        model = self._model(record["spec_name"])
+        identity = {key: value for key, value in self._identity(model).items() if key != "device"}
+        store.require_same_model(self.run, record["name"], identity)
+        return model
+
     def _identity(self, model: Any) -> dict[str, Any]:
         """Return everything about a model that determines its results."""
         record = record_of(model)
@@ -255,16 +263,28 @@ class ShardMaker:
         return self._loaded[1]
 
 
-def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
-    """Return the files that a shard consists of: norms by hook, None has the sums, _TOP the largest."""
-    files: dict[str | None, Path] = {}
-    if spec.keep == "norms" or index in shards_of_sample(record["plan"]["shards"]):
-        files |= {hook: store.shard_path(run, "norms", record, index, hook) for hook in spec.hooks}
-    if record["plan"]["streamed"]:
-        files[None] = store.shard_path(run, "moments", record, index)
-    if spec.top_tokens:
-        files[_TOP] = store.shard_path(run, "top", record, index)
-    return files
+class ShardFiles(NamedTuple):
+    """The files that a shard consists of."""
+
+    norms: dict[str, Path]  # by hook
+    sums: Path | None
+    top: Path | None  # the tokens with the largest values
+
+    @property
+    def every(self) -> list[Path]:
+        """All of them."""
+        return [*self.norms.values(), *filter(None, (self.sums, self.top))]
+
+
+def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> ShardFiles:
+    """Return the files that a shard consists of, written or not."""
+    has_norms = spec.keep == "norms" or index in shards_of_sample(record["plan"]["shards"])
+    place = partial(store.shard_path, run, record=record, index=index)
+    return ShardFiles(
+        norms={hook: place("norms", part=hook) for hook in spec.hooks} if has_norms else {},
+        sums=place("moments") if record["plan"]["streamed"] else None,
+        top=place("top") if spec.top_tokens else None,
+    )
 
 
 def is_large(spec: Spec, facts: dict[str, Any], tokens: int) -> bool:

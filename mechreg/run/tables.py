@@ -1,6 +1,6 @@
 """The tables of a run from its shards: of all rows at once, else of sums over shards, else some layers at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.persistence import persistence_of
 from mechreg.run.refit_stored import kept_sums, lagged_layers, lagged_norms
 from mechreg.run.shards import is_large
-from mechreg.schema import group_columns
+from mechreg.schema import TOKEN_KEYS, group_columns
 from mechreg.spec import Spec
 
 
@@ -25,9 +25,10 @@ class Tables(NamedTuple):
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
     summaries: str
-    norms: pd.DataFrame  # all, or a sample of whole documents
-    drawn: str  # what the sample is, "" where it is all
     persistence: pd.DataFrame
+    norms: pd.DataFrame  # all, or a sample of whole documents
+    tokens: Callable[[], pd.DataFrame]  # reads their tokens
+    sample: str  # what the sample is, "" where it is all
 
 
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
@@ -35,12 +36,13 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     opened, name = store.open_run(run), record["name"]
     if not is_large(spec, record["facts"], record["plan"]["tokens"]):
         norms = opened.norms(models=[name])
-        frame = lagged_norms(norms, partial(opened.tokens, models=[name]), spec, record)
+        read = partial(opened.tokens, models=[name])
+        frame = lagged_norms(norms, read, spec, record)
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
         persistence = persistence_of(fits, fits.coefficients, lambda: iter([frame]), norms, spec, record)
-        return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
+        return Tables(fits.coefficients, fits.statistics, _summaries(fits), persistence, norms, read, "")
     norms, tokens = _sample(opened, record)
-    drawn = _drawn(norms, record["plan"])
+    sample = (norms, lambda: tokens, _in_words(norms, record["plan"]))
 
     def layers() -> Iterator[pd.DataFrame]:
         if spec.keep == "norms":
@@ -51,7 +53,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         sums = kept_sums(opened, name)
         coefficients, statistics = sums.coefficients(cov=spec.cov), sums.statistics()
         persistence = persistence_of(sums, coefficients, layers, norms, spec, record)
-        return Tables(coefficients, statistics, _short_summaries(coefficients), norms, drawn, persistence)
+        return Tables(coefficients, statistics, _short_summaries(coefficients), persistence, *sample)
     parts = []
     for frame in layers():
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
@@ -59,7 +61,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     tables, tests, texts = zip(*parts, strict=True)
     coefficients, statistics = joined(tables), pd.concat(tests, ignore_index=True)
     persistence = persistence_of(None, coefficients, layers, norms, spec, record)
-    return Tables(coefficients, statistics, "\n\n".join(texts), norms, drawn, persistence)
+    return Tables(coefficients, statistics, "\n\n".join(texts), persistence, *sample)
 
 
 def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -73,11 +75,13 @@ def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.Da
     return stacked(norms, sort=True), stacked(tokens, sort=True)
 
 
-def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
-    tokens = norms.drop_duplicates(["doc", "window", "position"])
+def _in_words(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
+    tokens = norms.drop_duplicates([*TOKEN_KEYS])
+    if len(tokens) == plan["tokens"]:
+        return ""
     return (
-        f"A sample of {tokens['doc'].nunique():,} of {plan['documents']:,} documents ({len(tokens):,} of "
-        f"{plan['tokens']:,} tokens), whole, from all parts of the corpus; the tables are of all."
+        f"a sample of {tokens['doc'].nunique():,} of {plan['documents']:,} documents ({len(tokens):,} of "
+        f"{plan['tokens']:,} tokens), whole, from all parts of the corpus"
     )
 
 

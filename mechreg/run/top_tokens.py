@@ -37,7 +37,7 @@ def top_of_shard(
 
 def top_of_run(run: store.Run, most: int) -> pd.DataFrame:
     """Return the same of all models of a run, from those of its shards, with each token's ``rank`` from 1."""
-    parts = [store.read_top_shard(path) for model in run.models for path in run.shards("top", model)]
+    parts = [store.read_table_shard(path) for model in run.models for path in run.shards("top", model)]
     ordered = pd.concat(parts, ignore_index=True).sort_values("value", ascending=False, kind="stable")
     rank = ordered.groupby(_PLACE).cumcount() + 1
     ordered.insert(len(_PLACE), "rank", rank)

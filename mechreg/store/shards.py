@@ -28,7 +28,7 @@ from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
 SCHEMA_VERSION = 4
-Kind = Literal["tokens", "norms", "moments", "top"]
+Kind = Literal["tokens", "norms", "moments", "top", "nulls"]
 
 
 def model_folder(name: str) -> str:
@@ -37,11 +37,14 @@ def model_folder(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def shard_path(run: Path, kind: Kind, record: Mapping[str, Any], index: int, hook: str = "") -> Path:
-    """Return the path of a shard of a model with that record, written or not; only norms are in folders by hook."""
+def shard_path(run: Path, kind: Kind, record: Mapping[str, Any], index: int, part: str = "") -> Path:
+    """Return the path of a shard of a model with that record, written or not.
+
+    The ``part``, a folder, is the hook of norms or the name of a null.
+    """
     ending = "npz" if kind == "moments" else "parquet"
     name = f"{kind}-{record['config_hash']}-{index:05d}.{ending}"
-    return run / kind / model_folder(record["name"]) / hook / name
+    return run / kind / model_folder(record["name"]) / part / name
 
 
 @any_frames
@@ -126,15 +129,15 @@ def read_token_shard(path: Path) -> pd.DataFrame:
         return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
 
 
-def write_top_shard(rows: pd.DataFrame, path: Path) -> Path:
-    """Write a shard's tokens with the largest values."""
-    return _write(pa.Table.from_pandas(rows, preserve_index=False), path, {"kind": "top"}, encodings={})
+def write_table_shard(rows: pd.DataFrame, path: Path) -> Path:
+    """Write a table of a shard: its tokens with the largest values, or a comparison with a null."""
+    return _write(pa.Table.from_pandas(rows, preserve_index=False), path, {"kind": _kind(path)}, encodings={})
 
 
-def read_top_shard(path: Path) -> pd.DataFrame:
-    """Return what `write_top_shard` wrote."""
+def read_table_shard(path: Path) -> pd.DataFrame:
+    """Return what `write_table_shard` wrote."""
     with readable(path):
-        return _table(path, _described(path, "top")).to_pandas()
+        return _table(path, _described(path, _kind(path))).to_pandas()
 
 
 def require_whole(path: Path) -> None:
@@ -145,7 +148,11 @@ def require_whole(path: Path) -> None:
                 if name := archive.testzip():
                     raise damaged(path, f"the checksum of {name} is wrong")
         else:
-            _table(path, _described(path, path.name.split("-")[0]))
+            _table(path, _described(path, _kind(path)))
+
+
+def _kind(path: Path) -> str:
+    return path.name.partition("-")[0]
 
 
 def _column(series: Series, measure: str) -> str:
