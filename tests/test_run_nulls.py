@@ -15,8 +15,7 @@ import mechreg as mr
 from mechreg.cli import main
 from mechreg.nulls import NULLS
 from mechreg.report import run_report
-from mechreg.run import figure_sample, null_tables
-from mechreg.run import shards as run_module
+from mechreg.run import null_tables, sample
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -146,9 +145,9 @@ def test_finished_nulls_are_kept_and_lost_or_damaged_ones_are_made_again(
 
 def test_nulls_of_a_large_run_are_of_the_sample_and_the_page_says_so(tiny, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(carry_out, "run_report", run_report)
-    monkeypatch.setattr(figure_sample, "SAMPLE_TOKENS", 100)
-    monkeypatch.setattr(figure_sample, "SAMPLE_SHARDS", 3)
-    monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
+    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 100)
+    monkeypatch.setattr(sample, "SAMPLE_SHARDS", 3)
+    monkeypatch.setattr(sample, "STATSMODELS_ROWS", 10)
     tables = {}
     for keep in ("norms", "moments"):
         spec = Spec(models=(str(tiny),), corpus=corpus, keep=keep, nulls=("norm_order", "token_order"))
@@ -156,7 +155,7 @@ def test_nulls_of_a_large_run_are_of_the_sample_and_the_page_says_so(tiny, corpu
         tables[keep] = mr.open_run(folder).table("nulls.csv")
         page = (folder / "report.html").read_text()
         (note,) = tables[keep]["note"].unique()
-        assert note.startswith("These numbers come from a sample of ")
+        assert note.startswith("The numbers of tiny come from a sample of ")
         assert f"<p>{note}</p>" in page
         assert "Beside the nulls: lag1 is above norm order in" in page
         assert tables[keep]["n_docs"].max() < 10

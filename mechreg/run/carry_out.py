@@ -16,10 +16,18 @@ from mechreg.norms import BATCH_TOKENS, known_measures
 from mechreg.outside import for_terminal
 from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
-from mechreg.run.null_tables import nulls_of, require_nulls
-from mechreg.run.preflight import Survey, check_distinct, check_formula, check_levels, survey_corpus
-from mechreg.run.refit_stored import require_fittable
-from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
+from mechreg.run.null_tables import nulls_of
+from mechreg.run.preflight import (
+    Survey,
+    check_distinct,
+    check_formula,
+    check_levels,
+    require_fittable,
+    require_nulls,
+    survey_corpus,
+)
+from mechreg.run.records import record_of_spec
+from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards
 from mechreg.run.tables import tables_of
 from mechreg.run.top_tokens import top_of_run
 from mechreg.schema import InputError, require_path, require_shared, require_whole_number

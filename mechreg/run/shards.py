@@ -1,8 +1,5 @@
 """Shards: a model's tokens are cut into shards of whole documents, and each is made by itself, once."""
 
-import hashlib
-import importlib.metadata
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,33 +10,18 @@ import pandas as pd
 
 from mechreg import store
 from mechreg.frames import by_hook, norm_frame, stacked
-from mechreg.models import (
-    DeviceMap,
-    describe_model,
-    load_model,
-    record_of,
-    special_ids,
-    tokenizer_hash,
-    weight_hash,
-)
-from mechreg.norms import BATCH_TOKENS, is_per_head, window_norms
-from mechreg.run.figure_sample import sampled_documents, shards_of_sample
-from mechreg.run.preflight import Survey, is_summable
-from mechreg.run.refit_stored import require_rows, sums_of_shard
-from mechreg.run.tokens import covariates_of, stream_tokens
+from mechreg.models import DeviceMap, load_model
+from mechreg.norms import BATCH_TOKENS, window_norms
+from mechreg.run.preflight import Survey, is_summable, require_rows
+from mechreg.run.records import identity_of, new_record, record_of_spec
+from mechreg.run.refit_stored import sums_of_shard
+from mechreg.run.sample import is_large, sampled_documents, shards_of_sample
+from mechreg.run.tokens import covariates_of, cut, stream_tokens
 from mechreg.run.top_tokens import top_of_shard
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
-# Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
-STATSMODELS_ROWS = 1_000_000
-_LIBRARIES = ("torch", "transformers", "transformer-lens")
-_FACTS = (
-    *("name", "source", "revision", "commit", "backend", "processing", "dtype", "device"),
-    *("quantization", "file_hash", "verified"),
-)
-_CONFIG_FACTS = ("weights_sha256", "tokenizer_sha256", "hooks", "prepend_bos")
 
 
 class Shard(NamedTuple):
@@ -122,34 +104,17 @@ class ShardMaker:
         self, name: str, survey: Survey, *, batch_tokens: int = BATCH_TOKENS, shard_tokens: int = SHARD_TOKENS
     ) -> list[Shard]:
         """Return a model's shards, planned now or earlier, after its tokens are written."""
-        spec, model = self.spec, self._model(name)
-        known, cfg = record_of(model), model.cfg
-        config = {
-            **self._identity(model),
-            "hooks": list(spec.hooks),
-            "measures": list(spec.measures),
-            "corpus": survey.sha256,
-            **survey.tags,
-            "prepend_bos": spec.prepend_bos,
-            "batch_tokens": batch_tokens,
-            "shard_tokens": shard_tokens,
-            "schema_version": store.SCHEMA_VERSION,
-        }
-        facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
-        facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
-        facts["special_ids"] = special_ids(model)
-        facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-        record: dict[str, Any] = {"name": known.name, "spec_name": name, "config_hash": digest}
-        record |= {"config": config, "facts": facts}
-        before = store.read_record(self.run, known.name)
+        model = self._model(name)
+        sizes = {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}
+        record = new_record(model, name, self.spec, survey, **sizes)
+        before = store.read_record(self.run, record["name"])
         if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
             record["plan"] = before.get("plan")
         store.record_model(self.run, record)
         if "plan" not in record:
             record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
             store.record_model(self.run, record)
-        return [Shard(known.name, index) for index in range(record["plan"]["shards"])]
+        return [Shard(record["name"], index) for index in range(record["plan"]["shards"])]
 
     def make(self, shard: Shard) -> Path:
         """Return the first file of a shard, after all of its files are written."""
@@ -219,30 +184,16 @@ class ShardMaker:
             counts["windows"] += int((tokens["position"] == 0).sum())
             counts["longest"] = max(counts["longest"], int(tokens["position"].max()) + 1)
             counts["documents"] += tokens["doc"].nunique()
-        facts = record["facts"]
-        require_rows(self.spec, longest=counts["longest"], blocks=facts["blocks"])
-        streamed = is_summable(self.spec) and is_large(self.spec, facts, counts["tokens"])
+        require_rows(self.spec, longest=counts["longest"], blocks=record["facts"]["blocks"])
+        streamed = is_summable(self.spec) and is_large(self.spec, record, counts["tokens"])
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
     def same_model(self, record: dict[str, Any]) -> Any:
         """Return the model that a record is of, loaded unless it is the one in memory; only its device may differ."""
         model = self._model(record["spec_name"])
-        identity = {key: value for key, value in self._identity(model).items() if key != "device"}
+        identity = {key: value for key, value in identity_of(model).items() if key != "device"}
         store.require_same_model(self.run, record["name"], identity)
         return model
-
-    def _identity(self, model: Any) -> dict[str, Any]:
-        """Return everything about a model that determines its results."""
-        record = record_of(model)
-        return {
-            "backend": record.backend,
-            "processing": record.processing,
-            "dtype": record.dtype,
-            "device": record.device.split(":")[0],
-            "weights_sha256": weight_hash(model),
-            "tokenizer_sha256": tokenizer_hash(model),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        }
 
     def _model(self, name: str, *, expected: dict[str, Any] | None = None) -> Any:
         """Return a model of the spec, loaded unless it is the one in memory; ``expected`` is checked on loading."""
@@ -258,7 +209,7 @@ class ShardMaker:
                 allow_pickle=self.spec.allow_pickle,
             )
             if expected is not None:
-                store.require_same_model(self.run, expected["name"], self._identity(model))
+                store.require_same_model(self.run, expected["name"], identity_of(model))
             self._loaded = (name, model)
         return self._loaded[1]
 
@@ -285,36 +236,6 @@ def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) ->
         sums=place("moments") if record["plan"]["streamed"] else None,
         top=place("top") if spec.top_tokens else None,
     )
-
-
-def is_large(spec: Spec, facts: dict[str, Any], tokens: int) -> bool:
-    """Return whether a model's rows are more than are read into memory at once, or are not kept."""
-    series = sum(facts["blocks"] * (facts["heads"] if is_per_head(hook) else 1) for hook in spec.hooks)
-    return spec.keep == "moments" or tokens * series > STATSMODELS_ROWS
-
-
-def record_of_spec(run: Path, spec_name: str) -> dict[str, Any] | None:
-    """Return the record of a model by the name that the spec gives it."""
-    return next((r for r in store.open_run(run).records.values() if r["spec_name"] == spec_name), None)
-
-
-def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
-    """Yield the tokens of whole documents, at least ``size`` at a time but for the last."""
-    held: list[pd.DataFrame] = []
-    count = 0
-    for piece in pieces:
-        docs = pd.factorize(piece["doc"])[0]
-        begins = [0, *(docs[1:] != docs[:-1]).nonzero()[0] + 1]
-        start = 0
-        for begin, end in zip(begins, [*begins[1:], len(piece)], strict=True):
-            count += end - begin
-            if count >= size:
-                yield pd.concat([*held, piece.iloc[start:end]], ignore_index=True)
-                held, count, start = [], 0, end
-        if start < len(piece):
-            held.append(piece.iloc[start:])
-    if held:
-        yield pd.concat(held, ignore_index=True)
 
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:

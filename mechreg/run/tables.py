@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mechreg import store
-from mechreg.frames import stacked
 from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.regression.results import joined
-from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.persistence import persistence_of
 from mechreg.run.refit_stored import kept_sums, lagged_layers, lagged_norms
-from mechreg.run.shards import is_large
-from mechreg.schema import TOKEN_KEYS, group_columns
+from mechreg.run.sample import is_large, read_sample, sample_in_words
+from mechreg.schema import group_columns
 from mechreg.spec import Spec
 
 
@@ -34,15 +32,15 @@ class Tables(NamedTuple):
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all made."""
     opened, name = store.open_run(run), record["name"]
-    if not is_large(spec, record["facts"], record["plan"]["tokens"]):
+    if not is_large(spec, record, record["plan"]["tokens"]):
         norms = opened.norms(models=[name])
         read = partial(opened.tokens, models=[name])
         frame = lagged_norms(norms, read, spec, record)
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
         persistence = persistence_of(fits, fits.coefficients, lambda: iter([frame]), norms, spec, record)
         return Tables(fits.coefficients, fits.statistics, _summaries(fits), persistence, norms, read, "")
-    norms, tokens = _sample(opened, record)
-    sample = (norms, lambda: tokens, _in_words(norms, record["plan"]))
+    norms, tokens = read_sample(opened, record)
+    sample = (norms, lambda: tokens, sample_in_words(norms, record))
 
     def layers() -> Iterator[pd.DataFrame]:
         if spec.keep == "norms":
@@ -62,27 +60,6 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     coefficients, statistics = joined(tables), pd.concat(tests, ignore_index=True)
     persistence = persistence_of(None, coefficients, layers, norms, spec, record)
     return Tables(coefficients, statistics, "\n\n".join(texts), persistence, *sample)
-
-
-def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the norms and tokens of the sample; where only sums are kept, no other norms are stored."""
-    shards, norms, tokens = record["plan"]["shards"], [], []
-    for index in shards_of_sample(shards):
-        tokens.append(store.read_token_shard(store.shard_path(run.path, "tokens", record, index)))
-        docs = sampled_documents(tokens[-1]["doc"], shards)
-        paths = [store.shard_path(run.path, "norms", record, index, hook) for hook in run.hooks]
-        norms += [frame[frame["doc"].isin(docs)] for frame in map(store.read_norm_shard, paths)]
-    return stacked(norms, sort=True), stacked(tokens, sort=True)
-
-
-def _in_words(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
-    tokens = norms.drop_duplicates([*TOKEN_KEYS])
-    if len(tokens) == plan["tokens"]:
-        return ""
-    return (
-        f"a sample of {tokens['doc'].nunique():,} of {plan['documents']:,} documents ({len(tokens):,} of "
-        f"{plan['tokens']:,} tokens), whole, from all parts of the corpus"
-    )
 
 
 def _summaries(fits: LaggedFits) -> str:
