@@ -13,9 +13,10 @@ from run_files import contents, write_corpus
 
 import mechreg as mr
 from mechreg.cli import main
+from mechreg.cluster import _Worker
 from mechreg.nulls import NULLS
 from mechreg.report import run_report
-from mechreg.run import null_tables, sample
+from mechreg.run import BATCH_TOKENS, missing_shards, null_tables, sample
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
@@ -175,6 +176,20 @@ def test_a_null_that_cannot_be_made_is_named_and_the_run_completes(
     folder = mr.run_spec(spec, out=tmp_path / "run", **SMALL)
     assert "The null norm_order of tiny is missing: no such thing" in caplog.text
     assert mr.open_run(folder).table("nulls.csv")["null"].unique().tolist() == ["token_identity"]
+
+
+def test_nulls_of_shards_that_workers_made_are_those_of_a_run(tiny, corpus, whole, tmp_path):
+    def make(run, survey):
+        for worker in [_Worker(str(run), "auto", None) for _ in range(2)]:
+            worker.prepare(str(tiny), survey, BATCH_TOKENS, SMALL["shard_tokens"])
+        for shard in missing_shards(run):
+            worker.make(shard)
+        return {}
+
+    spec = Spec(models=(str(tiny),), corpus=corpus, nulls=NULLS)
+    folder = carry_out.carry_out(spec, make, out=tmp_path / "run")
+    assert contents(folder) == contents(whole)
+    assert (folder / "nulls.csv").read_bytes() == (whole / "nulls.csv").read_bytes()
 
 
 def test_the_command_line_takes_nulls_and_says_what_exceeds_them(tiny, corpus, tmp_path, capsys):

@@ -126,8 +126,8 @@ def carry_out(
     survey = survey_corpus(spec)
     known_measures(spec.measures, spec.hooks, None)
     check_formula(spec, survey.columns)
-    require_fittable(spec, survey.documents - survey.left_out)
-    require_nulls(spec, survey.documents - survey.left_out, is_split=device_map is not None)
+    require_fittable(spec, survey.usable)
+    require_nulls(spec, survey.usable, is_split=device_map is not None)
     check_levels(spec.formula, survey.kinds)
     check_distinct(spec.formula, survey.rows)
     require_loadable(
@@ -160,9 +160,10 @@ def _write_results(
 ) -> None:
     records = [record for name in spec.models if (record := record_of_spec(folder, name)) is not None]
     results = [tables_of(folder, spec, record) for record in records]
+    both = list(zip(records, results, strict=True))
     nulls = [
         nulls_of(folder, spec, record, tables, partial(maker.same_model, record), progress=maker.progress)
-        for record, tables in zip(records, results, strict=True)
+        for record, tables in both
     ]
     coefficients, statistics, persistence = (
         pd.concat([getattr(tables, name) for tables in results], ignore_index=True)
@@ -197,7 +198,6 @@ def _write_results(
     summaries = "\n\n".join(tables.summaries for tables in results)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
     store.write_json(facts, folder / "provenance.json")
-    both = zip(records, results, strict=True)
     notes = [
         f"{record['name']}: A{tables.sample[1:]}; the tables are of all."
         for record, tables in both

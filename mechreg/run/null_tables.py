@@ -37,10 +37,10 @@ def nulls_of(
         lagged = lagged_norms(norms, tables.tokens, spec, record)
         return LagSums.from_frame(lagged, spec.formula, effects=spec.effects, max_lag=None)
 
-    def compared(null: Null) -> pd.DataFrame:
+    def compared(null: Null, model: Any) -> pd.DataFrame:
         made = null_norms(
             with_special(tables.norms, record),
-            load() if null in READ_AGAIN else (),
+            model,
             nulls=null,
             skip=spec.skip,
             drop_sinks=spec.drop_sinks,
@@ -55,10 +55,12 @@ def nulls_of(
     for null in spec.nulls:
         path = store.shard_path(run, "nulls", record, 0, null)
         if not store.is_there(path):
+            model = load() if null in READ_AGAIN else ()
             try:
-                store.write_table_shard(compared(null), path)
+                table = compared(null, model)
             except MechregError as error:
                 log.warning("The null %s of %s is missing: %s", null, record["name"], error)
                 continue
+            store.write_table_shard(table, path)
         parts.append(store.read_table_shard(path))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

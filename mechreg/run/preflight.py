@@ -56,6 +56,11 @@ class Survey(NamedTuple):
     tags: dict[str, str]  # the tagger, and the hashes of tags and annotations
     read: tuple[str, ...]  # the hash of all that was read, after each part, for `unchanged_documents`
 
+    @property
+    def usable(self) -> int:
+        """Documents that can be used."""
+        return self.documents - self.left_out
+
 
 def survey_corpus(spec: Spec) -> Survey:
     """Return the hash of all documents, their number, their columns, and what tags them; nothing else is kept."""
