@@ -80,7 +80,7 @@ def test_nulls_are_of_the_rows_and_terms_of_the_run(tiny, corpus, tmp_path, capl
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"corpus": 1}, "two or more; the corpus has 1"),
+        ({"corpus": 1}, "two documents or more, since documents are drawn; the corpus has 1"),
         ({"formula": "cos_resid ~ lag1", "measures": ("norm", "cos_resid")}, "outcome of .* is 'cos_resid'"),
         (
             {"formula": "log_norm ~ lag1 + cos_resid", "measures": ("cos_resid",)},

@@ -27,6 +27,7 @@ from mechreg.schema import (
 )
 
 NULLS: tuple[str, ...] = get_args(Null)
+READ_AGAIN = ("token_order", "random_weights")  # for which a model reads the texts again
 
 
 @any_frames
@@ -86,7 +87,7 @@ def null_norms(
     require_whole_number(seed, name="seed", least=0)
     require_whole_number(skip, name="skip", least=0)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="null_norms")
-    loaded = _by_name(norms, models) if {"token_order", "random_weights"} & set(chosen) else {}
+    loaded = _by_name(norms, models) if {*READ_AGAIN} & {*chosen} else {}
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(int(repeats))]
     options = {"batch_tokens": batch_tokens, "progress": progress}
     rules = one_or_many(drop_sinks)
@@ -159,6 +160,8 @@ def _changed(
     norms: pd.DataFrame, rows: np.ndarray, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> pd.DataFrame:
     """Return a frame with other norms in some of its rows, made of these rows alone."""
+    if rows.all():
+        return change(norms)
     new = change(norms[rows])["norm"].to_numpy()
     norm = norms["norm"].to_numpy(new.dtype, copy=True)
     norm[rows] = new

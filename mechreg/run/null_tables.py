@@ -10,8 +10,8 @@ import pandas as pd
 
 from mechreg import store
 from mechreg.nulls import compare_to_nulls, null_norms
+from mechreg.nulls.null_norms import READ_AGAIN
 from mechreg.regression import LagSums
-from mechreg.run.preflight import READ_AGAIN
 from mechreg.run.refit_stored import lagged_norms, with_special
 from mechreg.run.tables import Tables
 from mechreg.schema import MechregError, Null

@@ -13,6 +13,7 @@ from patsy import ModelDesc
 from mechreg.corpus import COVARIATES, load_tagger, require_words, tag_words
 from mechreg.formulas import names_in
 from mechreg.lags import lags_among
+from mechreg.nulls.null_norms import READ_AGAIN
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED
@@ -37,11 +38,9 @@ _MOST_ROWS = 300
 # Columns that have one value in a regression.
 _OF_A_FIT = {"model", "hook", "layer", "depth"}
 _MADE_BY_LAG = r"(lag|layer_below_lag)[0-9]+|layer_below"
-READ_AGAIN = ("token_order", "random_weights")  # nulls for which a model reads the texts again
-_OF_PASSES = {*get_args(RunMeasure), "surprisal"} - {"norm"}  # what the passes of a run give beside norms
-_OF_TOKENS = {"token", "token_id", *TAG_COLUMNS, *COVARIATES} - {
-    "distance"
-}  # what a token takes with it to another place
+# What a run's own passes give beside norms, and what a token takes with it to another place.
+_OF_PASSES = {*get_args(RunMeasure), "surprisal"} - {"norm"}
+_OF_TOKENS = {"token", "token_id", *TAG_COLUMNS, *COVARIATES} - {"distance"}
 
 
 class Survey(NamedTuple):
@@ -262,16 +261,17 @@ def require_nulls(spec: Spec, documents: int, *, is_split: bool) -> None:
     outcome, *others = formula_columns(spec.formula)
     if documents < 2:
         raise InputError(
-            f"nulls are compared over documents drawn again, of two or more; the corpus has {documents}. Leave nulls "
-            "out, or split the text."
+            f"nulls need two documents or more, since documents are drawn; the corpus has {documents}. Split the text, "
+            "or leave nulls out."
         )
     if outcome in _OF_PASSES:
         raise InputError(
             f"nulls are of norms, and the outcome of {spec.formula!r} is {outcome!r}; leave nulls out, or use log_norm."
         )
     for null in spec.nulls:
-        lacking = _OF_PASSES if null in READ_AGAIN else set[str]()
-        lacking = lacking | _OF_TOKENS if null == "token_order" else lacking
+        lacking = (_OF_PASSES if null in READ_AGAIN else set()) | (
+            _OF_TOKENS if null == "token_order" else set()
+        )
         if column := next((name for name in (*others, *spec.effects) if name in lacking), None):
             raise InputError(
                 f"The null {null!r} reads other texts or other weights, of which the run has no {column!r}; leave that "
