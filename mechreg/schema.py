@@ -43,6 +43,7 @@ AUTOCAST = "bfloat16-autocast"  # float32 weights, products in bfloat16
 Keep = Literal["norms", "moments"]
 # Measures of an update that a run can store.
 RunMeasure = Literal["norm", "relative", "cos_resid", "cos_previous", "cos_layer_below", "cos_mlp", "step"]
+Null = Literal["token_order", "norm_order", "random_weights", "token_identity"]
 Cov = Literal["auto", "nonrobust", "hc0", "hc1", "hc2", "hc3", "hac", "crv1", "crv2", "crv3", "jackknife"]
 DEFAULT_COV: Literal["auto"] = "auto"  # of fits, sums and runs
 AUTO_COV = "crv3"  # what "auto" is where there are two clusters or more; with one it is nonrobust

@@ -23,6 +23,7 @@ from mechreg.schema import (
     Hook,
     InputError,
     Keep,
+    Null,
     Processing,
     RunMeasure,
     did_you_mean,
@@ -40,12 +41,14 @@ _IN_WORDS: dict[type, str] = {str: "a string", int: "a whole number", bool: "tru
 class Spec:
     """What a run does; every key but ``models`` and ``corpus`` has a default.
 
-    ``models``, ``hooks``, ``measures``, ``lags``, ``drop_sinks`` and ``effects`` take one entry or a list; models and
-    the corpus may be paths. Where the formula's outcome is a measure other than the norm, ``lag1``, ... are its lags.
+    ``models``, ``hooks``, ``measures``, ``lags``, ``drop_sinks``, ``effects`` and ``nulls`` take one entry or a list;
+    models and the corpus may be paths. Where the formula's outcome is a measure other than the norm, ``lag1``, ... are
+    its lags.
 
     ``tagger`` says where parts of speech come from, which the tokens then have as ``pos``: "none", "corpus" (.conllu,
     the demo, or documents with ``words``), or a spaCy pipeline by its name or folder. ``top_tokens`` is how many tokens
-    with the largest values are kept of every measure, hook and layer (`Run.top_tokens`).
+    with the largest values are kept of every measure, hook and layer (`Run.top_tokens`). ``nulls`` are those of
+    `null_norms` that every coefficient is compared with (nulls.csv, as `compare_to_nulls` gives it).
 
     Raises
     ------
@@ -77,6 +80,7 @@ class Spec:
     allow_pickle: bool = False
     keep: Keep = "norms"
     top_tokens: int = 0
+    nulls: tuple[Null, ...] = ()
 
     def __new__(cls, **values: Any) -> "Spec":  # noqa: D102
         _require_keys(cls, values)  # before Python's own TypeError, which suggests nothing
@@ -93,7 +97,7 @@ class Spec:
                 "name must be usable as a folder's name: at most 60 letters, digits and . _ + -, beginning with "
                 f"a letter or digit; got {self.name!r}."
             )
-        for key in ("models", "hooks", "measures", "lags", "drop_sinks", "effects"):
+        for key in ("models", "hooks", "measures", "lags", "drop_sinks", "effects", "nulls"):
             entries = getattr(self, key)
             if len(set(entries)) < len(entries):
                 raise InputError(f"{key} must be distinct; got {list(entries)}.")

@@ -25,13 +25,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outside": set(),
     "words": set(),
     "miniatures": set(),
+    "frames": {"schema"},
     "formulas": {"schema"},
     "sinks": {"schema"},
     "spec": {"schema", "formulas", "sinks"},
     "models": {"schema", "miniatures"},
     "corpus": {"schema", "miniatures", "models"},
     "forward": {"schema", "models"},
-    "norms": {"schema", "models", "corpus", "forward"},
+    "norms": {"schema", "frames", "models", "corpus", "forward"},
     "check": {"schema", "models", "corpus", "forward", "norms"},
     "lags": {"schema", "sinks"},
     "regression": {"schema", "formulas", "lags"},
@@ -42,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["nulls"] = set(MAY_IMPORT)
 MAY_IMPORT["findings"] = set(MAY_IMPORT)
 MAY_IMPORT["charts"] = {"schema", "sinks"}
-MAY_IMPORT["store"] = {"schema", "spec"}
+MAY_IMPORT["store"] = {"schema", "spec", "frames"}
 MAY_IMPORT["diff"] = {"schema", "store"}
 MAY_IMPORT["report"] = {"schema", "charts", "store", "lags"}
 MAY_IMPORT["run"] = set(MAY_IMPORT)
@@ -58,8 +59,8 @@ for module, allowed in MAY_IMPORT.items():
 MAY_IMPORT["__init__"] = {"schema"}  # to suggest a name; public names are loaded by name, on first use
 
 NEED_ONLY_FRAMES = (
-    "schema", "outside", "words", "formulas", "sinks", "spec", "lags", "regression", "robustness", "universality",
-    "charts", "report", "store",
+    "schema", "outside", "words", "frames", "formulas", "sinks", "spec", "lags", "regression", "robustness",
+    "universality", "charts", "report", "store",
 )  # fmt: skip
 KNOW_MODELS = {"torch", "transformers", "transformer_lens", "datasets", "tokenizers"}
 

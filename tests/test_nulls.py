@@ -310,6 +310,29 @@ def test_two_models_are_read_by_their_names_and_none_may_lack(read, save_gpt2):
         null_norms(norms, nulls=["random_weights"])
 
 
+def test_what_a_fit_leaves_out_stays_in_its_place_in_every_null(read):
+    model, _, norms = read
+    often = norms["token_id"].mode()[0]
+    rules = (f"token_id={often}", "position=4")
+    fits = fit_lagged(add_lags(norms, drop_sinks=rules), "log_norm ~ lag1")
+    options = {"repeats": 2, "drop_sinks": rules}
+    keys = ["model", "hook", "layer", "head", *KEYS]
+    places = add_lags(norms, skip=0, drop_sinks=rules)["is_sink"]
+    before = norms.set_index(keys)[(places & (norms["position"] > 0)).to_numpy()]
+    for null, frames in null_norms(norms, model, **options).items():
+        for frame in frames:
+            after = frame.set_index(keys)
+            assert (after["token_id"].loc[before.index] == before["token_id"]).all(), null
+            if null in ("norm_order", "token_identity"):
+                np.testing.assert_array_equal(after["norm"].loc[before.index], before["norm"])
+    table = compare_to_nulls(fits, null_norms(norms, model, **options), drop_sinks=rules, draws=99)
+    assert tuple(table["null"].unique()) == NULLS
+    (own,) = fits.coefficients.query("term == 'lag1' and layer == 0 and hook == 'attn_out'")["n"]
+    assert (table.query("layer == 0 and hook == 'attn_out'")["n"] == own).all()
+    with pytest.raises(InputError, match="Use the skip= and drop_sinks= of the lags"):
+        compare_to_nulls(fits, null_norms(norms, nulls="norm_order", **options), draws=99)
+
+
 # Excess
 
 
@@ -506,7 +529,8 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(SchemaError, match="null 'mine', needs the column 'norm'"):
         compare_to_nulls(fitted(norms), {"mine": [norms.drop(columns="norm")]})
     with pytest.raises(
-        InputError, match=r"'mine' has 444 in model m, .* which has 432\. Use the skip= of the lags"
+        InputError,
+        match=r"'mine' has 444 in model m, .* which has 432\. Use the skip= and drop_sinks= of the lags",
     ):
         compare_to_nulls(fit_lagged(add_lags(norms, skip=2)), {"mine": [norms]})
     with pytest.raises(

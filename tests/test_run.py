@@ -21,6 +21,7 @@ from mechreg.run import figures
 from mechreg.run import shards as run_module
 from mechreg.run.persistence import persistence_of
 from mechreg.run.preflight import is_summable
+from mechreg.run.tokens import cut
 from mechreg.schema import InputError, ModelError
 from mechreg.spec import Spec
 
@@ -203,7 +204,7 @@ def test_shards_are_whole_documents_of_at_least_so_many_tokens(minimum):
         {"doc": np.repeat([f"d{i}" for i in range(7)], lengths), "row": range(sum(lengths))}
     )
     pieces = iter([tokens[:18], tokens[18:27], tokens[27:]])  # of whole documents, as the corpus is read
-    shards = list(run_module.cut(pieces, minimum))
+    shards = list(cut(pieces, minimum))
     assert np.concatenate([shard["row"] for shard in shards]).tolist() == list(range(sum(lengths)))
     assert all(len(shard) >= minimum for shard in shards[:-1])
     assert sum(shard["doc"].nunique() for shard in shards) == 7

@@ -63,6 +63,7 @@ def test_the_example_of_the_design(tmp_path):
         "tagger": "none",
         "allow_pickle": False,
         "top_tokens": 0,
+        "nulls": (),
         "keep": "norms",
     }
     # Every key but models, corpus and the name has that default.

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from killing import flip_a_bit
 
 from mechreg import store
+from mechreg.frames import norm_frame
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError
 from mechreg.spec import Spec, write_spec
 
@@ -69,7 +70,7 @@ def test_a_norm_shard_reads_back_to_the_bit(tmp_path_factory, lengths, layers, h
     frame = tidy(tokens, values)
     frame["cos_resid"] = frame["norm"] / 2
     pd.testing.assert_frame_equal(store.read_norm_shard(path), frame)
-    pd.testing.assert_frame_equal(store.norm_frame(both, tokens, **PLACE), frame)
+    pd.testing.assert_frame_equal(norm_frame(tokens, both, **PLACE), frame)
 
 
 def test_a_shard_is_wide_and_any_parquet_reader_reads_it(tmp_path):

@@ -21,8 +21,7 @@ import mechreg as mr
 from mechreg.corpus import read_corpus, stream_corpus
 from mechreg.regression import LagSums
 from mechreg.report import run_report
-from mechreg.run import figure_sample, refit_stored
-from mechreg.run import shards as run_module
+from mechreg.run import refit_stored, sample
 from mechreg.run.figures import draw_figures
 from mechreg.run.preflight import is_summable
 from mechreg.run.refit_stored import merged
@@ -180,11 +179,11 @@ def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, 
 def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(carry_out, "draw_figures", draw_figures)
     monkeypatch.setattr(carry_out, "run_report", run_report)
-    monkeypatch.setattr(figure_sample, "SAMPLE_TOKENS", 100)
-    monkeypatch.setattr(figure_sample, "SAMPLE_SHARDS", 3)
+    monkeypatch.setattr(sample, "SAMPLE_TOKENS", 100)
+    monkeypatch.setattr(sample, "SAMPLE_SHARDS", 3)
     runs = {}
     for keep in ("norms", "moments"):
-        monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
+        monkeypatch.setattr(sample, "STATSMODELS_ROWS", 10)
         spec = Spec(models=(str(tiny),), corpus=corpus, keep=keep)
         runs[keep] = mr.run_spec(spec, out=tmp_path / keep, **SMALL)
     drawn = {keep: json.loads((run / "figures" / "norms.json").read_text()) for keep, run in runs.items()}
@@ -224,7 +223,7 @@ def test_a_large_run_is_fitted_some_layers_at_a_time_with_the_same_numbers(
     spec = Spec(models=(str(tiny),), corpus=corpus, **changes)
     assert not is_summable(spec)
     whole = mr.open_run(mr.run_spec(spec, out=tmp_path / "whole", **SMALL))
-    monkeypatch.setattr(run_module, "STATSMODELS_ROWS", 10)
+    monkeypatch.setattr(sample, "STATSMODELS_ROWS", 10)
     monkeypatch.setattr(refit_stored, "MOST_ROWS", 10)
     layers_read = []
 
@@ -316,7 +315,7 @@ def test_sums_merged_in_pairs_are_the_sums(parts):
 
 @pytest.mark.parametrize("shards", [1, 2, 20, 21, 1000])
 def test_the_sample_is_drawn_from_all_parts_of_the_corpus(shards):
-    drawn = figure_sample.shards_of_sample(shards)
+    drawn = sample.shards_of_sample(shards)
     assert drawn[0] == 0
     assert drawn[-1] == shards - 1
     assert len(set(drawn)) == len(drawn) == min(shards, 20)

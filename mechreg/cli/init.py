@@ -28,6 +28,7 @@ COMMENTS = {
     "allow_pickle": "read weights that exist only as pickle",
     "keep": "norms, or moments where norms would not fit on the disk",
     "top_tokens": "so many tokens with the largest values are listed, of every measure and layer",
+    "nulls": "compared with every coefficient: token_order, norm_order, random_weights, token_identity",
 }
 ALWAYS = ("models", "corpus", "name", "formula")  # the other keys are there as comments, with their defaults
 

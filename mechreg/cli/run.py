@@ -17,7 +17,7 @@ EXAMPLES = (
     "mechreg run spec.toml\n"
     '         mechreg run --models mini-s,mini-m --corpus demo --formula "log_norm ~ lag1" --name one-lag'
 )
-KEYS = ("models", "corpus", "formula", "effects", "name")  # of a spec that is not in a file
+KEYS = ("models", "corpus", "formula", "effects", "nulls", "name")  # of a spec that is not in a file
 
 
 def declare(verbs: Verbs) -> None:
@@ -31,6 +31,9 @@ def declare(verbs: Verbs) -> None:
     made.add_argument("--formula", help="without a file (default: log_norm ~ lag1 + lag2)")
     made.add_argument(
         "--effects", type=listed, help="without a file: levels to take off, such as doc,position"
+    )
+    made.add_argument(
+        "--nulls", type=listed, help="without a file: compared with, such as token_order,norm_order"
     )
     made.add_argument("--name", help="without a file: of the run (default: run)")
     made.add_argument("--resume", action="store_true", help="continue a run; refuse to begin one")
@@ -136,8 +139,9 @@ def _say_results(folder: Path) -> None:
         say(side_by_side(results).to_string(index=False))
         say()
     results = counted_once(results, read_provenance(folder)["models"])
+    nulls = opened.table("nulls.csv") if (folder / "nulls.csv").exists() else None
     for hook in results["hook"].unique() if len(results) else [None]:
-        answer, sample, context = headline(results[results["hook"] == hook])
+        answer, sample, context = headline(results[results["hook"] == hook], nulls=nulls)
         say(" ".join(filter(None, [f"{hook}:" if hook else "", answer, sample])))
     say(context)
     for note in persistence["note"].dropna().unique():

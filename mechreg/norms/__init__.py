@@ -6,7 +6,6 @@ from mechreg.norms.covariates import token_covariates as token_covariates
 from mechreg.norms.covariates import token_frame as token_frame
 from mechreg.norms.extraction import as_models as as_models
 from mechreg.norms.extraction import extract_norms as extract_norms
-from mechreg.norms.extraction import norm_frame as norm_frame
 from mechreg.norms.measures import MEASURES as MEASURES
 from mechreg.norms.measures import as_numbers as as_numbers
 from mechreg.norms.measures import known_measures as known_measures

@@ -4,17 +4,17 @@ import gc
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
 from mechreg.corpus import COVARIATES, read_corpus, tokenize
-from mechreg.models import is_per_head, is_transformer_lens_model, load_model, model_label, record_of
+from mechreg.frames import by_hook, norm_frame, stacked
+from mechreg.models import is_transformer_lens_model, load_model, model_label, record_of
 from mechreg.norms.covariates import covariate_columns
 from mechreg.norms.measures import known_measures
 from mechreg.norms.reduction import BATCH_TOKENS, known_hooks, window_norms
 from mechreg.outside import any_frames
-from mechreg.schema import NORM_COLUMNS, InputError, one_or_many, require_names, require_shared
+from mechreg.schema import InputError, one_or_many, require_names, require_shared
 
 
 @any_frames
@@ -106,53 +106,13 @@ def extract_norms(
             surprisal="surprisal" in covariates,
             progress=progress,
         )
-        columns = covariate_columns(tokens, covariates, values.pop("surprisal", None))
-        frame = norm_frame(record_of(model).name, tokens, values)
-        repeats = len(frame) // len(tokens)
-        frames.append(frame.assign(**{name: np.tile(column, repeats) for name, column in columns.items()}))
+        tokens = tokens.assign(**covariate_columns(tokens, covariates, values.pop("surprisal", None)))
+        about: dict[str, Any] = {"model": record_of(model).name, "covariates": covariates}
+        frames += [norm_frame(tokens, arrays, hook=hook, **about) for hook, arrays in by_hook(values).items()]
         del model, values
         if not is_transformer_lens_model(entry):
             gc.collect()  # TransformerLens' models refer to themselves; the next one needs the room
-    return frames[0] if len(frames) == 1 else _stacked(frames)
-
-
-@any_frames
-def norm_frame(name: str, tokens: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return the tidy norm frame: hooks, then layers, then heads, then tokens in the corpus's order."""
-    keys = tokens[["doc", "window", "position", "token_id"]].astype({"doc": "category"})
-    columns = list(NORM_COLUMNS)
-    hooks = [name for name in values if "." not in name]
-    if any(is_per_head(hook) for hook in hooks):
-        columns.insert(columns.index("layer") + 1, "head")
-    frames = []
-    for hook in hooks:
-        norms = values[hook]
-        further = {
-            name.removeprefix(f"{hook}."): value.reshape(-1).astype("float32")
-            for name, value in values.items()
-            if name.startswith(f"{hook}.")
-        }
-        heads = range(norms.shape[1]) if is_per_head(hook) else [-1]
-        layer = np.repeat(np.arange(len(norms)), len(heads) * len(keys))
-        frame = pd.concat([keys] * (len(norms) * len(heads)), ignore_index=True).assign(
-            model=pd.Categorical([name]).repeat(norms.size),
-            hook=pd.Categorical([hook]).repeat(norms.size),
-            layer=layer,
-            head=np.tile(np.repeat(np.array(heads, "int16"), len(keys)), len(norms)),
-            depth=(layer + 0.5) / len(norms),
-            norm=norms.reshape(-1),
-            **further,
-        )
-        frames.append(frame[[*columns, *further]].astype(NORM_COLUMNS))
-    return frames[0] if len(frames) == 1 else _stacked(frames)
-
-
-def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return frames on top of each other, with the categories of all: concat alone would make strings of them."""
-    for key in ("model", "hook", "doc"):
-        names = list(dict.fromkeys(name for frame in frames for name in frame[key].cat.categories))
-        frames = [frame.assign(**{key: frame[key].cat.set_categories(names)}) for frame in frames]
-    return pd.concat(frames, ignore_index=True)
+    return stacked(frames)
 
 
 def as_models(models: Any, *, who: str) -> list[Any]:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechreg.forward import Batch, Forward, padded_batches, token_bar, visit
+from mechreg.frames import norm_frame
 from mechreg.models import HOOK_POINTS, load_model, record_of
-from mechreg.norms import BATCH_TOKENS, known_layers, norm_frame, token_frame, vector_norms
+from mechreg.norms import BATCH_TOKENS, known_layers, token_frame, vector_norms
 from mechreg.nulls.surrogates import shuffled_rows
 from mechreg.outside import any_frames
 from mechreg.schema import require_option, require_shared
@@ -88,7 +89,7 @@ def attention_norms(
                 for batch in padded_batches(model, tokens, batch_tokens):
                     run(batch.ids)
                     bar.update(int(batch.real.sum()))
-    frame = norm_frame(record_of(model).name, tokens, {"attn_out": norms})
+    frame = norm_frame(tokens, {"norm": norms}, model=record_of(model).name, hook="attn_out")
     return frame[frame["layer"].isin(chosen)].reset_index(drop=True)
 
 

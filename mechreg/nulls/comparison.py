@@ -13,7 +13,7 @@ from mechreg.outside import any_frames
 from mechreg.regression import DocumentSums, LaggedFits, LagSums, formula_columns, sums_by_document
 from mechreg.regression.clusters import require_two
 from mechreg.regression.drawn import Weights, document_weights, quantile_interval, refit_drawn
-from mechreg.schema import InputError, require, require_shared, require_whole_number
+from mechreg.schema import InputError, one_or_many, require, require_shared, require_whole_number
 
 WHO = "compare_to_nulls"
 # Relative size below which a standard error is rounding.
@@ -37,6 +37,7 @@ def compare_to_nulls(
     nulls: Mapping[str, Iterable[pd.DataFrame | LaggedFits | LagSums]],
     *,
     skip: int = 1,
+    drop_sinks: str | Iterable[str] = (),
     draws: int = 999,
     conf_level: float = 0.95,
     seed: int = 0,
@@ -50,8 +51,8 @@ def compare_to_nulls(
     nulls : mapping of str to norm frames
         The norm frames of each null, as `null_norms` makes them, or your own (another checkpoint), or their fits or
         sums: the same model names, hooks, layers and documents, and effects. Several of one null are averaged.
-    skip : int
-        As in `add_lags`, for the frames of the nulls: that of the lags that were fitted.
+    skip, drop_sinks
+        As in `add_lags`, for the frames of the nulls: those of the lags that were fitted.
     draws, conf_level, seed
         Of the bootstrap: documents are drawn with replacement, the same ones in the fits and in all nulls.
 
@@ -95,7 +96,7 @@ def compare_to_nulls(
     require_shared(skip=skip, conf_level=conf_level, seed=seed)
     if not isinstance(nulls, Mapping) or not nulls:
         raise InputError(f"{WHO} needs a mapping of null names to norm frames, as null_norms gives it.")
-    own = sums_by_document(fits, who=WHO, by=True)
+    own, rules = sums_by_document(fits, who=WHO, by=True), one_or_many(drop_sinks)
     real = own.document_sums()
     columns = formula_columns(own.formula)
     of_nulls: dict[str, list[dict[tuple, DocumentSums]]] = {}
@@ -105,7 +106,7 @@ def compare_to_nulls(
             who = f"{WHO}, null {null!r},"
             if isinstance(entry, pd.DataFrame):
                 require(entry, ("doc", "norm", *own.by, *own.effects), who=who)
-                lagged = add_lags_of(entry, columns, skip=skip)
+                lagged = add_lags_of(entry, columns, skip=skip, drop_sinks=rules)
                 entry = LagSums.from_frame(lagged, own.formula, by=own.by, effects=own.effects, max_lag=None)
             # A frame is freed once it is summed: what stays is a few numbers a document.
             sums = sums_by_document(entry, who=who, by=True)
@@ -230,6 +231,6 @@ def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> Docume
     if other.n != fit.n:
         raise InputError(
             f"{WHO} needs the same rows in the fits and their nulls; {null!r} has {other.n} in {fit.where}, which has "
-            f"{fit.n}. Use the skip= of the lags that were fitted."
+            f"{fit.n}. Use the skip= and drop_sinks= of the lags that were fitted."
         )
     return other

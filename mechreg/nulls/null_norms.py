@@ -1,16 +1,17 @@
 """The norm frames of each null, one after the other, and the models with random weights that some of them need."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from mechreg.lags import add_lags
 from mechreg.models import config_of, load_model, model_label, record_of
 from mechreg.models.sources import quiet
-from mechreg.norms import extract_norms
+from mechreg.norms import BATCH_TOKENS, extract_norms
 from mechreg.nulls.surrogates import shuffle_norms, shuffle_tokens, token_means
 from mechreg.outside import any_frames
 from mechreg.schema import (
@@ -18,6 +19,7 @@ from mechreg.schema import (
     GROUP_KEYS,
     TOKEN_KEYS,
     InputError,
+    Null,
     one_or_many,
     require,
     require_names,
@@ -25,8 +27,8 @@ from mechreg.schema import (
     require_whole_number,
 )
 
-Null = Literal["token_order", "norm_order", "random_weights", "token_identity"]
 NULLS: tuple[str, ...] = get_args(Null)
+READ_AGAIN = ("token_order", "random_weights")  # for which a model reads the texts again
 
 
 @any_frames
@@ -37,7 +39,9 @@ def null_norms(
     nulls: Null | Sequence[Null] = NULLS,  # type: ignore[assignment]
     repeats: int = 5,
     skip: int = 1,
+    drop_sinks: str | Iterable[str] = (),
     seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
     progress: bool = False,
 ) -> dict[str, Iterator[pd.DataFrame]]:
     """Return the norm frames of each null, made one after the other as they are asked for.
@@ -53,8 +57,11 @@ def null_norms(
         (`random_weights`), "token_identity" (`token_means`: nothing random, one frame).
     repeats : int
         Frames of each null, each with a seed of its own.
-    skip, progress
-        As for `add_lags` and `extract_norms`.
+    skip, drop_sinks
+        As for `add_lags`. What is left out keeps its norm, and its token its place in another order. By "size", models
+        that read again leave out other tokens, which `compare_to_nulls` refuses.
+    batch_tokens, progress
+        As for `extract_norms`.
     seed : int
 
     Returns
@@ -80,13 +87,17 @@ def null_norms(
     require_whole_number(repeats, name="repeats", most=10_000)
     require_shared(skip=skip, seed=seed)
     require(norms, (*GROUP_KEYS, *TOKEN_KEYS, "token_id", "norm"), who="null_norms")
-    loaded = _by_name(norms, models) if {"token_order", "random_weights"} & set(chosen) else {}
+    loaded = _by_name(norms, models) if {*READ_AGAIN} & {*chosen} else {}
     seeds = [int(word) for word in np.random.SeedSequence(seed).generate_state(int(repeats))]
+    options = {"batch_tokens": batch_tokens, "progress": progress}
+    rules = one_or_many(drop_sinks)
+    fixed = norms[_sinks(norms, rules, skip=0)][list(TOKEN_KEYS)]
+    changed = partial(_changed, norms, ~_sinks(norms, rules, skip=skip))
     makers: dict[str, Callable[[int], pd.DataFrame]] = {
-        "token_order": partial(_read_again, norms, loaded, progress, _other_order),
-        "norm_order": lambda number: shuffle_norms(norms, skip=skip, seed=number),
-        "random_weights": partial(_read_again, norms, loaded, progress, _other_weights),
-        "token_identity": lambda number: token_means(norms, skip=skip),
+        "token_order": partial(_read_again, norms, loaded, options, partial(_other_order, fixed)),
+        "norm_order": lambda number: changed(lambda frame: shuffle_norms(frame, skip=skip, seed=number)),
+        "random_weights": partial(_read_again, norms, loaded, options, _other_weights),
+        "token_identity": lambda number: changed(lambda frame: token_means(frame, skip=skip)),
     }
     return {null: map(makers[null], seeds[:1] if null == "token_identity" else seeds) for null in chosen}
 
@@ -138,8 +149,35 @@ def random_weights(model: Any, *, seed: int = 0) -> Any:
     return load_model(fresh, name=f"{name}[random {seed}]", **options)
 
 
-def _other_order(model: Any, tokens: pd.DataFrame, seed: int) -> tuple[Any, pd.DataFrame]:
-    return model, shuffle_tokens(tokens, seed=seed)
+def _sinks(norms: pd.DataFrame, rules: list[str], *, skip: int) -> np.ndarray:
+    """Return which rows the rules leave out."""
+    if not rules:
+        return np.zeros(len(norms), bool)
+    return add_lags(norms, skip=skip, drop_sinks=rules)["is_sink"].to_numpy()
+
+
+def _changed(
+    norms: pd.DataFrame, rows: np.ndarray, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return a frame with other norms in some of its rows, made of these rows alone."""
+    if rows.all():
+        return change(norms)
+    new = change(norms[rows])["norm"].to_numpy()
+    norm = norms["norm"].to_numpy(new.dtype, copy=True)
+    norm[rows] = new
+    return norms.assign(norm=norm)
+
+
+def _other_order(
+    fixed: pd.DataFrame, model: Any, tokens: pd.DataFrame, seed: int
+) -> tuple[Any, pd.DataFrame]:
+    """Return the tokens in another order, but for those that are fixed."""
+    if fixed.empty:
+        return model, shuffle_tokens(tokens, seed=seed)
+    keys = list(TOKEN_KEYS)
+    stay = pd.MultiIndex.from_frame(tokens[keys]).isin(pd.MultiIndex.from_frame(fixed))
+    moved = [tokens[stay], shuffle_tokens(tokens[~stay], seed=seed)]
+    return model, pd.concat(moved).sort_values(keys, ignore_index=True)
 
 
 def _other_weights(model: Any, tokens: pd.DataFrame, seed: int) -> tuple[Any, pd.DataFrame]:
@@ -149,7 +187,7 @@ def _other_weights(model: Any, tokens: pd.DataFrame, seed: int) -> tuple[Any, pd
 def _read_again(
     norms: pd.DataFrame,
     loaded: dict[str, Any],
-    progress: bool,
+    options: dict[str, Any],
     changed: Callable[[Any, pd.DataFrame, int], tuple[Any, pd.DataFrame]],
     seed: int,
 ) -> pd.DataFrame:
@@ -160,7 +198,7 @@ def _read_again(
         tokens = own[[*keys, "token_id"]].drop_duplicates(keys).sort_values(keys, ignore_index=True)
         model, tokens = changed(model, tokens, seed)
         hooks = list(own["hook"].unique())
-        frames.append(extract_norms(model, tokens, hooks=hooks, progress=progress).assign(model=name))
+        frames.append(extract_norms(model, tokens, hooks=hooks, **options).assign(model=name))
     return pd.concat(frames, ignore_index=True)
 
 

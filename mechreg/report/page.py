@@ -87,13 +87,14 @@ def report_html(
         "legend": legend(results),
         "formula": formula,
         "spec": spec,
-        "missing_numbers": [] if persistence is None else persistence["note"].dropna().unique(),
+        "missing_numbers": _notes(persistence),
         "linked": [page.figure(chart, "Layers", shows=("model", "hook")) for chart in linked],
         "figures": {name: [page.figure(one, name) for one in one_or_many(figures[name])] for name in figures},
         "verdict": verdict,
         "compared": page.by(charts.plot_profiles, profiles, "hook", "term")
         + page.by(charts.plot_agreement, universality, "hook", "term"),
         "against_nulls": page.by(charts.plot_nulls, nulls, "hook"),
+        "null_notes": _notes(nulls),
         "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit"),
         "sinks": sinks_left_out(statistics),
         "diagnostics": diagnostics_table(statistics),
@@ -107,6 +108,15 @@ def report_html(
         "most_rows": MOST_ROWS,
     }
     return _template().render(contents | page.code(), names=[])
+
+
+def _notes(table: pd.DataFrame | None) -> list[str]:
+    """Return what a table says of its numbers, each sentence once."""
+    return (
+        []
+        if table is None or "note" not in table
+        else [note for note in table["note"].dropna().unique() if note]
+    )
 
 
 def _answer(

@@ -243,7 +243,7 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None) -> str:
     if nulls is None or nulls.empty:
         return (
             "This does not show an effect of context: texts with shuffled tokens and networks with random weights have "
-            "such coefficients too, and this report has no such nulls (compare_to_nulls)."
+            "such coefficients too, and this report has no such nulls (nulls of a run, or compare_to_nulls)."
         )
     beyond = []
     for null, rows in nulls.groupby("null", sort=False, observed=True):

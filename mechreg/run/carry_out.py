@@ -4,7 +4,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,12 +16,21 @@ from mechreg.norms import BATCH_TOKENS, known_measures
 from mechreg.outside import for_terminal
 from mechreg.report import run_report, same_weights
 from mechreg.run.figures import begin_drawing, draw_figures
-from mechreg.run.preflight import Survey, check_distinct, check_formula, check_levels, survey_corpus
-from mechreg.run.refit_stored import require_fittable
-from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards, record_of_spec
+from mechreg.run.null_tables import nulls_of
+from mechreg.run.preflight import (
+    Survey,
+    check_distinct,
+    check_formula,
+    check_levels,
+    require_fittable,
+    require_nulls,
+    survey_corpus,
+)
+from mechreg.run.records import record_of_spec
+from mechreg.run.shards import SHARD_TOKENS, ShardMaker, missing_shards
 from mechreg.run.tables import tables_of
 from mechreg.run.top_tokens import top_of_run
-from mechreg.schema import InputError, require_path, require_whole_number
+from mechreg.schema import InputError, require_path, require_shared, require_whole_number
 from mechreg.spec import Spec
 
 log = logging.getLogger("mechreg")
@@ -41,9 +52,10 @@ def run_spec(
 
     The folder holds spec.toml, provenance.json, problems.csv, models/, tokens/, norms/, coefficients.parquet and
     .csv, statistics.csv, persistence.csv (the lags and their sum, as they are and within documents and positions, and
-    the half-life), summaries.txt, figures/, report.html and, written last, _manifest.json. After an interruption the
-    same call makes what is missing or damaged, and ends with the same numbers. Where a model has more than a million
-    rows its tables come from sums over shards (`LagSums`), and its figure is of a sample of documents.
+    the half-life), nulls.csv (where the spec has nulls), summaries.txt, figures/, report.html and, written last,
+    _manifest.json. After an interruption the same call makes what is missing or damaged, and ends with the same
+    numbers. Where a model has more than a million rows its tables come from sums over shards (`LagSums`), and its
+    figure and nulls are of a sample of documents.
 
     Parameters
     ----------
@@ -74,7 +86,7 @@ def run_spec(
     >>> (folder / "report.html").exists()
     True
     """
-    require_whole_number(batch_tokens, name="batch_tokens")
+    require_shared(batch_tokens=batch_tokens)
     require_whole_number(shard_tokens, name="shard_tokens")
 
     def make(run: Path, survey: Survey) -> dict[str, float]:
@@ -88,7 +100,8 @@ def run_spec(
             seconds[shards[0].model] = round(time.perf_counter() - began, 1)
         return seconds
 
-    return carry_out(spec, make, out=out, device=device, device_map=device_map, resume=resume)
+    options: dict[str, Any] = {"device": device, "device_map": device_map, "progress": progress}
+    return carry_out(spec, make, out=out, resume=resume, **options)
 
 
 def carry_out(
@@ -99,6 +112,7 @@ def carry_out(
     device: str = "auto",
     device_map: DeviceMap | None = None,
     resume: bool = False,
+    progress: bool = False,
 ) -> Path:
     """Return the run folder of a spec whose shards something else makes, here or on other machines.
 
@@ -112,7 +126,8 @@ def carry_out(
     survey = survey_corpus(spec)
     known_measures(spec.measures, spec.hooks, None)
     check_formula(spec, survey.columns)
-    require_fittable(spec, survey.documents - survey.left_out)
+    require_fittable(spec, survey.usable)
+    require_nulls(spec, survey.usable, is_split=device_map is not None)
     check_levels(spec.formula, survey.kinds)
     check_distinct(spec.formula, survey.rows)
     require_loadable(
@@ -135,13 +150,21 @@ def carry_out(
             raise InputError(
                 f"{len(missing)} shards of {str(folder)!r} are missing, the first is {tuple(missing[0])}."
             )
-        _write_results(folder, spec, survey, seconds, began)
+        maker = ShardMaker(folder, device=device, device_map=device_map, progress=progress)
+        _write_results(folder, spec, survey, seconds, began, maker)
         return folder
 
 
-def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float) -> None:
+def _write_results(
+    folder: Path, spec: Spec, survey: Survey, seconds: dict[str, float], began: float, maker: ShardMaker
+) -> None:
     records = [record for name in spec.models if (record := record_of_spec(folder, name)) is not None]
     results = [tables_of(folder, spec, record) for record in records]
+    both = list(zip(records, results, strict=True))
+    nulls = [
+        nulls_of(folder, spec, record, tables, partial(maker.same_model, record), progress=maker.progress)
+        for record, tables in both
+    ]
     coefficients, statistics, persistence = (
         pd.concat([getattr(tables, name) for tables in results], ignore_index=True)
         for name in ("coefficients", "statistics", "persistence")
@@ -168,13 +191,18 @@ def _write_results(folder: Path, spec: Spec, survey: Survey, seconds: dict[str, 
     }
     if spec.top_tokens:
         written["top_tokens.parquet"] = top_of_run(store.open_run(folder), spec.top_tokens)
+    if any(map(len, nulls)):
+        written["nulls.csv"] = pd.concat(nulls, ignore_index=True)
     for name, table in written.items():
         store.write_table(table, folder / name)
     summaries = "\n\n".join(tables.summaries for tables in results)
     store.write_text(for_terminal(summaries) + "\n", folder / "summaries.txt")
     store.write_json(facts, folder / "provenance.json")
-    both = zip(records, results, strict=True)
-    notes = [f"{record['name']}: {tables.drawn}" for record, tables in both if tables.drawn]
+    notes = [
+        f"{record['name']}: A{tables.sample[1:]}; the tables are of all."
+        for record, tables in both
+        if tables.sample
+    ]
     norms = [tables.norms for tables in results]
     draw_figures(spec, norms, coefficients, folder / "figures", notes=notes)
     store.write_text(run_report(folder), folder / "report.html")

@@ -15,6 +15,7 @@ from mechreg import charts, store
 from mechreg.charts.drawing import drawn
 from mechreg.charts.save import VEGA_LITE, chart_files, vega_bundle
 from mechreg.charts.theme import figure_title
+from mechreg.frames import stacked
 from mechreg.schema import MechregError
 from mechreg.spec import Spec
 
@@ -40,7 +41,7 @@ def draw_figures(
 
     A figure that cannot be drawn is named in a warning, and the file of an earlier run is removed.
     """
-    for name, plot in _plots(spec, store.stacked(per_model), coefficients, notes):
+    for name, plot in _plots(spec, stacked(per_model), coefficients, notes):
         try:
             files = chart_files(plot(), folder / name, formats=FORMATS)
         except MechregError as error:

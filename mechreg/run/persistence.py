@@ -11,7 +11,7 @@ from mechreg.charts.terms import sort_terms
 from mechreg.regression import LaggedFits, LagSums, fit_lagged, linear_combination, within_documents
 from mechreg.regression.results import joined
 from mechreg.robustness import autocorrelation
-from mechreg.run.refit_stored import special_ids_of
+from mechreg.run.refit_stored import with_special
 from mechreg.schema import GROUP_KEYS, Cov, InputError, NumericalError, group_columns
 from mechreg.spec import Spec
 
@@ -84,10 +84,13 @@ def _of_terms(fitted: Iterator[Fits], terms: list[str], cov: Cov) -> pd.DataFram
 
 def _half_life(norms: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> pd.DataFrame:
     """Return after how many tokens the autocorrelation has halved, in every layer."""
-    norms = norms.assign(special=norms["token_id"].isin(special_ids_of(record)))
     longest = int(norms["position"].max()) + 1 - spec.skip
     found = autocorrelation(
-        norms, max_lag=max(2, min(32, longest - 1)), skip=spec.skip, drop_sinks=spec.drop_sinks, draws=199
+        with_special(norms, record),
+        max_lag=max(2, min(32, longest - 1)),
+        skip=spec.skip,
+        drop_sinks=spec.drop_sinks,
+        draws=199,
     )
     names = {"half_life": "estimate", "half_life_low": "conf_low", "half_life_high": "conf_high"}
     layers = found.layers.rename(columns=names)

@@ -8,11 +8,15 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from patsy import ModelDesc
 
 from mechreg.corpus import COVARIATES, load_tagger, require_words, tag_words
+from mechreg.formulas import names_in
 from mechreg.lags import lags_among
+from mechreg.nulls.null_norms import READ_AGAIN
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
+from mechreg.regression.results import CLUSTERED
 from mechreg.run.tokens import TAG_COLUMNS, recorded_columns, stream_documents
 from mechreg.schema import NORM_COLUMNS, TOKEN_COLUMNS, InputError, NumericalError, RunMeasure, did_you_mean
 from mechreg.sinks import sink_rules
@@ -24,7 +28,12 @@ _NUMBERS = {
     "boolean": "true or false",
 }
 _MOST_ROWS = 300
+# Columns that have one value in a regression.
+_OF_A_FIT = {"model", "hook", "layer", "depth"}
 _MADE_BY_LAG = r"(lag|layer_below_lag)[0-9]+|layer_below"
+# What a run's own passes give beside norms, and what a token takes with it to another place.
+_OF_PASSES = {*get_args(RunMeasure), "surprisal"} - {"norm"}
+_OF_TOKENS = {"token", "token_id", *TAG_COLUMNS, *COVARIATES} - {"distance"}
 
 
 class Survey(NamedTuple):
@@ -38,6 +47,11 @@ class Survey(NamedTuple):
     rows: pd.DataFrame  # the different rows of these columns, up to a bound
     tags: dict[str, str]  # the tagger, and the hashes of tags and annotations
     read: tuple[str, ...]  # the hash of all that was read, after each part, for `unchanged_documents`
+
+    @property
+    def usable(self) -> int:
+        """Documents that can be used."""
+        return self.documents - self.left_out
 
 
 def survey_corpus(spec: Spec) -> Survey:
@@ -196,6 +210,75 @@ def check_distinct(formula: str, documents: pd.DataFrame) -> None:
             f"The formula {formula!r} needs terms that differ; over the documents of this corpus those of "
             f"{' and '.join(map(repr, names))} are collinear. Leave one of these columns out."
         )
+
+
+def require_fittable(spec: Spec, documents: int) -> None:
+    """Refuse, before any norm is computed, a regression that is impossible with this many documents."""
+    if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
+        raise InputError(
+            f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
+        )
+    leaves_out = documents > 1 and spec.cov in ("auto", "crv2", "crv3", "jackknife")
+    for term in ModelDesc.from_formula(spec.formula).rhs_termlist:
+        columns = {name for factor in term.factors for name in names_in(factor.code)}
+        if columns and columns <= _OF_A_FIT:
+            raise InputError(
+                f"The term {term.name()!r} of {spec.formula!r} is constant in every regression, which is of one "
+                "model, hook and layer; leave it out."
+            )
+        codes = [factor.code.replace(" ", "") for factor in term.factors]
+        if leaves_out and codes in (["doc"], ["C(doc)"]):
+            raise InputError(
+                f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
+                "has a column for each; use effects = ['doc']."
+            )
+
+
+def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
+    """Refuse, before any forward pass, a formula for which even the longest window has no complete row."""
+    lags, layer_below = lags_among(formula_columns(spec.formula))
+    lag = max((*lags, *layer_below), default=0)
+    if longest <= spec.skip + lag:
+        raise InputError(
+            f"{spec.formula!r} with skip = {spec.skip} needs windows of {spec.skip + lag + 1} tokens or more; the "
+            f"longest has {longest}. Give longer documents, or fewer lags."
+        )
+    if layer_below and blocks < 2:
+        raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
+
+
+def require_nulls(spec: Spec, documents: int, *, is_split: bool) -> None:
+    """Refuse, before any work, nulls that cannot be made for a spec's regression, or of models on several devices."""
+    if not spec.nulls:
+        return
+    outcome, *others = formula_columns(spec.formula)
+    if documents < 2:
+        raise InputError(
+            f"nulls need two documents or more, since documents are drawn; the corpus has {documents}. Split the text, "
+            "or leave nulls out."
+        )
+    if outcome in _OF_PASSES:
+        raise InputError(
+            f"nulls are of norms, and the outcome of {spec.formula!r} is {outcome!r}; leave nulls out, or use log_norm."
+        )
+    for null in spec.nulls:
+        lacking = (_OF_PASSES if null in READ_AGAIN else set()) | (
+            _OF_TOKENS if null == "token_order" else set()
+        )
+        if column := next((name for name in (*others, *spec.effects) if name in lacking), None):
+            raise InputError(
+                f"The null {null!r} reads other texts or other weights, of which the run has no {column!r}; leave that "
+                "null, or that term or effect, out."
+            )
+        if null != "norm_order" and any(rule.kind == "size" for rule in sink_rules(spec.drop_sinks)):
+            raise InputError(
+                f"The null {null!r} has norms of other sizes, so that drop_sinks = 'size' would leave out other "
+                "tokens; use 'special', 'token_id=0' or 'position=1', or nulls = ['norm_order'] alone."
+            )
+        if null == "random_weights" and is_split:
+            raise InputError(
+                "The null 'random_weights' is made on one device; leave it, or --device-map, out."
+            )
 
 
 def is_summable(spec: Spec) -> bool:

@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pandas as pd
-from patsy import ModelDesc
 
 from mechreg import store
-from mechreg.formulas import names_in
 from mechreg.lags import add_lags_of, lags_among
-from mechreg.models import is_per_head
 from mechreg.regression import LagSums, formula_columns
 from mechreg.regression.design import NeedsAllRows
 from mechreg.regression.results import CLUSTERED, usual_lags
+from mechreg.run.sample import series_per_layer
 from mechreg.schema import TOKEN_KEYS, InputError, RunMeasure, one_or_many
 from mechreg.sinks import sink_rules
 from mechreg.spec import Spec
 
 # Rows of norms that are read together, where one layer has fewer.
 MOST_ROWS = 10_000_000
-# Columns that have one value in a regression.
-_OF_A_FIT = {"model", "hook", "layer", "depth"}
 
 
 class Lagging(NamedTuple):
@@ -123,7 +119,7 @@ def lagged_layers(
     lowest = 1 if lags_among(formula_columns(by.formula))[1] else 0
     blocks = record["facts"]["blocks"]
     for hook in hooks:
-        rows = record["plan"]["tokens"] * (record["facts"]["heads"] if is_per_head(hook) else 1)
+        rows = record["plan"]["tokens"] * series_per_layer(record, hook)
         together = max(1, MOST_ROWS // rows)
         for first in range(lowest, blocks, together):
             layers = range(first - lowest, min(first + together, blocks))
@@ -143,41 +139,6 @@ def kept_sums(run: store.Run, model: str) -> LagSums:
                 raise store.damaged(path, error) from error
 
     return merged(map(read, run.shards("moments", model)))
-
-
-def require_fittable(spec: Spec, documents: int) -> None:
-    """Refuse, before any norm is computed, a regression that is impossible with this many documents."""
-    if spec.cov in CLUSTERED and spec.cov != "auto" and documents < 2:
-        raise InputError(
-            f"cov = {spec.cov!r} needs two documents or more; the corpus has {documents}. Use cov = 'auto'."
-        )
-    leaves_out = documents > 1 and spec.cov in ("auto", "crv2", "crv3", "jackknife")
-    for term in ModelDesc.from_formula(spec.formula).rhs_termlist:
-        columns = {name for factor in term.factors for name in names_in(factor.code)}
-        if columns and columns <= _OF_A_FIT:
-            raise InputError(
-                f"The term {term.name()!r} of {spec.formula!r} is constant in every regression, which is of one "
-                "model, hook and layer; leave it out."
-            )
-        codes = [factor.code.replace(" ", "") for factor in term.factors]
-        if leaves_out and codes in (["doc"], ["C(doc)"]):
-            raise InputError(
-                f"cov = {spec.cov!r} fits without each document in turn, and {term.name()!r} of {spec.formula!r} "
-                "has a column for each; use effects = ['doc']."
-            )
-
-
-def require_rows(spec: Spec, *, longest: int, blocks: int) -> None:
-    """Refuse, before any forward pass, a formula for which even the longest window has no complete row."""
-    lags, layer_below = lags_among(formula_columns(spec.formula))
-    lag = max((*lags, *layer_below), default=0)
-    if longest <= spec.skip + lag:
-        raise InputError(
-            f"{spec.formula!r} with skip = {spec.skip} needs windows of {spec.skip + lag + 1} tokens or more; the "
-            f"longest has {longest}. Give longer documents, or fewer lags."
-        )
-    if layer_below and blocks < 2:
-        raise InputError(f"{spec.formula!r} needs a layer below; the model has {blocks}.")
 
 
 def sums_of_shard(norms: pd.DataFrame, tokens: pd.DataFrame, spec: Spec, record: dict[str, Any]) -> LagSums:
@@ -210,9 +171,9 @@ def merged(parts: Iterable[LagSums]) -> LagSums:
     return whole
 
 
-def special_ids_of(record: dict[str, Any]) -> list[int]:
-    """Return the ids of a model's special tokens from its record."""
-    return record["facts"].get("special_ids", [])
+def with_special(norms: pd.DataFrame, record: dict[str, Any]) -> pd.DataFrame:
+    """Return a model's norms with the column ``special``, which says what its special tokens are."""
+    return norms.assign(special=norms["token_id"].isin(record["facts"].get("special_ids", [])))
 
 
 def lagged_norms(
@@ -221,7 +182,7 @@ def lagged_norms(
     """Return a model's lagged frame, with the tokens' columns that the formula asks for, read only if it asks."""
     columns = formula_columns(by.formula)
     if any(rule.kind == "special" for rule in sink_rules(by.drop_sinks)):
-        norms = norms.assign(special=norms["token_id"].isin(special_ids_of(record)))
+        norms = with_special(norms, record)
     column = next((name for name in columns[:1] if name in get_args(RunMeasure)), "norm")
     lagged = add_lags_of(norms, columns, column=column, skip=by.skip, drop_sinks=by.drop_sinks)
     wanted = [column for column in columns if column not in lagged.columns]

@@ -1,9 +1,7 @@
 """Shards: a model's tokens are cut into shards of whole documents, and each is made by itself, once."""
 
-import hashlib
-import importlib.metadata
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,35 +9,19 @@ import numpy as np
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import (
-    DeviceMap,
-    describe_model,
-    is_per_head,
-    load_model,
-    record_of,
-    special_ids,
-    tokenizer_hash,
-    weight_hash,
-)
+from mechreg.frames import by_hook, norm_frame, stacked
+from mechreg.models import DeviceMap, load_model
 from mechreg.norms import BATCH_TOKENS, window_norms
-from mechreg.run.figure_sample import sampled_documents, shards_of_sample
-from mechreg.run.preflight import Survey, is_summable
-from mechreg.run.refit_stored import require_rows, sums_of_shard
-from mechreg.run.tokens import covariates_of, stream_tokens
+from mechreg.run.preflight import Survey, is_summable, require_rows
+from mechreg.run.records import identity_of, new_record, record_of_spec
+from mechreg.run.refit_stored import sums_of_shard
+from mechreg.run.sample import is_large, sampled_documents, shards_of_sample
+from mechreg.run.tokens import covariates_of, cut, stream_tokens
 from mechreg.run.top_tokens import top_of_shard
 from mechreg.schema import InputError
 from mechreg.spec import Spec
 
 SHARD_TOKENS = 100_000
-# Up to so many rows of a model's layers its norms are read into memory, and statsmodels' text is written of all fits.
-STATSMODELS_ROWS = 1_000_000
-_TOP = "top"
-_LIBRARIES = ("torch", "transformers", "transformer-lens")
-_FACTS = (
-    *("name", "source", "revision", "commit", "backend", "processing", "dtype", "device"),
-    *("quantization", "file_hash", "verified"),
-)
-_CONFIG_FACTS = ("weights_sha256", "tokenizer_sha256", "hooks", "prepend_bos")
 
 
 class Shard(NamedTuple):
@@ -96,7 +78,7 @@ def missing_shards(run: str | Path) -> list[Shard]:
         missing += [
             Shard(record["name"], index)
             for index in range(record["plan"]["shards"])
-            if not all(map(store.is_there, files_of_shard(folder, spec, record, index).values()))
+            if not all(map(store.is_there, files_of_shard(folder, spec, record, index).every))
         ]
     return missing
 
@@ -122,34 +104,17 @@ class ShardMaker:
         self, name: str, survey: Survey, *, batch_tokens: int = BATCH_TOKENS, shard_tokens: int = SHARD_TOKENS
     ) -> list[Shard]:
         """Return a model's shards, planned now or earlier, after its tokens are written."""
-        spec, model = self.spec, self._model(name)
-        known, cfg = record_of(model), model.cfg
-        config = {
-            **self._identity(model),
-            "hooks": list(spec.hooks),
-            "measures": list(spec.measures),
-            "corpus": survey.sha256,
-            **survey.tags,
-            "prepend_bos": spec.prepend_bos,
-            "batch_tokens": batch_tokens,
-            "shard_tokens": shard_tokens,
-            "schema_version": store.SCHEMA_VERSION,
-        }
-        facts = {key: getattr(known, key) for key in _FACTS} | {key: config[key] for key in _CONFIG_FACTS}
-        facts |= {"blocks": int(cfg.n_layers), "heads": int(cfg.n_heads), "d_model": int(cfg.d_model)}
-        facts["special_ids"] = special_ids(model)
-        facts["parameters"] = int(describe_model(model).parameters["parameters"].iloc[-1])
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-        record: dict[str, Any] = {"name": known.name, "spec_name": name, "config_hash": digest}
-        record |= {"config": config, "facts": facts}
-        before = store.read_record(self.run, known.name)
+        model = self._model(name)
+        sizes = {"batch_tokens": batch_tokens, "shard_tokens": shard_tokens}
+        record = new_record(model, name, self.spec, survey, **sizes)
+        before = store.read_record(self.run, record["name"])
         if before is not None and _tokens_are_there(self.run, record | {"plan": before.get("plan")}):
             record["plan"] = before.get("plan")
         store.record_model(self.run, record)
         if "plan" not in record:
             record["plan"] = self._write_tokens(model, record, survey, shard_tokens)
             store.record_model(self.run, record)
-        return [Shard(known.name, index) for index in range(record["plan"]["shards"])]
+        return [Shard(record["name"], index) for index in range(record["plan"]["shards"])]
 
     def make(self, shard: Shard) -> Path:
         """Return the first file of a shard, after all of its files are written."""
@@ -158,26 +123,27 @@ class ShardMaker:
             raise InputError(f"{str(self.run)!r} has no shard {shard.number} of {shard.model!r}.")
         files = files_of_shard(self.run, self.spec, record, shard.number)
         # A process killed between a shard's files leaves some of them, which are not written again.
-        missing = [hook for hook, path in files.items() if not store.is_there(path)]
+        missing = {path for path in files.every if not store.is_there(path)}
         if missing:
             tokens, norms, covariates = self._passes(record, shard.number)
             about: dict[str, Any] = {"model": shard.model, "covariates": covariates}
-            if None in missing:
-                frames = [store.norm_frame(norms[hook], tokens, hook=hook, **about) for hook in norms]
-                sums = sums_of_shard(store.stacked(frames), tokens, self.spec, record)
-                with store.committed(files[None]) as temporary:
+            if files.sums in missing:
+                frames = [norm_frame(tokens, norms[hook], hook=hook, **about) for hook in norms]
+                sums = sums_of_shard(stacked(frames), tokens, self.spec, record)
+                with store.committed(files.sums) as temporary:
                     sums.save(temporary)
             kept = np.full(len(tokens), True)
             if self.spec.keep == "moments":
                 sample = sampled_documents(tokens["doc"], record["plan"]["shards"])
                 kept = tokens["doc"].isin(sample).to_numpy()
-            if _TOP in missing:
+            if files.top in missing:
                 top = top_of_shard(norms, tokens, model=shard.model, most=self.spec.top_tokens)
-                store.write_top_shard(top, files[_TOP])
-            for hook in (hook for hook in self.spec.hooks if hook in missing):
-                values = {measure: array[..., kept] for measure, array in norms[hook].items()}
-                store.write_norm_shard(values, tokens[kept], files[hook], hook=hook, **about)
-        return next(iter(files.values()))
+                store.write_table_shard(top, files.top)
+            for hook, path in files.norms.items():
+                if path in missing:
+                    values = {measure: array[..., kept] for measure, array in norms[hook].items()}
+                    store.write_norm_shard(values, tokens[kept], path, hook=hook, **about)
+        return files.every[0]
 
     def _passes(
         self, record: dict[str, Any], index: int
@@ -196,11 +162,7 @@ class ShardMaker:
         )
         covariates = [name for name in values if name == "surprisal"]
         tokens = tokens.assign(**{name: values.pop(name) for name in covariates})
-        norms: dict[str, dict[str, np.ndarray]] = {hook: {} for hook in self.spec.hooks}
-        for name, array in values.items():
-            hook, _, measure = name.partition(".")
-            norms[hook][measure or "norm"] = array
-        return tokens, norms, covariates
+        return tokens, by_hook(values), covariates
 
     def _write_tokens(self, model: Any, record: dict[str, Any], survey: Survey, size: int) -> dict[str, Any]:
         """Return the plan of a model's shards, after its tokens are written: the corpus read as a stream."""
@@ -222,23 +184,16 @@ class ShardMaker:
             counts["windows"] += int((tokens["position"] == 0).sum())
             counts["longest"] = max(counts["longest"], int(tokens["position"].max()) + 1)
             counts["documents"] += tokens["doc"].nunique()
-        facts = record["facts"]
-        require_rows(self.spec, longest=counts["longest"], blocks=facts["blocks"])
-        streamed = is_summable(self.spec) and is_large(self.spec, facts, counts["tokens"])
+        require_rows(self.spec, longest=counts["longest"], blocks=record["facts"]["blocks"])
+        streamed = is_summable(self.spec) and is_large(self.spec, record, counts["tokens"])
         return {"shards": index + 1, **counts, "streamed": streamed, "problems": problems}
 
-    def _identity(self, model: Any) -> dict[str, Any]:
-        """Return everything about a model that determines its results."""
-        record = record_of(model)
-        return {
-            "backend": record.backend,
-            "processing": record.processing,
-            "dtype": record.dtype,
-            "device": record.device.split(":")[0],
-            "weights_sha256": weight_hash(model),
-            "tokenizer_sha256": tokenizer_hash(model),
-            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        }
+    def same_model(self, record: dict[str, Any]) -> Any:
+        """Return the model that a record is of, loaded unless it is the one in memory; only its device may differ."""
+        model = self._model(record["spec_name"])
+        identity = {key: value for key, value in identity_of(model).items() if key != "device"}
+        store.require_same_model(self.run, record["name"], identity)
+        return model
 
     def _model(self, name: str, *, expected: dict[str, Any] | None = None) -> Any:
         """Return a model of the spec, loaded unless it is the one in memory; ``expected`` is checked on loading."""
@@ -254,51 +209,33 @@ class ShardMaker:
                 allow_pickle=self.spec.allow_pickle,
             )
             if expected is not None:
-                store.require_same_model(self.run, expected["name"], self._identity(model))
+                store.require_same_model(self.run, expected["name"], identity_of(model))
             self._loaded = (name, model)
         return self._loaded[1]
 
 
-def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> dict[str | None, Path]:
-    """Return the files that a shard consists of: norms by hook, None has the sums, _TOP the largest."""
-    files: dict[str | None, Path] = {}
-    if spec.keep == "norms" or index in shards_of_sample(record["plan"]["shards"]):
-        files |= {hook: store.shard_path(run, "norms", record, index, hook) for hook in spec.hooks}
-    if record["plan"]["streamed"]:
-        files[None] = store.shard_path(run, "moments", record, index)
-    if spec.top_tokens:
-        files[_TOP] = store.shard_path(run, "top", record, index)
-    return files
+class ShardFiles(NamedTuple):
+    """The files that a shard consists of."""
+
+    norms: dict[str, Path]  # by hook
+    sums: Path | None
+    top: Path | None  # the tokens with the largest values
+
+    @property
+    def every(self) -> list[Path]:
+        """All of them."""
+        return [*self.norms.values(), *filter(None, (self.sums, self.top))]
 
 
-def is_large(spec: Spec, facts: dict[str, Any], tokens: int) -> bool:
-    """Return whether a model's rows are more than are read into memory at once, or are not kept."""
-    series = sum(facts["blocks"] * (facts["heads"] if is_per_head(hook) else 1) for hook in spec.hooks)
-    return spec.keep == "moments" or tokens * series > STATSMODELS_ROWS
-
-
-def record_of_spec(run: Path, spec_name: str) -> dict[str, Any] | None:
-    """Return the record of a model by the name that the spec gives it."""
-    return next((r for r in store.open_run(run).records.values() if r["spec_name"] == spec_name), None)
-
-
-def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
-    """Yield the tokens of whole documents, at least ``size`` at a time but for the last."""
-    held: list[pd.DataFrame] = []
-    count = 0
-    for piece in pieces:
-        docs = pd.factorize(piece["doc"])[0]
-        begins = [0, *(docs[1:] != docs[:-1]).nonzero()[0] + 1]
-        start = 0
-        for begin, end in zip(begins, [*begins[1:], len(piece)], strict=True):
-            count += end - begin
-            if count >= size:
-                yield pd.concat([*held, piece.iloc[start:end]], ignore_index=True)
-                held, count, start = [], 0, end
-        if start < len(piece):
-            held.append(piece.iloc[start:])
-    if held:
-        yield pd.concat(held, ignore_index=True)
+def files_of_shard(run: Path, spec: Spec, record: dict[str, Any], index: int) -> ShardFiles:
+    """Return the files that a shard consists of, written or not."""
+    has_norms = spec.keep == "norms" or index in shards_of_sample(record["plan"]["shards"])
+    place = partial(store.shard_path, run, record=record, index=index)
+    return ShardFiles(
+        norms={hook: place("norms", part=hook) for hook in spec.hooks} if has_norms else {},
+        sums=place("moments") if record["plan"]["streamed"] else None,
+        top=place("top") if spec.top_tokens else None,
+    )
 
 
 def _tokens_are_there(run: Path, record: dict[str, Any]) -> bool:

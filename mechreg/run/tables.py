@@ -1,6 +1,6 @@
 """The tables of a run from its shards: of all rows at once, else of sums over shards, else some layers at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,9 @@ import pandas as pd
 from mechreg import store
 from mechreg.regression import LaggedFits, fit_lagged
 from mechreg.regression.results import joined
-from mechreg.run.figure_sample import sampled_documents, shards_of_sample
 from mechreg.run.persistence import persistence_of
 from mechreg.run.refit_stored import kept_sums, lagged_layers, lagged_norms
-from mechreg.run.shards import is_large
+from mechreg.run.sample import is_large, read_sample, sample_in_words
 from mechreg.schema import group_columns
 from mechreg.spec import Spec
 
@@ -24,22 +23,24 @@ class Tables(NamedTuple):
     coefficients: pd.DataFrame
     statistics: pd.DataFrame
     summaries: str
-    norms: pd.DataFrame  # all, or a sample of whole documents
-    drawn: str  # what the sample is, "" where it is all
     persistence: pd.DataFrame
+    norms: pd.DataFrame  # all, or a sample of whole documents
+    tokens: Callable[[], pd.DataFrame]  # reads their tokens
+    sample: str  # what the sample is, "" where it is all
 
 
 def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     """Return the tables of one model of a run whose shards are all made."""
     opened, name = store.open_run(run), record["name"]
-    if not is_large(spec, record["facts"], record["plan"]["tokens"]):
+    if not is_large(spec, record, record["plan"]["tokens"]):
         norms = opened.norms(models=[name])
-        frame = lagged_norms(norms, partial(opened.tokens, models=[name]), spec, record)
+        read = partial(opened.tokens, models=[name])
+        frame = lagged_norms(norms, read, spec, record)
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
         persistence = persistence_of(fits, fits.coefficients, lambda: iter([frame]), norms, spec, record)
-        return Tables(fits.coefficients, fits.statistics, _summaries(fits), norms, "", persistence)
-    norms, tokens = _sample(opened, record)
-    drawn = _drawn(norms, record["plan"])
+        return Tables(fits.coefficients, fits.statistics, _summaries(fits), persistence, norms, read, "")
+    norms, tokens = read_sample(opened, record)
+    sample = (norms, lambda: tokens, sample_in_words(norms, record))
 
     def layers() -> Iterator[pd.DataFrame]:
         if spec.keep == "norms":
@@ -50,7 +51,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
         sums = kept_sums(opened, name)
         coefficients, statistics = sums.coefficients(cov=spec.cov), sums.statistics()
         persistence = persistence_of(sums, coefficients, layers, norms, spec, record)
-        return Tables(coefficients, statistics, _short_summaries(coefficients), norms, drawn, persistence)
+        return Tables(coefficients, statistics, _short_summaries(coefficients), persistence, *sample)
     parts = []
     for frame in layers():
         fits = fit_lagged(frame, spec.formula, cov=spec.cov, effects=spec.effects)
@@ -58,26 +59,7 @@ def tables_of(run: Path, spec: Spec, record: dict[str, Any]) -> Tables:
     tables, tests, texts = zip(*parts, strict=True)
     coefficients, statistics = joined(tables), pd.concat(tests, ignore_index=True)
     persistence = persistence_of(None, coefficients, layers, norms, spec, record)
-    return Tables(coefficients, statistics, "\n\n".join(texts), norms, drawn, persistence)
-
-
-def _sample(run: store.Run, record: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the norms and tokens of the sample; where only sums are kept, no other norms are stored."""
-    shards, norms, tokens = record["plan"]["shards"], [], []
-    for index in shards_of_sample(shards):
-        tokens.append(store.read_token_shard(store.shard_path(run.path, "tokens", record, index)))
-        docs = sampled_documents(tokens[-1]["doc"], shards)
-        paths = [store.shard_path(run.path, "norms", record, index, hook) for hook in run.hooks]
-        norms += [frame[frame["doc"].isin(docs)] for frame in map(store.read_norm_shard, paths)]
-    return store.stacked(norms), store.stacked(tokens)
-
-
-def _drawn(norms: pd.DataFrame, plan: dict[str, Any]) -> str:
-    tokens = norms.drop_duplicates(["doc", "window", "position"])
-    return (
-        f"A sample of {tokens['doc'].nunique():,} of {plan['documents']:,} documents ({len(tokens):,} of "
-        f"{plan['tokens']:,} tokens), whole, from all parts of the corpus; the tables are of all."
-    )
+    return Tables(coefficients, statistics, "\n\n".join(texts), persistence, *sample)
 
 
 def _summaries(fits: LaggedFits) -> str:

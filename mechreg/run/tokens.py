@@ -90,6 +90,25 @@ def stream_tokens(
         yield known.merge(about, on="doc", how="left", validate="m:1"), problems
 
 
+def cut(pieces: Iterator[pd.DataFrame], size: int) -> Iterator[pd.DataFrame]:
+    """Yield the tokens of whole documents, at least ``size`` at a time but for the last."""
+    held: list[pd.DataFrame] = []
+    count = 0
+    for piece in pieces:
+        docs = pd.factorize(piece["doc"])[0]
+        begins = [0, *(docs[1:] != docs[:-1]).nonzero()[0] + 1]
+        start = 0
+        for begin, end in zip(begins, [*begins[1:], len(piece)], strict=True):
+            count += end - begin
+            if count >= size:
+                yield pd.concat([*held, piece.iloc[start:end]], ignore_index=True)
+                held, count, start = [], 0, end
+        if start < len(piece):
+            held.append(piece.iloc[start:])
+    if held:
+        yield pd.concat(held, ignore_index=True)
+
+
 def _log_shares(model: Any, spec: Spec, read: tuple[str, ...]) -> np.ndarray:
     """Return the log of every token's share in the corpus, by its id; -inf for one that it does not have."""
     counts = np.zeros(model.cfg.d_vocab, np.int64)

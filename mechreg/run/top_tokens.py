@@ -1,13 +1,13 @@
 """The tokens at which a measure is largest in a layer: of a shard, and of the whole corpus from its shards."""
 
 from collections.abc import Mapping
+from typing import Any
 
-import einops
 import numpy as np
 import pandas as pd
 
 from mechreg import store
-from mechreg.models import is_per_head
+from mechreg.frames import flat, series_of
 
 _PLACE = ["model", "hook", "layer", "head", "measure"]
 
@@ -23,13 +23,10 @@ def top_of_shard(
     frames = []
     for hook, measures in norms.items():
         for measure, values in measures.items():
-            series = einops.rearrange(values.astype(np.float32), "layer ... token -> (layer ...) token")
-            largest = np.argsort(-series, axis=1, kind="stable")[:, :most]
-            n_heads = len(series) // len(values)
-            for at, rows in enumerate(largest):
-                layer, head = divmod(at, n_heads)
-                place = (model, hook, layer, head if is_per_head(hook) else -1, measure)
-                own = dict(zip(_PLACE, place, strict=True)) | {"value": series[at, rows]}
+            for series, of_tokens in zip(series_of(values), flat(values.astype(np.float32)), strict=True):
+                rows = np.argsort(-of_tokens, kind="stable")[:most]
+                place = (model, hook, series.layer, -1 if series.head is None else series.head, measure)
+                own: dict[str, Any] = {**dict(zip(_PLACE, place, strict=True)), "value": of_tokens[rows]}
                 frames.append(about.iloc[rows].assign(**own))
     found = pd.concat(frames, ignore_index=True)
     return found[[*_PLACE, "value", *about.columns]].dropna(subset="value")
@@ -37,7 +34,7 @@ def top_of_shard(
 
 def top_of_run(run: store.Run, most: int) -> pd.DataFrame:
     """Return the same of all models of a run, from those of its shards, with each token's ``rank`` from 1."""
-    parts = [store.read_top_shard(path) for model in run.models for path in run.shards("top", model)]
+    parts = [store.read_table_shard(path) for model in run.models for path in run.shards("top", model)]
     ordered = pd.concat(parts, ignore_index=True).sort_values("value", ascending=False, kind="stable")
     rank = ordered.groupby(_PLACE).cumcount() + 1
     ordered.insert(len(_PLACE), "rank", rank)

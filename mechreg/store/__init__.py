@@ -23,14 +23,12 @@ from mechreg.store.folder import write_manifest as write_manifest
 from mechreg.store.reading import Run as Run
 from mechreg.store.reading import chosen as chosen
 from mechreg.store.reading import open_run as open_run
-from mechreg.store.reading import stacked as stacked
 from mechreg.store.reading import stored_spec as stored_spec
 from mechreg.store.shards import SCHEMA_VERSION as SCHEMA_VERSION
-from mechreg.store.shards import norm_frame as norm_frame
 from mechreg.store.shards import read_norm_shard as read_norm_shard
+from mechreg.store.shards import read_table_shard as read_table_shard
 from mechreg.store.shards import read_token_shard as read_token_shard
-from mechreg.store.shards import read_top_shard as read_top_shard
 from mechreg.store.shards import shard_path as shard_path
 from mechreg.store.shards import write_norm_shard as write_norm_shard
+from mechreg.store.shards import write_table_shard as write_table_shard
 from mechreg.store.shards import write_token_shard as write_token_shard
-from mechreg.store.shards import write_top_shard as write_top_shard

@@ -37,7 +37,7 @@ from mechreg.store.files import (
 )
 from mechreg.store.shards import SCHEMA_VERSION, model_folder, require_whole
 
-KINDS = ("tokens", "norms", "moments", "top")
+KINDS = ("tokens", "norms", "moments", "top", "nulls")
 SET_ASIDE = "set-aside"
 _LOCK = ".lock"
 _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

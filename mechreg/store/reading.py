@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
+from mechreg.frames import stacked
 from mechreg.outside import for_page
 from mechreg.schema import InputError, one_or_many, require_names, require_option, require_path
 from mechreg.spec import Spec, parse_spec, write_spec
@@ -181,7 +181,7 @@ class Run:
         parts = list(self.norm_shards(**asked))  # type: ignore[arg-type]
         if not sum(map(len, parts)):
             raise InputError(f"{str(self.path)!r} has no norms of {asked}; it has {self!r}.")
-        return stacked(parts)
+        return stacked(parts, sort=True)
 
     def norm_shards(
         self,
@@ -205,7 +205,7 @@ class Run:
         names = chosen(models, self.models, name="models")
         if len(names) != 1:
             raise InputError(f"Each model has its own tokens; choose one with models=[...]: {self.models}.")
-        return stacked([read_token_shard(path) for path in self.shards("tokens", names[0])])
+        return stacked([read_token_shard(path) for path in self.shards("tokens", names[0])], sort=True)
 
     def dataset(self, model: str, hook: str) -> ds.Dataset:
         """Return the wide shards of a model and hook as a pyarrow dataset: a row a token, a column a layer."""
@@ -238,18 +238,3 @@ class Run:
 def chosen(asked: str | Sequence[str] | None, have: Sequence[str], *, name: str) -> list[str]:
     """Return those of a run's models or hooks that were asked for, all by default."""
     return list(have) if asked is None else require_names(asked, have, name=name, least=0)
-
-
-def stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return norm or token frames on top of each other, their categories united and sorted; no head is -1."""
-    united = {}
-    for key in ("model", "hook", "doc"):
-        if all(key in frame.columns for frame in frames):
-            united[key] = sorted({name for frame in frames for name in frame[key].cat.categories})
-    parts = [
-        frame.assign(**{key: frame[key].cat.set_categories(names) for key, names in united.items()})
-        for frame in frames
-    ]
-    if any("head" in frame.columns for frame in frames):
-        parts = [part if "head" in part else part.assign(head=np.int16(-1)) for part in parts]
-    return pd.concat(parts, ignore_index=True)

@@ -9,31 +9,20 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import einops
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import Float
 
+from mechreg.frames import TOKEN_PLACE, Norms, Series, flat, frame_of_series, series_of
 from mechreg.outside import any_frames
-from mechreg.schema import (
-    NORM_COLUMNS,
-    TOKEN_COLUMNS,
-    InputError,
-    one_or_many,
-    require,
-    require_whole_numbers,
-)
+from mechreg.schema import TOKEN_COLUMNS, InputError, one_or_many, require, require_whole_numbers
 from mechreg.store.files import committed, damaged, readable
 
 # Raise it when a reader of older runs would misread newer ones.
 SCHEMA_VERSION = 4
-Kind = Literal["tokens", "norms", "moments", "top"]
-Series = Sequence[int | None]  # a layer, and a head at the hooks that have heads
-Norms = Float[np.ndarray, "layer token"] | Float[np.ndarray, "layer head token"]
-_TOKEN_PLACE = ("doc", "window", "position", "token_id")
+Kind = Literal["tokens", "norms", "moments", "top", "nulls"]
 
 
 def model_folder(name: str) -> str:
@@ -42,24 +31,14 @@ def model_folder(name: str) -> str:
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def shard_path(run: Path, kind: Kind, record: Mapping[str, Any], index: int, hook: str = "") -> Path:
-    """Return the path of a shard of a model with that record, written or not; only norms are in folders by hook."""
+def shard_path(run: Path, kind: Kind, record: Mapping[str, Any], index: int, part: str = "") -> Path:
+    """Return the path of a shard of a model with that record, written or not.
+
+    The ``part``, a folder, is the hook of norms or the name of a null.
+    """
     ending = "npz" if kind == "moments" else "parquet"
     name = f"{kind}-{record['config_hash']}-{index:05d}.{ending}"
-    return run / kind / model_folder(record["name"]) / hook / name
-
-
-def norm_frame(
-    values: Mapping[str, Norms],
-    tokens: pd.DataFrame,
-    *,
-    model: str,
-    hook: str,
-    covariates: Sequence[str] = (),
-) -> pd.DataFrame:
-    """Return the tidy norm frame of one model and hook from its arrays; parameters as for `write_norm_shard`."""
-    flat = {measure: _flat(array) for measure, array in values.items()}
-    return _tidy(tokens, flat, _about(values, model, hook, covariates))
+    return run / kind / model_folder(record["name"]) / part / name
 
 
 @any_frames
@@ -76,25 +55,24 @@ def write_norm_shard(
 
     A ``source`` and the ``covariates`` (as float64) of the token frame are kept beside the tokens.
     """
-    require(tokens, (*_TOKEN_PLACE, *covariates), who="write_norm_shard")
-    about = _about(values, model, hook, covariates)
-    arrays: dict[str, pa.Array] = {}
+    require(tokens, (*TOKEN_PLACE, *covariates), who="write_norm_shard")
+    series, arrays = series_of(values["norm"]), dict[str, pa.Array]()
     for measure, array in values.items():
         if array.shape[-1] != len(tokens):
             raise InputError(f"A norm shard of {len(tokens)} tokens needs as many values; got {array.shape}.")
-        rows = _flat(array).astype(np.float32)
-        arrays |= {
-            _column(one, measure): pa.array(row) for one, row in zip(about["series"], rows, strict=True)
-        }
+        rows = flat(array).astype(np.float32)
+        arrays |= {_column(one, measure): pa.array(row) for one, row in zip(series, rows, strict=True)}
     columns: dict[str, Any] = {"doc": pa.array(tokens["doc"].astype(str)).dictionary_encode()}
-    columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in _TOKEN_PLACE[1:]}
+    columns |= {key: pa.array(tokens[key].to_numpy(np.int32)) for key in TOKEN_PLACE[1:]}
     columns |= {name: pa.array(tokens[name].to_numpy(np.float64)) for name in covariates}
     if "source" in tokens.columns:
         columns["source"] = pa.array(tokens["source"].astype(str)).dictionary_encode()
     columns |= arrays
-    encodings = dict.fromkeys(_TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
+    encodings = dict.fromkeys(TOKEN_PLACE[1:], "DELTA_BINARY_PACKED")
     encodings |= dict.fromkeys([*arrays, *covariates], "BYTE_STREAM_SPLIT")
-    return _write(pa.table(columns), path, {"kind": "norms", **about}, encodings=encodings)
+    about: dict[str, Any] = {"kind": "norms", "model": model, "hook": hook, "covariates": list(covariates)}
+    about |= {"series": [(one.layer, one.head) for one in series], "depths": [one.depth for one in series]}
+    return _write(pa.table(columns), path, about | {"measures": list(values)}, encodings=encodings)
 
 
 def read_norm_shard(
@@ -104,14 +82,14 @@ def read_norm_shard(
     layers = None if layers is None else require_whole_numbers(layers, name="layers")
     with readable(path):
         about = _described(path, "norms")
-        every = list(zip(about["series"], about["depths"], strict=True))
-        kept = [(one, depth) for one, depth in every if layers is None or one[0] in layers]
-        if not kept:
-            have = sorted({layer for layer, _ in about["series"]})
+        pairs = zip(about["series"], about["depths"], strict=True)
+        every = [Series(layer, head, depth) for (layer, head), depth in pairs]
+        series = [one for one in every if layers is None or one.layer in layers]
+        if not series:
+            have = sorted({one.layer for one in every})
             raise InputError(f"{path.name} has none of layers={sorted(layers or ())}; it has {have}.")
-        series, depths = zip(*kept, strict=True)
         measures = {name: [_column(one, name) for one in series] for name in about["measures"]}
-        place = [*_TOKEN_PLACE, *about["covariates"]]
+        place = [*TOKEN_PLACE, *about["covariates"]]
         columns = [*place, *itertools.chain(*measures.values())]
         if sources is not None:
             if "source" not in dict(about["columns"]):
@@ -122,7 +100,8 @@ def read_norm_shard(
             wanted = pa.array(one_or_many(sources), pa.string())
             table = table.filter(pc.is_in(table["source"].cast(pa.string()), wanted))
         values = {name: np.stack([table[one].to_numpy() for one in held]) for name, held in measures.items()}
-        return _tidy(table.select(place).to_pandas(), values, about | {"series": series, "depths": depths})
+        keys = {key: about[key] for key in ("model", "hook", "covariates")}
+        return frame_of_series(table.select(place).to_pandas(), values, series, **keys)
 
 
 @any_frames
@@ -144,15 +123,15 @@ def read_token_shard(path: Path) -> pd.DataFrame:
         return frame.assign(doc=docs).astype(TOKEN_COLUMNS)
 
 
-def write_top_shard(rows: pd.DataFrame, path: Path) -> Path:
-    """Write a shard's tokens with the largest values."""
-    return _write(pa.Table.from_pandas(rows, preserve_index=False), path, {"kind": "top"}, encodings={})
+def write_table_shard(rows: pd.DataFrame, path: Path) -> Path:
+    """Write a table of a shard: its tokens with the largest values, or a comparison with a null."""
+    return _write(pa.Table.from_pandas(rows, preserve_index=False), path, {"kind": _kind(path)}, encodings={})
 
 
-def read_top_shard(path: Path) -> pd.DataFrame:
-    """Return what `write_top_shard` wrote."""
+def read_table_shard(path: Path) -> pd.DataFrame:
+    """Return what `write_table_shard` wrote."""
     with readable(path):
-        return _table(path, _described(path, "top")).to_pandas()
+        return _table(path, _described(path, _kind(path))).to_pandas()
 
 
 def require_whole(path: Path) -> None:
@@ -163,48 +142,16 @@ def require_whole(path: Path) -> None:
                 if name := archive.testzip():
                     raise damaged(path, f"the checksum of {name} is wrong")
         else:
-            _table(path, _described(path, path.name.split("-")[0]))
+            _table(path, _described(path, _kind(path)))
+
+
+def _kind(path: Path) -> str:
+    return path.name.partition("-")[0]
 
 
 def _column(series: Series, measure: str) -> str:
-    layer, head = series
-    name = f"layer_{layer}" if head is None else f"layer_{layer}_head_{head}"
+    name = f"layer_{series.layer}" + ("" if series.head is None else f"_head_{series.head}")
     return name if measure == "norm" else f"{measure}_{name}"
-
-
-def _flat(values: Norms) -> Float[np.ndarray, "series token"]:
-    return einops.rearrange(values, "layer ... token -> (layer ...) token")
-
-
-def _about(values: Mapping[str, Norms], model: str, hook: str, covariates: Sequence[str]) -> dict[str, Any]:
-    """Return what the footer of a norm shard says of its values: the layer, head and depth of every series, ..."""
-    norms = values["norm"]
-    heads = [None] if norms.ndim == 2 else range(norms.shape[1])
-    series = [(layer, head) for layer in range(len(norms)) for head in heads]
-    depths = [(layer + 0.5) / len(norms) for layer, _ in series]
-    about = {"model": model, "hook": hook, "covariates": list(covariates), "series": series, "depths": depths}
-    return about | {"measures": list(values)}
-
-
-def _tidy(
-    tokens: pd.DataFrame, values: Mapping[str, Float[np.ndarray, "series token"]], about: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Return the tidy frame of matrices, one a measure; the token columns are repeated for every layer and head."""
-    rows, series = values["norm"].size, about["series"]
-    doc = tokens["doc"].astype("category").array
-    columns: dict[str, Any] = {
-        key: pd.Categorical.from_codes(np.zeros(rows, np.int8), dtype=pd.CategoricalDtype([about[key]]))
-        for key in ("model", "hook")
-    }
-    columns["layer"] = np.repeat([layer for layer, _ in series], len(tokens))
-    if series[0][1] is not None:
-        columns["head"] = np.repeat(np.array([head for _, head in series], np.int16), len(tokens))
-    columns["depth"] = np.repeat(about["depths"], len(tokens))
-    columns["doc"] = pd.Categorical.from_codes(np.tile(doc.codes, len(series)), dtype=doc.dtype)
-    columns |= {key: np.tile(tokens[key].to_numpy(), len(series)) for key in _TOKEN_PLACE[1:]}
-    columns |= {measure: matrix.reshape(-1) for measure, matrix in values.items()}
-    columns |= {name: np.tile(tokens[name].to_numpy(), len(series)) for name in about["covariates"]}
-    return pd.DataFrame(columns, copy=False).astype(NORM_COLUMNS)
 
 
 def _write(table: pa.Table, path: Path, about: dict[str, Any], *, encodings: dict[str, str]) -> Path:
