@@ -144,15 +144,11 @@ def fit_lagged(
     # A reference, not a copy of the data: pandas copies on write, so later changes to `lagged` do not reach it.
     frame = lagged.copy(deep=False)
     options: dict[str, Any] = {"by": by, "effects": effects, "cluster": cluster if is_clustered else None}
-    make = partial(LagSums.from_frame, frame, formula, **options)
+    max_lag = _max_lag(frame, cov, hac_lags)
     try:
-        lags: int | None = None if cov in ("hc2", "hc3") else 1
-        if cov == "hac" and len(frame):  # Newey-West needs products so far back
-            longest = int(frame["position"].max() - frame["position"].min()) + 1
-            lags = max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
-        sums = make(max_lag=lags, most_products=MOST_PRODUCTS)
+        sums = LagSums.from_frame(frame, formula, max_lag=max_lag, most_products=MOST_PRODUCTS, **options)
     except TooManyProducts:
-        sums = make(max_lag=None)
+        sums = LagSums.from_frame(frame, formula, max_lag=None, **options)
     fits = sums.solve()
     covariances: dict[tuple, Covariance] = {}
     residuals: dict[tuple, Residuals] = {}
@@ -179,6 +175,16 @@ def fit_lagged(
         _conf_level=float(conf_level),
         adjust=adjust,
     )
+
+
+def _max_lag(frame: pd.DataFrame, cov: Cov, hac_lags: int | None) -> int | None:
+    """Return how far back a covariance and the residuals' statistics need products; None for those of each row."""
+    if cov in ("hc2", "hc3"):
+        return None
+    if cov != "hac" or not len(frame):
+        return 1
+    longest = int(frame["position"].max() - frame["position"].min()) + 1
+    return max(1, usual_lags(longest) if hac_lags is None else min(hac_lags, longest - 1))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -1,6 +1,6 @@
 """The tables of a comparison token by token, and what they say in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,64 +17,20 @@ YARDSTICK_COLUMNS = ("comparison", "n_pairs", "estimate", "std_error", "conf_low
 
 def cells(found: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every pair of layers of every pair of models."""
-
-    def parts() -> Iterator[dict[str, Any]]:
-        for pair in found:
-            rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
-            null = pair.null.reshape(len(pair.null), -1)
-            yield {
-                **_layers(pair, rows, columns),
-                **summary(pair.cells, null, conf_level=common["conf_level"]),
-                "p_adjusted": p_adjusted(pair.cells.estimate, null),
-                "random_weights": pair.random.estimate if pair.random else np.nan,
-                "matched": np.isin(np.arange(len(rows)), pair.numbers(pair.match)),
-                **common,
-            }
-
-    return table_of(parts())
+    return table_of(_cells(pair, common["conf_level"]) | common for pair in found)
 
 
 def matched(found: list[Pair], common: dict[str, Any]) -> pd.DataFrame:
     """Return a row for every layer of the first model of a pair, with its match."""
-
-    def parts() -> Iterator[dict[str, Any]]:
-        for pair in found:
-            own, random = pair.cells.at(pair.numbers(pair.match)), pair.numbers(pair.random_match)
-            yield {
-                **_layers(pair, np.arange(len(pair.match)), pair.match),
-                **summary(own, pair.null_matched, conf_level=common["conf_level"]),
-                "random_weights": pair.random.estimate[random] if pair.random else np.nan,
-                **common,
-            }
-
-    return table_of(parts())
+    return table_of(_matched(pair, common["conf_level"]) | common for pair in found)
 
 
 def pairs(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) -> pd.DataFrame:
     """Return a row for every pair of models: the mean over matched layers."""
-    level = common["conf_level"]
-
-    def parts() -> Iterator[dict[str, Any]]:
-        for pair in found:
-            mean, null = pair.mean(pair.cells, pair.match), pair.null_matched.mean(axis=1, keepdims=True)
-            over: Any = {"estimate": np.nan, "conf_low": np.nan, "conf_high": np.nan}
-            by_random: Any = np.nan
-            if pair.random:
-                random = pair.mean(pair.random, pair.random_match)
-                by_random = random.estimate
-                over = interval_columns(mean - random, conf_level=level, most=2.0)
-            yield {
-                **_models(pair),
-                **summary(mean, null, conf_level=level),
-                "random_weights": by_random,
-                "over_random": over["estimate"],
-                "over_random_low": over["conf_low"],
-                "over_random_high": over["conf_high"],
-                "same_group": same_group(groups, *pair.names),
-                **common,
-            }
-
-    return table_of(parts())
+    return table_of(
+        _mean(pair, common["conf_level"]) | {"same_group": same_group(groups, *pair.names)} | common
+        for pair in found
+    )
 
 
 def yardstick(found: list[Pair], common: dict[str, Any], groups: Mapping[str, str]) -> pd.DataFrame:
@@ -143,6 +99,44 @@ def _layers(pair: Pair, *at: np.ndarray) -> dict[str, Any]:
         for end, one, rows in zip("ab", pair.models, at, strict=True):
             columns[f"{name}_{end}"] = one.layers[name].to_numpy()[rows]
     return columns
+
+
+def _cells(pair: Pair, conf_level: float) -> dict[str, Any]:
+    rows, columns = (at.ravel() for at in np.indices([len(one.layers) for one in pair.models]))
+    null = pair.null.reshape(len(pair.null), -1)
+    return {
+        **_layers(pair, rows, columns),
+        **summary(pair.cells, null, conf_level=conf_level),
+        "p_adjusted": p_adjusted(pair.cells.estimate, null),
+        "random_weights": pair.random.estimate if pair.random else np.nan,
+        "matched": np.isin(np.arange(len(rows)), pair.numbers(pair.match)),
+    }
+
+
+def _matched(pair: Pair, conf_level: float) -> dict[str, Any]:
+    own, random = pair.cells.at(pair.numbers(pair.match)), pair.numbers(pair.random_match)
+    return {
+        **_layers(pair, np.arange(len(pair.match)), pair.match),
+        **summary(own, pair.null_matched, conf_level=conf_level),
+        "random_weights": pair.random.estimate[random] if pair.random else np.nan,
+    }
+
+
+def _mean(pair: Pair, conf_level: float) -> dict[str, Any]:
+    mean, null = pair.mean(pair.cells, pair.match), pair.null_matched.mean(axis=1, keepdims=True)
+    random: Any = np.nan
+    over: Any = dict.fromkeys(("estimate", "conf_low", "conf_high"), np.nan)
+    if pair.random:
+        by_random = pair.mean(pair.random, pair.random_match)
+        random, over = by_random.estimate, interval_columns(mean - by_random, conf_level=conf_level, most=2.0)
+    return {
+        **_models(pair),
+        **summary(mean, null, conf_level=conf_level),
+        "random_weights": random,
+        "over_random": over["estimate"],
+        "over_random_low": over["conf_low"],
+        "over_random_high": over["conf_high"],
+    }
 
 
 def _seeds(yardstick: pd.DataFrame) -> str:
