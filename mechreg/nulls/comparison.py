@@ -231,6 +231,7 @@ def _matched(fit: DocumentSums, other: DocumentSums | None, null: str) -> Docume
     if other.n != fit.n:
         raise InputError(
             f"{WHO} needs the same rows in the fits and their nulls; {null!r} has {other.n} in {fit.where}, which has "
-            f"{fit.n}. Use the skip= and drop_sinks= of the lags that were fitted; other texts have other sinks by 'size'."
+            f"{fit.n}. Use the skip= and drop_sinks= of the lags that were fitted; other texts have other "
+            "sinks by 'size'."
         )
     return other
