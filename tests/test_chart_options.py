@@ -1,8 +1,10 @@
 """Every plot function takes the object that holds its frame, and refuses an option of a wrong kind in a sentence."""
 
 import contextlib
+import copy
 import functools
 import inspect
+import pickle
 import re
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -77,10 +79,10 @@ def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
 def test_a_plot_leaves_its_frames_alone(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
-    copies = [frame.copy(deep=True) for frame in frames]
+    before = [frame.copy(deep=True) for frame in frames]
     plot(*frames, **options)
-    for frame, copy in zip(frames, copies, strict=True):
-        pd.testing.assert_frame_equal(frame, copy)
+    for frame, same_frame in zip(frames, before, strict=True):
+        pd.testing.assert_frame_equal(frame, same_frame)
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -141,15 +143,31 @@ def test_two_charts_stand_side_by_side():
     ]
 
 
-def test_a_layer_explorer_stands_beside_another_chart(arguments, tmp_path):
+def test_a_layer_explorer_stands_in_any_figure_with_its_data(arguments, tmp_path):
     frames, options = arguments["plot_layer_explorer"]
     explorer, betas = mechreg.plot_layer_explorer(*frames, **options), mechreg.plot_betas(make_coefficients())
-    for chart in (betas | explorer, explorer | betas, betas & explorer, (betas | explorer) & betas):
+    copies = copy.deepcopy(explorer) | betas, pickle.loads(pickle.dumps(explorer)) | betas
+    ours = betas | explorer, explorer | betas, betas & explorer, (betas | explorer) & betas
+    by_altair = alt.hconcat(explorer, betas), alt.vconcat(betas, explorer), explorer.properties(title="x")
+    for chart in (*ours, *copies, *by_altair):
+        assert {"layers", "tokens"} <= set(chart.to_dict()["datasets"])
         (file,) = save_chart(chart, tmp_path / "both", formats=("svg",))
-        assert "Layers of" in file.read_text(encoding="utf-8")
-        assert list(explorer.datasets)  # it is left as it was
+        assert "deviation (log norm)" in file.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="room for one plot_layer_explorer"):
-        explorer | explorer
+        (explorer | explorer).to_dict()
+
+
+@pytest.mark.parametrize("name", ["plot_token_agreement", "plot_norms", "plot_betas"])
+def test_a_figure_stays_whole_beside_or_above_another(arguments, name):
+    frames, options = arguments[name]
+    chart, betas = getattr(mechreg, name)(*frames, **options), mechreg.plot_betas(make_coefficients())
+    for both, kind in ((chart | betas, "hconcat"), (chart & betas, "vconcat"), (chart & chart, "vconcat")):
+        first, _ = both.to_dict()[kind]
+        assert first["title"] == chart.to_dict()["title"]
+    assert len((chart | betas | betas).to_dict()["hconcat"]) == 3
+    # The second is not among the first one's panels.
+    panels = [part for part in (chart | betas)["hconcat"][0].to_dict().values() if isinstance(part, list)]
+    assert "Coefficients of lag1 and lag2" not in str(panels)
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -186,6 +204,20 @@ def test_two_charts_side_by_side_have_one_scale_and_separate_ones_where_altair_c
     )
     assert len(layers) == 2
     assert len(norms) == 1
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        *(copy.deepcopy, lambda chart: pickle.loads(pickle.dumps(chart)), lambda chart: chart.copy()),
+        lambda chart: chart.properties(title="mine"),
+    ],
+)
+def test_a_chart_knows_what_its_axes_are_of_after_any_copy(again):
+    left, right = (mechreg.plot_betas(make_coefficients(seed=seed)) for seed in (0, 1))
+    assert len({domain for _, domain in domains((again(left) | again(right)).to_dict())}) == 1
+    other = mechreg.plot_profiles(make_profiles({"a": 2, "b": 3}).profiles)  # of one term
+    assert len({domain for _, domain in domains((again(left) | other).to_dict())}) == 2
 
 
 def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):

@@ -18,8 +18,8 @@ title : str
     In place of the usual title.
 
 Models are rows or panels of one figure, at most six, on the same axes; one model has its layers on the horizontal
-axis, several have relative depth. ``a | b`` puts two charts side by side and gives their vertical axes of one title
-(but for layers) one scale; ``alt.hconcat(a, b)`` keeps the scales apart. What cannot be drawn is refused: a missing
+axis, several have relative depth. ``a | b`` puts two charts side by side and gives axes of the same values one scale;
+``alt.hconcat(a, b)`` keeps the scales apart. What cannot be drawn is refused: a missing
 column (SchemaError), several hooks, models or terms and none chosen, two rows for one mark, a wrong option
 (InputError), a number that is NaN or infinite (NumericalError).
 """

@@ -22,7 +22,6 @@ from mechreg.charts.estimates import (
     layers_of_depth,
     p_labels,
     placed,
-    value_scale,
 )
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import (
@@ -37,6 +36,7 @@ from mechreg.charts.rows import (
     rows_of_hook,
     sample_size,
 )
+from mechreg.charts.scales import value_scale
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.outside import any_frames
@@ -120,8 +120,7 @@ def plot_betas(
     draw = partial(
         estimate_panel,
         several=several,
-        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-        y_title=f"beta of {terms[0]}" if len(terms) == 1 else f"beta ({_units(terms, formula)})",
+        scale=value_scale(marks[list(_NUMBERS)], f"beta {_units(terms, formula)}"),
         look=hues(hue, names, page, shown=terms if by is None else models),
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
@@ -159,10 +158,12 @@ def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
 
 
 def _units(terms: list[str], formula: str) -> str:
-    """Return units; without a formula the outcome is taken for the log norm."""
+    """Return the only term, or the units of several; without a formula the outcome is taken for the log norm."""
+    if len(terms) == 1:
+        return f"of {terms[0]}"
     of_norms = not formula or formula.split("~")[0].strip() == "log_norm"
     are_lags = of_norms and all(_LAG.fullmatch(term) for term in terms)
-    return "log norm per log norm" if are_lags else "per unit of the term"
+    return "(log norm per log norm)" if are_lags else "(per unit of the term)"
 
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layout import Place, Sheet
+from mechreg.charts.scales import ValueScale
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
 from mechreg.schema import require_number
 from mechreg.words import covariance_in_words
@@ -115,15 +116,6 @@ def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
     )
 
 
-def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = False) -> alt.Scale:
-    """Return an axis that has 0 and all values on it with some room; none below 0 if it is cut there."""
-    # 0 first: beside it a NaN, where no value is known, is neither less nor more.
-    low, high = min(0.0, float(values.min().min())), max(0.0, float(values.max().max()))
-    room = 0.04 * (high - low) or 0.5
-    low = low if cut_at_zero and low == 0 else low - room
-    return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)
-
-
 def marks_legend(kinds: Mapping[str, Mark], legend: alt.Legend) -> alt.Chart:
     """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
     looks: dict[Any, list[str]] = {
@@ -180,8 +172,7 @@ def estimate_panel(
     place: Place,
     *,
     several: bool,
-    scale: alt.Scale,
-    y_title: str,
+    scale: ValueScale,
     tooltip: Iterable[Tooltip],
     look: Iterable[Any] = (),
     kinds: Mapping[str, Mark] | None = None,
@@ -199,11 +190,11 @@ def estimate_panel(
     axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=max(3, place.height // 40))
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=y_title if place.leftmost else None)
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=scale.of if place.leftmost else None)
 
     base = alt.Chart(rows).encode(across(rows, place, several=several), *(look or [alt.ColorValue(INK)]))
     zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3])
-    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero.encode(y=alt.datum(0))]
+    layers = [] if scale.domain[0] == 0 else [zero.encode(y=alt.datum(0))]
     layers += behind(base, y) if behind else []
     layers.append(base.mark_line(strokeWidth=1.1, opacity=0.45).encode(y=y("estimate")))
     for name, width in ({} if len(rows) > CROWDED else bars or {}).items():

@@ -10,6 +10,7 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import frame_of, one_name
+from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK
 from mechreg.charts.tokens import chosen_group, measured, shown_token
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
@@ -137,11 +138,11 @@ def _less(cells: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scale(values: pd.Series, *, both_signs: bool) -> alt.Scale:
-    low, high = (round(float(end), 4) for end in values.quantile([0.02, 0.98]))
-    if both_signs or low < 0 < high:
-        most = max(-low, high) or 1.0
-        return alt.Scale(domain=[-most, most], domainMid=0, scheme="blueorange", clamp=True)
-    return alt.Scale(domain=[low, high if high > low else low + 1.0], scheme="cividis", clamp=True)
+    ends = colour_ends(values, 0.02, both_signs=both_signs)
+    middle: dict[str, Any] = (
+        {"domainMid": 0, "scheme": "blueorange"} if len(ends) == 3 else {"scheme": "cividis"}
+    )
+    return alt.Scale(domain=[ends[0], ends[-1]], clamp=True, **middle)
 
 
 def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: str) -> ChartType:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
+from mechreg.charts.estimates import HIDDEN_BARS, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, one_value, rows_of_hook
+from mechreg.charts.scales import ValueScale, value_scale
 from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
 from mechreg.schema import InputError, require_names
 from mechreg.words import count
@@ -101,7 +102,9 @@ def plot_dose_response(
     models = drawable(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
     kinds = [_ITSELF, *[kind for kind in marks["kind"].unique() if kind != _ITSELF]]
     scales = {
-        name: value_scale(marks[marks["measure"] == name][list(_NUMBERS)], digits=6, cut_at_zero=True)
+        name: value_scale(
+            marks.loc[marks["measure"] == name, list(_NUMBERS)], _MEASURES[name], digits=6, cut_at_zero=True
+        )
         for name in wanted
     }
     rows = []
@@ -166,7 +169,7 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
 
 
 def _dose_panel(
-    marks: pd.DataFrame, place: Place, page: Sheet, edit: str, kinds: list[str], scale: alt.Scale
+    marks: pd.DataFrame, place: Place, page: Sheet, edit: str, kinds: list[str], scale: ValueScale
 ) -> ChartType:
     dose_title, neutral, _ = _DOSES.get(edit, ("dose", None, edit))
     layers = sorted(marks["layer"].unique())
@@ -212,12 +215,12 @@ def _dose_panel(
     )
 
 
-def _spread(rows: pd.DataFrame, scale: alt.Scale, height: int) -> pd.DataFrame:
+def _spread(rows: pd.DataFrame, scale: ValueScale, height: int) -> pd.DataFrame:
     """Return where labels of rows stand: their estimates, moved as little as keeps them 10 px apart."""
     from scipy.optimize import isotonic_regression
 
     # 13 px before Vega rounds the axis.
-    low, high = scale.to_dict()["domain"]
+    low, high = scale.domain
     rows = rows.sort_values("estimate")
     apart = np.arange(len(rows)) * (high - low) * min(13 / height, 1 / max(1, len(rows)))
     moved = isotonic_regression(rows["estimate"] - apart).x + apart

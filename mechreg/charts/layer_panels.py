@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips, value_scale
+from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips
 from mechreg.charts.layout import Sheet
+from mechreg.charts.scales import OwnData, value_scale
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.charts.tokens import LINE_HEIGHT, token_layer
@@ -53,8 +54,7 @@ def profile_panel(
         placed(marks, several=False, hue="term", names=terms),
         page.place(120),
         several=False,
-        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-        y_title="beta",
+        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]], "beta"),
         look=hues("term", terms, page),
         bars={"conf": 1.5},
         behind=lambda base, y: [rects.encode(x="left:Q", x2="right:Q", opacity=lit).add_params(pick)],
@@ -160,7 +160,8 @@ def text_panel(
         _chosen(pick, "norm", "residual")
         .transform_window(at="row_number()")
         .transform_lookup(
-            lookup="at", from_=alt.LookupData(data=alt.NamedData("tokens"), key="at", fields=fields)
+            lookup="at",
+            from_=alt.LookupData(data=OwnData(name="tokens", rows=(places,)), key="at", fields=fields),
         )
         .transform_calculate(
             shaded=f"shade == '{_NORM}' ? datum.norm : datum.residual",

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import CROWDED, HIDDEN_BARS, estimate_panel, hues, placed, value_scale
+from mechreg.charts.estimates import CROWDED, HIDDEN_BARS, estimate_panel, hues, placed
 from mechreg.charts.layout import Sheet
 from mechreg.charts.rows import by_group, drawable, in_words, named, one_name, rows_of_hook, sample_size
+from mechreg.charts.scales import value_scale
 from mechreg.schema import InputError
 
 _TOOLTIP = (
@@ -47,8 +48,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
             part,
             place,
             several=several,
-            scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-            y_title="deviation of log norm",
+            scale=value_scale(marks[["estimate", "conf_low", "conf_high"]], "deviation of log norm"),
             look=hues("model", models, page),
             bars={"conf": 1.2},
             behind=lambda base, y: [_arrows(base, y, end, shape) for end, shape in _ARROWS.items()],

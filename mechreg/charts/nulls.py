@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import Mark, estimate_panel, p_labels, placed, value_scale
+from mechreg.charts.estimates import Mark, estimate_panel, p_labels, placed
 from mechreg.charts.layout import Place, Width, sheet
 from mechreg.charts.rows import by_model, drawable, few, frame_of, named, one_value, rows_of_hook, sample_size
+from mechreg.charts.scales import value_scale
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import InputError
 from mechreg.words import count
@@ -78,7 +79,7 @@ def plot_nulls(
     marks = placed(
         shown[["model", "layer", "depth", "null", *_ESTIMATES]].assign(judged=judged), several=several
     )
-    scale = value_scale(marks[["estimate", "null_low", "null_high"]], cut_at_zero=True)
+    scale = value_scale(marks[["estimate", "null_low", "null_high"]], f"beta of {term}", cut_at_zero=True)
 
     def panel(part: pd.DataFrame, place: Place) -> ChartType:
         null, model = part["null"].iloc[0], part["model"].iloc[0]
@@ -87,7 +88,6 @@ def plot_nulls(
             place._replace(lowest=place.lowest and model == models[-1]),
             several=several,
             scale=scale,
-            y_title=f"beta of {term}",
             kinds=kinds,
             legend=page.legend(orient="bottom", direction="horizontal", columns=page.width // 200 or 1),
             behind=lambda base, y: _band(base, y, OKABE_ITO[nulls.index(null)], len(part)),

@@ -12,6 +12,7 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
 from mechreg.charts.rows import frame_of, one_name, one_value
+from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 from mechreg.words import count
@@ -100,7 +101,12 @@ def plot_tokens(
     caption = _caption(shown, place, len(shown) - len(finite))
     largest = shown.loc[finite.abs().idxmax()]
     chart = token_layer(
-        alt.Chart(cells), page, field="value", ends=_ends(finite), heading=heading, tooltip=tooltip
+        alt.Chart(cells),
+        page,
+        field="value",
+        ends=colour_ends(finite, 0.01),
+        heading=heading,
+        tooltip=tooltip,
     )
     words = (
         f"The text of {doc}, every token shaded by {heading}, from {finite.min():.3f} to {finite.max():.3f}; "
@@ -170,15 +176,6 @@ def _cells_of(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def _ends(values: pd.Series) -> list[float | int]:
-    """Return where the shades of values are full, and 0 between if they have both signs."""
-    low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
-    if low < 0 < high:
-        most = max(-low, high)
-        return [-most, 0, most]
-    return [low, high] if low < high else [low - 0.5, high + 0.5]
 
 
 def token_layer(

@@ -157,7 +157,7 @@ class _Charts:
         heading, caption = (
             " ".join(map(str, one_or_many(title.get(key, "")))) for key in ("text", "subtitle")
         )
-        about = spec.get("usermeta", {})
+        about = spec.get("datasets", {}).get("layers", [{}])[0]  # of a layer explorer: whose layers
         self.specs.append(spec)
         svg = ""
         with contextlib.suppress(MechregError, ValueError):  # shown by the script, or said to be missing
