@@ -14,8 +14,8 @@ from mechreg.charts.estimates import (
     CROSS,
     CROWDED,
     DISC,
-    HIDDEN_BARS,
     Tooltip,
+    bars_in_words,
     estimate_panel,
     hues,
     intervals_in_words,
@@ -106,7 +106,6 @@ def plot_betas(
         adjusted, p, labels = False, "p_value", p_labels(alpha)
     notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    bars = intervals_in_words(shown)
     models = drawable(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
     several, hue, names = len(models) > 1, *(("term", palette) if by is None else ("model", models))
     kept = ["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs"]
@@ -133,7 +132,8 @@ def plot_betas(
     heading = f"Coefficients of {_listed(terms)} for {hook}, by {where}"
     heading = heading if by is None else f"{terms[0]} of {hook} by {in_words(by)} and {where}"
     judged_by = _ADJUSTED.get(method, "p adjusted over layers and lags") if adjusted else _NOT_ADJUSTED
-    bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
+    crowded = max(map(len, parts.values())) > CROWDED
+    bars = bars_in_words(intervals_in_words(shown), marks, crowded=crowded)
     caption = [f"{bars} Significance: {judged_by}. n: tokens a layer.", *notes]
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
 

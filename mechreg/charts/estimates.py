@@ -18,7 +18,6 @@ Tooltip = str | tuple[str, str, str]
 INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))
 BETA: tuple[Tooltip, ...] = (("estimate:Q", "beta", ".4f"), *INTERVAL)
 CROWDED = 100  # marks of a panel; the bars of more hide each other
-HIDDEN_BARS = "Intervals, which would hide each other, are in the frame."
 _DASHES = ([1, 0], [5, 3], [1.5, 2], [8, 3, 1.5, 3], [10, 4], [3, 1])
 
 
@@ -215,6 +214,13 @@ def estimate_panel(
         layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
     layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []
     return alt.layer(*layers, width=place.width, height=place.height)
+
+
+def bars_in_words(bars: str, rows: pd.DataFrame, *, crowded: bool) -> str:
+    """Return what the bars of rows are, or why there are none."""
+    if rows["conf_low"].isna().all():
+        return "One document, so without intervals."
+    return "Intervals, which would hide each other, are in the frame." if crowded else bars
 
 
 def intervals_in_words(rows: pd.DataFrame) -> str:

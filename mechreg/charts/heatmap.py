@@ -153,7 +153,7 @@ def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: 
     x = alt.X("at:O", axis=None, scale=alt.Scale(domain=[int(at) for at in places], padding=0))
     y = alt.Y("layer:O", sort="descending", axis=alt.Axis(values=marked), scale=alt.Scale(padding=0))
     tooltip = tooltips(("label:N", "token", ""), "position:Q", "layer:Q", ("value:Q", heading, ".4f"))
-    legend = page.legend(heading, gradientLength=120, gradientThickness=12, tickCount=5)
+    legend = page.gradient(heading, tickCount=5)
     color = alt.Color("value:Q", scale=scale, legend=legend)
     cells = alt.Chart(part).mark_rect(aria=False).encode(x=x, y=y, color=color, tooltip=tooltip)
     look: Any = {

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import HIDDEN_BARS, tooltips
+from mechreg.charts.estimates import bars_in_words, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, one_value, rows_of_hook
 from mechreg.charts.scales import ValueScale, value_scale
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
+from mechreg.charts.theme import DEPTH_SCALE, INK, PALE_INK
 from mechreg.schema import InputError, require_names
 from mechreg.words import count
 
@@ -147,7 +147,8 @@ def _with_neutral(shown: pd.DataFrame, edit: str) -> pd.DataFrame:
     neutral, doses = _DOSES.get(edit, ("dose", None, edit))[1], shown["dose"]
     if neutral is None or (doses == neutral).any() or not doses.min() < neutral < doses.max():
         return shown
-    zeros = shown[doses == doses.min()].assign(dose=neutral, estimate=0.0, conf_low=0.0, conf_high=0.0)
+    least = shown[doses == doses.min()]
+    zeros = least.assign(dose=neutral, **{name: 0.0 * least[name] for name in _NUMBERS})  # NaN stays NaN
     return pd.concat([shown, zeros], ignore_index=True)
 
 
@@ -180,7 +181,6 @@ def _dose_panel(
     x = alt.X("x:Q", title=dose_title, scale=x_scale, axis=alt.Axis(grid=False, **ticks))
     y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False, labelFlush=True))
     # Two channels of one scale: Vega has no gradient as the legend of points and lines together.
-    color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
     stroke = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
     look = page.legend(symbolStrokeColor=INK, symbolSize=400, symbolType="stroke") if len(kinds) > 1 else None
     dashes = alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)])
@@ -207,7 +207,7 @@ def _dose_panel(
         ),
         *([] if crowded else [bars]),
         itself.mark_point(filled=True, size=12 if crowded else 34, opacity=1).encode(
-            color=color, tooltip=tooltip
+            color=page.depth(), tooltip=tooltip
         ),
         *([names.encode(x=x, y=y, text="layer:N")] if len(layers) <= 6 else []),
         width=place.width,
@@ -236,8 +236,7 @@ def _caption(marks: pd.DataFrame) -> str:
     dashed = [kind for kind in marks["kind"].unique() if kind != _ITSELF]
     held = " (later attention held at its clean values)"
     more = {"control: random direction": " of the same size", _DIRECT: held}
-    is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
-    bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
-    bars = "One document, so without intervals." if marks["n_docs"].max() == 1 else bars
+    is_crowded = bool(marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED)
+    bars = bars_in_words("Bars: confidence intervals of the mean over documents.", marks, crowded=is_crowded)
     lines = [f"{kind.removeprefix('control: ')}{more.get(kind, '')}" for kind in dashed]
     return " ".join([bars, *(f"Dashed, without points: {line}." for line in lines)])

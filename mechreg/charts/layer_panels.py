@@ -105,7 +105,7 @@ def _scatter(term: str, given: str, pick: alt.Parameter, side: int, page: Sheet)
         "'layer ' + datum.layer + ':  beta ' + format(datum.beta, '.3f') + ',  n = ' + format(datum.n, ',')"
     )
     look = _LABEL | {"fontSize": 12, "fontWeight": "bold"}
-    legend = page.legend("tokens in cell", gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
+    legend = page.gradient("tokens in cell", tickCount=4, format="~s")
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
     color = alt.Color("tokens:Q", scale=dense, legend=legend)

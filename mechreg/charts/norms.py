@@ -13,7 +13,7 @@ from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import by_model, few, frame_of, named, rows_of_hook
 from mechreg.charts.scales import ValueScale, value_scale
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
+from mechreg.charts.theme import DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 from mechreg.words import count
@@ -178,10 +178,6 @@ def _faded(pick: alt.Parameter, opacity: float) -> Any:
     return alt.condition(pick, alt.value(opacity), alt.value(0.12 * opacity))
 
 
-def _depth(page: Sheet) -> alt.Color:
-    return alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
-
-
 def _dot_marks(
     dots: pd.DataFrame, place: Place, scale: ValueScale, page: Sheet, pick: alt.Parameter
 ) -> ChartType:
@@ -192,7 +188,7 @@ def _dot_marks(
     other = alt.Chart(dots[dots["place"] == _OTHER]).mark_point(
         filled=True, size=24 if len(dots) <= 1_000 else 12
     )
-    other = other.encode(x=x, y=y, color=_depth(page), opacity=_faded(pick, 0.7), tooltip=tooltip)
+    other = other.encode(x=x, y=y, color=page.depth(), opacity=_faded(pick, 0.7), tooltip=tooltip)
     sinks = _sink_marks(dots, x, y, page, tooltip)
     return alt.layer(other, *sinks, width=place.width, height=place.height)
 
@@ -206,7 +202,7 @@ def _column_marks(
     )
     ends = {"left": quantiles["layer"] - 0.4, "right": quantiles["layer"] + 0.4}
     other = alt.Chart(quantiles.assign(**ends)[quantiles["place"] == _OTHER])
-    other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=_depth(page), tooltip=tooltip)
+    other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=page.depth(), tooltip=tooltip)
     y = _log_norm("log_norm", scale)
     return alt.layer(
         other.mark_rect().encode(y=_log_norm("q01", scale), y2="q99", opacity=_faded(pick, 0.28)),

@@ -5,6 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from mechreg.charts.theme import OKABE_ITO
 from mechreg.schema import InputError
 
 
@@ -54,3 +55,8 @@ def colour_ends(values: pd.Series, cut: float, *, both_signs: bool = False) -> l
         most = max(-low, high) or 1.0
         return [-most, 0, most]
     return [low, high] if low < high else [low - 0.5, high + 0.5]
+
+
+def diverging(most: float, **options: Any) -> alt.Scale:
+    """Return the colours of numbers of both signs, as far as ``most``."""
+    return alt.Scale(domain=[-most, 0, most], range=[OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]], **options)

@@ -9,8 +9,6 @@ import altair as alt
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/. Yellow is last, since it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
-DIVERGING = [OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]  # below 0, 0, above
-
 # vl-convert carries Liberation Sans; where no font of the list is there, it drops all text without a word.
 # Arial has the same widths, for browsers that lack the first.
 FONT = "Liberation Sans, Arial, sans-serif"
@@ -82,14 +80,6 @@ def themed() -> Any:
 # Relative depth: cividis from the first block (dark) to the last, without the lightest fifth, since thin lines
 # in it are lost on white.
 DEPTH_SCALE = alt.Scale(domain=[0, 1], scheme=alt.SchemeParams(name="cividis", extent=[0, 0.82]))
-DEPTH_LOOK: Any = {
-    "type": "gradient",
-    "gradientLength": 110,
-    "gradientThickness": 12,
-    "gradientOpacity": 1,
-    "values": [0, 0.5, 1],
-    "format": ".1f",
-}
 
 
 def figure_title(text: str, caption: Iterable[str], *, width: int = WIDTH) -> alt.Title:

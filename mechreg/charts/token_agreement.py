@@ -137,8 +137,8 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
             )
         )
 
-    what, bar = "rank correlation", {"gradientLength": 140, "gradientThickness": 10}
-    legend = page.legend(what, format=".2~f", tickCount=5, **bar)
+    what = "rank correlation"
+    legend = page.gradient(what, length=140, format=".2~f", tickCount=5)
     scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True)
     color = alt.Color("estimate:Q", title=what, scale=scale, legend=legend)
     shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]

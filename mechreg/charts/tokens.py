@@ -186,7 +186,7 @@ def token_layer(
     x, text_x = (alt.X(f"{name}:Q", scale=places, axis=None) for name in ("x", "text_x"))
     y = alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.1, paddingOuter=0))
     scale = alt.Scale(domain=ends, range=[BELOW, NEUTRAL, ABOVE][-len(ends) :], clamp=True, interpolate="lab")
-    legend = page.legend(heading, gradientLength=120, gradientThickness=12, titleLimit=140)
+    legend = page.gradient(heading, titleLimit=140)
     shade = alt.Color(f"{field}:Q", scale=scale, legend=legend)
     color = alt.condition(f"isValid(datum[{field!r}])", shade, alt.value(NOTHING))
     cells = base.mark_rect(stroke="white", strokeWidth=1, aria=False)
