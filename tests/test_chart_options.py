@@ -96,13 +96,35 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     assert set(heights) & {111} or max(heights) % 111 == 0
 
 
+NAMES = {
+    "usual": ("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped"),
+    "long": (
+        "meta_llama_Llama_3_2_1B_Instruct_finetuned_on_my_texts_v2",
+        "EleutherAI/pythia-160m-deduped-step143000-seed9",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
-def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(name, size, inches):
+def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(
+    name, size, inches, names
+):
     plot = getattr(mechreg, name.removesuffix("_by"))
-    frames, options = called_with("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped")[name]
+    frames, options = called_with(*NAMES[names])[name]
     svg = ElementTree.fromstring(svg_of(chart_spec(plot(*frames, **options, width=size))))
     assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
+
+
+@pytest.mark.parametrize("width", [None, "column", "page"])
+def test_long_names_in_a_legend_keep_both_ends_and_stay_different(width):
+    names = [f"organisation/model-of-many-words-{step}-{'x' * 20}-seed" for step in ("one", "two", "three")]
+    chart = mechreg.plot_profiles(make_profiles(dict.fromkeys(names, 2)), width=width)
+    drawn = ElementTree.fromstring(svg_of(chart_spec(chart))).itertext()
+    labels = [text for text in drawn if text.startswith("organisation/")]
+    assert len(set(labels)) == 3
+    assert all("…" in label and label.endswith("-seed") for label in labels)
 
 
 @pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])

@@ -156,9 +156,7 @@ def hues(
     shown = list(shown or names)
     # A single term is named in the title; a single model is named only in the legend.
     legend = (
-        sheet.legend(field, symbolOpacity=1, values=shown, **look)
-        if field == "model" or len(shown) > 1
-        else None
+        sheet.names(field, shown, symbolOpacity=1, **look) if field == "model" or len(shown) > 1 else None
     )
     return [
         channel(f"{field}:N", sort=names, scale=alt.Scale(domain=names, range=values), legend=legend)

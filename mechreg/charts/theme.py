@@ -86,8 +86,22 @@ def figure_title(text: str, caption: Iterable[str], *, width: int = WIDTH) -> al
     """Return a figure's title with its caption below it, both broken into lines of the figure's width."""
     room = min(width + 90, int(1.3 * width))  # with axes and, where there is room, a legend
     lines = textwrap.wrap(text, int(room / 8.6)) or [text]
-    captions = [line for part in caption for line in textwrap.wrap(part, int(room / 5.2))]
+    captions: list[str] = []
+    for part in caption:  # names without spaces are of wider letters
+        size = 5.2 if max(map(len, part.split()), default=0) < 30 else 6.0
+        captions += textwrap.wrap(part, int(room / size))
     return alt.Title(lines[0] if len(lines) == 1 else lines, subtitle=captions)
+
+
+def elided(name: str, most: int) -> str:
+    """Return a name in so many letters, its middle left out: both ends may tell two checkpoints apart.
+
+    Examples
+    --------
+    >>> elided("organisation/model-step1000", 13)
+    'organi…ep1000'
+    """
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-((most - 1) // 2) :]}"
 
 
 def panel_title(name: str, detail: str, *, width: int) -> alt.Title:

@@ -13,7 +13,7 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import few, frame_of, number, one_value, require_one_row
-from mechreg.charts.theme import INK, PALE_INK
+from mechreg.charts.theme import INK, PALE_INK, elided
 from mechreg.words import count
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
@@ -127,7 +127,10 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
 
     def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
         depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
-        titles = {end: textwrap.wrap(f"relative depth in {models[end]}", place.width // 6) for end in "ab"}
+        room = place.width // 6
+        titles = {
+            end: textwrap.wrap(f"relative depth in {elided(models[end], room - 5)}", room) for end in "ab"
+        }
         return (
             alt.Chart(frame)
             .transform_calculate(**_edges(n_layers, of))
