@@ -254,6 +254,23 @@ def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     assert loss[1] > 1.5 * kl[1]
 
 
+def test_doses_are_of_one_head_which_is_chosen_by_name(arguments):
+    (effects,), _ = arguments["plot_dose_response"]
+    heads = pd.concat([effects.assign(head=head, estimate=effects["estimate"] + head) for head in (0, 3)])
+    with pytest.raises(InputError, match=r"takes one head at a time; the frame has 0, 3\. Choose with head="):
+        mechreg.plot_dose_response(heads)
+    with pytest.raises(InputError, match="has no rows of the head 1; the frame has 0, 3"):
+        mechreg.plot_dose_response(heads, head=1)
+    with pytest.raises(InputError, match="asked for head 1; the frame has no column 'head'"):
+        mechreg.plot_dose_response(effects, head=1)
+    spec = mechreg.plot_dose_response(heads, head=3).to_dict()
+    assert spec["title"]["text"] == "attn_out of head 3 scaled: effects by dose and layer"
+    drawn = [row["estimate"] for rows in spec["datasets"].values() for row in rows if "kind" in row]
+    assert min(drawn) >= 3
+    without = mechreg.plot_dose_response(effects.assign(head=-1)).to_dict()
+    assert without["title"] == mechreg.plot_dose_response(effects).to_dict()["title"]
+
+
 @pytest.mark.parametrize("options", [{}, {"width": "column"}, {"height": 80}])
 def test_labels_of_layers_with_one_effect_do_not_touch(arguments, options):
     (effects,), _ = arguments["plot_dose_response"]

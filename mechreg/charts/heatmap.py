@@ -9,10 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import frame_of, one_name
+from mechreg.charts.rows import chosen_group, frame_of, one_name
 from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK
-from mechreg.charts.tokens import chosen_group, measured, shown_token
+from mechreg.charts.tokens import measured, shown_token
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 from mechreg.words import count
 

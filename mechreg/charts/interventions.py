@@ -10,7 +10,16 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import bars_in_words, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, one_value, rows_of_hook
+from mechreg.charts.rows import (
+    by_model,
+    chosen_group,
+    drawable,
+    frame_of,
+    largest,
+    named,
+    one_value,
+    rows_of_hook,
+)
 from mechreg.charts.scales import ValueScale, value_scale
 from mechreg.charts.theme import DEPTH_SCALE, INK, PALE_INK
 from mechreg.schema import InputError, require_names
@@ -50,6 +59,7 @@ def plot_dose_response(
     *,
     hook: str | None = None,
     edit: str | None = None,
+    head: int | None = None,
     control: str | None = None,
     measures: str | Sequence[str] | None = None,
     width: Width | None = None,
@@ -65,7 +75,7 @@ def plot_dose_response(
     ----------
     effects : pandas.DataFrame
         What `intervene` gives for a sequence of doses.
-    edit : str, optional
+    edit, head : optional
         Which, where the frame has several.
     control : str, optional
         Which control stands beside the edit; by default the frame's only one.
@@ -87,7 +97,8 @@ def plot_dose_response(
     effects = frame_of(effects, "effects", ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
     shown, hook = rows_of_hook(effects, hook, _EFFECTS, who=who)
-    shown, edit = one_value(shown, "edit", edit, who=who)
+    shown, place = chosen_group(shown, {"edit": edit, "head": head}, who=who)
+    edit = str(place["edit"])
     shown = shown[shown["offset"] == -1]
     controls = shown[shown["control"] != "none"]
     if control is not None or len(controls):
@@ -120,15 +131,16 @@ def plot_dose_response(
         )
         grid.resolve = resolved(y="independent", stroke="independent")
         rows.append(page.titled(grid, model, _sample_size(own)))
-    done = _DOSES.get(edit, ("dose", None, edit))[2]
+    of_head = f" of head {place['head']}" if place.get("head", -1) >= 0 else ""
+    done = f"{hook}{of_head} {_DOSES.get(edit, ('dose', None, edit))[2]}"
 
     def sentence(part: pd.DataFrame) -> str:
         top = largest(part)
         return f"largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
 
-    lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
+    lead = f"Effects of {done}, by dose, a line an edited layer."
     words = [lead, *named(marks[marks["kind"] == _ITSELF], ["model", "measure"], sentence)]
-    heading = f"{hook} {done}: effects by dose and layer"
+    heading = f"{done}: effects by dose and layer"
     return page.figure(rows, heading, [_caption(marks)], words, own=["y", "stroke"])
 
 

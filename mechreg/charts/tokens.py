@@ -11,7 +11,7 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import frame_of, one_name, one_value
+from mechreg.charts.rows import chosen_group, frame_of, one_name, one_value
 from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
@@ -201,19 +201,6 @@ def token_layer(
         cells.encode(x=x, x2="x2:Q", y=y, tooltip=tooltip, color=color),
         base.mark_text(aria=False, **look).encode(x=text_x, y=y, text="text:N", tooltip=tooltip),
     )
-
-
-def chosen_group(
-    norms: pd.DataFrame, wanted: dict[str, Any], *, who: str
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows of one model, hook, layer and head, and which those are, of what the frame has."""
-    place = {}
-    for key, which in wanted.items():
-        if key in norms:
-            norms, place[key] = one_value(norms, key, which, who=who)
-        elif which is not None:
-            raise InputError(f"{who} was asked for {key} {which!r}; the frame has no column {key!r}.")
-    return norms, place
 
 
 def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndarray]:

@@ -94,7 +94,7 @@ def report_html(
         "compared": page.by(charts.plot_profiles, profiles, "hook", "term")
         + page.by(charts.plot_agreement, universality, "hook", "term"),
         "against_nulls": page.by(charts.plot_nulls, nulls, "hook"),
-        "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit"),
+        "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit", "head"),
         "sinks": sinks_left_out(statistics),
         "diagnostics": diagnostics_table(statistics),
         "summaries": summaries_by_hook(summaries),
