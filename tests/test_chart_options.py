@@ -242,6 +242,16 @@ def test_a_chart_knows_what_its_axes_are_of_after_any_copy(again):
     assert len({domain for _, domain in domains((again(left) | other).to_dict())}) == 2
 
 
+def test_a_small_model_below_a_large_one_has_its_marks_at_its_own_depths():
+    """The lags stand side by side, as far apart as in the large model: else up to 0.15 apart in the small one."""
+    spec = mechreg.plot_betas(make_coefficients({"large": 30, "small": 4})).to_dict()
+    rows = pd.DataFrame([row for rows in spec["datasets"].values() for row in rows if "judged" in row])
+    rows = rows.dropna(subset="x")
+    assert set(rows["model"]) == {"large", "small"}
+    assert (rows["x"] - rows["depth"]).abs().max() < 0.5 / 30
+    assert rows.groupby(["model", "layer"])["x"].nunique().eq(2).all()
+
+
 def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     (effects,), _ = arguments["plot_dose_response"]
     doubled = effects.assign(**{name: 2 * effects[name] for name in ("estimate", "conf_low", "conf_high")})

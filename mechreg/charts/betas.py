@@ -148,7 +148,7 @@ def _of_fits(coefficients: Any) -> tuple[str, str]:
 def _grid(marks: pd.DataFrame) -> tuple[int, int]:
     """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
     n_layers = int(layers_of_depth(marks).max())
-    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 160)
 
 
 def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:

@@ -61,7 +61,8 @@ def placed(
     x = rows["depth"] if several else rows["layer"].astype(float)
     if hue is not None:
         side = rows[hue].map({name: at - (len(names) - 1) / 2 for at, name in enumerate(names)}).astype(float)
-        x = x + side * 0.6 / len(names) / (layers_of_depth(rows) if several else 1)
+        # As far apart in all models of a figure: a small model's would stand at other depths than their own.
+        x = x + side * 0.6 / len(names) / (layers_of_depth(rows).max() if several else 1)
     return rows.assign(x=x)
 
 
