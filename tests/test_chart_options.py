@@ -252,6 +252,27 @@ def test_a_small_model_below_a_large_one_has_its_marks_at_its_own_depths():
     assert rows.groupby(["model", "layer"])["x"].nunique().eq(2).all()
 
 
+def test_charts_side_by_side_have_one_legend_if_theirs_are_alike_and_else_their_own():
+    betas = [mechreg.plot_betas(make_coefficients(seed=seed), width=300) for seed in (0, 1)]
+    profiles = mechreg.plot_profiles(make_profiles({"a": 2, "b": 3}).profiles, width=300)
+    for both, titles in (
+        (betas[0] | betas[1], ["significance", "term"]),
+        (betas[0] & betas[1], ["significance", "term"]),
+        (betas[0] | profiles, ["model", "significance", "term"]),
+        (profiles & betas[0] & betas[1], ["model", "significance", "significance", "term", "term"]),
+    ):
+        drawn = [*ElementTree.fromstring(svg_of(chart_spec(both))).itertext()]
+        assert sorted(text for text in drawn if text in titles or text == "term, model") == titles
+
+
+def test_two_charts_of_a_column_fit_a_page_beside_each_other_and_a_column_one_below_the_other():
+    betas = mechreg.plot_betas(make_coefficients({"m": 12}), title="a", width="column")
+    profiles = mechreg.plot_profiles(make_profiles({"s": 2, "t": 3}).profiles, title="b", width="column")
+    for both, inches in ((betas | profiles, 6.75), (betas & profiles, 3.25)):
+        svg = ElementTree.fromstring(svg_of(chart_spec(both)))
+        assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
+
+
 def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     (effects,), _ = arguments["plot_dose_response"]
     doubled = effects.assign(**{name: 2 * effects[name] for name in ("estimate", "conf_low", "conf_high")})

@@ -15,6 +15,13 @@ from mechreg.charts.save import VEGA_LITE, chart_spec
 from mechreg.charts.scales import ValueScale
 from mechreg.charts.theme import stacked_legends, themed
 
+_LEGENDS = {
+    alt.Color: "color",
+    alt.Fill: "fill",
+    alt.Stroke: "stroke",
+    alt.Shape: "shape",
+    alt.StrokeDash: "strokeDash",
+}
 _SCALE = 2  # pixels of the picture to one of the chart, for screens that have as many
 
 
@@ -70,17 +77,30 @@ def shown_offline(chart: ChartType) -> ChartType:
 
 
 def _composed(first: Any, second: Any, compose: Callable[..., Any], extend: Callable[[Any], Any]) -> Any:
-    """Return two charts as one; a figure, which has a title, stays whole: Altair would put the other one into it."""
+    """Return two charts as one; a figure, which has a title, stays whole: Altair would put the other one into it.
+
+    They share their legends if these are alike; Vega would make one of any two.
+    """
     with warnings.catch_warnings():  # a click on a layer picks it out in both
         warnings.filterwarnings("ignore", "Automatically deduplicated selection")
         is_figure = first._get("title") is not alt.Undefined
-        return shown_offline(compose(first, second) if is_figure else extend(second))
+        both = compose(first, second) if is_figure else extend(second)
+    looks = [sorted({_look(one) for one in _within(chart, tuple(_LEGENDS))}) for chart in (first, second)]
+    if looks[0] != looks[1]:
+        both = both.resolve_scale(**dict.fromkeys(_LEGENDS.values(), "independent"))
+    return shown_offline(both)
+
+
+def _look(channel: Any) -> tuple[str, str]:
+    """Return what a legend is of, and how it looks."""
+    scale = channel._get("scale")
+    return str(channel._get("shorthand")), str(scale.to_dict() if isinstance(scale, alt.Scale) else scale)
 
 
 def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:
     """Return copies of two charts: axes of the same values go as far as both did."""
     left, right = copy.deepcopy(left), copy.deepcopy(right)
-    scales = [*_value_scales(left)], [*_value_scales(right)]
+    scales = [*_within(left, ValueScale)], [*_within(right, ValueScale)]
     for of in {scale.of for scale in scales[0]} & {scale.of for scale in scales[1]}:
         same = [scale for of_chart in scales for scale in of_chart if scale.of == of]
         domain = [end(at for scale in same for at in scale.domain) for end in (min, max)]
@@ -89,13 +109,10 @@ def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:
     return left, right
 
 
-def _value_scales(part: Any) -> Iterator[ValueScale]:
-    """Yield the scales in a chart that know what their values are."""
-    if isinstance(part, ValueScale):
+def _within(part: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
+    """Yield the parts of a chart that are of one class."""
+    if isinstance(part, kind):
         yield part
-    elif isinstance(part, alt.SchemaBase):
-        for inner in part._kwds.values():
-            yield from _value_scales(inner)
-    elif isinstance(part, list):
-        for inner in part:
-            yield from _value_scales(inner)
+    inner = part._kwds if isinstance(part, alt.SchemaBase) else part
+    for one in inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ():
+        yield from _within(one, kind)
