@@ -48,7 +48,7 @@ def value_scale(
     return ValueScale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False, of=of)
 
 
-def colour_ends(values: pd.Series, cut: float, *, both_signs: bool = False) -> list[float]:
+def colour_ends(values: pd.Series, cut: float, *, both_signs: bool = False) -> list[float | int]:
     """Return where colours of values end, but for a share ``cut`` at each end; 0 is the middle of both signs."""
     low, high = (round(float(end), 4) for end in values.quantile([cut, 1 - cut]))
     if both_signs or low < 0 < high:
