@@ -1,8 +1,10 @@
 """Every plot function takes the object that holds its frame, and refuses an option of a wrong kind in a sentence."""
 
 import contextlib
+import copy
 import functools
 import inspect
+import pickle
 import re
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -77,10 +79,10 @@ def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
 def test_a_plot_leaves_its_frames_alone(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
-    copies = [frame.copy(deep=True) for frame in frames]
+    before = [frame.copy(deep=True) for frame in frames]
     plot(*frames, **options)
-    for frame, copy in zip(frames, copies, strict=True):
-        pd.testing.assert_frame_equal(frame, copy)
+    for frame, same_frame in zip(frames, before, strict=True):
+        pd.testing.assert_frame_equal(frame, same_frame)
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -94,13 +96,35 @@ def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     assert set(heights) & {111} or max(heights) % 111 == 0
 
 
+NAMES = {
+    "usual": ("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped"),
+    "long": (
+        "meta_llama_Llama_3_2_1B_Instruct_finetuned_on_my_texts_v2",
+        "EleutherAI/pythia-160m-deduped-step143000-seed9",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
-def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(name, size, inches):
+def test_a_chart_on_paper_is_as_wide_as_its_column_or_page_whatever_is_beside_its_marks(
+    name, size, inches, names
+):
     plot = getattr(mechreg, name.removesuffix("_by"))
-    frames, options = called_with("HuggingFaceTB/SmolLM2-135M", "EleutherAI/pythia-160m-deduped")[name]
+    frames, options = called_with(*NAMES[names])[name]
     svg = ElementTree.fromstring(svg_of(chart_spec(plot(*frames, **options, width=size))))
     assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
+
+
+@pytest.mark.parametrize("width", [None, "column", "page"])
+def test_long_names_in_a_legend_keep_both_ends_and_stay_different(width):
+    names = [f"organisation/model-of-many-words-{step}-{'x' * 20}-seed" for step in ("one", "two", "three")]
+    chart = mechreg.plot_profiles(make_profiles(dict.fromkeys(names, 2)), width=width)
+    drawn = ElementTree.fromstring(svg_of(chart_spec(chart))).itertext()
+    labels = [text for text in drawn if text.startswith("organisation/")]
+    assert len(set(labels)) == 3
+    assert all("…" in label and label.endswith("-seed") for label in labels)
 
 
 @pytest.mark.parametrize(("size", "inches"), [("column", 3.25), ("page", 6.75)])
@@ -141,15 +165,31 @@ def test_two_charts_stand_side_by_side():
     ]
 
 
-def test_a_layer_explorer_stands_beside_another_chart(arguments, tmp_path):
+def test_a_layer_explorer_stands_in_any_figure_with_its_data(arguments, tmp_path):
     frames, options = arguments["plot_layer_explorer"]
     explorer, betas = mechreg.plot_layer_explorer(*frames, **options), mechreg.plot_betas(make_coefficients())
-    for chart in (betas | explorer, explorer | betas, betas & explorer, (betas | explorer) & betas):
+    copies = copy.deepcopy(explorer) | betas, pickle.loads(pickle.dumps(explorer)) | betas
+    ours = betas | explorer, explorer | betas, betas & explorer, (betas | explorer) & betas
+    by_altair = alt.hconcat(explorer, betas), alt.vconcat(betas, explorer), explorer.properties(title="x")
+    for chart in (*ours, *copies, *by_altair):
+        assert {"layers", "tokens"} <= set(chart.to_dict()["datasets"])
         (file,) = save_chart(chart, tmp_path / "both", formats=("svg",))
-        assert "Layers of" in file.read_text(encoding="utf-8")
-        assert list(explorer.datasets)  # it is left as it was
+        assert "deviation (log norm)" in file.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="room for one plot_layer_explorer"):
-        explorer | explorer
+        (explorer | explorer).to_dict()
+
+
+@pytest.mark.parametrize("name", ["plot_token_agreement", "plot_norms", "plot_betas"])
+def test_a_figure_stays_whole_beside_or_above_another(arguments, name):
+    frames, options = arguments[name]
+    chart, betas = getattr(mechreg, name)(*frames, **options), mechreg.plot_betas(make_coefficients())
+    for both, kind in ((chart | betas, "hconcat"), (chart & betas, "vconcat"), (chart & chart, "vconcat")):
+        first, _ = both.to_dict()[kind]
+        assert first["title"] == chart.to_dict()["title"]
+    assert len((chart | betas | betas).to_dict()["hconcat"]) == 3
+    # The second is not among the first one's panels.
+    panels = [part for part in (chart | betas)["hconcat"][0].to_dict().values() if isinstance(part, list)]
+    assert "Coefficients of lag1 and lag2" not in str(panels)
 
 
 @pytest.mark.parametrize("name", chart_frames.CHARTS)
@@ -188,6 +228,51 @@ def test_two_charts_side_by_side_have_one_scale_and_separate_ones_where_altair_c
     assert len(norms) == 1
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        *(copy.deepcopy, lambda chart: pickle.loads(pickle.dumps(chart)), lambda chart: chart.copy()),
+        lambda chart: chart.properties(title="mine"),
+    ],
+)
+def test_a_chart_knows_what_its_axes_are_of_after_any_copy(again):
+    left, right = (mechreg.plot_betas(make_coefficients(seed=seed)) for seed in (0, 1))
+    assert len({domain for _, domain in domains((again(left) | again(right)).to_dict())}) == 1
+    other = mechreg.plot_profiles(make_profiles({"a": 2, "b": 3}).profiles)  # of one term
+    assert len({domain for _, domain in domains((again(left) | other).to_dict())}) == 2
+
+
+def test_a_small_model_below_a_large_one_has_its_marks_at_its_own_depths():
+    """The lags stand side by side, as far apart as in the large model: else up to 0.15 apart in the small one."""
+    spec = mechreg.plot_betas(make_coefficients({"large": 30, "small": 4})).to_dict()
+    rows = pd.DataFrame([row for rows in spec["datasets"].values() for row in rows if "judged" in row])
+    rows = rows.dropna(subset="x")
+    assert set(rows["model"]) == {"large", "small"}
+    assert (rows["x"] - rows["depth"]).abs().max() < 0.5 / 30
+    assert rows.groupby(["model", "layer"])["x"].nunique().eq(2).all()
+
+
+def test_charts_side_by_side_have_one_legend_if_theirs_are_alike_and_else_their_own():
+    betas = [mechreg.plot_betas(make_coefficients(seed=seed), width=300) for seed in (0, 1)]
+    profiles = mechreg.plot_profiles(make_profiles({"a": 2, "b": 3}).profiles, width=300)
+    for both, titles in (
+        (betas[0] | betas[1], ["significance", "term"]),
+        (betas[0] & betas[1], ["significance", "term"]),
+        (betas[0] | profiles, ["model", "significance", "term"]),
+        (profiles & betas[0] & betas[1], ["model", "significance", "significance", "term", "term"]),
+    ):
+        drawn = [*ElementTree.fromstring(svg_of(chart_spec(both))).itertext()]
+        assert sorted(text for text in drawn if text in titles or text == "term, model") == titles
+
+
+def test_two_charts_of_a_column_fit_a_page_beside_each_other_and_a_column_one_below_the_other():
+    betas = mechreg.plot_betas(make_coefficients({"m": 12}), title="a", width="column")
+    profiles = mechreg.plot_profiles(make_profiles({"s": 2, "t": 3}).profiles, title="b", width="column")
+    for both, inches in ((betas | profiles, 6.75), (betas & profiles, 3.25)):
+        svg = ElementTree.fromstring(svg_of(chart_spec(both)))
+        assert 0.75 * 96 * inches < float(svg.get("width")) <= 96 * inches
+
+
 def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     (effects,), _ = arguments["plot_dose_response"]
     doubled = effects.assign(**{name: 2 * effects[name] for name in ("estimate", "conf_low", "conf_high")})
@@ -198,6 +283,23 @@ def test_effects_of_one_measure_side_by_side_have_one_scale(arguments):
     )
     assert loss == doubled_loss
     assert loss[1] > 1.5 * kl[1]
+
+
+def test_doses_are_of_one_head_which_is_chosen_by_name(arguments):
+    (effects,), _ = arguments["plot_dose_response"]
+    heads = pd.concat([effects.assign(head=head, estimate=effects["estimate"] + head) for head in (0, 3)])
+    with pytest.raises(InputError, match=r"takes one head at a time; the frame has 0, 3\. Choose with head="):
+        mechreg.plot_dose_response(heads)
+    with pytest.raises(InputError, match="has no rows of the head 1; the frame has 0, 3"):
+        mechreg.plot_dose_response(heads, head=1)
+    with pytest.raises(InputError, match="asked for head 1; the frame has no column 'head'"):
+        mechreg.plot_dose_response(effects, head=1)
+    spec = mechreg.plot_dose_response(heads, head=3).to_dict()
+    assert spec["title"]["text"] == "attn_out of head 3 scaled: effects by dose and layer"
+    drawn = [row["estimate"] for rows in spec["datasets"].values() for row in rows if "kind" in row]
+    assert min(drawn) >= 3
+    without = mechreg.plot_dose_response(effects.assign(head=-1)).to_dict()
+    assert without["title"] == mechreg.plot_dose_response(effects).to_dict()["title"]
 
 
 @pytest.mark.parametrize("options", [{}, {"width": "column"}, {"height": 80}])

@@ -450,6 +450,12 @@ def test_intervene_edits_the_heads_asked_for_and_patches_from_another_corpus(tmp
     assert main([*command, f"patch={longer}"]) == 2
     assert "give prompts of equal length, or align='start' or 'end' (--align)" in capsys.readouterr().err
     assert main([*command, f"patch={longer}", "--align", "end"]) == 0
+    scaled = ["intervene", "mini-s", "--corpus", asked, "--edit", "scale=0,2", "--hook", "z", "--layers", "1"]
+    assert main([*scaled, "--heads", "0,2", "--out", str(tmp_path / "scaled.csv")]) == 0
+    charts = sorted(path.name for path in tmp_path.glob("scaled*.svg"))
+    assert charts == ["scaled_head0.svg", "scaled_head2.svg"]
+    assert "z of head 2 scaled" in (tmp_path / "scaled_head2.svg").read_text(encoding="utf-8")
+    capsys.readouterr()
     assert main(["intervene", "mini-s", "--edit", "scale=2", "--heads", "0", "--documents", "1"]) == 2
     assert "heads= needs hook='z'" in capsys.readouterr().err
 

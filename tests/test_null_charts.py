@@ -57,6 +57,26 @@ def test_nulls_are_drawn_with_the_numbers_of_the_frame():
     assert "large, norm_order" in spec["description"]
 
 
+@pytest.mark.parametrize(
+    ("docs", "draws", "alpha", "least"),
+    [(2, 999, 0.05, "of 2 documents is at least 0.5"), (5, 999, 0.05, "of 5 documents is at least 0.0016"),
+     (12, 99, 0.01, "of 99 draws is at least 0.01"), (6, 999, 0.05, None), (12, 999, 0.01, None)],
+)  # fmt: skip
+def test_a_null_without_power_says_that_a_difference_cannot_be_told(docs, draws, alpha, least):
+    """A draw that repeats one document is as extreme as any, a share docs^(1 - docs) of the draws: p is no less."""
+    table = make_nulls({"a": 3, "b": 4}).assign(n_docs=docs, draws=draws)
+    spec = plot_nulls(table, alpha=alpha).to_dict()
+    drawn, caption = marks_of(spec, "null_low"), " ".join(spec["title"]["subtitle"])
+    unseen = "no difference seen" if least is None else "cannot be told"
+    assert set(drawn.loc[drawn["p_value"] >= alpha, "judged"]) == {unseen}
+    assert set(drawn.loc[drawn["p_value"] < alpha, "judged"]) == {f"above the null, p < {alpha:g}"}
+    legend = next(unit["encoding"]["shape"]["scale"]["domain"] for unit in layers_of(spec)
+                  if "shape" in unit["encoding"])  # fmt: skip
+    assert ("cannot be told" in legend) == (least is not None)
+    assert (least or "Black: the coefficient") in caption
+    assert ("cannot be told in" in spec["description"]) == (least is not None)
+
+
 def test_specifications_stand_side_by_side_with_the_baseline_behind_each():
     table = make_specifications({"small": 3, "large": 6})
     names = ["more_lags", "baseline"]

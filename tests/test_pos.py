@@ -551,7 +551,7 @@ def test_groups_of_one_document_are_drawn_without_intervals(tagged):
     """Their intervals are NaN, and so was the vertical axis."""
     one = tagged[tagged["doc"].isin(tagged.groupby("source", observed=True)["doc"].first())]
     chart = plot_norms(group_norms(one, by=("source",)), by="source").to_dict()
-    assert "One document a group, so without intervals." in json.dumps(chart["title"])
+    assert "One document, so without intervals." in json.dumps(chart["title"])
     (low, high), *_ = re.findall(r'"domain": \[(-?[\d.]+), (-?[\d.]+)\], "nice": true', json.dumps(chart))
     rows = [row for data in chart["datasets"].values() for row in data if "estimate" in row]
     assert float(low) < min(row["estimate"] for row in rows) < 0

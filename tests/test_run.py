@@ -149,8 +149,8 @@ def test_the_page_is_made_anew_from_the_folder_alone(folder, tmp_path, monkeypat
     page = out.read_text(encoding="utf-8")
     packed = re.findall(r'id="spec\d+">([\w+/=]+)<', page)
     specs = [json.loads(gzip.decompress(base64.b64decode(text))) for text in packed]
-    linked = [spec for spec in specs if "usermeta" in spec]
-    assert [spec["usermeta"]["model"] for spec in linked] == ["mini-s", "mini-m"]
+    linked = [spec for spec in specs if "layers" in spec["datasets"]]
+    assert [spec["datasets"]["layers"][0]["model"] for spec in linked] == ["mini-s", "mini-m"]
     assert all(spec["datasets"]["tokens"][0]["shown"] for spec in linked)
     assert page.count('class="fit"') == 4 + 6
     assert str(out) in capsys.readouterr().out

@@ -11,16 +11,17 @@ alpha : float
     The p value below which a coefficient is significant.
 width : int, "column" or "page"
     Pixels of the marks of the whole figure, by default 640. "column" and "page" make figures of 3.25 and 6.75 inches,
-    axes included, with text of 8 points.
+    axes included, with text of 8 points. Two of "column" are a page wide as ``a | b`` and a column as ``a & b``; panels
+    beside each other in a column are those of one chart (several models, ``by=``).
 height : int
     Pixels of the marks of one panel.
 title : str
     In place of the usual title.
 
 Models are rows or panels of one figure, at most six, on the same axes; one model has its layers on the horizontal
-axis, several have relative depth. ``a | b`` puts two charts side by side and gives their vertical axes of one title
-(but for layers) one scale; ``alt.hconcat(a, b)`` keeps the scales apart. What cannot be drawn is refused: a missing
-column (SchemaError), several hooks, models or terms and none chosen, two rows for one mark, a wrong option
+axis, several have relative depth. ``a | b`` puts two charts side by side and gives axes of the same values one scale,
+and legends that are alike one place; ``alt.hconcat(a, b)`` keeps the scales apart. What cannot be drawn is refused: a
+missing column (SchemaError), several hooks, models or terms and none chosen, two rows for one mark, a wrong option
 (InputError), a number that is NaN or infinite (NumericalError).
 """
 

@@ -89,7 +89,7 @@ def _matrix(cells: pd.DataFrame, models: list[str], measure: str, page: Sheet, *
         domain, colors = [-1, 0, 1], [OKABE_ITO[1], low, high]
     interpolate: Any = "lab" if len(domain) == 3 else alt.Undefined
     scale = alt.Scale(domain=domain, range=colors, interpolate=interpolate)
-    legend = page.legend(gradientLength=min(140, height), format=".2~f", tickCount=4)
+    legend = page.gradient(length=min(140, height), format=".2~f", tickCount=4)
     lines = ["\n".join(textwrap.wrap(model, side // 7)) or model for model in models]
     broken: Any = {"labelExpr": "split(datum.label, '\\n')", "labelLimit": 0, "labelAngle": 0}
     axis = alt.Axis(domain=False, ticks=False, labelPadding=6, **broken)

@@ -7,9 +7,9 @@ import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import value_scale
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import frame_of, one_value, rows_of_hook
+from mechreg.charts.scales import ValueScale, value_scale
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
 
 SERIES = {"acf": INK, "pacf": OKABE_ITO[1], "fitted": OKABE_ITO[0]}
@@ -50,17 +50,17 @@ def plot_autocorrelation(
         "s rho^lag, a slow context of share s on top of white token noise."
     )
     words = f"Autocorrelation by lag of {hook} in {model}, {len(layers)} layers. {caption}"
-    draw = partial(_panel, page=page, scale=value_scale(rows[list(_COLUMNS[1:])]))
+    draw = partial(_panel, page=page, scale=value_scale(rows[list(_COLUMNS[1:])], "correlation"))
     grid = page.panels(layers, draw, columns=4, height=110, narrowest=80, axis=34)
     return page.figure([grid], f"Autocorrelation of {hook} in {model}", [caption], [words])
 
 
-def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, scale: alt.Scale) -> ChartType:
+def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, scale: ValueScale) -> ChartType:
     base = alt.Chart(part).encode(alt.X("lag:Q", title="tokens before" if place.lowest else None))
     colors = alt.Scale(domain=list(SERIES), range=list(SERIES.values()))
 
     def series(name: str, mark: alt.Chart) -> alt.Chart:
-        y = alt.Y(f"{name}:Q", title="correlation" if place.leftmost else None, scale=scale)
+        y = alt.Y(f"{name}:Q", title=scale.of if place.leftmost else None, scale=scale)
         color = alt.Color("series:N", title=None, scale=colors, legend=page.legend())
         return mark.transform_calculate(series=f"'{name}'").encode(y, color)
 

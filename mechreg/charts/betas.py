@@ -14,15 +14,14 @@ from mechreg.charts.estimates import (
     CROSS,
     CROWDED,
     DISC,
-    HIDDEN_BARS,
     Tooltip,
+    bars_in_words,
     estimate_panel,
     hues,
     intervals_in_words,
     layers_of_depth,
     p_labels,
     placed,
-    value_scale,
 )
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import (
@@ -37,6 +36,7 @@ from mechreg.charts.rows import (
     rows_of_hook,
     sample_size,
 )
+from mechreg.charts.scales import value_scale
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import OKABE_ITO
 from mechreg.outside import any_frames
@@ -106,7 +106,6 @@ def plot_betas(
         adjusted, p, labels = False, "p_value", p_labels(alpha)
     notes = _notes(shown, terms)
     shown = shown[shown["term"].isin(terms)]
-    bars = intervals_in_words(shown)
     models = drawable(shown, ("model", "layer", "term", *groups), (*_NUMBERS, p), who=who)
     several, hue, names = len(models) > 1, *(("term", palette) if by is None else ("model", models))
     kept = ["model", "layer", "depth", "term", *groups, *_NUMBERS, "n", "n_docs"]
@@ -120,8 +119,7 @@ def plot_betas(
     draw = partial(
         estimate_panel,
         several=several,
-        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-        y_title=f"beta of {terms[0]}" if len(terms) == 1 else f"beta ({_units(terms, formula)})",
+        scale=value_scale(marks[list(_NUMBERS)], f"beta {_units(terms, formula)}"),
         look=hues(hue, names, page, shown=terms if by is None else models),
         kinds=dict(zip(labels, (DISC, CROSS), strict=True)),
         legend=page.legend("significance"),
@@ -134,7 +132,8 @@ def plot_betas(
     heading = f"Coefficients of {_listed(terms)} for {hook}, by {where}"
     heading = heading if by is None else f"{terms[0]} of {hook} by {in_words(by)} and {where}"
     judged_by = _ADJUSTED.get(method, "p adjusted over layers and lags") if adjusted else _NOT_ADJUSTED
-    bars = HIDDEN_BARS if max(map(len, parts.values())) > CROWDED else bars
+    crowded = max(map(len, parts.values())) > CROWDED
+    bars = bars_in_words(intervals_in_words(shown), marks, crowded=crowded)
     caption = [f"{bars} Significance: {judged_by}. n: tokens a layer.", *notes]
     return page.figure([grid], heading, caption, _words(marks, terms, hook, labels, groups))
 
@@ -149,7 +148,7 @@ def _of_fits(coefficients: Any) -> tuple[str, str]:
 def _grid(marks: pd.DataFrame) -> tuple[int, int]:
     """Return how many models stand beside each other, and how high: fewer where many layers need the width."""
     n_layers = int(layers_of_depth(marks).max())
-    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 130)
+    return (3, 200) if n_layers <= 12 else (2, 200) if n_layers <= 24 else (1, 160)
 
 
 def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
@@ -159,10 +158,12 @@ def _tooltip(labels: list[str], groups: list[str]) -> list[Tooltip]:
 
 
 def _units(terms: list[str], formula: str) -> str:
-    """Return units; without a formula the outcome is taken for the log norm."""
+    """Return the only term, or the units of several; without a formula the outcome is taken for the log norm."""
+    if len(terms) == 1:
+        return f"of {terms[0]}"
     of_norms = not formula or formula.split("~")[0].strip() == "log_norm"
     are_lags = of_norms and all(_LAG.fullmatch(term) for term in terms)
-    return "log norm per log norm" if are_lags else "per unit of the term"
+    return "(log norm per log norm)" if are_lags else "(per unit of the term)"
 
 
 def _terms(shown: pd.DataFrame, terms: str | Sequence[str] | None, *, one: bool) -> list[str]:

@@ -11,7 +11,8 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import cell_chart, sure_and_unsure, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, sheet
 from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, number, rows_of_hook
-from mechreg.charts.theme import DIVERGING, GRID, INK
+from mechreg.charts.scales import diverging
+from mechreg.charts.theme import GRID, INK
 from mechreg.outside import any_frames
 from mechreg.schema import require
 from mechreg.words import count
@@ -119,8 +120,8 @@ def _cells(part: pd.DataFrame, side: int) -> pd.DataFrame:
 
 
 def _map(cells: pd.DataFrame, name: str, place: Place, page: Sheet, most: float) -> ChartType:
-    colors = alt.Scale(type="pow", exponent=0.5, domain=[-most, 0, most], range=DIVERGING)
-    legend = page.legend(gradientLength=150, gradientThickness=10, format=".2~g")
+    colors = diverging(most, type="pow", exponent=0.5)
+    legend = page.gradient(length=150, format=".2~g")
     color = alt.Color(f"{name}:Q", title=None, scale=colors, legend=legend if place.leftmost else None)
     tooltip = tooltips(
         *(("layer:O", "layer k, t−1", ""), ("later_layer:O", "layer l, t", ""), (f"{name}:Q", "", ".4~g")),

@@ -9,6 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.layout import Place, Sheet
+from mechreg.charts.scales import ValueScale
 from mechreg.charts.theme import INK, OKABE_ITO, PALE_INK
 from mechreg.schema import require_number
 from mechreg.words import covariance_in_words
@@ -17,7 +18,6 @@ Tooltip = str | tuple[str, str, str]
 INTERVAL: tuple[Tooltip, ...] = (("conf_low:Q", "interval from", ".4f"), ("conf_high:Q", "to", ".4f"))
 BETA: tuple[Tooltip, ...] = (("estimate:Q", "beta", ".4f"), *INTERVAL)
 CROWDED = 100  # marks of a panel; the bars of more hide each other
-HIDDEN_BARS = "Intervals, which would hide each other, are in the frame."
 _DASHES = ([1, 0], [5, 3], [1.5, 2], [8, 3, 1.5, 3], [10, 4], [3, 1])
 
 
@@ -61,7 +61,8 @@ def placed(
     x = rows["depth"] if several else rows["layer"].astype(float)
     if hue is not None:
         side = rows[hue].map({name: at - (len(names) - 1) / 2 for at, name in enumerate(names)}).astype(float)
-        x = x + side * 0.6 / len(names) / (layers_of_depth(rows) if several else 1)
+        # As far apart in all models of a figure: a small model's would stand at other depths than their own.
+        x = x + side * 0.6 / len(names) / (layers_of_depth(rows).max() if several else 1)
     return rows.assign(x=x)
 
 
@@ -115,15 +116,6 @@ def across(rows: pd.DataFrame, place: Place, *, several: bool) -> alt.X:
     )
 
 
-def value_scale(values: pd.DataFrame, *, digits: int = 4, cut_at_zero: bool = False) -> alt.Scale:
-    """Return an axis that has 0 and all values on it with some room; none below 0 if it is cut there."""
-    # 0 first: beside it a NaN, where no value is known, is neither less nor more.
-    low, high = min(0.0, float(values.min().min())), max(0.0, float(values.max().max()))
-    room = 0.04 * (high - low) or 0.5
-    low = low if cut_at_zero and low == 0 else low - room
-    return alt.Scale(domain=[round(low, digits), round(high + room, digits)], nice=True, zero=False)
-
-
 def marks_legend(kinds: Mapping[str, Mark], legend: alt.Legend) -> alt.Chart:
     """Return marks of no size: Vega's legends cannot show that a shape's filling depends on the data."""
     looks: dict[Any, list[str]] = {
@@ -165,9 +157,7 @@ def hues(
     shown = list(shown or names)
     # A single term is named in the title; a single model is named only in the legend.
     legend = (
-        sheet.legend(field, symbolOpacity=1, values=shown, **look)
-        if field == "model" or len(shown) > 1
-        else None
+        sheet.names(field, shown, symbolOpacity=1, **look) if field == "model" or len(shown) > 1 else None
     )
     return [
         channel(f"{field}:N", sort=names, scale=alt.Scale(domain=names, range=values), legend=legend)
@@ -180,8 +170,7 @@ def estimate_panel(
     place: Place,
     *,
     several: bool,
-    scale: alt.Scale,
-    y_title: str,
+    scale: ValueScale,
     tooltip: Iterable[Tooltip],
     look: Iterable[Any] = (),
     kinds: Mapping[str, Mark] | None = None,
@@ -199,11 +188,11 @@ def estimate_panel(
     axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=max(3, place.height // 40))
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=y_title if place.leftmost else None)
+        return alt.Y(f"{field}:Q", scale=scale, axis=axis, title=scale.of if place.leftmost else None)
 
     base = alt.Chart(rows).encode(across(rows, place, several=several), *(look or [alt.ColorValue(INK)]))
     zero = alt.Chart(alt.Data(values=[{}])).mark_rule(color=PALE_INK, strokeDash=[4, 3])
-    layers = [] if scale.to_dict()["domain"][0] == 0 else [zero.encode(y=alt.datum(0))]
+    layers = [] if scale.domain[0] == 0 else [zero.encode(y=alt.datum(0))]
     layers += behind(base, y) if behind else []
     layers.append(base.mark_line(strokeWidth=1.1, opacity=0.45).encode(y=y("estimate")))
     for name, width in ({} if len(rows) > CROWDED else bars or {}).items():
@@ -224,6 +213,13 @@ def estimate_panel(
         layers.append(of_kind.mark_point(shape=mark.shape, size=bulk, opacity=1, **filling))
     layers += [marks_legend(kinds, legend)] if kinds and legend is not None else []
     return alt.layer(*layers, width=place.width, height=place.height)
+
+
+def bars_in_words(bars: str, rows: pd.DataFrame, *, crowded: bool) -> str:
+    """Return what the bars of rows are, or why there are none."""
+    if rows["conf_low"].isna().all():
+        return "One document, so without intervals."
+    return "Intervals, which would hide each other, are in the frame." if crowded else bars
 
 
 def intervals_in_words(rows: pd.DataFrame) -> str:

@@ -20,7 +20,7 @@ from mechreg.charts.rows import (
     rows_of_hook,
     sample_size,
 )
-from mechreg.charts.theme import DIVERGING
+from mechreg.charts.scales import diverging
 
 _NUMBERS = ["estimate", "conf_low", "conf_high", "p_adjusted"]
 
@@ -82,11 +82,10 @@ def plot_head_map(
 
 
 def _map(cells: pd.DataFrame, place: Place, *, page: Sheet, most: float, legend: str) -> ChartType:
-    colors = alt.Scale(domain=[-most, 0, most], range=DIVERGING)
-    bar = page.legend(legend, gradientLength=100, gradientThickness=10, format=".2~g")
+    bar = page.gradient(legend, length=100, format=".2~g")
     more = (("p_adjusted:Q", "adjusted p", ".2~g"), ("n:Q", "tokens", ","))
     base = cell_chart(cells, place, "layer", "head", ("layer", "head")).encode(
-        color=alt.Color("estimate:Q", scale=colors, legend=bar),
+        color=alt.Color("estimate:Q", scale=diverging(most), legend=bar),
         tooltip=tooltips("layer:O", "head:O", *BETA, *more),
     )
     return alt.layer(*sure_and_unsure(base, "unsure"), width=place.width, height=place.height)

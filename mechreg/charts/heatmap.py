@@ -9,9 +9,10 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import ticks, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import frame_of, one_name
+from mechreg.charts.rows import chosen_group, frame_of, one_name
+from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK
-from mechreg.charts.tokens import chosen_group, measured, shown_token
+from mechreg.charts.tokens import measured, shown_token
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, among
 from mechreg.words import count
 
@@ -137,11 +138,11 @@ def _less(cells: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scale(values: pd.Series, *, both_signs: bool) -> alt.Scale:
-    low, high = (round(float(end), 4) for end in values.quantile([0.02, 0.98]))
-    if both_signs or low < 0 < high:
-        most = max(-low, high) or 1.0
-        return alt.Scale(domain=[-most, most], domainMid=0, scheme="blueorange", clamp=True)
-    return alt.Scale(domain=[low, high if high > low else low + 1.0], scheme="cividis", clamp=True)
+    ends = colour_ends(values, 0.02, both_signs=both_signs)
+    middle: dict[str, Any] = (
+        {"domainMid": 0, "scheme": "blueorange"} if len(ends) == 3 else {"scheme": "cividis"}
+    )
+    return alt.Scale(domain=[ends[0], ends[-1]], clamp=True, **middle)
 
 
 def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: str) -> ChartType:
@@ -152,7 +153,7 @@ def _row(part: pd.DataFrame, page: Sheet, cell: int, scale: alt.Scale, heading: 
     x = alt.X("at:O", axis=None, scale=alt.Scale(domain=[int(at) for at in places], padding=0))
     y = alt.Y("layer:O", sort="descending", axis=alt.Axis(values=marked), scale=alt.Scale(padding=0))
     tooltip = tooltips(("label:N", "token", ""), "position:Q", "layer:Q", ("value:Q", heading, ".4f"))
-    legend = page.legend(heading, gradientLength=120, gradientThickness=12, tickCount=5)
+    legend = page.gradient(heading, tickCount=5)
     color = alt.Color("value:Q", scale=scale, legend=legend)
     cells = alt.Chart(part).mark_rect(aria=False).encode(x=x, y=y, color=color, tooltip=tooltip)
     look: Any = {

@@ -8,10 +8,20 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import HIDDEN_BARS, tooltips, value_scale
+from mechreg.charts.estimates import bars_in_words, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
-from mechreg.charts.rows import by_model, drawable, frame_of, largest, named, one_value, rows_of_hook
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK, PALE_INK
+from mechreg.charts.rows import (
+    by_model,
+    chosen_group,
+    drawable,
+    frame_of,
+    largest,
+    named,
+    one_value,
+    rows_of_hook,
+)
+from mechreg.charts.scales import ValueScale, value_scale
+from mechreg.charts.theme import DEPTH_SCALE, INK, PALE_INK
 from mechreg.schema import InputError, require_names
 from mechreg.words import count
 
@@ -49,6 +59,7 @@ def plot_dose_response(
     *,
     hook: str | None = None,
     edit: str | None = None,
+    head: int | None = None,
     control: str | None = None,
     measures: str | Sequence[str] | None = None,
     width: Width | None = None,
@@ -64,7 +75,7 @@ def plot_dose_response(
     ----------
     effects : pandas.DataFrame
         What `intervene` gives for a sequence of doses.
-    edit : str, optional
+    edit, head : optional
         Which, where the frame has several.
     control : str, optional
         Which control stands beside the edit; by default the frame's only one.
@@ -86,7 +97,8 @@ def plot_dose_response(
     effects = frame_of(effects, "effects", ("layer",), who=who)
     effects = effects[effects["layer"] >= 0].reset_index(drop=True)  # all layers together have no depth
     shown, hook = rows_of_hook(effects, hook, _EFFECTS, who=who)
-    shown, edit = one_value(shown, "edit", edit, who=who)
+    shown, place = chosen_group(shown, {"edit": edit, "head": head}, who=who)
+    edit = str(place["edit"])
     shown = shown[shown["offset"] == -1]
     controls = shown[shown["control"] != "none"]
     if control is not None or len(controls):
@@ -101,7 +113,9 @@ def plot_dose_response(
     models = drawable(marks, ("model", "layer", "dose", "measure", "kind"), ["estimate"], who=who)
     kinds = [_ITSELF, *[kind for kind in marks["kind"].unique() if kind != _ITSELF]]
     scales = {
-        name: value_scale(marks[marks["measure"] == name][list(_NUMBERS)], digits=6, cut_at_zero=True)
+        name: value_scale(
+            marks.loc[marks["measure"] == name, list(_NUMBERS)], _MEASURES[name], digits=6, cut_at_zero=True
+        )
         for name in wanted
     }
     rows = []
@@ -117,15 +131,16 @@ def plot_dose_response(
         )
         grid.resolve = resolved(y="independent", stroke="independent")
         rows.append(page.titled(grid, model, _sample_size(own)))
-    done = _DOSES.get(edit, ("dose", None, edit))[2]
+    of_head = f" of head {place['head']}" if place.get("head", -1) >= 0 else ""
+    done = f"{hook}{of_head} {_DOSES.get(edit, ('dose', None, edit))[2]}"
 
     def sentence(part: pd.DataFrame) -> str:
         top = largest(part)
         return f"largest {top['estimate']:.3g} at dose {top['dose']:g} in layer {top['layer']}."
 
-    lead = f"Effects of {hook} {done}, by dose, a line an edited layer."
+    lead = f"Effects of {done}, by dose, a line an edited layer."
     words = [lead, *named(marks[marks["kind"] == _ITSELF], ["model", "measure"], sentence)]
-    heading = f"{hook} {done}: effects by dose and layer"
+    heading = f"{done}: effects by dose and layer"
     return page.figure(rows, heading, [_caption(marks)], words, own=["y", "stroke"])
 
 
@@ -144,7 +159,8 @@ def _with_neutral(shown: pd.DataFrame, edit: str) -> pd.DataFrame:
     neutral, doses = _DOSES.get(edit, ("dose", None, edit))[1], shown["dose"]
     if neutral is None or (doses == neutral).any() or not doses.min() < neutral < doses.max():
         return shown
-    zeros = shown[doses == doses.min()].assign(dose=neutral, estimate=0.0, conf_low=0.0, conf_high=0.0)
+    least = shown[doses == doses.min()]
+    zeros = least.assign(dose=neutral, **{name: 0.0 * least[name] for name in _NUMBERS})  # NaN stays NaN
     return pd.concat([shown, zeros], ignore_index=True)
 
 
@@ -166,7 +182,7 @@ def _dose_marks(shown: pd.DataFrame, measures: list[str], control: str | None) -
 
 
 def _dose_panel(
-    marks: pd.DataFrame, place: Place, page: Sheet, edit: str, kinds: list[str], scale: alt.Scale
+    marks: pd.DataFrame, place: Place, page: Sheet, edit: str, kinds: list[str], scale: ValueScale
 ) -> ChartType:
     dose_title, neutral, _ = _DOSES.get(edit, ("dose", None, edit))
     layers = sorted(marks["layer"].unique())
@@ -177,7 +193,6 @@ def _dose_panel(
     x = alt.X("x:Q", title=dose_title, scale=x_scale, axis=alt.Axis(grid=False, **ticks))
     y = alt.Y("estimate:Q", title=None, scale=scale, axis=alt.Axis(grid=False, labelFlush=True))
     # Two channels of one scale: Vega has no gradient as the legend of points and lines together.
-    color = alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
     stroke = alt.Stroke("depth:Q", scale=DEPTH_SCALE, legend=None)
     look = page.legend(symbolStrokeColor=INK, symbolSize=400, symbolType="stroke") if len(kinds) > 1 else None
     dashes = alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)])
@@ -204,7 +219,7 @@ def _dose_panel(
         ),
         *([] if crowded else [bars]),
         itself.mark_point(filled=True, size=12 if crowded else 34, opacity=1).encode(
-            color=color, tooltip=tooltip
+            color=page.depth(), tooltip=tooltip
         ),
         *([names.encode(x=x, y=y, text="layer:N")] if len(layers) <= 6 else []),
         width=place.width,
@@ -212,12 +227,12 @@ def _dose_panel(
     )
 
 
-def _spread(rows: pd.DataFrame, scale: alt.Scale, height: int) -> pd.DataFrame:
+def _spread(rows: pd.DataFrame, scale: ValueScale, height: int) -> pd.DataFrame:
     """Return where labels of rows stand: their estimates, moved as little as keeps them 10 px apart."""
     from scipy.optimize import isotonic_regression
 
     # 13 px before Vega rounds the axis.
-    low, high = scale.to_dict()["domain"]
+    low, high = scale.domain
     rows = rows.sort_values("estimate")
     apart = np.arange(len(rows)) * (high - low) * min(13 / height, 1 / max(1, len(rows)))
     moved = isotonic_regression(rows["estimate"] - apart).x + apart
@@ -233,8 +248,7 @@ def _caption(marks: pd.DataFrame) -> str:
     dashed = [kind for kind in marks["kind"].unique() if kind != _ITSELF]
     held = " (later attention held at its clean values)"
     more = {"control: random direction": " of the same size", _DIRECT: held}
-    is_crowded = marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED
-    bars = HIDDEN_BARS if is_crowded else "Bars: confidence intervals of the mean over documents."
-    bars = "One document, so without intervals." if marks["n_docs"].max() == 1 else bars
+    is_crowded = bool(marks.groupby("model", observed=True)["layer"].nunique().max() > _CROWDED)
+    bars = bars_in_words("Bars: confidence intervals of the mean over documents.", marks, crowded=is_crowded)
     lines = [f"{kind.removeprefix('control: ')}{more.get(kind, '')}" for kind in dashed]
     return " ".join([bars, *(f"Dashed, without points: {line}." for line in lines)])

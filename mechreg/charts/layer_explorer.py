@@ -10,6 +10,7 @@ from altair.typing import ChartType
 from mechreg.charts.layer_panels import layer_choice, profile_panel, text_panel, token_panels
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import frame_of, one_name, one_value, require_one_row, rows_of_hook
+from mechreg.charts.scales import OwnData
 from mechreg.charts.tokens import CELL, token_cells
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError
 from mechreg.words import count
@@ -74,10 +75,9 @@ def plot_layer_explorer(
     others = [name for name in betas["term"].unique() if name not in ("Intercept", term)]
     added = all(name in rows for name in others)
     views = [
-        _layer_view(part, betas, term, others if added else [])
+        {"model": model, "hook": hook} | _layer_view(part, betas, term, others if added else [])
         for _, part in rows.groupby("layer", observed=True)
     ]
-    datasets: dict[str, Any] = {"layers": views}
     layers = [view["layer"] for view in views]
     at = betas[betas["term"] == term].set_index("layer")["estimate"]
     largest = layers[int(at.reindex(layers).abs().to_numpy().argmax())]
@@ -87,10 +87,10 @@ def plot_layer_explorer(
         f" given {' and '.join(others) if len(others) <= 2 else 'other terms'}" if added and others else ""
     )
     panels = [profile_panel(betas, term, layers, pick, page), token_panels(term, given, pick, page)]
+    panels[1].data = OwnData(name="layers", rows=(views,))
     captions, parameters = [_caption(rows, given or not others)], []
     if "token" in rows:
         places, whole = _add_document(views, rows, shown_doc, int(page.width / CELL))
-        datasets["tokens"] = places
         panel, shade = text_panel(views, places, "residual" in rows, pick, page)
         panels.append(panel)
         parameters.append(shade)
@@ -100,10 +100,7 @@ def plot_layer_explorer(
         )
     words = _words(at, f"{count(len(layers), 'layer')} of {model}, {hook}", term, first, largest)
     chart = alt.vconcat(*panels, spacing=26).add_params(*parameters).resolve_scale(color="independent")
-    chart.usermeta = {"model": str(model), "hook": hook}  # so that a page can find the layer's fit
-    chart = page.finished(chart, f"Layers of {model}: log norm of {hook} against {term}", captions, [words])
-    chart.datasets = datasets  # by name and last: Altair copies a chart's data at every step of its making
-    return chart
+    return page.finished(chart, f"Layers of {model}: log norm of {hook} against {term}", captions, [words])
 
 
 def _caption(rows: pd.DataFrame, is_fit: Any) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips, value_scale
+from mechreg.charts.estimates import BETA, estimate_panel, hues, placed, tooltips
 from mechreg.charts.layout import Sheet
+from mechreg.charts.scales import OwnData, value_scale
 from mechreg.charts.terms import sort_terms
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.charts.tokens import LINE_HEIGHT, token_layer
@@ -53,8 +54,7 @@ def profile_panel(
         placed(marks, several=False, hue="term", names=terms),
         page.place(120),
         several=False,
-        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-        y_title="beta",
+        scale=value_scale(marks[["estimate", "conf_low", "conf_high"]], "beta"),
         look=hues("term", terms, page),
         bars={"conf": 1.5},
         behind=lambda base, y: [rects.encode(x="left:Q", x2="right:Q", opacity=lit).add_params(pick)],
@@ -105,7 +105,7 @@ def _scatter(term: str, given: str, pick: alt.Parameter, side: int, page: Sheet)
         "'layer ' + datum.layer + ':  beta ' + format(datum.beta, '.3f') + ',  n = ' + format(datum.n, ',')"
     )
     look = _LABEL | {"fontSize": 12, "fontWeight": "bold"}
-    legend = page.legend("tokens in cell", gradientLength=120, gradientThickness=12, tickCount=4, format="~s")
+    legend = page.gradient("tokens in cell", tickCount=4, format="~s")
     dense = alt.Scale(type="log", range=_DENSE, interpolate="lab")
     tooltip = tooltips(("tokens:Q", "", ","), ("x:Q", f"{term} from", ".3f"), ("y:Q", "log norm from", ".3f"))
     color = alt.Color("tokens:Q", scale=dense, legend=legend)
@@ -160,7 +160,8 @@ def text_panel(
         _chosen(pick, "norm", "residual")
         .transform_window(at="row_number()")
         .transform_lookup(
-            lookup="at", from_=alt.LookupData(data=alt.NamedData("tokens"), key="at", fields=fields)
+            lookup="at",
+            from_=alt.LookupData(data=OwnData(name="tokens", rows=(places,)), key="at", fields=fields),
         )
         .transform_calculate(
             shaded=f"shade == '{_NORM}' ? datum.norm : datum.residual",

@@ -1,6 +1,6 @@
 """What all figures share: their size, title and caption, and panels side by side."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +9,7 @@ import pandas as pd
 from altair.typing import ChartType
 
 from mechreg.charts.notebook import shown_offline
-from mechreg.charts.theme import WIDTH, figure_title, panel_title
+from mechreg.charts.theme import DEPTH_SCALE, WIDTH, elided, figure_title, panel_title
 from mechreg.schema import InputError, require_option, require_whole_number
 
 # Of the marks, in pixels of a 96th of an inch: a figure with axes is then 3.25 or 6.75 inches wide, its text 8 points.
@@ -55,6 +55,36 @@ class Sheet:
             look = {"orient": "bottom", "direction": "horizontal", "columns": columns} | look
             look |= {"gradientLength": 140, "tickCount": 3} if "gradientLength" in look else {}
         return alt.Legend(title=title, **look)
+
+    def names(self, title: str, names: Sequence[str], **look: Any) -> alt.Legend:
+        """Return the legend of names; of long ones the middle is left out as far as that leaves them different."""
+        room = 32 if self.width <= PAPER["column"] else 38
+        longest = max(map(len, names))
+        most = next(
+            n for n in range(room, longest + room) if len({elided(name, n) for name in names}) == len(names)
+        )
+        if longest > most:
+            look |= {
+                "labelLimit": 0,
+                "labelExpr": (
+                    f"length(datum.label) <= {most} ? datum.label : "
+                    f"slice(datum.label, 0, {most // 2}) + '…' + slice(datum.label, -{(most - 1) // 2})"
+                ),
+            }
+        legend = self.legend(title, values=list(names), **look)
+        if self.on_paper:
+            legend.columns = max(1, min(legend.columns, self.width // (6 * min(longest, most) + 30)))
+        return legend
+
+    def gradient(self, title: str | None = None, *, length: int = 120, **look: Any) -> alt.Legend:
+        """Return the legend of colours of numbers."""
+        return self.legend(title, gradientLength=length, gradientThickness=12, **look)
+
+    def depth(self) -> alt.Color:
+        """Return the colour of relative depth, and its legend."""
+        look: Any = {"type": "gradient", "gradientOpacity": 1, "values": [0, 0.5, 1], "format": ".1f"}
+        legend = self.gradient("relative depth", length=110, **look)
+        return alt.Color("depth:Q", scale=DEPTH_SCALE, legend=legend)
 
     def beside(self, panels: int, *, gap: int = GAP, axis: int = 0) -> int:
         """Return the width of panels beside each other; on paper with room for the axes of all but the first."""

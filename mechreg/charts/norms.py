@@ -12,7 +12,8 @@ from mechreg.charts.estimates import Tooltip, ticks, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.norms_by_group import norms_by_group
 from mechreg.charts.rows import by_model, few, frame_of, named, rows_of_hook
-from mechreg.charts.theme import DEPTH_LOOK, DEPTH_SCALE, INK
+from mechreg.charts.scales import ValueScale, value_scale
+from mechreg.charts.theme import DEPTH_SCALE, INK
 from mechreg.schema import InputError, log_norms
 from mechreg.sinks import DEFAULT_Z, robust_z
 from mechreg.words import count
@@ -77,8 +78,10 @@ def plot_norms(
     marks = [(_dots if as_dots else _quantiles)(part) for part in parts.values()]
     ridges = [_ridges(part[part["place"] == _OTHER], most=bins) for part in parts.values()]
     # The same log norm axes in every row, so that models can be compared.
-    y = _scale(marks, ["log_norm"] if as_dots else ["q01", "log_norm", "q99"])
-    x = _scale(ridges, ["log_norm"])
+    ends: dict[str, Any] = {"room": 0.02, "with_zero": False}
+    shown_norms = pd.concat(marks)[["log_norm"] if as_dots else ["q01", "log_norm", "q99"]]
+    y = value_scale(shown_norms, "log norm (natural log)", **ends)
+    x = value_scale(pd.concat(ridges)[["log_norm"]], "log norm", **ends)
     usual = 280 if len(models) == 1 else 150
     rows: list[ChartType] = []
     for model, left, right in zip(models, marks, ridges, strict=True):
@@ -159,15 +162,6 @@ def _ridges(part: pd.DataFrame, *, most: int) -> pd.DataFrame:
     return pd.concat(ridges, ignore_index=True)
 
 
-def _scale(frames: list[pd.DataFrame], columns: list[str]) -> alt.Scale:
-    low, high = (
-        f(float(f(frame[columns].min().min(), frame[columns].max().max())) for frame in frames)
-        for f in (min, max)
-    )
-    room = 0.02 * (high - low) or 0.5
-    return alt.Scale(domain=[round(low - room, 4), round(high + room, 4)], nice=True, zero=False)
-
-
 def _layers(frame: pd.DataFrame, place: Place, field: str = "x") -> alt.X:
     low, high = int(frame["layer"].min()), int(frame["layer"].max())
     scale = alt.Scale(domain=[low - 0.6, high + 0.6], nice=False, zero=False)
@@ -175,8 +169,8 @@ def _layers(frame: pd.DataFrame, place: Place, field: str = "x") -> alt.X:
     return alt.X(f"{field}:Q", title="layer" if place.lowest else None, scale=scale, axis=axis)
 
 
-def _log_norm(field: str, scale: alt.Scale) -> alt.Y:
-    return alt.Y(f"{field}:Q", title="log norm (natural log)", scale=scale)
+def _log_norm(field: str, scale: ValueScale) -> alt.Y:
+    return alt.Y(f"{field}:Q", title=scale.of, scale=scale)
 
 
 def _faded(pick: alt.Parameter, opacity: float) -> Any:
@@ -184,12 +178,8 @@ def _faded(pick: alt.Parameter, opacity: float) -> Any:
     return alt.condition(pick, alt.value(opacity), alt.value(0.12 * opacity))
 
 
-def _depth(page: Sheet) -> alt.Color:
-    return alt.Color("depth:Q", scale=DEPTH_SCALE, legend=page.legend("relative depth", **DEPTH_LOOK))
-
-
 def _dot_marks(
-    dots: pd.DataFrame, place: Place, scale: alt.Scale, page: Sheet, pick: alt.Parameter
+    dots: pd.DataFrame, place: Place, scale: ValueScale, page: Sheet, pick: alt.Parameter
 ) -> ChartType:
     fields = {"layer": "Q", "head": "Q", "position": "Q", "doc": "N", "token": "N"}
     shown: list[Tooltip] = [(f"{name}:{kind}", name, "") for name, kind in fields.items() if name in dots]
@@ -198,13 +188,13 @@ def _dot_marks(
     other = alt.Chart(dots[dots["place"] == _OTHER]).mark_point(
         filled=True, size=24 if len(dots) <= 1_000 else 12
     )
-    other = other.encode(x=x, y=y, color=_depth(page), opacity=_faded(pick, 0.7), tooltip=tooltip)
+    other = other.encode(x=x, y=y, color=page.depth(), opacity=_faded(pick, 0.7), tooltip=tooltip)
     sinks = _sink_marks(dots, x, y, page, tooltip)
     return alt.layer(other, *sinks, width=place.width, height=place.height)
 
 
 def _column_marks(
-    quantiles: pd.DataFrame, place: Place, scale: alt.Scale, page: Sheet, pick: alt.Parameter
+    quantiles: pd.DataFrame, place: Place, scale: ValueScale, page: Sheet, pick: alt.Parameter
 ) -> ChartType:
     tooltip = tooltips(
         *("layer:Q", ("place:N", "at", ""), ("n:Q", "", ",")),
@@ -212,7 +202,7 @@ def _column_marks(
     )
     ends = {"left": quantiles["layer"] - 0.4, "right": quantiles["layer"] + 0.4}
     other = alt.Chart(quantiles.assign(**ends)[quantiles["place"] == _OTHER])
-    other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=_depth(page), tooltip=tooltip)
+    other = other.encode(x=_layers(quantiles, place, "left"), x2="right", color=page.depth(), tooltip=tooltip)
     y = _log_norm("log_norm", scale)
     return alt.layer(
         other.mark_rect().encode(y=_log_norm("q01", scale), y2="q99", opacity=_faded(pick, 0.28)),
@@ -241,7 +231,7 @@ def _sink_marks(
     return [mark.encode(x=x, y=y, shape=shape, tooltip=tooltip)]
 
 
-def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt.Parameter) -> ChartType:
+def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: ValueScale, pick: alt.Parameter) -> ChartType:
     """Return a density a layer, first layer below; where there are many, a ridge reaches over those above it."""
     low, high = int(ridges["layer"].min()), int(ridges["layer"].max())
     n_layers = high - low + 1
@@ -254,7 +244,7 @@ def _ridge_marks(ridges: pd.DataFrame, place: Place, scale: alt.Scale, pick: alt
         alt.Chart(drawn)
         .mark_area(line={"color": "white", "strokeWidth": 0.7}, orient="vertical")
         .encode(
-            alt.X("log_norm:Q", title="log norm" if place.lowest else None, scale=scale, axis=axes[0]),
+            alt.X("log_norm:Q", title=scale.of if place.lowest else None, scale=scale, axis=axes[0]),
             alt.Y("top:Q", title="layer", scale=up, axis=axes[1]),
             alt.Y2("layer:Q"),
             # Its own channel and scale: Vega has no gradient as the legend of dots and areas together.

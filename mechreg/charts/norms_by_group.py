@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import CROWDED, HIDDEN_BARS, estimate_panel, hues, placed, value_scale
+from mechreg.charts.estimates import CROWDED, bars_in_words, estimate_panel, hues, placed
 from mechreg.charts.layout import Sheet
 from mechreg.charts.rows import by_group, drawable, in_words, named, one_name, rows_of_hook, sample_size
+from mechreg.charts.scales import value_scale
 from mechreg.schema import InputError
 
 _TOOLTIP = (
@@ -47,8 +48,7 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
             part,
             place,
             several=several,
-            scale=value_scale(marks[["estimate", "conf_low", "conf_high"]]),
-            y_title="deviation of log norm",
+            scale=value_scale(marks[["estimate", "conf_low", "conf_high"]], "deviation of log norm"),
             look=hues("model", models, page),
             bars={"conf": 1.2},
             behind=lambda base, y: [_arrows(base, y, end, shape) for end, shape in _ARROWS.items()],
@@ -58,14 +58,12 @@ def norms_by_group(table: pd.DataFrame, by: str, hook: str | None, page: Sheet) 
         height=110,
         detail=sample_size,
     )
-    is_crowded = max(map(len, parts.values())) > CROWDED
     bars = "Bars: intervals of the group's mean, clustered by document; an arrow where one is cut."
-    bars = bars if marks["conf_low"].notna().any() else "One document a group, so without intervals."
+    bars = bars_in_words(bars, marks, crowded=max(map(len, parts.values())) > CROWDED)
     what = "A group's mean log norm in a layer, less the layer's mean over all groups; highest group first."
     lead = f"Mean log norms of {hook} by {in_words(by)}, less each layer's mean."
     words = named(marks, ["model", by], lambda part: f"over layers {part['estimate'].mean():+.3f}.")
-    caption = f"{what} {HIDDEN_BARS if is_crowded else bars}"
-    return page.figure([grid], f"Log norms of {hook} by {in_words(by)}", [caption], [lead, *words])
+    return page.figure([grid], f"Log norms of {hook} by {in_words(by)}", [f"{what} {bars}"], [lead, *words])
 
 
 def _arrows(base: alt.Chart, y: Any, end: str, shape: str) -> alt.Chart:

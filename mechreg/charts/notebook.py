@@ -4,7 +4,7 @@ import base64
 import copy
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import altair as alt
@@ -12,9 +12,16 @@ from altair.typing import ChartType
 
 from mechreg.charts.drawing import drawn
 from mechreg.charts.save import VEGA_LITE, chart_spec
+from mechreg.charts.scales import ValueScale
 from mechreg.charts.theme import stacked_legends, themed
-from mechreg.schema import InputError
 
+_LEGENDS = {
+    alt.Color: "color",
+    alt.Fill: "fill",
+    alt.Stroke: "stroke",
+    alt.Shape: "shape",
+    alt.StrokeDash: "strokeDash",
+}
 _SCALE = 2  # pixels of the picture to one of the chart, for screens that have as many
 
 
@@ -27,21 +34,10 @@ class _Shown:
 
     def __or__(self, other: Any) -> Any:
         left, right = _on_the_same_axes(self, other)
-        data = _take_named_data(left, right)
-        with warnings.catch_warnings():  # a click on a layer picks it out in both
-            warnings.filterwarnings("ignore", "Automatically deduplicated selection")
-            both = shown_offline(super(_Shown, left).__or__(right))  # type: ignore[misc]
-        both._kwds.update(data)
-        return both
+        return _composed(left, right, alt.hconcat, super(_Shown, left).__or__)  # type: ignore[misc]
 
     def __and__(self, other: Any) -> Any:
-        above, below = (
-            part.copy(deep=False) if isinstance(part, alt.SchemaBase) else part for part in (self, other)
-        )
-        data = _take_named_data(above, below)
-        both = shown_offline(super(_Shown, above).__and__(below))  # type: ignore[misc]
-        both._kwds.update(data)
-        return both
+        return _composed(self, other, alt.vconcat, super().__and__)  # type: ignore[misc]
 
     def __add__(self, other: Any) -> Any:
         return shown_offline(super().__add__(other))  # type: ignore[misc]
@@ -80,52 +76,43 @@ def shown_offline(chart: ChartType) -> ChartType:
     return chart
 
 
-def _take_named_data(*parts: Any) -> dict[str, Any]:
-    """Take the data that a chart has by name off its parts, which belong to the chart that they become part of."""
-    own: list[dict[str, Any]] = [part._kwds for part in parts if isinstance(part, alt.SchemaBase)]
-    found: list[dict[str, Any]] = [
-        {key: kwds.pop(key) for key in ("datasets", "usermeta") if key in kwds} for kwds in own
-    ]
-    named = [entry for entry in found if isinstance(entry.get("datasets"), dict)]
-    if len(named) > 1:
-        raise InputError(
-            "A figure has room for one plot_layer_explorer, whose views are linked; save the other one by itself."
-        )
-    return named[0] if named else {}
+def _composed(first: Any, second: Any, compose: Callable[..., Any], extend: Callable[[Any], Any]) -> Any:
+    """Return two charts as one; a figure, which has a title, stays whole: Altair would put the other one into it.
+
+    They share their legends if these are alike; Vega would make one of any two.
+    """
+    with warnings.catch_warnings():  # a click on a layer picks it out in both
+        warnings.filterwarnings("ignore", "Automatically deduplicated selection")
+        is_figure = first._get("title") is not alt.Undefined
+        both = compose(first, second) if is_figure else extend(second)
+    looks = [sorted({_look(one) for one in _within(chart, tuple(_LEGENDS))}) for chart in (first, second)]
+    if looks[0] != looks[1]:
+        both = both.resolve_scale(**dict.fromkeys(_LEGENDS.values(), "independent"))
+    return shown_offline(both)
+
+
+def _look(channel: Any) -> tuple[str, str]:
+    """Return what a legend is of, and how it looks."""
+    scale = channel._get("scale")
+    return str(channel._get("shorthand")), str(scale.to_dict() if isinstance(scale, alt.Scale) else scale)
 
 
 def _on_the_same_axes(left: Any, right: Any) -> tuple[Any, Any]:
-    """Return copies of two charts: vertical axes of one title, but for those of layers, go as far as both did."""
+    """Return copies of two charts: axes of the same values go as far as both did."""
     left, right = copy.deepcopy(left), copy.deepcopy(right)
-    scales = [_scales(chart) if isinstance(chart, alt.SchemaBase) else {} for chart in (left, right)]
-    for title in scales[0].keys() & scales[1].keys() - {"layer"}:
-        same = [scale for of_chart in scales for scale in of_chart[title]]
+    scales = [*_within(left, ValueScale)], [*_within(right, ValueScale)]
+    for of in {scale.of for scale in scales[0]} & {scale.of for scale in scales[1]}:
+        same = [scale for of_chart in scales for scale in of_chart if scale.of == of]
         domain = [end(at for scale in same for at in scale.domain) for end in (min, max)]
         for scale in same:
             scale.domain = domain
     return left, right
 
 
-def _scales(chart: alt.SchemaBase) -> dict[str, list[Any]]:
-    """Return a chart's vertical scales by title: their own, else that of one which is equal, else their panel's."""
-    axes = list(_vertical(chart))
-    titles = {tuple(scale.domain): title for title, _, scale in axes if title}
-    scales: dict[str, list[Any]] = {}
-    for title, heading, scale in axes:
-        scales.setdefault(title or titles.get(tuple(scale.domain), heading), []).append(scale)
-    return scales
-
-
-def _vertical(part: Any, heading: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Yield the title, the panel's heading and the scale of every vertical axis whose ends are numbers."""
-    if isinstance(title := part._get("title"), alt.SchemaBase):
-        heading = " ".join(title.text) if isinstance(title.text, list) else str(title.text)
-    for kind in ("layer", "concat", "hconcat", "vconcat"):
-        for inner in part._get(kind, []):
-            yield from _vertical(inner, heading)
-    for name in ("encoding", "y", "scale"):
-        axis, part = part, part._get(name) if isinstance(part, alt.SchemaBase) else None
-    ends = part._get("domain") if isinstance(part, alt.SchemaBase) else None
-    if isinstance(ends, list) and all(isinstance(end, int | float) for end in ends):
-        title = axis._get("title")
-        yield title if isinstance(title, str) else "", heading, part
+def _within(part: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
+    """Yield the parts of a chart that are of one class."""
+    if isinstance(part, kind):
+        yield part
+    inner = part._kwds if isinstance(part, alt.SchemaBase) else part
+    for one in inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ():
+        yield from _within(one, kind)

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import CROSS, DISC, Tooltip, estimate_panel, hues, placed, value_scale
+from mechreg.charts.estimates import CROSS, DISC, Tooltip, estimate_panel, hues, placed
 from mechreg.charts.layout import Width, sheet
 from mechreg.charts.rows import few, frame_of, named, one_comparison
+from mechreg.charts.scales import ValueScale, value_scale
 from mechreg.charts.theme import OKABE_ITO, PALE_INK
 from mechreg.schema import InputError, require, require_option
 from mechreg.words import count
@@ -71,8 +72,7 @@ def plot_profiles(
         marks,
         page.place(320),
         several=True,
-        scale=value_scale(marks[["low", "high"]]),
-        y_title=f"beta of {term}",
+        scale=value_scale(marks[["low", "high"]], f"beta of {term}"),
         look=look,
         tooltip=[*tooltip, ("low:Q", "band from", ".4f"), ("high:Q", "to", ".4f")],
         behind=lambda base, y: [base.mark_area(opacity=0.14).encode(y=y("low"), y2="high")],
@@ -134,7 +134,7 @@ def plot_equivalence(
     overall = table[table["scope"] == "overall"].set_index("pair")
     marks = placed(table[table["scope"] == "bin"].drop(columns=["scope", "margin", "state"]), several=True)
     far = 1.05 * max(float(marks[["sim_low", "sim_high"]].abs().to_numpy().max()), 1.25 * margin)
-    scale = alt.Scale(domain=[round(-far, 4), round(far, 4)], nice=False)
+    scale = ValueScale(domain=[round(-far, 4), round(far, 4)], nice=False, of=f"difference of {term}")
     numbers: list[Tooltip] = [(f"{name}:Q", "", ".4f") for name in _DIFFERENCES if name != "margin"]
     grid = page.panels(
         {name: marks[marks["pair"] == name] for name in marks["pair"].unique()},
@@ -143,7 +143,6 @@ def plot_equivalence(
             place,
             several=True,
             scale=scale,
-            y_title=f"difference of {term}",
             kinds={"equivalent": DISC, "not shown equivalent": CROSS},
             legend=page.legend("at that depth"),
             bars={"sim": 0.8, "conf": 2.5},

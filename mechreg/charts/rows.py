@@ -47,6 +47,19 @@ def one_value(frame: pd.DataFrame, column: str, wanted: Any, *, who: str) -> tup
     return frame if wanted is None else frame[frame[column] == value], value
 
 
+def chosen_group(
+    norms: pd.DataFrame, wanted: dict[str, Any], *, who: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the rows of one model, hook, layer, head and so on, and which those are, of what the frame has."""
+    place = {}
+    for key, which in wanted.items():
+        if key in norms:
+            norms, place[key] = one_value(norms, key, which, who=who)
+        elif which is not None:
+            raise InputError(f"{who} was asked for {key} {which!r}; the frame has no column {key!r}.")
+    return norms, place
+
+
 def rows_of_hook(
     frame: pd.DataFrame, hook: str | None, columns: Iterable[str] = (), *, who: str
 ) -> tuple[pd.DataFrame, str]:

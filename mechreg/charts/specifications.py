@@ -7,9 +7,10 @@ import altair as alt
 import pandas as pd
 from altair.typing import ChartType
 
-from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips, value_scale
+from mechreg.charts.estimates import BETA, across, estimate_panel, placed, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import by_model, drawable, frame_of, named, one_value, rows_of_hook, sample_size
+from mechreg.charts.scales import ValueScale, value_scale
 from mechreg.charts.theme import INK
 from mechreg.schema import require_names
 from mechreg.words import count
@@ -65,12 +66,15 @@ def plot_specifications(
     baseline = keep.loc[keep["specification"] == names[0], ["model", "layer", "estimate"]]
     baseline = baseline.rename(columns={"estimate": "baseline"})
     marks = placed(keep.merge(baseline, on=["model", "layer"], how="left"), several=several)
-    scales = [value_scale(marks[list(of)], cut_at_zero=True) for of in (_NUMBERS[:3], _NUMBERS[3:])]
+    scales = [
+        value_scale(marks[list(of)], name, cut_at_zero=True)
+        for of, name in ((_NUMBERS[:3], f"beta of {term}"), (_NUMBERS[3:], "R²"))
+    ]
     rows = []
     for model, own in by_model(marks):
         grid = page.panels(
             {name.replace("_", " "): own[own["specification"] == name] for name in names},
-            lambda part, place: _panel(part, place, page, term, scales, several=several),
+            lambda part, place: _panel(part, place, page, scales, several=several),
             columns=min(_MOST_COLUMNS, len(names)),
             height=130 if several else 150,
             gap=14,
@@ -93,7 +97,7 @@ def plot_specifications(
 
 
 def _panel(
-    part: pd.DataFrame, place: Place, page: Sheet, term: str, scales: list[alt.Scale], *, several: bool
+    part: pd.DataFrame, place: Place, page: Sheet, scales: list[ValueScale], *, several: bool
 ) -> ChartType:
     """Return one specification of one model: its coefficients above its R2."""
     grey: Any = {"strokeWidth": 2.5, "opacity": 0.6}
@@ -102,7 +106,6 @@ def _panel(
         place._replace(lowest=False),
         several=several,
         scale=scales[0],
-        y_title=f"beta of {term}",
         bars={"conf": 1.2},
         behind=lambda base, y: [
             base.mark_line(**grey).encode(y=y("baseline"), color=alt.ColorValue("#999999"))
@@ -116,7 +119,7 @@ def _panel(
     kinds = alt.Scale(domain=list(_R_SQUARED.values()), range=["stroke", "circle"])
     shape = alt.Shape("kind:N", scale=kinds, legend=page.legend("R²", symbolStrokeWidth=1.3, **look))
     axis = alt.Axis(labels=place.leftmost, labelFlush=True, tickCount=2)
-    y = alt.Y("value:Q", scale=scales[1], axis=axis, title="R²" if place.leftmost else None)
+    y = alt.Y("value:Q", scale=scales[1], axis=axis, title=scales[1].of if place.leftmost else None)
     tooltip = tooltips("specification:N", "layer:Q", ("kind:N", "R²", ""), ("value:Q", "value", ".4f"))
     lower = (
         alt.Chart(long)

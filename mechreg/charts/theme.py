@@ -9,8 +9,6 @@ import altair as alt
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/. Yellow is last, since it is faint on white.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
-DIVERGING = [OKABE_ITO[0], "#f7f7f7", OKABE_ITO[1]]  # below 0, 0, above
-
 # vl-convert carries Liberation Sans; where no font of the list is there, it drops all text without a word.
 # Arial has the same widths, for browsers that lack the first.
 FONT = "Liberation Sans, Arial, sans-serif"
@@ -82,22 +80,28 @@ def themed() -> Any:
 # Relative depth: cividis from the first block (dark) to the last, without the lightest fifth, since thin lines
 # in it are lost on white.
 DEPTH_SCALE = alt.Scale(domain=[0, 1], scheme=alt.SchemeParams(name="cividis", extent=[0, 0.82]))
-DEPTH_LOOK: Any = {
-    "type": "gradient",
-    "gradientLength": 110,
-    "gradientThickness": 12,
-    "gradientOpacity": 1,
-    "values": [0, 0.5, 1],
-    "format": ".1f",
-}
 
 
 def figure_title(text: str, caption: Iterable[str], *, width: int = WIDTH) -> alt.Title:
     """Return a figure's title with its caption below it, both broken into lines of the figure's width."""
     room = min(width + 90, int(1.3 * width))  # with axes and, where there is room, a legend
     lines = textwrap.wrap(text, int(room / 8.6)) or [text]
-    captions = [line for part in caption for line in textwrap.wrap(part, int(room / 5.2))]
+    captions: list[str] = []
+    for part in caption:  # names without spaces are of wider letters
+        size = 5.2 if max(map(len, part.split()), default=0) < 30 else 6.0
+        captions += textwrap.wrap(part, int(room / size))
     return alt.Title(lines[0] if len(lines) == 1 else lines, subtitle=captions)
+
+
+def elided(name: str, most: int) -> str:
+    """Return a name in so many letters, its middle left out: both ends may tell two checkpoints apart.
+
+    Examples
+    --------
+    >>> elided("organisation/model-step1000", 13)
+    'organi…ep1000'
+    """
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-((most - 1) // 2) :]}"
 
 
 def panel_title(name: str, detail: str, *, width: int) -> alt.Title:

@@ -13,7 +13,7 @@ from altair.typing import ChartType
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Place, Sheet, Width, resolved, sheet
 from mechreg.charts.rows import few, frame_of, number, one_value, require_one_row
-from mechreg.charts.theme import INK, PALE_INK
+from mechreg.charts.theme import INK, PALE_INK, elided
 from mechreg.words import count
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
@@ -127,7 +127,10 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
 
     def placed(frame: pd.DataFrame, x: str, y: str, *, of: int) -> alt.Chart:
         depth_axis: dict[str, Any] = {"values": list(QUARTERS), "format": ".2~f", "grid": False}
-        titles = {end: textwrap.wrap(f"relative depth in {models[end]}", place.width // 6) for end in "ab"}
+        room = place.width // 6
+        titles = {
+            end: textwrap.wrap(f"relative depth in {elided(models[end], room - 5)}", room) for end in "ab"
+        }
         return (
             alt.Chart(frame)
             .transform_calculate(**_edges(n_layers, of))
@@ -137,8 +140,8 @@ def _panel(part: pd.DataFrame, place: Place, *, page: Sheet, most: float, block:
             )
         )
 
-    what, bar = "rank correlation", {"gradientLength": 140, "gradientThickness": 10}
-    legend = page.legend(what, format=".2~f", tickCount=5, **bar)
+    what = "rank correlation"
+    legend = page.gradient(what, length=140, format=".2~f", tickCount=5)
     scale = alt.Scale(scheme="blueorange", domain=[-most, most], domainMid=0, reverse=True)
     color = alt.Color("estimate:Q", title=what, scale=scale, legend=legend)
     shown: list[Tooltip] = [(f"layer_{end}:O", f"layer of {models[end]}", "") for end in "ab"]

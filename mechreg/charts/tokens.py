@@ -11,7 +11,8 @@ from altair.typing import ChartType
 
 from mechreg.charts.estimates import Tooltip, tooltips
 from mechreg.charts.layout import Sheet, Width, sheet
-from mechreg.charts.rows import frame_of, one_name, one_value
+from mechreg.charts.rows import chosen_group, frame_of, one_name, one_value
+from mechreg.charts.scales import colour_ends
 from mechreg.charts.theme import INK, OKABE_ITO
 from mechreg.schema import TOKEN_KEYS, InputError, NumericalError, log_norms
 from mechreg.words import count
@@ -100,7 +101,12 @@ def plot_tokens(
     caption = _caption(shown, place, len(shown) - len(finite))
     largest = shown.loc[finite.abs().idxmax()]
     chart = token_layer(
-        alt.Chart(cells), page, field="value", ends=_ends(finite), heading=heading, tooltip=tooltip
+        alt.Chart(cells),
+        page,
+        field="value",
+        ends=colour_ends(finite, 0.01),
+        heading=heading,
+        tooltip=tooltip,
     )
     words = (
         f"The text of {doc}, every token shaded by {heading}, from {finite.min():.3f} to {finite.max():.3f}; "
@@ -172,15 +178,6 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _ends(values: pd.Series) -> list[float | int]:
-    """Return where the shades of values are full, and 0 between if they have both signs."""
-    low, high = (round(float(v), 4) for v in values.quantile([0.01, 0.99]))
-    if low < 0 < high:
-        most = max(-low, high)
-        return [-most, 0, most]
-    return [low, high] if low < high else [low - 0.5, high + 0.5]
-
-
 def token_layer(
     base: alt.Chart, page: Sheet, *, field: str, ends: list[Any], heading: str, tooltip: list[alt.Tooltip]
 ) -> ChartType:
@@ -189,7 +186,7 @@ def token_layer(
     x, text_x = (alt.X(f"{name}:Q", scale=places, axis=None) for name in ("x", "text_x"))
     y = alt.Y("line:O", axis=None, scale=alt.Scale(paddingInner=0.1, paddingOuter=0))
     scale = alt.Scale(domain=ends, range=[BELOW, NEUTRAL, ABOVE][-len(ends) :], clamp=True, interpolate="lab")
-    legend = page.legend(heading, gradientLength=120, gradientThickness=12, titleLimit=140)
+    legend = page.gradient(heading, titleLimit=140)
     shade = alt.Color(f"{field}:Q", scale=scale, legend=legend)
     color = alt.condition(f"isValid(datum[{field!r}])", shade, alt.value(NOTHING))
     cells = base.mark_rect(stroke="white", strokeWidth=1, aria=False)
@@ -204,19 +201,6 @@ def token_layer(
         cells.encode(x=x, x2="x2:Q", y=y, tooltip=tooltip, color=color),
         base.mark_text(aria=False, **look).encode(x=text_x, y=y, text="text:N", tooltip=tooltip),
     )
-
-
-def chosen_group(
-    norms: pd.DataFrame, wanted: dict[str, Any], *, who: str
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows of one model, hook, layer and head, and which those are, of what the frame has."""
-    place = {}
-    for key, which in wanted.items():
-        if key in norms:
-            norms, place[key] = one_value(norms, key, which, who=who)
-        elif which is not None:
-            raise InputError(f"{who} was asked for {key} {which!r}; the frame has no column {key!r}.")
-    return norms, place
 
 
 def measured(group: pd.DataFrame, value: str, *, who: str) -> tuple[str, np.ndarray]:

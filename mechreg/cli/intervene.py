@@ -59,7 +59,7 @@ def declare(verbs: Verbs) -> None:
     made.add_argument(
         "--out",
         type=Path,
-        help="a .csv or .parquet table; beside it a chart of the doses, of layers or of one head",
+        help="a .csv or .parquet table; beside it a chart of the doses, one for each head",
     )
 
 
@@ -107,10 +107,11 @@ def intervene(args: argparse.Namespace) -> int:
         write_table(effects, args.out)
         say(f"\nTable: {args.out}")
         stem, names = args.out.with_suffix(""), effects["edit"].unique()
-        for edit, part in effects.groupby("edit", sort=False):
-            # A dose response needs at least two doses, and is of one head.
-            if part["dose"].nunique() > 1 and part["head"].nunique() == 1:
-                path = stem if len(names) == 1 else stem.with_name(f"{stem.name}_{edit}")
+        for (edit, head), part in effects.groupby(["edit", "head"], sort=False):
+            if part["dose"].nunique() > 1:  # a dose response needs at least two doses
+                of_edit = f"_{edit}" if len(names) > 1 else ""
+                of_head = f"_head{head}" if effects["head"].nunique() > 1 else ""
+                path = stem.with_name(f"{stem.name}{of_edit}{of_head}")
                 save_chart(plot_dose_response(part), path, formats=("html", "svg"))
                 say(f"Chart: {path}.html and .svg")
     return 0

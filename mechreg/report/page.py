@@ -95,7 +95,7 @@ def report_html(
         + page.by(charts.plot_agreement, universality, "hook", "term"),
         "against_nulls": page.by(charts.plot_nulls, nulls, "hook"),
         "null_notes": _notes(nulls),
-        "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit"),
+        "doses": page.by(charts.plot_dose_response, interventions, "hook", "edit", "head"),
         "sinks": sinks_left_out(statistics),
         "diagnostics": diagnostics_table(statistics),
         "summaries": summaries_by_hook(summaries),
@@ -167,7 +167,7 @@ class _Charts:
         heading, caption = (
             " ".join(map(str, one_or_many(title.get(key, "")))) for key in ("text", "subtitle")
         )
-        about = spec.get("usermeta", {})
+        about = spec.get("datasets", {}).get("layers", [{}])[0]  # of a layer explorer: whose layers
         self.specs.append(spec)
         svg = ""
         with contextlib.suppress(MechregError, ValueError):  # shown by the script, or said to be missing
