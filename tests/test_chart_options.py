@@ -173,6 +173,7 @@ def test_a_layer_explorer_stands_in_any_figure_with_its_data(arguments, tmp_path
     by_altair = alt.hconcat(explorer, betas), alt.vconcat(betas, explorer), explorer.properties(title="x")
     for chart in (*ours, *copies, *by_altair):
         assert {"layers", "tokens"} <= set(chart.to_dict()["datasets"])
+    for chart in (ours[-1], copies[-1], by_altair[0]):
         (file,) = save_chart(chart, tmp_path / "both", formats=("svg",))
         assert "deviation (log norm)" in file.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="room for one plot_layer_explorer"):
