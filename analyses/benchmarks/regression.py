@@ -87,11 +87,12 @@ WAYS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 def peak_of_streaming(shards: int, rows: int, documents: int, layers: int) -> float:
     """Return the megabytes by which streaming so many shards exceeds the process with one shard in it."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import extraction as e, regression as r;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import regression as r; from streaming import peak_megabytes;"
         "n, *size = map(int, sys.argv[2:]);"
-        "moments = r.LagSums(r.FORMULA); moments.update(r.lagged_frame(*size)); e.reset_peak(); before = e.peak();"
+        "moments = r.LagSums(r.FORMULA); moments.update(r.lagged_frame(*size));"
+        "print(5, file=open('/proc/self/clear_refs', 'w'), flush=True); before = peak_megabytes();"  # Linux
         "[moments.update(r.lagged_frame(*size, seed=seed)) for seed in range(1, n)]; moments.coefficients();"
-        "print(e.peak() - before)"
+        "print(peak_megabytes() - before)"
     )
     arguments = [str(Path(__file__).parent), *(str(n) for n in (shards, rows, documents, layers))]
     out = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
