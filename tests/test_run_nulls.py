@@ -3,6 +3,7 @@
 Compared exactly: the same frames are fitted by the same code.
 """
 
+import functools
 import importlib
 import json
 import logging
@@ -48,20 +49,23 @@ def test_a_run_has_what_compare_to_nulls_gives(tiny, whole):
     pd.testing.assert_frame_equal(*both, check_dtype=False, check_categorical=False, rtol=1e-9, atol=1e-9)
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"drop_sinks": ("special", "token_id=3", "position=2")},
-        {"prepend_bos": True, "skip": 0, "drop_sinks": ("special",)},
+        slow({"prepend_bos": True, "skip": 0, "drop_sinks": ("special",)}),
         {"nulls": ("norm_order",), "drop_sinks": ("size>3",)},
         {"effects": ("doc", "position"), "formula": "log_norm ~ lag1 + lag1:C(source)"},
-        {"keep": "moments", "formula": "log_norm ~ lag1 + layer_below"},
+        slow({"keep": "moments", "formula": "log_norm ~ lag1 + layer_below"}),
         {
             "hooks": ("attn_out", "z"),
             "nulls": ("token_order", "token_identity"),
             "formula": "log_norm ~ lag1",
         },
-        {"cov": "hc3", "nulls": ("norm_order",), "formula": "log_norm ~ lag1 + surprisal"},
+        slow({"cov": "hc3", "nulls": ("norm_order",), "formula": "log_norm ~ lag1 + surprisal"}),
     ],
 )
 def test_nulls_are_of_the_rows_and_terms_of_the_run(tiny, corpus, tmp_path, caplog, changes):
