@@ -180,7 +180,7 @@ def test_a_layer_explorer_stands_in_any_figure_with_its_data(arguments, tmp_path
         (explorer | explorer).to_dict()
 
 
-@pytest.mark.parametrize("name", ["plot_token_agreement", "plot_norms", "plot_betas"])
+@pytest.mark.parametrize("name", ["plot_token_agreement", "plot_betas"])
 def test_a_figure_stays_whole_beside_or_above_another(arguments, name):
     frames, options = arguments[name]
     chart, betas = getattr(mechreg, name)(*frames, **options), mechreg.plot_betas(make_coefficients())
@@ -193,7 +193,22 @@ def test_a_figure_stays_whole_beside_or_above_another(arguments, name):
     assert "Coefficients of lag1 and lag2" not in str(panels)
 
 
-@pytest.mark.parametrize("name", chart_frames.CHARTS)
+VALIDATED = (
+    "plot_norms",
+    "plot_betas",
+    "plot_nulls",
+    "plot_layer_explorer",
+    "plot_tokens",
+)  # the others too, slowly
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in VALIDATED else pytest.param(name, marks=pytest.mark.slow)
+        for name in chart_frames.CHARTS
+    ],
+)
 def test_a_chart_is_valid_vega_lite(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     alt.Chart.from_dict(plot(*frames, **options, width="column").to_dict())  # validates

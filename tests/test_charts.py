@@ -494,6 +494,7 @@ def run_python(code, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_same_frame_gives_the_same_bytes_again_and_in_another_process(tmp_path):
     for folder in ("one", "two"):  # the second time, Vega's counters stand elsewhere
         save_both(tmp_path / folder, formats=("json", "svg", "html", "png"))

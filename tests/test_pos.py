@@ -534,6 +534,7 @@ def compiled(chart):
     return vl_convert.vegalite_to_svg(chart.to_json())
 
 
+@pytest.mark.slow
 def test_charts_by_group_show_every_group_with_its_count(tagged):
     table = group_norms(tagged, by=("source",))
     svg = compiled(plot_norms(table, by="source"))

@@ -69,6 +69,7 @@ def kill(tiny, corpus, folder, *options) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_ends_with_the_same_bytes(tiny, corpus, tmp_path):
     assert kill(tiny, corpus, tmp_path / "runs", "--kills", "1", "--without-pictures")["kills"] == 1
 

@@ -367,6 +367,7 @@ def test_a_run_drops_sinks_as_add_lags_does(keep, rules, tmp_path, pictureless):
     assert "Tokens left out as sinks" in mr.run_report(folder)
 
 
+@pytest.mark.slow
 def test_one_model_under_two_names_is_noticed_by_the_run_its_page_and_the_comparisons(
     tmp_path, caplog, monkeypatch
 ):

@@ -148,6 +148,7 @@ def test_finished_nulls_are_kept_and_lost_or_damaged_ones_are_made_again(
     assert [(folder / path).read_bytes() for path in same] == [(whole / path).read_bytes() for path in same]
 
 
+@pytest.mark.slow
 def test_nulls_of_a_large_run_are_of_the_sample_and_the_page_says_so(tiny, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(carry_out, "run_report", run_report)
     monkeypatch.setattr(sample, "SAMPLE_TOKENS", 100)

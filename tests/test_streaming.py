@@ -176,6 +176,7 @@ def test_only_moments_kept_give_the_tables_of_all_norms(tiny, corpus, tmp_path, 
     close(*(rows[["layer", "estimate", "conf_low", "conf_high"]] for rows in both))
 
 
+@pytest.mark.slow
 def test_of_a_large_run_a_sample_is_drawn_and_the_caption_says_so(tiny, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(carry_out, "draw_figures", draw_figures)
     monkeypatch.setattr(carry_out, "run_report", run_report)
