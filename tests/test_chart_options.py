@@ -60,7 +60,15 @@ def called_with(*models):
     return noted
 
 
-@pytest.mark.parametrize("name", chart_frames.CHARTS)
+# The other kinds of charts are slow tests.
+FIRST = ("plot_norms", "plot_betas", "plot_nulls", "plot_layer_explorer", "plot_tokens")
+some_charts = pytest.mark.parametrize(
+    "name",
+    [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in chart_frames.CHARTS],
+)
+
+
+@some_charts
 def test_an_option_of_a_wrong_kind_is_drawn_or_refused_in_a_sentence(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     parameters = inspect.signature(plot).parameters.values()
@@ -85,7 +93,7 @@ def test_a_plot_leaves_its_frames_alone(arguments, name):
         pd.testing.assert_frame_equal(frame, same_frame)
 
 
-@pytest.mark.parametrize("name", chart_frames.CHARTS)
+@some_charts
 def test_a_chart_has_the_size_and_title_that_were_asked_for(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     chart = plot(*frames, **options, width=400, height=111, title="Mine")
@@ -193,22 +201,7 @@ def test_a_figure_stays_whole_beside_or_above_another(arguments, name):
     assert "Coefficients of lag1 and lag2" not in str(panels)
 
 
-VALIDATED = (
-    "plot_norms",
-    "plot_betas",
-    "plot_nulls",
-    "plot_layer_explorer",
-    "plot_tokens",
-)  # the others too, slowly
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in VALIDATED else pytest.param(name, marks=pytest.mark.slow)
-        for name in chart_frames.CHARTS
-    ],
-)
+@some_charts
 def test_a_chart_is_valid_vega_lite(arguments, name):
     plot, (frames, options) = getattr(mechreg, name.removesuffix("_by")), arguments[name]
     alt.Chart.from_dict(plot(*frames, **options, width="column").to_dict())  # validates
