@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 
+import numpy as np
 import pandas as pd
 import pytest
 from run_files import contents, write_corpus
@@ -47,6 +48,17 @@ def test_a_run_has_what_compare_to_nulls_gives(tiny, whole):
     expected = mr.compare_to_nulls(mr.fit_lagged(mr.add_lags(norms)), nulls)
     both = [frame.sort_values(KEYS, ignore_index=True) for frame in (table[expected.columns], expected)]
     pd.testing.assert_frame_equal(*both, check_dtype=False, check_categorical=False, rtol=1e-9, atol=1e-9)
+
+
+def test_nulls_leave_the_sinks_of_the_run_in_their_places(tiny, corpus, tmp_path):
+    rules = ("position=2",)
+    spec = Spec(models=(str(tiny),), corpus=corpus, nulls=("norm_order",), drop_sinks=rules)
+    run = mr.open_run(mr.run_spec(spec, out=tmp_path / "run", **SMALL))
+    norms = run.norms()
+    nulls = mr.nulls.null_norms(norms, nulls="norm_order", drop_sinks=rules)
+    fits = mr.fit_lagged(mr.add_lags(norms, drop_sinks=rules))
+    expected = mr.compare_to_nulls(fits, nulls, drop_sinks=rules)["null_estimate"]
+    np.testing.assert_allclose(run.table("nulls.csv")["null_estimate"], expected, rtol=1e-9)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
@@ -202,6 +214,7 @@ def test_the_command_line_takes_nulls_and_says_what_exceeds_them(tiny, corpus, t
     assert main(["run", *options, "--nulls", "norm_order,token_identity"]) == 0
     said = capsys.readouterr().out
     assert "Beside the nulls: lag1 is above norm order in" in said
+    assert "says that neighbours are alike, not why" in said
     assert "above token identity in" in said
     assert mr.open_run(tmp_path / "run").spec["nulls"] == ["norm_order", "token_identity"]
     assert main(["run", *options, "--nulls", "norm_order,token_identity"]) == 0

@@ -250,7 +250,13 @@ def _context(term: str, hook: str, nulls: pd.DataFrame | None) -> str:
         n_above = int(((rows["excess"] > 0) & (rows["p_value"] < ALPHA)).sum())
         excess = f"median excess {_decimals(rows['excess'].median())}"
         beyond.append(f"{str(null).replace('_', ' ')} in {n_above} of {len(rows)} {counted(rows)} ({excess})")
-    return (
-        f"Beside the nulls: {term} is above {'; above '.join(beyond)} (p < .05, not adjusted). Only such an excess can "
-        "come from word order or from training."
+    # Norms in another order, and a token's usual norm, have neighbours that are alike for no reason at all.
+    told = {"token_order": "word order", "random_weights": "training"}
+    told = {null: source for null, source in told.items() if (nulls["null"] == null).any()}
+    meaning = (
+        "An excess over these says that neighbours are alike, not why: compare token_order, random_weights"
     )
+    if told:
+        names = " or ".join(told).replace("_", " ")
+        meaning = f"Only an excess over {names} can come from {' or '.join(told.values())}"
+    return f"Beside the nulls: {term} is above {'; above '.join(beyond)} (p < .05, not adjusted). {meaning}."
